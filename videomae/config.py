@@ -1,0 +1,146 @@
+"""Configs: YAML values under frozen typed dataclasses.
+
+Owns the way from a file and dotted overrides to a validated config and back. A dumped config is itself a config that
+loads. Unknown keys and wrong types are errors that name the dotted path and, for a typo, the nearest known key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import pydantic
+import pydantic.dataclasses
+import yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A config file or override that cannot be used; the message says where, what was got and what was wanted."""
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def configclass(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen, keyword-only dataclass that is validated at construction and refuses unknown keys."""
+    decorate = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))
+    return typing.cast(type[T], decorate(cls))
+
+
+def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
+    """Read `path`, apply `key.sub=value` overrides (values are YAML), and validate against `schema`.
+
+    An override of the `name` of a tagged section (a union of configs told apart by `name`) chooses another variant:
+    settings that both variants have are kept, the rest start from the new variant's defaults.
+
+    Raises:
+        ConfigError: the file is missing or no mapping, a key is unknown, or a value has the wrong type.
+    """
+    values = _read(path)
+    for override in overrides:
+        _apply(schema, values, override)
+    return parse(schema, values, source=str(path))
+
+
+def parse(schema: type[T], values: dict[str, Any], *, source: str) -> T:
+    """Validate plain `values` against `schema`; `source` is named in errors."""
+    try:
+        return pydantic.TypeAdapter(schema).validate_python(values)
+    except pydantic.ValidationError as error:
+        lines = [_explain(schema, dict(detail)) for detail in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(lines)) from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain JSON-like values, defaults included."""
+    return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def dump(config: Any) -> str:
+    """The config as YAML text that `load` takes."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, width=120)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; the shipped ones stand under configs/"
+        raise ConfigError(f"no config file at {path}{hint}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    return values
+
+
+def _apply(schema: Any, values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r}: expected key=value, for example optimizer.lr=3e-4")
+    *parents, leaf = key.strip().split(".")
+    section = values
+    for parent in parents:
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a single value, not a section")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if leaf == "name" and section.get("name") not in (None, value):
+        known = _variant_fields(schema, parents, str(value))
+        if known is not None:
+            for stale in [name for name in section if name not in known]:
+                del section[stale]
+    section[leaf] = value
+
+
+def _variant_fields(schema: Any, path: Sequence[str], name: str) -> set[str] | None:
+    """The field names of the variant called `name` of the tagged section at `path`, or None if it is not tagged."""
+    for variant in _variants(schema, path):
+        tag = typing.get_type_hints(variant).get("name")
+        if name in typing.get_args(tag):
+            return {field.name for field in dataclasses.fields(variant)}
+    return None
+
+
+def _variants(schema: Any, path: Sequence[Any]) -> Iterator[Any]:
+    """Every config class that can stand at the dotted `path` below `schema`."""
+    if typing.get_origin(schema) is typing.Annotated or typing.get_origin(schema) in (typing.Union, types.UnionType):
+        for option in typing.get_args(schema):
+            if isinstance(option, type) or typing.get_origin(option):
+                yield from _variants(option, path)
+    elif typing.get_origin(schema) in (tuple, list) and path:
+        yield from _variants(typing.get_args(schema)[0], path[1:])
+    elif dataclasses.is_dataclass(schema) and isinstance(schema, type):
+        if not path:
+            yield schema
+            return
+        hints = typing.get_type_hints(schema, include_extras=True)
+        if path[0] in hints:
+            yield from _variants(hints[path[0]], path[1:])
+        elif path[0] in typing.get_args(typing.get_type_hints(schema).get("name")):
+            yield from _variants(schema, path[1:])  # pydantic puts a union's tag into the location
+
+
+def _explain(schema: Any, detail: dict[str, Any]) -> str:
+    location = list(detail["loc"])
+    dotted = ".".join(str(part) for part in location) or "(top level)"
+    if detail["type"] == "unexpected_keyword_argument":
+        known = {f.name for variant in _variants(schema, location[:-1]) for f in dataclasses.fields(variant)}
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+        return f"unknown key {dotted!r}; {hint}"
+    if detail["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{dotted}: required and not given; add it to the file or type {dotted}=VALUE"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{dotted}: got {detail['input']!r}; {message}"
