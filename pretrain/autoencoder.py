@@ -1,0 +1,80 @@
+"""The masked autoencoder: an encoder over the visible tokens, a light decoder that predicts the hidden ones.
+
+Asymmetric design of VideoMAE (Tong et al. 2022, section 3.2): the encoder never sees hidden tokens; the decoder gets the
+encoded visible tokens and one learnt mask token at each hidden place, all with their positions, and only its outputs at
+the hidden places are projected to pixels. Module names equal the keys of the official checkpoints.
+
+Shapes: B batch, V visible tokens, H hidden tokens (height in BCTHW), D width, P pixel values of a cube.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from videomae.config import configclass
+from videomae.encoder import Block, EncoderConfig, VideoEncoder, initialize, sincos_table, take_tokens
+
+
+@configclass
+class DecoderConfig:
+    """Size of the decoder; the defaults are those for a ViT-B encoder."""
+
+    dim: int = 384
+    depth: int = 4
+    heads: int = 6
+
+    def __post_init__(self) -> None:
+        if min(self.dim, self.depth, self.heads) < 1 or self.dim % self.heads:
+            raise ValueError(
+                f"decoder dim, depth and heads must be positive and dim a multiple of heads, "
+                f"got {self.dim}, {self.depth} and {self.heads}"
+            )
+
+
+class PixelDecoder(nn.Module):
+    """Transformer blocks, a norm and a linear map from tokens to the pixel values of a cube."""
+
+    def __init__(self, config: DecoderConfig, *, cube_values: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config.dim, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.head = nn.Linear(config.dim, cube_values)
+
+    def forward(self, tokens_BND: Tensor, *, last: int) -> Tensor:
+        """Predict the pixels of the `last` tokens: predictions_BHP."""
+        for block in self.blocks:
+            tokens_BND = block(tokens_BND)
+        return self.head(self.norm(tokens_BND[:, -last:]))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Predicts the pixels of hidden cubes from the visible ones."""
+
+    positions_ND: Tensor
+
+    def __init__(self, encoder: EncoderConfig, decoder: DecoderConfig) -> None:
+        super().__init__()
+        self.encoder = VideoEncoder(encoder)
+        self.encoder_to_decoder = nn.Linear(encoder.dim, decoder.dim, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.dim))
+        self.decoder = PixelDecoder(decoder, cube_values=encoder.cube_values)
+        self.register_buffer("positions_ND", sincos_table(encoder.tokens, decoder.dim), persistent=False)
+        initialize(self, xavier=True)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, video_BCTHW: Tensor, visible_BV: Tensor, hidden_BH: Tensor) -> Tensor:
+        """Predict hidden cubes.
+
+        Args:
+            video_BCTHW: normalised float pixels.
+            visible_BV, hidden_BH: int64 token indices, see `pretrain.masking.Mask`.
+
+        Returns:
+            predictions_BHP in the order of `hidden_BH`, values as in `pretrain.objective`.
+        """
+        visible_BVD = self.encoder_to_decoder(self.encoder(video_BCTHW, visible_BV))
+        places_BND = self.positions_ND.to(visible_BVD.dtype).expand(visible_BVD.shape[0], -1, -1)
+        visible_BVD = visible_BVD + take_tokens(places_BND, visible_BV)
+        hidden_BHD = self.mask_token + take_tokens(places_BND, hidden_BH)
+        return self.decoder(torch.cat([visible_BVD, hidden_BHD], dim=1), last=hidden_BH.shape[1])

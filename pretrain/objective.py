@@ -1,0 +1,97 @@
+"""What pretraining minimises: the squared error of the predicted pixels of hidden cubes.
+
+Each cube's target is normalised by its own mean and standard deviation, a channel at a time (He et al. 2022, section 4;
+Tong et al. 2022): pixels in [0, 1], minus the mean, divided by (the square root of the unbiased variance + 1e-6).
+A model that predicts the mean has a normalised loss of (n - 1) / n for n pixels a cube and channel, close to 1.
+
+Shapes: B batch, N tokens, H hidden tokens (height in BCTHW), P values of a cube, flattened as (pixel, channel).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from videomae.config import configclass
+from videomae.encoder import EncoderConfig, take_tokens
+
+EPSILON = 1e-6
+
+
+@configclass
+class ObjectiveConfig:
+    """Choice of the target."""
+
+    normalize: bool = True  # by each cube's own mean and deviation; off: plain pixels in [0, 1]
+
+
+@dataclass(frozen=True)
+class CubeStatistics:
+    """Mean and deviation of each cube and channel: two tensors of (B, H, 1, C)."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+def cubes_of(video_BCTHW: Tensor, encoder: EncoderConfig) -> Tensor:
+    """Cut a clip into cubes: cubes_BNP, any dtype; N over (time, height, width), P over (time, height, width, channel)."""
+    return rearrange(
+        video_BCTHW,
+        "b c (t u) (h p) (w q) -> b (t h w) (u p q c)",
+        u=encoder.tubelet,
+        p=encoder.patch,
+        q=encoder.patch,
+    )
+
+
+def video_of(cubes_BNP: Tensor, encoder: EncoderConfig) -> Tensor:
+    """The inverse of `cubes_of`: video_BCTHW."""
+    return rearrange(
+        cubes_BNP,
+        "b (t h w) (u p q c) -> b c (t u) (h p) (w q)",
+        t=encoder.slices,
+        h=encoder.side,
+        u=encoder.tubelet,
+        p=encoder.patch,
+        q=encoder.patch,
+    )
+
+
+def hidden_targets(
+    video_BCTHW: Tensor, hidden_BH: Tensor, *, encoder: EncoderConfig, normalize: bool
+) -> tuple[Tensor, CubeStatistics]:
+    """Targets of the hidden cubes, float32, and the statistics that turn a prediction back into pixels.
+
+    Args:
+        video_BCTHW: uint8 pixels, or floats in [0, 1].
+        hidden_BH: int64 indices of the hidden tokens.
+    """
+    cubes_BHP = take_tokens(cubes_of(video_BCTHW, encoder), hidden_BH)
+    pixels = cubes_BHP.float().div(255) if video_BCTHW.dtype == torch.uint8 else cubes_BHP.float()
+    pixels_BHXC = rearrange(pixels, "b h (x c) -> b h x c", c=3)
+    variance, mean = torch.var_mean(pixels_BHXC, dim=2, keepdim=True, unbiased=True)
+    statistics = CubeStatistics(mean, variance.sqrt() + EPSILON)
+    if not normalize:
+        return pixels, statistics
+    return rearrange((pixels_BHXC - mean) / statistics.deviation, "b h x c -> b h (x c)"), statistics
+
+
+def to_pixels(predictions_BHP: Tensor, statistics: CubeStatistics, *, normalize: bool) -> Tensor:
+    """Predictions as pixels in about [0, 1]: a normalised prediction gets its cube's own mean and deviation back."""
+    if not normalize:
+        return predictions_BHP.float()
+    predictions_BHXC = rearrange(predictions_BHP.float(), "b h (x c) -> b h x c", c=3)
+    return rearrange(predictions_BHXC * statistics.deviation + statistics.mean, "b h x c -> b h (x c)")
+
+
+def reconstruction_loss(predictions_BHP: Tensor, targets_BHP: Tensor) -> Tensor:
+    """Mean squared error over all hidden cubes and their values, in float32: a scalar."""
+    return torch.nn.functional.mse_loss(predictions_BHP.float(), targets_BHP)
+
+
+def expand_statistics(values: Tensor, *, pixels: int) -> Tensor:
+    """(B, H, 1, C) statistics as cubes of constant value, (B, H, P)."""
+    return repeat(values, "b h 1 c -> b h (x c)", x=pixels)
