@@ -1,8 +1,8 @@
 """The masked autoencoder: an encoder over the visible tokens, a light decoder that predicts the hidden ones.
 
-Asymmetric design of VideoMAE (Tong et al. 2022, section 3.2): the encoder never sees hidden tokens; the decoder gets the
-encoded visible tokens and one learnt mask token at each hidden place, all with their positions, and only its outputs at
-the hidden places are projected to pixels. Module names equal the keys of the official checkpoints.
+Asymmetric design of VideoMAE (Tong et al. 2022, section 3.2): the encoder never sees hidden tokens; the decoder gets
+the encoded visible tokens and one learnt mask token at each hidden place, all with their positions, and only its
+outputs at the hidden places are projected to pixels. Module names equal the keys of the official checkpoints.
 
 Shapes: B batch, V visible tokens, H hidden tokens (height in BCTHW), D width, P pixel values of a cube.
 """

@@ -37,7 +37,7 @@ class CubeStatistics:
 
 
 def cubes_of(video_BCTHW: Tensor, encoder: EncoderConfig) -> Tensor:
-    """Cut a clip into cubes: cubes_BNP, any dtype; N over (time, height, width), P over (time, height, width, channel)."""
+    """Cut a clip of any dtype into cubes_BNP: N runs over (time, height, width), P over (those, channel)."""
     return rearrange(
         video_BCTHW,
         "b c (t u) (h p) (w q) -> b (t h w) (u p q c)",

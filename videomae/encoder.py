@@ -194,8 +194,8 @@ class VideoEncoder(nn.Module):
         wanted = (3, config.frames, config.size, config.size)
         if tuple(video_BCTHW.shape[1:]) != wanted:
             raise ValueError(
-                f"the encoder takes videos of (batch, 3, frames, height, width) with all but the batch equal to {wanted}, "
-                f"got {tuple(video_BCTHW.shape)}; set frames and size of the data to those of the model"
+                f"the encoder takes videos of (channels, frames, height, width) = {wanted}, "
+                f"got {tuple(video_BCTHW.shape[1:])}; set frames and size of the data to those of the model"
             )
         tokens_BND = self.patch_embed(video_BCTHW.to(self.patch_embed.proj.weight.dtype))
         return tokens_BND + self.positions_ND.to(tokens_BND.dtype)

@@ -1,0 +1,134 @@
+"""Who this process is among all: rank, size and device, and the few things that all ranks agree on.
+
+The world is read from torchrun's or DeepSpeed's variables, from Slurm's, or from nothing (one process). This module owns
+torch.distributed; nobody else calls it. Every collective here is a no-op in a world of one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` processes; rank 0 writes what is written once."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over all ranks, on this rank's device."""
+        if self.size == 1:
+            return value
+        total = value.detach().clone().float()
+        torch.distributed.all_reduce(total)
+        return total / self.size
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable `value`, in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's `value` on every rank."""
+        return self.gather(value)[0] if self.size > 1 else value
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on at least one rank; the same answer on every rank."""
+        return any(self.gather(flag))
+
+
+def read_world(environment: Mapping[str, str]) -> World:
+    """Resolve the world from the environment's variables.
+
+    Raises:
+        ValueError: the variables of a launcher are only partly set.
+    """
+    set_by_torchrun = [name for name in _TORCHRUN if name in environment]
+    if {"RANK", "WORLD_SIZE"} & set(set_by_torchrun):
+        missing = [name for name in _TORCHRUN if name not in environment]
+        if missing:
+            raise ValueError(
+                f"{', '.join(set_by_torchrun)} set, but not {', '.join(missing)}; "
+                "start with torchrun, deepspeed or srun, or unset them all for one process"
+            )
+        rank, size, local_rank = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        rank, size, local_rank = (int(environment[name]) for name in _SLURM)
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+        if missing:
+            raise ValueError(
+                f"{size} Slurm tasks, but {' and '.join(missing)} not set; "
+                'export MASTER_ADDR="$(scontrol show hostnames | head -n1)" and a MASTER_PORT before srun'
+            )
+    else:
+        rank, size, local_rank = 0, 1, 0
+    return World(rank, size, local_rank, _device(local_rank))
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} visible; start one process per GPU"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def join(world: World, *, timeout_minutes: float = 30.0) -> None:
+    """Connect all ranks: NCCL on CUDA (gloo for tensors on the host), gloo on CPUs. Does nothing if connected."""
+    if torch.distributed.is_initialized():
+        return
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    # A world of one is connected too: DeepSpeed wants a process group even there.
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    for name, value in (("RANK", world.rank), ("WORLD_SIZE", world.size), ("LOCAL_RANK", world.local_rank)):
+        os.environ[name] = str(value)
+    torch.distributed.init_process_group(
+        backend="cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo",
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timedelta(minutes=timeout_minutes),
+    )
+
+
+def leave() -> None:
+    """Disconnect from the other ranks."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

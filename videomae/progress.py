@@ -1,0 +1,104 @@
+"""What a person watches: progress bars on a terminal, plain lines in a log, both on standard error.
+
+Standard output stays free for results, so `--json` prints them alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeftColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+console = Console(stderr=True)
+logger = logging.getLogger("videomae")
+
+
+class Task(Protocol):
+    """A piece of work with a known number of units."""
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Count `units` as done and show `note` beside the count."""
+
+
+class _BarTask:
+    def __init__(self, bars: Progress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        self._bars.update(self._task, advance=units, note=note)
+
+
+class _LineTask:
+    """Writes a line every ten seconds and one at the end."""
+
+    def __init__(self, title: str, total: int, done: int) -> None:
+        self._title, self._total, self._done = title, total, done
+        self._start_done, self._start = done, time.monotonic()
+        self._last = self._start
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        self._done += units
+        now = time.monotonic()
+        if self._done < self._total and now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        rate = (self._done - self._start_done) / max(now - self._start, 1e-9)
+        left = f", {(self._total - self._done) / rate:.0f} s left" if rate and self._done < self._total else ""
+        suffix = f"  {note}" if note else ""
+        logger.info("%s %d/%d  %.3g/s%s%s", self._title, self._done, self._total, rate, left, suffix)
+
+
+class _SilentTask:
+    def advance(self, units: int = 1, note: str = "") -> None:
+        pass
+
+
+@contextmanager
+def track(title: str, *, total: int, done: int = 0, show: bool = True) -> Iterator[Task]:
+    """Show the progress of `total` units of which `done` are done; `show=False` (other ranks) shows nothing."""
+    if not show:
+        yield _SilentTask()
+    elif console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeLeftColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console, transient=False) as bars:
+            yield _BarTask(bars, bars.add_task(title, total=total, completed=done, note=""))
+    else:
+        yield _LineTask(title, total, done)
+
+
+def log_to(file: Path | None, *, console_too: bool = True) -> None:
+    """Send the project's log lines to standard error (unless `console_too` is off) and append them to `file`."""
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    if console_too:
+        shown: logging.Handler = logging.StreamHandler()
+        if console.is_terminal:
+            shown = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        else:
+            shown.setFormatter(plain)
+        logger.addHandler(shown)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept = logging.FileHandler(file)
+        kept.setFormatter(plain)
+        logger.addHandler(kept)

@@ -1,0 +1,51 @@
+"""Learning rates and durations: pure functions of the step.
+
+A duration is written as text with its unit, `800 epochs`, `20000 steps` or `1e6 samples`, and becomes optimizer steps once
+the number of steps an epoch is known.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from videomae.config import configclass
+
+_DURATION = re.compile(r"\s*([0-9.]+(?:e[+]?[0-9]+)?)\s*(epochs?|steps?|samples?)\s*", re.IGNORECASE)
+
+
+@configclass
+class ScheduleConfig:
+    """Linear warm-up to the peak rate, then half a cosine down to the final rate."""
+
+    duration: str = "800 epochs"
+    warmup: str = "40 epochs"
+    start_factor: float = 0.0  # of the peak rate, at step 0
+    final_factor: float = 0.0  # of the peak rate, at the end
+
+    def __post_init__(self) -> None:
+        for text in (self.duration, self.warmup):
+            _parse(text)
+
+
+def steps_of(duration: str, *, steps_per_epoch: int, batch: int) -> int:
+    """`duration` in optimizer steps, rounded to the nearest; `batch` is the global batch in samples."""
+    amount, unit = _parse(duration)
+    if unit == "epoch":
+        return round(amount * steps_per_epoch)
+    return round(amount) if unit == "step" else round(amount / batch)
+
+
+def warmup_cosine(step: int, *, total: int, warmup: int, start_factor: float, final_factor: float) -> float:
+    """The factor on the peak rate at `step` (0-based) of `total`."""
+    if step < warmup:
+        return start_factor + (1 - start_factor) * step / warmup
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _parse(text: str) -> tuple[float, str]:
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"duration {text!r}: expected a number and a unit, such as '800 epochs', '20000 steps'")
+    return float(match[1]), match[2].lower().removesuffix("s")
