@@ -1,0 +1,222 @@
+"""Synthetic scenes whose single frames say nothing about the class and whose motion says everything.
+
+Two textured figures move in a corridor that closes on itself behind the picture's edges. In one motion they walk
+through it in opposite directions and pass by; in the other they strike: each lunges and recoils in short strokes, in
+anti-phase with the other. Everything else is drawn before the motion is known. Why a frame cannot tell the two apart:
+
+- A position is `start + path(t)` on a circle, with `start` uniform on that circle and independent of everything else.
+  So both positions are uniform and independent at every instant, whatever the path.
+- Both motions have the same speed, in opposite directions, at every instant but a stroke's turning point, so two
+  neighbouring frames do not tell either.
+- The limbs follow one clock of uniform phase that runs at the same rate in both.
+- For every function g of a frame, the mean of g over a clip's frames has one expectation under both motions: averaging
+  the answers of a single-frame model leaves no linear signal.
+
+Legend: T frames, H height, W width, C colours, N figures. Lengths in pixels, times in seconds, brightness in [0, 1].
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+class Motion(enum.Enum):
+    """The only difference between the classes; the value is the class's folder."""
+
+    STRIKE = "Fight"
+    PASS = "NonFight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One person: where it starts in the corridor and which way, where it stands, what it wears."""
+
+    start: float
+    direction: int
+    foot: float
+    height: float
+    head_C: Floats
+    cloth_2C: Floats
+    stripe_angle: float
+    stripe_length: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """All that is drawn before the motion is known. `figures` stand back to front; `beat` is in strokes a second."""
+
+    height: int
+    width: int
+    fps: int
+    frames: int
+    corridor: float
+    stroke: float
+    beat: float
+    clock: float
+    figures: tuple[Figure, Figure]
+    background_HWC: Floats
+    pan: tuple[float, float]
+    gain: float
+    noise: float
+
+    def clocks(self) -> NDArray[np.float64]:
+        """clock_T: strokes begun since an arbitrary origin, at every frame; its fraction is the phase of the limbs."""
+        return self.clock + self.beat * np.arange(self.frames) / self.fps
+
+
+def draw_scene(generator: np.random.Generator, *, height: int, width: int, fps: int, frames: int) -> Scene:
+    """Draw everything but the motion."""
+    tallest = 0.62 * height
+    direction = int(generator.choice((-1, 1)))
+    feet = (generator.uniform(0.74, 0.84), generator.uniform(0.88, 0.99))
+    first, second = (
+        _draw_figure(generator, direction=way, foot=foot * height, tallest=tallest, corridor=width + 0.5 * tallest)
+        for way, foot in zip((direction, -direction), feet, strict=True)
+    )
+    return Scene(
+        height=height,
+        width=width,
+        fps=fps,
+        frames=frames,
+        corridor=width + 0.5 * tallest,
+        stroke=generator.uniform(0.10, 0.14) * width,
+        beat=generator.uniform(1.5, 2.5),
+        clock=generator.uniform(),
+        figures=(first, second),
+        background_HWC=_draw_background(generator, height=height, width=width),
+        pan=(generator.uniform(-1, 1) * 0.02 * height, generator.uniform(-1, 1) * 0.05 * width),
+        gain=float(np.exp(generator.uniform(np.log(0.4), np.log(1.1)))),
+        noise=generator.uniform(0.005, 0.02),
+    )
+
+
+def positions(scene: Scene, motion: Motion) -> NDArray[np.float64]:
+    """The middle of each figure at every frame, positions_NT in [0, corridor)."""
+    clock_T = scene.clocks()
+    path_T = 2 * clock_T if motion is Motion.PASS else np.abs(2 * (clock_T % 1) - 1)
+    return np.stack([(f.start + f.direction * scene.stroke * path_T) % scene.corridor for f in scene.figures])
+
+
+def render(scene: Scene, motion: Motion, generator: np.random.Generator) -> NDArray[np.uint8]:
+    """The scene's frames_THWC in RGB under `motion`; `generator` gives the sensor's noise."""
+    frames_THWC = _pan(scene)
+    for figure, position_T in zip(scene.figures, positions(scene, motion), strict=True):
+        margin = (scene.corridor - scene.width) / 2
+        _paint(frames_THWC, figure, position_T - margin, scene.clocks())
+    noise_THW = generator.standard_normal(frames_THWC.shape[:3], dtype=np.float32) * np.float32(scene.noise)
+    frames_THWC *= np.float32(scene.gain)
+    frames_THWC += noise_THW[..., None]
+    return (frames_THWC.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _draw_figure(
+    generator: np.random.Generator, *, direction: int, foot: float, tallest: float, corridor: float
+) -> Figure:
+    light, dark = generator.uniform(0.65, 1.0, 3), generator.uniform(0.0, 0.3, 3)
+    return Figure(
+        start=generator.uniform(0, corridor),
+        direction=direction,
+        foot=foot,
+        height=generator.uniform(0.75, 1.0) * tallest,
+        head_C=(generator.uniform(0.4, 0.95) * np.array([1.0, 0.8, 0.65])).astype(np.float32),
+        cloth_2C=np.stack([light, dark]).astype(np.float32),
+        stripe_angle=generator.uniform(0, np.pi),
+        stripe_length=generator.uniform(0.1, 0.18) * tallest,
+    )
+
+
+def _draw_background(generator: np.random.Generator, *, height: int, width: int) -> Floats:
+    """A cloudy texture of both fine and coarse detail, twice the picture's size, that closes on itself at its edges."""
+    shape = (2 * height, 2 * width)
+    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(generator.standard_normal((4, *shape))) / np.maximum(frequency, 1 / width) ** 1.4
+    cloud_4HW = np.fft.irfft2(spectrum, s=shape)
+    cloud_4HW /= cloud_4HW.std(axis=(1, 2), keepdims=True)
+    tint = generator.uniform(0.35, 0.6) + generator.uniform(-0.08, 0.08, 3)
+    picture_HWC = tint + 0.09 * cloud_4HW[:1].transpose(1, 2, 0) + 0.03 * cloud_4HW[1:].transpose(1, 2, 0)
+    return picture_HWC.clip(0.1, 0.8).astype(np.float32)
+
+
+def _pan(scene: Scene) -> Floats:
+    """The background under the slow pan, one bilinear crop a frame."""
+    time_T = np.arange(scene.frames, dtype=np.float64) / scene.fps
+    frames_THWC = np.empty((scene.frames, scene.height, scene.width, 3), np.float32)
+    picture = scene.background_HWC
+    for frame_HWC, y, x in zip(frames_THWC, scene.pan[0] * time_T, scene.pan[1] * time_T, strict=True):
+        top, left = int(np.floor(y)), int(np.floor(x))
+        rows = np.arange(top, top + scene.height + 1) % picture.shape[0]
+        columns = np.arange(left, left + scene.width + 1) % picture.shape[1]
+        crop = picture[rows[:, None], columns]
+        lines = crop[:-1] + np.float32(y - top) * (crop[1:] - crop[:-1])
+        frame_HWC[:] = lines[:, :-1] + np.float32(x - left) * (lines[:, 1:] - lines[:, :-1])
+    return frames_THWC
+
+
+def _paint(frames_THWC: Floats, figure: Figure, x_T: NDArray[np.float64], clock_T: NDArray[np.float64]) -> None:
+    """Draw `figure` with its middle at `x_T` into the frames, in place; what lies outside the picture is cut off."""
+    height, width = frames_THWC.shape[1:3]
+    reach = int(np.ceil(0.45 * figure.height))
+    top, bottom = max(0, int(figure.foot - 1.05 * figure.height)), min(height, int(figure.foot) + 3)
+    left_T = np.floor(x_T).astype(int) - reach
+    across_TW = (np.arange(2 * reach + 1) + (left_T - x_T)[:, None]).astype(np.float32) / np.float32(figure.height)
+    up_H = ((figure.foot - np.arange(top, bottom)) / figure.height).astype(np.float32)
+    cover_THW, head_THW = _silhouette(figure, across_TW[:, None, :], up_H[None, :, None], clock_T)
+    colour_THWC = _cloth(figure, across_TW[:, None, :], up_H[None, :, None])
+    colour_THWC += head_THW[..., None] * (figure.head_C - colour_THWC)
+    for frame_HWC, left, cover_HW, colour_HWC in zip(frames_THWC, left_T, cover_THW, colour_THWC, strict=True):
+        begin, end = max(0, left), min(width, left + 2 * reach + 1)
+        if begin < end:
+            inside = slice(begin - left, end - left)
+            area = frame_HWC[top:bottom, begin:end]
+            area += cover_HW[:, inside, None] * (colour_HWC[:, inside] - area)
+
+
+def _cloth(figure: Figure, across_THW: Floats, up_THW: Floats) -> Floats:
+    """Stripes of two colours, fixed to the body."""
+    along = np.cos(figure.stripe_angle) * across_THW + np.sin(figure.stripe_angle) * up_THW
+    wave_THW = 0.5 + 0.5 * np.sin(2 * np.pi * figure.height / figure.stripe_length * along).astype(np.float32)
+    light, dark = figure.cloth_2C
+    return dark + wave_THW[..., None] * (light - dark)
+
+
+def _silhouette(
+    figure: Figure, across_THW: Floats, up_THW: Floats, clock_T: NDArray[np.float64]
+) -> tuple[Floats, Floats]:
+    """Coverage of the whole figure and of its head, each in [0, 1], antialiased. Coordinates in body heights."""
+    pixel = np.float32(1 / figure.height)
+    swing_THW = np.sin(2 * np.pi * clock_T).astype(np.float32)[:, None, None]
+    head_THW = _edge(np.hypot(across_THW, up_THW - np.float32(0.9)) - np.float32(0.1), pixel)
+    body_THW = np.maximum(head_THW, _limb(across_THW, up_THW, (0.0, 0.74, 0.0, 0.5), 0.125, pixel))
+    for side in (-1, 1):
+        foot, hand = side * np.float32(0.2) * swing_THW, side * (np.float32(0.16) + np.float32(0.14) * swing_THW)
+        leg = _limb(across_THW, up_THW, (0.05 * side, 0.45, foot, 0.04), 0.055, pixel)
+        arm = _limb(across_THW, up_THW, (0.1 * side, 0.76, hand, 0.5), 0.04, pixel)
+        body_THW = np.maximum(body_THW, np.maximum(leg, arm))
+    return body_THW, head_THW
+
+
+def _limb(
+    across_THW: Floats,
+    up_THW: Floats,
+    ends: tuple[float, float, float | Floats, float],
+    radius: float,
+    pixel: np.float32,
+) -> Floats:
+    """Coverage of a capsule between `ends` = (across, up, across, up)."""
+    from_x, from_y, to_x, to_y = (np.asarray(end, np.float32) for end in ends)
+    along_x, along_y = to_x - from_x, to_y - from_y
+    x, y = across_THW - from_x, up_THW - from_y
+    share = ((x * along_x + y * along_y) / (along_x**2 + along_y**2)).clip(0, 1)
+    return _edge(np.hypot(x - share * along_x, y - share * along_y) - np.float32(radius), pixel)
+
+
+def _edge(distance: Floats, pixel: np.float32) -> Floats:
+    """From a signed distance to coverage, over the width of one pixel."""
+    return (np.float32(0.5) - distance / pixel).clip(0, 1)
