@@ -1,6 +1,6 @@
 """Who this process is among all: rank, size and device, and the few things that all ranks agree on.
 
-The world is read from torchrun's or DeepSpeed's variables, from Slurm's, or from nothing (one process). This module owns
+The world is read from the variables of torchrun or DeepSpeed, of Slurm, or from nothing (one process). This module owns
 torch.distributed; nobody else calls it. Every collective here is a no-op in a world of one.
 """
 

@@ -50,6 +50,6 @@ def parameter_groups(
 
 
 def adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; the rate is set at every step by the engine. Fused where parameters are on CUDA."""
+    """AdamW over `parameter_groups`; the engine sets the rate at every step. Fused where parameters are on CUDA."""
     on_cuda = all(parameter.is_cuda for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=1e-8, fused=on_cuda)

@@ -1,7 +1,7 @@
 """Learning rates and durations: pure functions of the step.
 
-A duration is written as text with its unit, `800 epochs`, `20000 steps` or `1e6 samples`, and becomes optimizer steps once
-the number of steps an epoch is known.
+A duration is written as text with its unit, `800 epochs`, `20000 steps` or `1e6 samples`, and becomes optimizer steps
+once the number of steps an epoch is known.
 """
 
 from __future__ import annotations
