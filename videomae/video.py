@@ -97,7 +97,8 @@ def decode(source: Source, indices: Sequence[int] | npt.NDArray[np.int64]) -> Fr
         if not wanted or min(wanted) < 0 or max(wanted) >= total:
             raise VideoError(f"asked for frames {wanted[:1]}..{wanted[-1:]} of a video of {total} frames")
         size = (stream.width, stream.height)
-        found = {index: _rgb(frame, size) for index, frame in _select(stream, packets, set(wanted))}
+        select = _select_by_counting if _untimed(container) else _select
+        found = {index: _rgb(frame, size) for index, frame in select(stream, packets, set(wanted))}
     missing = sorted(set(wanted) - found.keys())
     if missing:
         raise VideoError(
@@ -130,7 +131,8 @@ def transcode(source: Source, config: EncodingConfig) -> bytes:
         frames = _frames(container, stream)
         if config.fps is not None and config.fps < rate:
             rate = Fraction(config.fps).limit_denominator(1001)
-            frames = _thin(frames, rate)
+            tick = None if _untimed(container) else stream.time_base
+            frames = _thin(frames, rate, tick or 1 / _rate(stream), counted=tick is None)
         return _mux(frames, rate, config)
 
 
@@ -222,7 +224,7 @@ def _runs(packets: list[av.packet.Packet], pending: set[int]) -> Iterator[list[a
 def _select_by_counting(
     stream: av.video.stream.VideoStream, packets: list[av.packet.Packet], wanted: set[int]
 ) -> Iterator[tuple[int, av.video.frame.VideoFrame]]:
-    """For containers without usable timestamps (AVI): decode from the start and count."""
+    """For containers without usable time stamps: decode from the start and count."""
     count, last = 0, max(wanted)
     for packet in [*packets, None]:
         for frame in stream.codec_context.decode(packet):
@@ -242,16 +244,25 @@ def _rate(stream: av.video.stream.VideoStream) -> Fraction:
     return Fraction(rate) if 0 < rate <= 1000 else Fraction(25)
 
 
-def _thin(frames: Iterator[av.video.frame.VideoFrame], rate: Fraction) -> Iterator[av.video.frame.VideoFrame]:
-    """The first frame at or after each tick of 1 / rate seconds."""
-    start: float | None = None
-    ticks = 0
+def _untimed(container: av.container.InputContainer) -> bool:
+    """AVI stores no presentation times: FFmpeg's guesses are off by the B-frames, counting is right."""
+    return container.format.name == "avi"
+
+
+def _thin(
+    frames: Iterator[av.video.frame.VideoFrame], rate: Fraction, tick: Fraction, *, counted: bool
+) -> Iterator[av.video.frame.VideoFrame]:
+    """The first frame at or after each 1 / rate seconds; a frame's time is its stamp, or its number, times `tick`."""
+    start: int | None = None
+    due = 0
     for number, frame in enumerate(frames):
-        time = frame.time if frame.time is not None else number / float(rate)
-        start = time if start is None else start
-        elapsed = (time - start) * float(rate) + 1e-3
-        if elapsed >= ticks:
-            ticks = math.floor(elapsed) + 1
+        stamp = number if counted else frame.pts
+        if stamp is None:
+            raise VideoError("its frames carry no time stamps, so their rate cannot be changed; leave fps unset")
+        start = stamp if start is None else start
+        elapsed = (stamp - start) * tick * rate + Fraction(1, 1000)
+        if elapsed >= due:
+            due = math.floor(elapsed) + 1
             yield frame
 
 
