@@ -61,7 +61,11 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on at least one rank; the same answer on every rank."""
-        return any(self.gather(flag))
+        if self.size == 1:
+            return flag
+        count = torch.tensor(int(flag))
+        torch.distributed.all_reduce(count)
+        return bool(count.item())
 
 
 def read_world(environment: Mapping[str, str]) -> World:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 
 from videomae.config import configclass
 
@@ -42,6 +43,46 @@ def warmup_cosine(step: int, *, total: int, warmup: int, start_factor: float, fi
         return start_factor + (1 - start_factor) * step / warmup
     done = min(1.0, (step - warmup) / max(1, total - warmup))
     return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """A run's durations in optimizer steps, and its learning rate at each step."""
+
+    schedule: ScheduleConfig
+    peak_rate: float
+    steps_per_epoch: int
+    total: int
+    warmup: int
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the 0-based `step`."""
+        return self.peak_rate * warmup_cosine(
+            step,
+            total=self.total,
+            warmup=self.warmup,
+            start_factor=self.schedule.start_factor,
+            final_factor=self.schedule.final_factor,
+        )
+
+    def epoch(self, step: int) -> float:
+        """Epochs done after `step` steps."""
+        return step / self.steps_per_epoch
+
+
+def make_timetable(schedule: ScheduleConfig, *, peak_rate: float, steps_per_epoch: int, batch: int) -> Timetable:
+    """Resolve durations for a data set of `steps_per_epoch` global batches of `batch` samples.
+
+    Raises:
+        ValueError: the data set is smaller than a batch, or the run would have no step.
+    """
+    if steps_per_epoch < 1:
+        raise ValueError(f"an epoch has no whole batch of {batch}; lower batch, or add data")
+    total = steps_of(schedule.duration, steps_per_epoch=steps_per_epoch, batch=batch)
+    if total < 1:
+        raise ValueError(f"schedule.duration={schedule.duration!r} is less than one step")
+    warmup = steps_of(schedule.warmup, steps_per_epoch=steps_per_epoch, batch=batch)
+    return Timetable(schedule, peak_rate, steps_per_epoch, total, warmup)
 
 
 def _parse(text: str) -> tuple[float, str]:

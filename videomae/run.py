@@ -1,0 +1,143 @@
+"""A run is a directory: what was asked for, on which machine, what happened, and what came out.
+
+config.yaml         the resolved config; runs again as it is
+ds_config.json      DeepSpeed's settings, derived (runs with that engine)
+environment.json    versions, machine, command, git state
+metrics.jsonl       every logged value, a JSON object a line
+quarantine.jsonl    samples that could not be used
+logs/rank-N.log     what each rank said
+checkpoints/        see videomae.checkpoint
+export/             what later stages read
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from videomae.config import ConfigError, dump, to_dict
+from videomae.distributed import World
+
+EXECUTION = ("engine", "loader", "checkpoint", "metrics", "run")  # sections that say how, not what
+_PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "timm", "av", "numpy", "wandb")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names of everything in a run's directory."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def deepspeed_settings(self) -> Path:
+        return self.path / "ds_config.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.path / "quarantine.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    def log(self, rank: int) -> Path:
+        return self.path / "logs" / f"rank-{rank}.log"
+
+    def prepare(self, config: Any, world: World) -> None:
+        """Create the directory and write what describes the run; rank 0 writes, all wait.
+
+        Raises:
+            ConfigError: the directory holds a run whose results would differ; how a run is executed may change.
+        """
+        if world.first:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.config.exists():
+                changed = _changes(yaml.safe_load(self.config.read_text()), to_dict(config))
+                if changed:
+                    raise ConfigError(
+                        f"{self.path} holds a run with other settings ({'; '.join(changed[:4])}); "
+                        f"give this one its own directory with run=PATH, or remove {self.path}"
+                    )
+            write_whole(self.config, dump(config))
+            write_whole(self.path / "environment.json", json.dumps(describe_environment(world), indent=1))
+        world.barrier()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either all of it or what it held before."""
+    staged = path.with_name(f".{path.name}.part")
+    try:
+        staged.write_text(text)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def describe_environment(world: World) -> dict[str, Any]:
+    """Versions, machine, command and git state, for the record."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": platform.platform(),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "processes": world.size,
+        "git": {
+            "commit": _git("rev-parse", "HEAD"),
+            "changed_files": (_git("status", "--porcelain") or "").count("\n"),
+        },
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if arguments[0] == "rev-parse" else done.stdout
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted settings that differ, but for those of execution."""
+    changes = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before == after or (not prefix and key in EXECUTION):
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += _changes(before, after, f"{prefix}{key}.")
+        else:
+            changes.append(f"{prefix}{key} was {before!r}, now {after!r}")
+    return changes

@@ -1,0 +1,51 @@
+"""A polite stop: a signal or a file asks, all ranks agree on the step, the run saves and leaves.
+
+SIGTERM, SIGUSR1 and SIGINT, and a file called STOP in the run's directory, ask for a stop. The process then ends with
+`EXIT_STOPPED`, which tells a scheduler that the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+from videomae.distributed import World
+from videomae.progress import logger
+
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved; the same command continues it."""
+
+
+class StopRequest:
+    """Remembers that a stop was asked for."""
+
+    def __init__(self, run_folder: Path, world: World) -> None:
+        self._file = run_folder / "STOP"
+        self._world = world
+        self._reason: str | None = None
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def agreed(self) -> bool:
+        """Whether any rank was asked to stop; called by all ranks at the same step."""
+        if self._reason is None and self._world.first and self._file.exists():
+            self._reason = f"{self._file} exists"
+        stop = self._world.any(self._reason is not None)
+        if stop and self._reason is not None:
+            logger.info("stopping: %s", self._reason)
+        return stop
+
+    def clear(self) -> None:
+        """Remove a STOP file, so that the next start does not stop at once."""
+        if self._world.first:
+            self._file.unlink(missing_ok=True)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._reason is not None:
+            raise KeyboardInterrupt  # asked twice by hand: at once, unsaved
+        self._reason = f"signal {signal.Signals(number).name}"

@@ -1,0 +1,172 @@
+"""The frame round a training loop, the same for every stage: resume, time, log, save, stop.
+
+    for step, micro_batches in training.steps(stream):
+        update = engine.update(micro_batches, loss_of, rate=timetable.rate(step))
+        training.record(step, update)
+
+The stage brings the stream, the loss and the model; this module knows none of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from videomae.checkpoint import CheckpointConfig, CheckpointStore
+from videomae.config import configclass
+from videomae.distributed import World
+from videomae.engine import Engine, EngineConfig, Update
+from videomae.metrics import MetricsConfig, MetricsLog, require_finite
+from videomae.optimizer import OptimizerConfig
+from videomae.progress import Task, log_to, logger, track
+from videomae.run import RunDirectory
+from videomae.schedule import ScheduleConfig, Timetable, steps_of
+from videomae.shards.loader import LoaderConfig
+from videomae.stopping import Stopped, StopRequest
+
+T = TypeVar("T")
+
+
+@configclass
+class TrainingConfig:
+    """What every training stage is told; the stages' own configs add to it."""
+
+    run: str  # directory of this run
+    seed: int = 0
+    batch: int  # clips a step, over all processes
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    engine: EngineConfig = EngineConfig()
+    loader: LoaderConfig = LoaderConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory(Path(self.run))
+
+
+def open_run(config: TrainingConfig, world: World) -> RunDirectory:
+    """Create or reopen the run's directory and send log lines there."""
+    run = config.directory
+    run.prepare(config, world)
+    log_to(run.log(world.rank), console_too=world.first)
+    return run
+
+
+class Training:
+    """One stage's run from its last checkpoint to its end, on every rank."""
+
+    def __init__(self, title: str, config: TrainingConfig, *, engine: Engine, timetable: Timetable) -> None:
+        self._title, self._config, self._engine, self._timetable = title, config, engine, timetable
+        self._world = engine.world
+        run = config.directory
+        self._stop = StopRequest(run.path, self._world)
+        self._store = CheckpointStore(run.checkpoints, world=self._world, keep=config.checkpoint.keep)
+        self._log = MetricsLog(run, config=config, metrics=config.metrics, world=self._world)
+        self._save_every = max(
+            1,
+            steps_of(config.checkpoint.every, steps_per_epoch=timetable.steps_per_epoch, batch=config.batch),
+        )
+        self._meter = _Meter()
+        self.start = self._resume()
+
+    def _resume(self) -> int:
+        checkpoint = self._store.newest()
+        if checkpoint is None:
+            self._log.cut_back(0)
+            return 0
+        self._engine.load(checkpoint.folder)
+        self._log.cut_back(checkpoint.step)
+        if self._world.first:
+            logger.info("%s resumes at step %d of %d", self._title, checkpoint.step, self._timetable.total)
+        return checkpoint.step
+
+    @property
+    def finished(self) -> bool:
+        return self.start >= self._timetable.total
+
+    def steps(self, stream: Callable[[int], Iterator[list[T]]]) -> Iterator[tuple[int, list[T]]]:
+        """Yield (0-based step, its micro-batches) to the end; `stream(start)` gives the batches from step `start`.
+
+        Raises:
+            Stopped: a stop was asked for; the state is saved.
+        """
+        if self.finished:
+            return
+        batches = stream(self.start)
+        with track(self._title, total=self._timetable.total, done=self.start, show=self._world.first) as task:
+            for step in range(self.start, self._timetable.total):
+                asked = time.perf_counter()
+                micro_batches = next(batches)
+                self._meter.waited += time.perf_counter() - asked
+                yield step, micro_batches
+                task.advance(note=self._meter.note)
+                self._stop_if_asked(step + 1, task)
+
+    def _stop_if_asked(self, done: int, task: Task) -> None:
+        if done < self._timetable.total and self._stop.agreed():
+            self._save(done)
+            self._stop.clear()
+            self.close()
+            raise Stopped(f"{self._title} stopped and saved at step {done}; the same command continues it")
+
+    def record(self, step: int, update: Update) -> None:
+        """Log and save after the 0-based `step`, when due.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        done, total = step + 1, self._timetable.total
+        self._meter.steps += 1
+        if done % self._config.metrics.every == 0 or done == total:
+            loss = float(update.loss)
+            require_finite(loss, what="the loss", step=done)
+            self._log.write(
+                "train",
+                done,
+                epoch=round(self._timetable.epoch(done), 4),
+                loss=loss,
+                gradient_norm=float(update.gradient_norm),
+                rate=self._timetable.rate(step),
+                **self._meter.read(self._config.batch),
+            )
+            self._meter.note = f"loss {loss:.4f}"
+        if done % self._save_every == 0 or done == total:
+            require_finite(float(update.loss), what="the loss", step=done)
+            self._save(done)
+
+    def write(self, kind: str, step: int, **values: float) -> None:
+        """Log other values, such as an evaluation's."""
+        self._log.write(kind, step, epoch=round(self._timetable.epoch(step), 4), **values)
+
+    def _save(self, done: int) -> None:
+        self._store.save({"step": done, "seed": self._config.seed}, self._engine.save)
+
+    def close(self) -> None:
+        """Finish logging."""
+        self._log.close()
+
+
+class _Meter:
+    """Times since the last log line."""
+
+    def __init__(self) -> None:
+        self.note = ""
+        self.waited = 0.0
+        self.steps = 0
+        self._since = time.perf_counter()
+
+    def read(self, batch: int) -> dict[str, float]:
+        """Rates since the last call, and a fresh start."""
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        values = {
+            "samples_per_second": round(self.steps * batch / seconds, 3),
+            "seconds": round(seconds, 4),
+            "data_seconds": round(self.waited, 4),
+        }
+        self.waited, self.steps, self._since = 0.0, 0, now
+        return values
