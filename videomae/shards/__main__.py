@@ -1,0 +1,113 @@
+"""Shards from the command line: `python -m videomae.shards build SRC OUT` and the rest; `--help` says more.
+
+Exit codes: 0 done, 1 the shards are not in order, 2 the command cannot be carried out (standard error says why).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from videomae import progress
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m videomae.shards", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_build(commands.add_parser("build", help="pack a folder of videos into tar shards"))
+    synthesize = commands.add_parser("synthesize", help="draw a small set of real H.264 videos")
+    _add_synthesize(synthesize)
+    parsed = parser.parse_args(arguments)
+    progress.log_to(None)
+    try:
+        return parsed.run(parsed)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _add_synthesize(parser: argparse.ArgumentParser) -> None:
+    from videomae.shards import synthesize
+
+    synthesize.add_arguments(parser)
+    parser.set_defaults(run=synthesize.run)
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="train|val/<class>/<video or folder of frames>, or loose videos")
+    parser.add_argument("out", type=Path, help="where the shards go")
+    parser.add_argument("--short-side", type=int, default=256, help="pixels of the shorter side; 0 keeps the source's")
+    parser.add_argument("--fps", type=float, default=None, help="stored frame rate; the source's own if not given")
+    parser.add_argument("--gop", type=int, default=16, help="frames from one keyframe to the next")
+    parser.add_argument("--crf", type=int, default=23, help="x264's constant rate factor: lower is better and larger")
+    parser.add_argument("--preset", default="veryfast", help="x264's preset")
+    parser.add_argument("--compact", action="store_true", help="smaller files that decode more slowly")
+    parser.add_argument("--samples-per-shard", type=int, default=1000)
+    parser.add_argument("--frames-fps", type=float, default=30.0, help="the rate that frame folders were extracted at")
+    parser.add_argument("--unlabelled", action="store_true", help="take every video below the source, without classes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--overwrite", action="store_true", help="replace a build made otherwise")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=_build)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from videomae.config import parse
+    from videomae.shards.build import BuildConfig, build
+
+    encoding = {
+        "short_side": arguments.short_side or None,
+        "fps": arguments.fps,
+        "gop": arguments.gop,
+        "crf": arguments.crf,
+        "preset": arguments.preset,
+        "fast_decode": not arguments.compact,
+    }
+    values = {
+        "encoding": encoding,
+        "samples_per_shard": arguments.samples_per_shard,
+        "unlabelled": arguments.unlabelled,
+        "frames_fps": arguments.frames_fps,
+    }
+    config = parse(BuildConfig, values, source="build options")
+    result = build(arguments.source, arguments.out, config, workers=arguments.workers, overwrite=arguments.overwrite)
+    _report(arguments, result)
+    return 0
+
+
+def _report(arguments: argparse.Namespace, result: object) -> None:
+    from videomae.shards.build import BuildResult
+
+    assert isinstance(result, BuildResult)
+    rows = {
+        split: {
+            "samples": manifest.samples,
+            "shards": len(manifest.shards),
+            "bytes": sum(shard.bytes for shard in manifest.shards),
+            "left_out": len(manifest.left_out),
+            "duplicates": len(manifest.duplicates),
+        }
+        for split, manifest in result.manifests.items()
+    }
+    if arguments.json:
+        print(json.dumps({"out": str(arguments.out), "reused": result.reused, "splits": rows}))
+        return
+    if result.reused:
+        print(f"reusing the shards in {arguments.out}: same sources, same options")
+    for split, row in rows.items():
+        print(
+            f"{split}: {row['samples']} samples in {row['shards']} shard(s), {row['bytes'] / 1e6:.1f} MB,"
+            f" {row['left_out']} left out, {row['duplicates']} also in another split"
+        )
+        for left in result.manifests[split].left_out:
+            print(f"  left out {left.source}: {left.reason}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
