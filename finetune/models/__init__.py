@@ -1,0 +1,70 @@
+"""The registry of models: from a config, told apart by its `name`, to a module `(video_BCTHW) -> logits_BK`.
+
+One file a family. To add a model: write its config, its module and its `PUBLISHED` figures in a file here, and add the
+three to the tables below.
+"""
+
+from __future__ import annotations
+
+import typing
+from typing import Annotated, Any
+
+import pydantic
+from torch import nn
+
+from finetune.models import early_fusion, late_fusion, s3d, single_frame, videomae, vivit
+from finetune.models.contract import InputError, ModelInput, Published
+from finetune.models.early_fusion import EarlyFusionConfig
+from finetune.models.late_fusion import LateFusionConfig
+from finetune.models.s3d import S3dConfig
+from finetune.models.single_frame import SingleFrameConfig
+from finetune.models.videomae import VideomaeConfig
+from finetune.models.vivit import VivitConfig
+
+ModelConfig = Annotated[
+    SingleFrameConfig | LateFusionConfig | EarlyFusionConfig | S3dConfig | VivitConfig | VideomaeConfig,
+    pydantic.Field(discriminator="name"),
+]
+"""The config of any model, chosen by its `name`."""
+
+_FAMILIES: dict[type, Any] = {
+    SingleFrameConfig: single_frame.SingleFrame,
+    LateFusionConfig: late_fusion.LateFusion,
+    EarlyFusionConfig: early_fusion.EarlyFusion,
+    S3dConfig: s3d.S3d,
+    VivitConfig: vivit.JointVivit,
+    VideomaeConfig: videomae.VideomaeClassifier,
+}
+
+_PUBLISHED: dict[str, Published] = {
+    name: figures
+    for family in (single_frame, late_fusion, early_fusion, s3d, vivit, videomae)
+    for name, figures in family.PUBLISHED.items()
+}
+
+
+def build(config: ModelConfig, classes: int, *, initialise: bool = True) -> nn.Module:
+    """The module that `config` describes, for `classes` classes.
+
+    `initialise=False` leaves out the weights that the config names: right where a checkpoint is loaded next.
+
+    Raises:
+        WeightsError: weights are named that cannot be read or do not fit.
+    """
+    if classes < 2:
+        raise ValueError(f"a classifier needs at least 2 classes, got {classes}; look at the folders of the data")
+    return _FAMILIES[type(config)](config, classes, initialise=initialise)
+
+
+def names() -> tuple[str, ...]:
+    """Every registered model by name."""
+    hints = (typing.get_type_hints(family)["name"] for family in _FAMILIES)
+    return tuple(name for hint in hints for name in typing.get_args(hint))
+
+
+def published(name: str) -> Published | None:
+    """The figures from the literature, or None where there are none."""
+    return _PUBLISHED.get(name)
+
+
+__all__ = ["InputError", "ModelConfig", "ModelInput", "Published", "build", "names", "published"]

@@ -1,0 +1,61 @@
+"""Late fusion: features of each frame by itself, joined over time just before the classifier.
+
+Two variants of the course: `late_fusion` averages the features over time, `late_fusion_fc` concatenates them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from finetune.models import resnet
+from finetune.models.contract import ModelInput, Published
+from videomae.config import configclass
+from videomae.weights.torchvision import source_label
+
+
+@configclass
+class LateFusionConfig:
+    """ResNet-18 -> 512 on each frame, joined over time, -> 128 -> classes."""
+
+    name: Literal["late_fusion", "late_fusion_fc"] = "late_fusion"
+    frames: int = 16
+    size: int = 224
+    weights: str | None = None  # "imagenet", a file, or none
+
+    @property
+    def input(self) -> ModelInput:
+        return ModelInput(frames=self.frames, size=self.size)
+
+    @property
+    def pretrained(self) -> str:
+        return source_label(self.weights)
+
+
+class LateFusion(nn.Module):
+    """(video_BCTHW) -> logits_BK."""
+
+    def __init__(self, config: LateFusionConfig, classes: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        self.input = config.input
+        self.concatenates = config.name == "late_fusion_fc"
+        self.network = resnet.resnet18(weights=config.weights if initialise else None)
+        self.classifier = resnet.classifier(resnet.WIDTH * (config.frames if self.concatenates else 1), classes)
+
+    def features(self, video_BCTHW: Tensor) -> Tensor:
+        """features_BTD of each frame by itself."""
+        self.input.check(video_BCTHW)
+        features_ND = self.network(rearrange(video_BCTHW, "b c t h w -> (b t) c h w"))
+        return rearrange(features_ND, "(b t) d -> b t d", t=self.input.frames)
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        features_BTD = self.features(video_BCTHW)
+        return self.classifier(features_BTD.flatten(1) if self.concatenates else features_BTD.mean(1))
+
+
+PUBLISHED = {
+    "late_fusion": Published(source="course, RWF-2000 table", parameters=11.5, rwf2000=73.0, pretrained="ImageNet"),
+    "late_fusion_fc": Published(source="course, the concatenating variant, no figures given"),
+}

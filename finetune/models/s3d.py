@@ -1,0 +1,74 @@
+"""S3D: separable 3D Inception (Xie et al. 2018, arXiv 1712.04851), torchvision's network with two changes.
+
+Its fixed 2 x 7 x 7 pooling becomes a mean over all that is left, the same at 224 x 224 and possible at smaller sizes.
+Its batch norms keep 0.999 of their running statistics a step, which takes thousands of steps to settle; here 0.9, as
+elsewhere, since a short training would otherwise be evaluated with the statistics of the initial weights.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+from torch import Tensor, nn
+
+from finetune.models.contract import KINETICS_MEAN, KINETICS_STD, ModelInput, Published
+from videomae.config import configclass
+from videomae.torchvision_door import models
+from videomae.weights.files import load_strictly
+from videomae.weights.torchvision import source_label, torchvision_state
+
+
+@configclass
+class S3dConfig:
+    """torchvision's S3D."""
+
+    name: Literal["s3d"] = "s3d"
+    frames: int = 16
+    size: int = 224
+    dropout: float = 0.2
+    weights: str | None = None  # "kinetics", a file, or none
+
+    def __post_init__(self) -> None:
+        if self.frames < 5 or self.size < 17:
+            raise ValueError(
+                f"s3d halves time thrice and space five times: it wants at least 5 frames of 17 x 17, "
+                f"got frames={self.frames}, size={self.size}"
+            )
+
+    @property
+    def input(self) -> ModelInput:
+        return ModelInput(frames=self.frames, size=self.size, mean=KINETICS_MEAN, std=KINETICS_STD)
+
+    @property
+    def pretrained(self) -> str:
+        return source_label(self.weights)
+
+
+class S3d(nn.Module):
+    """(video_BCTHW) -> logits_BK."""
+
+    def __init__(self, config: S3dConfig, classes: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        self.input = config.input
+        norm = partial(nn.BatchNorm3d, eps=1e-3, momentum=0.1)
+        self.network = models.video.s3d(num_classes=classes, dropout=config.dropout, norm_layer=norm)
+        self.network.add_module("avgpool", nn.AdaptiveAvgPool3d(1))
+        if initialise and config.weights is not None:
+            state = torchvision_state("s3d", config.weights)
+            load_strictly(self.network, state, source=f"weights {config.weights}", fresh=["classifier."])
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        self.input.check(video_BCTHW)
+        return self.network(video_BCTHW)
+
+
+PUBLISHED = {
+    "s3d": Published(
+        source="course, RWF-2000 table (parameters, accuracy); torchvision's S3D_Weights (GMACs, 16 x 224 x 224)",
+        parameters=9.1,
+        gmacs=17.979,
+        rwf2000=78.8,
+        pretrained="scratch",
+    )
+}
