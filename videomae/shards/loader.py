@@ -1,0 +1,225 @@
+"""Streams of micro-batches: places from the order go to worker processes, which read, transform and collate.
+
+The main process hands out explicit places, so the number of workers and the prefetch change nothing in what comes out.
+Randomness is drawn from (seed, epoch, position, repeat). A bad sample in training is replaced by one that is a function
+of (seed, epoch, position, attempt), written down and capped; in evaluation it is an error.
+"""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from videomae.config import configclass
+from videomae.shards.manifest import ShardError
+from videomae.shards.order import Order, Place, Replacements
+from videomae.shards.permutation import generator
+from videomae.shards.quarantine import BadSampleError, Fault, Quarantine, QuotaConfig
+from videomae.shards.reader import Sample, ShardReader
+from videomae.video import VideoError
+
+Item = TypeVar("Item")
+Batch = TypeVar("Batch")
+Transform = Callable[[Sample, tuple[np.random.Generator, ...]], list[Item]]
+Collate = Callable[[list[Item]], Batch]
+
+_AUGMENTATION = 4  # beside the order's own uses of the seed
+_MOST_ATTEMPTS = 16
+
+
+@configclass
+class LoaderConfig:
+    """Who reads and how far ahead; nothing here changes the batches."""
+
+    workers: int = 1  # processes; 0 reads in the main process
+    prefetch: int = 2  # micro-batches that each worker prepares ahead
+    start_method: Literal["fork", "spawn", "forkserver"] = "fork"
+    quota: QuotaConfig = QuotaConfig()
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.prefetch < 1:
+            raise ValueError(f"workers must be at least 0 and prefetch at least 1, got {self.workers}, {self.prefetch}")
+
+
+def train_stream(
+    *,
+    reader: ShardReader,
+    order: Order,
+    transform: Transform[Item],
+    collate: Collate[Item, Batch],
+    rank: int,
+    size: int,
+    micro_batch: int,
+    start_batch: int,
+    repeats: int,
+    config: LoaderConfig,
+    quarantine: Path,
+) -> Iterator[Batch]:
+    """This rank's micro-batches, without end, from global batch `start_batch` on.
+
+    `micro_batch` counts samples; `transform(sample, rngs)` gets `repeats` generators and returns that many items, and
+    `collate` the micro_batch * repeats items. The order's batch is cut into `size` contiguous shares, each into
+    micro-batches.
+
+    Raises:
+        BadSampleError: more bad samples than `config.quota` allows.
+        ValueError: the batch does not divide into ranks and micro-batches.
+    """
+    share, rest = divmod(order.batch, size)
+    if rest or share % micro_batch:
+        raise ValueError(
+            f"a batch of {order.batch} samples does not divide into {size} ranks with micro-batches of {micro_batch};"
+            f" choose a batch that is a multiple of {size * micro_batch}"
+        )
+    dataset = _Samples(reader, transform, seed=order.seed, repeats=repeats, replacements=order.replacements)
+    places = _TrainPlaces(order, start=rank * share, share=share, micro_batch=micro_batch, first=start_batch)
+    listed = Quarantine(quarantine, config.quota, samples=order.samples)
+    micro_batches = share // micro_batch
+    for number, (batch, faults) in enumerate(_load(dataset, places, collate, config)):
+        for fault in faults:
+            listed.record(fault, step=start_batch + number // micro_batches)
+        yield batch
+
+
+def evaluation_stream(
+    *,
+    reader: ShardReader,
+    transform: Transform[Item],
+    collate: Collate[Item, Batch],
+    rank: int,
+    size: int,
+    micro_batch: int,
+    config: LoaderConfig,
+    samples: Sequence[int] | None = None,
+) -> Iterator[Batch]:
+    """Each sample (or each of `samples`) once, this rank's contiguous share, the last micro-batch smaller.
+
+    Raises:
+        BadSampleError: a sample that cannot be read; nothing is replaced here.
+    """
+    ids = range(len(reader)) if samples is None else samples
+    first, last = (len(ids) * edge // size for edge in (rank, rank + 1))
+    places = [Place(0, position, int(ids[position])) for position in range(first, last)]
+    cuts = [places[cut : cut + micro_batch] for cut in range(0, len(places), micro_batch)]
+    dataset = _Samples(reader, transform, seed=0, repeats=1, replacements=None)
+    for batch, faults in _load(dataset, cuts, collate, config):
+        for fault in faults:
+            raise BadSampleError(f"{fault.shard}: sample {fault.key} cannot be evaluated: {fault.reason}")
+        yield batch
+
+
+@dataclass(frozen=True)
+class _TrainPlaces:
+    """A rank's micro-batches of places, without end."""
+
+    order: Order
+    start: int
+    share: int
+    micro_batch: int
+    first: int
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        number = self.first
+        while True:
+            places = self.order.places(number, self.start, self.start + self.share)
+            for cut in range(0, self.share, self.micro_batch):
+                yield places[cut : cut + self.micro_batch]
+            number += 1
+
+
+class _Samples(Dataset[tuple[list[Item], list[Fault]]], Generic[Item]):
+    """From a place to its items; faults come back as values, so that the main process can count them."""
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        transform: Transform[Item],
+        *,
+        seed: int,
+        repeats: int,
+        replacements: Replacements | None,
+    ) -> None:
+        self._reader, self._transform, self._seed, self._repeats = reader, transform, seed, repeats
+        self._replacements = replacements
+
+    def __getitem__(self, place: Place) -> tuple[list[Item], list[Fault]]:
+        faults: list[Fault] = []
+        sample = place.sample
+        for attempt in range(_MOST_ATTEMPTS):
+            try:
+                return self._items(place, sample), faults
+            except (ShardError, VideoError) as error:
+                faults.append(self._fault(sample, error))
+            if self._replacements is None:
+                return [], faults
+            sample = self._replacements.sample(place, attempt)
+        raise BadSampleError(f"{_MOST_ATTEMPTS} samples in a row are bad, the last: {faults[-1]}; check the shards")
+
+    def _items(self, place: Place, sample: int) -> list[Item]:
+        rngs = tuple(
+            generator(key=(self._seed, place.epoch), counter=(place.position, repeat, _AUGMENTATION))
+            for repeat in range(self._repeats)
+        )
+        return self._transform(self._reader.read(sample, weight=place.weight), rngs)
+
+    def _fault(self, sample: int, error: ValueError) -> Fault:
+        shard, place = self._reader.manifest.locate(sample)
+        try:
+            key = self._reader.entry(sample).key
+        except ShardError:
+            key = f"number {place}"
+        return Fault(shard=self._reader.manifest.shards[shard].name, key=key, reason=str(error))
+
+
+class _Collate(Generic[Item, Batch]):
+    """Flattens the items of a micro-batch's samples; nothing is collated when a fault is an error."""
+
+    def __init__(self, collate: Collate[Item, Batch]) -> None:
+        self._collate = collate
+
+    def __call__(self, loaded: list[tuple[list[Item], list[Fault]]]) -> tuple[Batch | None, list[Fault]]:
+        items = [item for found, _ in loaded for item in found]
+        faults = [fault for _, found in loaded for fault in found]
+        return (self._collate(items) if items else None), faults
+
+
+def _load(
+    dataset: _Samples[Item], places: Any, collate: Collate[Item, Batch], config: LoaderConfig
+) -> Iterator[tuple[Any, list[Fault]]]:
+    """Run the dataset over micro-batches of places, in order, here or in worker processes."""
+    together = _Collate(collate)
+    if not config.workers:
+        for cut in places:
+            yield together([dataset[place] for place in cut])
+        return
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside threads: the workers share no lock with them.
+        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+        # torch warns of more workers than cores: the config says how many, and some wait for a network.
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=places,
+            collate_fn=together,
+            num_workers=config.workers,
+            prefetch_factor=config.prefetch,
+            multiprocessing_context=config.start_method,
+            worker_init_fn=_start_worker,
+        )
+        batches = iter(loader)
+    yield from batches
+
+
+def _start_worker(worker: int) -> None:
+    """Leave signals to the main process, which saves and then ends the workers; one thread each."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)

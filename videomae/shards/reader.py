@@ -1,0 +1,122 @@
+"""Reads one sample by its number: the index says where, one `pread` fetches it, its checksum is checked.
+
+Safe to send to worker processes: files are opened where they are read.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from videomae.shards.index import Entry, Index, file_sha256
+from videomae.shards.manifest import Manifest, ShardError
+
+_OPEN_FILES = 64
+_KEPT_INDEXES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sample: its number, where it came from, the encoded video, and what is known without decoding it."""
+
+    id: int
+    key: str
+    shard: str
+    video: bytes
+    label: int
+    group: str
+    frames: int
+    fps: float
+    weight: float = 1.0  # 0 where the sample only fills up a last batch
+
+
+class ShardReader:
+    """Random access to the samples of a manifest's shards."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._indexes: OrderedDict[int, Index] = OrderedDict()
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.manifest.samples
+
+    def entry(self, sample: int) -> Entry:
+        """What the index knows of a sample, without reading the sample. Raises ShardError."""
+        shard, place = self.manifest.locate(sample)
+        return self._index(shard)[place]
+
+    def read(self, sample: int, *, weight: float = 1.0) -> Sample:
+        """Read one sample.
+
+        Raises:
+            ShardError: the shard or its index is missing, cut, or not what was built.
+        """
+        shard, place = self.manifest.locate(sample)
+        entry = self._index(shard)[place]
+        name = self.manifest.shards[shard].name
+        try:
+            video = os.pread(self._file(shard), entry.size, entry.offset)
+        except OSError as error:
+            raise ShardError(
+                f"{self.manifest.folder / name}: {error.strerror}; copy or build the shard again"
+            ) from None
+        if len(video) != entry.size or zlib.crc32(video) != entry.crc32:
+            raise ShardError(
+                f"{self.manifest.folder / name}: sample {entry.key} is cut or damaged; copy the shard again"
+            )
+        return Sample(
+            id=sample,
+            key=entry.key,
+            shard=name,
+            video=video,
+            label=entry.label,
+            group=entry.group,
+            frames=entry.frames,
+            fps=entry.fps,
+            weight=weight,
+        )
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _index(self, shard: int) -> Index:
+        if shard in self._indexes:
+            self._indexes.move_to_end(shard)
+            return self._indexes[shard]
+        described = self.manifest.shards[shard]
+        path = self.manifest.folder / described.index_name
+        if not path.is_file():
+            raise ShardError(f"no index at {path}; copy it, or build the shards again")
+        if file_sha256(path) != described.index_sha256:
+            raise ShardError(f"{path} is not the index that the manifest speaks of; copy it again")
+        index = Index.from_json(path.read_text(), source=str(path))
+        if len(index) != described.samples:
+            raise ShardError(f"{path} holds {len(index)} samples, the manifest says {described.samples}")
+        self._indexes[shard] = index
+        if len(self._indexes) > _KEPT_INDEXES:
+            self._indexes.popitem(last=False)
+        return index
+
+    def _file(self, shard: int) -> int:
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        self._files[shard] = os.open(self.manifest.folder / self.manifest.shards[shard].name, os.O_RDONLY)
+        if len(self._files) > _OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        return self._files[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"manifest": self.manifest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["manifest"])
+
+    def __del__(self) -> None:
+        if hasattr(self, "_files"):
+            self.close()
