@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import pydantic
 from torch import nn
 
-from finetune.models import early_fusion, late_fusion, s3d, single_frame, videomae, vivit
+from finetune.models import early_fusion, late_fusion, s3d, single_frame, videomae, vivit, vivit_config
 from finetune.models.contract import InputError, ModelInput, Published
 from finetune.models.early_fusion import EarlyFusionConfig
 from finetune.models.late_fusion import LateFusionConfig
 from finetune.models.s3d import S3dConfig
 from finetune.models.single_frame import SingleFrameConfig
 from finetune.models.videomae import VideomaeConfig
-from finetune.models.vivit import VivitConfig
+from finetune.models.vivit_config import VivitConfig
 
 ModelConfig = Annotated[
     SingleFrameConfig | LateFusionConfig | EarlyFusionConfig | S3dConfig | VivitConfig | VideomaeConfig,
@@ -32,13 +32,13 @@ _FAMILIES: dict[type, Any] = {
     LateFusionConfig: late_fusion.LateFusion,
     EarlyFusionConfig: early_fusion.EarlyFusion,
     S3dConfig: s3d.S3d,
-    VivitConfig: vivit.JointVivit,
+    VivitConfig: vivit.build,
     VideomaeConfig: videomae.VideomaeClassifier,
 }
 
 _PUBLISHED: dict[str, Published] = {
     name: figures
-    for family in (single_frame, late_fusion, early_fusion, s3d, vivit, videomae)
+    for family in (single_frame, late_fusion, early_fusion, s3d, vivit_config, videomae)
     for name, figures in family.PUBLISHED.items()
 }
 

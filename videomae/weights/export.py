@@ -57,6 +57,12 @@ def load_encoder(path: Path | str) -> EncoderExport:
     return EncoderExport(config, state, metadata)
 
 
+def is_export(path: Path) -> bool:
+    """Whether `path` is, or stands in, the folder of an exported encoder."""
+    folder = path.parent if path.suffix == ".safetensors" else path
+    return (folder / DESCRIPTION).is_file()
+
+
 def describe_encoder(path: Path | str) -> tuple[EncoderConfig, dict[str, Any]]:
     """The config and metadata of an exported encoder, without its tensors.
 

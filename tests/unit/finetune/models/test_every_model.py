@@ -16,7 +16,7 @@ SMALL: dict[str, dict[str, object]] = {
     "late_fusion_fc": {"frames": 3, "size": 33},
     "early_fusion": {"frames": 3, "size": 33},
     "s3d": {"frames": 6, "size": 35, "dropout": 0.0},
-    "vivit_1": {"frames": 4, "size": 24, "patch": 8, "dim": 24, "depth": 2, "heads": 3},
+    **{f"vivit_{n}": {"frames": 4, "size": 24, "patch": 8, "dim": 24, "depth": 2, "heads": 4} for n in (1, 2, 3, 4)},
     "videomae": {
         "encoder": {"frames": 4, "size": 24, "patch": 8, "dim": 24, "depth": 2, "heads": 3},
         "drop_path": 0.0,

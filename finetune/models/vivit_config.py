@@ -1,0 +1,90 @@
+"""The settings of the four ViViT models and the figures published for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from finetune.models.contract import HALF, IMAGENET_MEAN, IMAGENET_STD, ModelInput, Published
+from finetune.models.videomae import encoder_label
+from videomae.config import configclass
+from videomae.weights.export import is_export
+from videomae.weights.image_vit import image_label
+
+
+@configclass
+class VivitConfig:
+    """ViViT-B/16x2 on 32 frames."""
+
+    name: Literal["vivit_1", "vivit_2", "vivit_3", "vivit_4"] = "vivit_1"
+    frames: int = 32
+    size: int = 224
+    tubelet: int = 2
+    patch: int = 16
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    temporal_depth: int = 4  # of vivit_2
+    drop_path: float = 0.0
+    embedding: Literal["tubelet", "uniform"] = "tubelet"  # uniform: one frame of each tubelet's time (section 3.2)
+    weights: str | None = None  # "imagenet", a file of a timm ViT, an exported VideoMAE encoder, or none
+    inflation: Literal["central", "average"] = "central"  # of an image ViT's patch kernel (section 3.4)
+
+    def __post_init__(self) -> None:
+        if self.frames % self.tubelet or self.size % self.patch or self.dim % self.heads:
+            raise ValueError(
+                f"frames ({self.frames}) must be a multiple of tubelet ({self.tubelet}), size ({self.size}) of "
+                f"patch ({self.patch}), and dim ({self.dim}) of heads ({self.heads})"
+            )
+        if self.name == "vivit_4" and self.heads % 2:
+            raise ValueError(f"vivit_4 gives half of its heads to space and half to time, got {self.heads} heads")
+
+    @property
+    def slices(self) -> int:
+        """Tubelets along time."""
+        return self.frames // self.tubelet
+
+    @property
+    def side(self) -> int:
+        """Tubelets along height and along width."""
+        return self.size // self.patch
+
+    @property
+    def positions(self) -> int:
+        """Tubelets in one temporal slice."""
+        return self.side**2
+
+    @property
+    def from_videomae(self) -> bool:
+        """Whether the weights are an exported VideoMAE encoder rather than an image ViT."""
+        return self.weights is not None and is_export(Path(self.weights))
+
+    @property
+    def input(self) -> ModelInput:
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if self.from_videomae else (HALF, HALF)
+        return ModelInput(frames=self.frames, size=self.size, mean=mean, std=std)
+
+    @property
+    def pretrained(self) -> str:
+        return encoder_label(self.weights) if self.from_videomae else image_label(self.weights)
+
+
+def _published(model: int, parameters: float, gmacs: float, rwf2000: float | None = None) -> Published:
+    source = f"ViViT tables 2 and 3, Model {model} (B/16x2, 32 x 224 x 224, 400 classes)"
+    return Published(
+        source=source + ("; course, RWF-2000 table (accuracy)" if rwf2000 else ""),
+        parameters=parameters,
+        gmacs=gmacs,
+        rwf2000=rwf2000,
+        pretrained="image ViT",
+        classes=400,
+    )
+
+
+PUBLISHED = {
+    "vivit_1": _published(1, 88.9, 455.2, 84.8),
+    "vivit_2": _published(2, 115.1, 284.4),
+    "vivit_3": _published(3, 117.3, 372.3),
+    "vivit_4": _published(4, 88.9, 277.1),
+}
