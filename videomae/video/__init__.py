@@ -1,0 +1,24 @@
+"""Video bytes to uint8 frames and back: probing, decoding, encoding. The only package that imports PyAV."""
+
+from videomae.video.container import MAX_FRAMES, MAX_PIXELS, SUFFIXES, Source, VideoError
+from videomae.video.decoding import Box, FrameHWC, FramesTHWC, VideoInfo, decode, decode_boxes, iterate, probe
+from videomae.video.encoding import EncodingConfig, encode, transcode
+
+__all__ = [
+    "MAX_FRAMES",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "Box",
+    "EncodingConfig",
+    "FrameHWC",
+    "FramesTHWC",
+    "Source",
+    "VideoError",
+    "VideoInfo",
+    "decode",
+    "decode_boxes",
+    "encode",
+    "iterate",
+    "probe",
+    "transcode",
+]

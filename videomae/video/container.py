@@ -1,0 +1,78 @@
+"""Opens a video's bytes or file within limits, and hands out its packets and frames in order."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
+MAX_PIXELS = 8192 * 4608
+MAX_FRAMES = 1_000_000
+# Playlists and other formats that make FFmpeg open further files or addresses are not in the list.
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,flv,asf,ogg"
+
+Source = bytes | Path
+
+
+class VideoError(ValueError):
+    """A video that cannot be used; the message says why."""
+
+
+@contextlib.contextmanager
+def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open by file object, never by name: a name could be an address or a protocol to FFmpeg."""
+    try:
+        with contextlib.ExitStack() as stack:
+            file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(source.open("rb"))
+            container = stack.enter_context(av.open(file, mode="r", options={"format_whitelist": _FORMATS}))
+            if not container.streams.video:
+                raise VideoError("the file holds no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            pixels = stream.width * stream.height
+            if not 0 < pixels <= MAX_PIXELS:
+                raise VideoError(
+                    f"frames of {stream.width}x{stream.height} pixels; at most {MAX_PIXELS} pixels are read"
+                )
+            length = len(source) if isinstance(source, bytes) else source.stat().st_size
+            needed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+            if needed > length:
+                raise VideoError(f"truncated: {length} bytes of the {needed} that its index speaks of")
+            yield container, stream
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"not a readable video: {error.strerror or error}") from None
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """The stream's packets that carry data, in decoding order."""
+    for count, packet in enumerate(container.demux(stream)):
+        if count > MAX_FRAMES:
+            raise VideoError(f"more than {MAX_FRAMES} frames; cut the video into parts first")
+        if packet.size:
+            yield packet
+
+
+def frames_of(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    for packet in packets_of(container, stream):
+        yield from stream.codec_context.decode(packet)
+    yield from stream.codec_context.decode(None)
+
+
+def rate_of(stream: VideoStream) -> Fraction:
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    return Fraction(rate) if 0 < rate <= 1000 else Fraction(25)
+
+
+def untimed(container: InputContainer) -> bool:
+    """AVI stores no presentation times: FFmpeg's guesses are off by the B-frames, counting is right."""
+    return container.format.name == "avi"
