@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange, repeat
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
 
+from pretrain.batch import PretrainBatch
+from videomae.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from videomae.config import configclass
 from videomae.encoder import EncoderConfig, take_tokens
 
@@ -92,6 +94,18 @@ def reconstruction_loss(predictions_BHP: Tensor, targets_BHP: Tensor) -> Tensor:
     return torch.nn.functional.mse_loss(predictions_BHP.float(), targets_BHP)
 
 
-def expand_statistics(values: Tensor, *, pixels: int) -> Tensor:
-    """(B, H, 1, C) statistics as cubes of constant value, (B, H, P)."""
-    return repeat(values, "b h 1 c -> b h (x c)", x=pixels)
+class Objective:
+    """The loss of a module on a batch; puts the batch on the device and normalises its pixels there."""
+
+    def __init__(self, config: ObjectiveConfig, *, encoder: EncoderConfig, device: torch.device) -> None:
+        self._config, self._encoder, self._device = config, encoder, device
+
+    def __call__(self, module: nn.Module, batch: PretrainBatch) -> Tensor:
+        batch = batch.to(self._device)
+        targets_BHP, _ = hidden_targets(
+            batch.video_BCTHW, batch.hidden_BH, encoder=self._encoder, normalize=self._config.normalize
+        )
+        predictions_BHP = module(
+            normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD), batch.visible_BV, batch.hidden_BH
+        )
+        return reconstruction_loss(predictions_BHP, targets_BHP)

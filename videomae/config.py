@@ -85,13 +85,7 @@ def _apply(schema: Any, values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError(f"override {override!r}: expected key=value, for example optimizer.lr=3e-4")
     *parents, leaf = key.strip().split(".")
-    section = values
-    for parent in parents:
-        if section.get(parent) is None:
-            section[parent] = {}
-        section = section[parent]
-        if not isinstance(section, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a single value, not a section")
+    section = _section(values, parents)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -102,6 +96,26 @@ def _apply(schema: Any, values: dict[str, Any], override: str) -> None:
             for stale in [name for name in section if name not in known]:
                 del section[stale]
     section[leaf] = value
+
+
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the dotted `key` in nested plain values, making sections where there are none.
+
+    Raises:
+        ConfigError: a part of the key is a single value.
+    """
+    *parents, leaf = key.split(".")
+    _section(values, parents)[leaf] = value
+
+
+def _section(values: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    for depth, name in enumerate(path, start=1):
+        if values.get(name) is None:
+            values[name] = {}
+        values = values[name]
+        if not isinstance(values, dict):
+            raise ConfigError(f"{'.'.join(path[:depth])} is a single value, not a section; it has no keys to set")
+    return values
 
 
 def _variant_fields(schema: Any, path: Sequence[str], name: str) -> set[str] | None:

@@ -1,6 +1,6 @@
 """The engine on DeepSpeed, and the one place that imports it.
 
-DeepSpeed's settings are derived here from our config and written to the run directory by `settings`; there is no second
+DeepSpeed's settings are derived here from our config and written to the run directory; there is no second
 file to disagree with. Every value on which DeepSpeed's own default would act silently (clipping at 1.0) is written.
 """
 
@@ -22,7 +22,7 @@ from videomae.optimizer import adamw
 TAG = "deepspeed"
 
 
-def settings(plan: EnginePlan) -> dict[str, Any]:
+def derive_settings(plan: EnginePlan) -> dict[str, Any]:
     """DeepSpeed's dictionary.
 
     The batch size that DeepSpeed wants is only used by it to count samples, which we do ourselves: it is set to 1.
@@ -49,8 +49,9 @@ class DeepSpeedEngine:
         deepspeed.init_distributed(dist_init_required=False)
         self.module = module.to(self.world.device)
         self._config = plan.config
+        self.settings: dict[str, Any] | None = derive_settings(plan)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=self.module, optimizer=adamw(groups, plan.optimizer), config=settings(plan), dist_init_required=False
+            model=self.module, optimizer=adamw(groups, plan.optimizer), config=self.settings, dist_init_required=False
         )
 
     def update(

@@ -62,6 +62,7 @@ class Engine(Protocol):
 
     module: nn.Module
     world: World
+    settings: dict[str, Any] | None  # of the library beneath, where there is one, for the record
 
     def update(
         self, micro_batches: Sequence[Batch], loss_of: Callable[[nn.Module, Batch], Tensor], *, rate: float
@@ -114,6 +115,7 @@ class LocalEngine:
                 f"engine.kind=local runs in one process, got {plan.world.size}; type engine.kind=deepspeed"
             )
         self.world = plan.world
+        self.settings: dict[str, Any] | None = None
         self.module = module.to(self.world.device)
         self._clip = plan.optimizer.clip
         self._autocast = plan.config.precision == "bf16"

@@ -84,7 +84,7 @@ def track(title: str, *, total: int, done: int = 0, show: bool = True) -> Iterat
 
 def log_to(file: Path | None, *, console_too: bool = True) -> None:
     """Send the project's log lines to standard error (unless `console_too` is off) and append them to `file`."""
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -96,6 +96,7 @@ def log_to(file: Path | None, *, console_too: bool = True) -> None:
             shown = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
         else:
             shown.setFormatter(plain)
+        shown.setLevel(logging.INFO)
         logger.addHandler(shown)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ quarantine.jsonl    samples that could not be used
 logs/rank-N.log     what each rank said
 checkpoints/        see videomae.checkpoint
 export/             what later stages read
+summary.json        written last: the run is finished
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ class RunDirectory:
     @property
     def export(self) -> Path:
         return self.path / "export"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
 
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank-{rank}.log"

@@ -9,6 +9,7 @@ The stage brings the stream, the loss and the model; this module knows none of t
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +19,10 @@ from videomae.checkpoint import CheckpointConfig, CheckpointStore
 from videomae.config import configclass
 from videomae.distributed import World
 from videomae.engine import Engine, EngineConfig, Update
-from videomae.metrics import MetricsConfig, MetricsLog, require_finite
+from videomae.metrics import MetricsConfig, MetricsLog, read, require_finite
 from videomae.optimizer import OptimizerConfig
 from videomae.progress import Task, log_to, logger, track
-from videomae.run import RunDirectory
+from videomae.run import RunDirectory, write_whole
 from videomae.schedule import ScheduleConfig, Timetable, steps_of
 from videomae.shards.loader import LoaderConfig
 from videomae.stopping import Stopped, StopRequest
@@ -48,12 +49,15 @@ class TrainingConfig:
         return RunDirectory(Path(self.run))
 
 
-def open_run(config: TrainingConfig, world: World) -> RunDirectory:
-    """Create or reopen the run's directory and send log lines there."""
+def open_run(title: str, config: TrainingConfig, world: World) -> tuple[RunDirectory, bool]:
+    """Create or reopen the run's directory, send log lines there, and say whether the run is already finished."""
     run = config.directory
     run.prepare(config, world)
     log_to(run.log(world.rank), console_too=world.first)
-    return run
+    finished = world.share(run.summary.exists())
+    if finished and world.first:
+        logger.info("%s in %s is finished already and is reused; remove the folder to start again", title, run.path)
+    return run, finished
 
 
 class Training:
@@ -64,6 +68,8 @@ class Training:
         self._world = engine.world
         run = config.directory
         self._stop = StopRequest(run.path, self._world)
+        if self._world.first and engine.settings is not None:
+            write_whole(run.deepspeed_settings, json.dumps(engine.settings, indent=1))
         self._store = CheckpointStore(run.checkpoints, world=self._world, keep=config.checkpoint.keep)
         self._log = MetricsLog(run, config=config, metrics=config.metrics, world=self._world)
         self._save_every = max(
@@ -84,17 +90,13 @@ class Training:
             logger.info("%s resumes at step %d of %d", self._title, checkpoint.step, self._timetable.total)
         return checkpoint.step
 
-    @property
-    def finished(self) -> bool:
-        return self.start >= self._timetable.total
-
     def steps(self, stream: Callable[[int], Iterator[list[T]]]) -> Iterator[tuple[int, list[T]]]:
         """Yield (0-based step, its micro-batches) to the end; `stream(start)` gives the batches from step `start`.
 
         Raises:
             Stopped: a stop was asked for; the state is saved.
         """
-        if self.finished:
+        if self.start >= self._timetable.total:
             return
         batches = stream(self.start)
         with track(self._title, total=self._timetable.total, done=self.start, show=self._world.first) as task:
@@ -110,7 +112,7 @@ class Training:
         if done < self._timetable.total and self._stop.agreed():
             self._save(done)
             self._stop.clear()
-            self.close()
+            self._log.close()
             raise Stopped(f"{self._title} stopped and saved at step {done}; the same command continues it")
 
     def record(self, step: int, update: Update) -> None:
@@ -145,9 +147,18 @@ class Training:
     def _save(self, done: int) -> None:
         self._store.save({"step": done, "seed": self._config.seed}, self._engine.save)
 
-    def close(self) -> None:
-        """Finish logging."""
+    def finish(self) -> None:
+        """Mark the run as finished, after everything else is written."""
         self._log.close()
+        if self._world.first:
+            lines = [line for line in read(self._config.directory.metrics) if line["kind"] == "train"]
+            summary = {
+                "steps": self._timetable.total,
+                "loss": lines[-1]["loss"] if lines else None,
+                "seconds": round(sum(line["seconds"] for line in lines), 3),
+            }
+            write_whole(self._config.directory.summary, json.dumps(summary, indent=1))
+        self._world.barrier()
 
 
 class _Meter:

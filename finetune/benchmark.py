@@ -1,0 +1,234 @@
+"""The benchmark: many models, one protocol, one table. `python -m finetune.benchmark CONFIG [--json] [key=value ...]`.
+
+Every row is a fine-tuning run of its own below the benchmark's directory, with the same data, epochs, augmentation and
+views; a row may set what its family needs (its rate, layer decay). Rows that are finished are reused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from finetune.config import FinetuneConfig
+from finetune.evaluate import FILE
+from finetune.export import load_classifier
+from finetune.models import ModelConfig, published
+from finetune.train import train
+from videomae.command import guarded
+from videomae.config import ConfigError, configclass, load, parse, set_value, to_dict
+from videomae.distributed import World, leave, read_world
+from videomae.flops import count
+from videomae.progress import console, log_to, logger
+from videomae.run import write_whole
+
+RESULT = "benchmark.json"
+
+
+@configclass
+class RowConfig:
+    """One model of the table."""
+
+    title: str
+    model: ModelConfig
+    from_encoder: bool = False  # start from the benchmark's exported encoder
+    settings: dict[str, Any] = Field(default_factory=dict)  # dotted, beside the protocol's: {optimizer.lr: 1e-3}
+
+
+@configclass
+class BenchmarkConfig:
+    """All rows and the protocol that they share: the settings of a fine-tuning run but for run, seed and model."""
+
+    stage: Literal["benchmark"] = "benchmark"
+    run: str
+    seeds: tuple[int, ...] = (0,)
+    encoder: str | None = None  # export folder of a pretraining run, for the rows with from_encoder
+    protocol: dict[str, Any]
+    rows: tuple[RowConfig, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rows or not self.seeds:
+            raise ValueError("a benchmark needs at least one row and one seed")
+        titles = [row.title for row in self.rows]
+        if len(set(titles)) < len(titles):
+            raise ValueError(f"row titles must differ, got {titles}")
+        for row in self.rows:
+            self.finetuning(row, self.seeds[0])
+
+    def finetuning(self, row: RowConfig, seed: int) -> FinetuneConfig:
+        """The config of a row's run.
+
+        Raises:
+            ConfigError: protocol and settings make no valid fine-tuning run.
+        """
+        values = json.loads(json.dumps(self.protocol))
+        for key, value in row.settings.items():
+            set_value(values, key, value)
+        folder = Path(self.run) / "rows" / f"{_slug(row.title)}-seed{seed}"
+        model = to_dict(row.model)
+        if row.from_encoder:
+            if self.encoder is None:
+                raise ConfigError(f"row {row.title!r} starts from an encoder: type encoder=runs/NAME/export")
+            model["weights"] = self.encoder
+        values |= {"run": str(folder), "seed": seed, "model": model}
+        return parse(FinetuneConfig, values, source=f"row {row.title!r}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of benchmark.json."""
+
+    model: str
+    title: str
+    pretrained: str
+    params: int
+    gmacs: float
+    accuracy: float
+    interval: tuple[float, float]
+    correct: int
+    total: int
+    clips_per_second: float
+    seconds: float
+    seed: int
+    published: float | None  # accuracy on RWF-2000, in percent
+    run: str  # relative to the benchmark's directory
+
+
+def benchmark(config: BenchmarkConfig, world: World) -> list[Row]:
+    """Train and evaluate every row for every seed, and write benchmark.json; called by all ranks."""
+    folder = Path(config.run)
+    rows = []
+    for seed in config.seeds:
+        for row in config.rows:
+            if world.first:
+                logger.info("row %r, seed %d", row.title, seed)
+            finetuning = config.finetuning(row, seed)
+            train(finetuning, world)
+            if world.first:
+                rows.append(_describe(row.title, finetuning, folder=folder, device=world.device))
+    log_to(None, console_too=world.first)
+    if world.first:
+        write_whole(folder / RESULT, json.dumps([asdict(row) for row in rows], indent=1))
+    return rows
+
+
+def _describe(title: str, config: FinetuneConfig, *, folder: Path, device: torch.device) -> Row:
+    run, model = config.directory, config.model
+    evaluation = json.loads((run.path / FILE).read_text())
+    summary = json.loads(run.summary.read_text())
+    module = load_classifier(run.export).module
+    example_BCTHW = torch.zeros(1, *model.input.shape)
+    counted = count(module, example_BCTHW)
+    figures = published(model.name)
+    return Row(
+        model=model.name,
+        title=title,
+        pretrained=model.pretrained,
+        params=counted.parameters,
+        gmacs=round(counted.gmacs, 4),
+        accuracy=evaluation["accuracy"],
+        interval=tuple(evaluation["interval"]),
+        correct=evaluation["correct"],
+        total=evaluation["total"],
+        clips_per_second=round(_throughput(module, example_BCTHW, device), 2),
+        seconds=summary["seconds"],
+        seed=config.seed,
+        published=figures.rwf2000 if figures else None,
+        run=str(run.path.relative_to(folder)),
+    )
+
+
+@torch.no_grad()
+def _throughput(module: nn.Module, example_BCTHW: torch.Tensor, device: torch.device, *, batch: int = 8) -> float:
+    """Clips a second of the forward pass alone: the median of five batches after one to warm up."""
+    module = module.to(device)
+    video_BCTHW = example_BCTHW.expand(batch, -1, -1, -1, -1).contiguous().to(device)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        module(video_BCTHW)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return batch / sorted(times[1:])[2]
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(title="Accuracy on the val split")
+    for heading, justify in _COLUMNS:
+        table.add_column(heading, justify=justify)
+    for row in rows:
+        low, high = row.interval
+        table.add_row(
+            row.title,
+            row.pretrained,
+            f"{row.params / 1e6:.2f}",
+            f"{row.gmacs:.2f}",
+            f"{row.accuracy:.1%}",
+            f"{low:.1%} to {high:.1%}",
+            f"{row.clips_per_second:.1f}",
+            f"{row.seconds:.0f}",
+            str(row.seed),
+            "" if row.published is None else f"{row.published:.1f}%",
+        )
+    return table
+
+
+_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("model", "left"),
+    ("pretrained", "left"),
+    ("params M", "right"),
+    ("GMACs", "right"),
+    ("accuracy", "right"),
+    ("95 % interval", "right"),
+    ("clips/s", "right"),
+    ("seconds", "right"),
+    ("seed", "right"),
+    ("published, RWF-2000", "right"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m finetune.benchmark", description="Many models, one protocol.")
+    parser.add_argument("config", type=Path, help="a YAML file, such as those below configs/benchmark/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example protocol.batch=16")
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON, alone")
+    given = parser.parse_intermixed_args(arguments)
+    return guarded(lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> None:
+    world = read_world(os.environ)
+    log_to(None, console_too=world.first)
+    try:
+        rows = benchmark(load(BenchmarkConfig, given.config, given.overrides), world)
+    finally:
+        leave()
+    if world.first:
+        if given.json:
+            sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
+        else:
+            Console(width=None if console.is_terminal else 160).print(_table(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

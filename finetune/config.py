@@ -1,0 +1,57 @@
+"""The config of a fine-tuning run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from finetune.mixup import MixupConfig
+from finetune.models import ModelConfig
+from videomae.config import configclass
+from videomae.training import TrainingConfig
+
+
+@configclass
+class FinetuneDataConfig:
+    """Which videos, and how training clips are cut and altered."""
+
+    shards: str  # folder with the splits train and val, as `python -m videomae.shards build` writes it
+    scale: tuple[float, float] = (0.5, 1.0)  # area of the random crop, as a share of the frame
+    ratio: tuple[float, float] = (0.75, 1.3333)  # width / height of the random crop
+    flip: float = 0.5  # probability
+    rand_augment: str | None = None  # for example rand-m7-n4-mstd0.5
+    erasing: float = 0.0  # probability of erasing a box, the same in all frames; official 0.25
+    repeats: int = 1  # clips from one decoded video
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be a range within (0, 1], got {self.scale}")
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+
+
+@configclass
+class EvaluationConfig:
+    """How the val split is looked at. Nothing is chosen by it: the last weights are the result."""
+
+    every: str = "5 epochs"  # also at the end
+    clips: int = 2  # temporal views of a video; the mean of their probabilities decides
+    crops: int = 1  # spatial views: 1 centre, 3 along the long side
+    batch: int = 16  # clips a forward pass
+
+
+@configclass
+class FinetuneConfig(TrainingConfig):
+    """Everything that decides a fine-tuning run."""
+
+    stage: Literal["finetune"] = "finetune"
+    data: FinetuneDataConfig
+    model: ModelConfig
+    mixup: MixupConfig = MixupConfig()
+    layer_decay: float = 1.0  # factor from a layer's rate to that of the one below; official .75, small sets .7
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
+        if self.batch % self.data.repeats:
+            raise ValueError(f"batch={self.batch} must be a multiple of data.repeats={self.data.repeats}")

@@ -1,0 +1,164 @@
+"""Accuracy on a split: every video once, several views a video, the mean of their probabilities decides.
+
+`python -m finetune.evaluate RUN [--clips N] [--crops N] [--json]` evaluates a finished run; it needs no DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from finetune.accuracy import Accuracy, confusion
+from finetune.config import EvaluationConfig, FinetuneConfig
+from finetune.export import load_classifier
+from finetune.models.contract import ModelInput
+from finetune.stream import EvaluationViews, LabelledBatch, collate, split
+from videomae.augment import normalize
+from videomae.command import guarded
+from videomae.config import load
+from videomae.distributed import World, read_world
+from videomae.progress import log_to
+from videomae.run import RunDirectory
+from videomae.shards.loader import LoaderConfig, evaluation_stream
+from videomae.shards.manifest import Manifest
+from videomae.shards.reader import ShardReader
+
+FILE = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result on one split."""
+
+    accuracy: Accuracy
+    loss: float  # cross-entropy of the mean probabilities
+    classes: tuple[str, ...]
+    confusion: list[list[int]]
+    views: str  # clips x crops
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in evaluation.json."""
+        return {
+            "accuracy": self.accuracy.value,
+            "interval": list(self.accuracy.interval),
+            "correct": self.accuracy.correct,
+            "total": self.accuracy.total,
+            "loss": self.loss,
+            "classes": list(self.classes),
+            "confusion": self.confusion,
+            "views": self.views,
+        }
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates modules of one input on one split; every rank takes a share of the videos."""
+
+    manifest: Manifest
+    input: ModelInput
+    evaluation: EvaluationConfig
+    loader: LoaderConfig
+    world: World
+
+    def __call__(self, module: nn.Module) -> Evaluation:
+        """Evaluate `module`, the same result on every rank.
+
+        Raises:
+            BadSampleError: a video cannot be read; none is left out of an evaluation.
+        """
+        was_training = module.training
+        module.eval()
+        try:
+            shares = self.world.gather([self._probabilities(module, batch) for batch in self._batches()])
+        finally:
+            module.train(was_training)
+        parts = [part for share in shares for part in share]
+        probabilities_SK = np.concatenate([part[0] for part in parts])
+        labels_S = np.concatenate([part[1] for part in parts])
+        predictions_S = probabilities_SK.argmax(axis=1)
+        return Evaluation(
+            accuracy=Accuracy(int((predictions_S == labels_S).sum()), len(labels_S)),
+            loss=float(-np.log(np.maximum(probabilities_SK[np.arange(len(labels_S)), labels_S], 1e-12)).mean()),
+            classes=self.manifest.classes,
+            confusion=confusion(labels_S, predictions_S, classes=len(self.manifest.classes)),
+            views=f"{self.evaluation.clips}x{self.evaluation.crops}",
+        )
+
+    def _batches(self) -> Any:
+        views = self.evaluation.clips * self.evaluation.crops
+        return evaluation_stream(
+            reader=ShardReader(self.manifest),
+            transform=EvaluationViews(self.evaluation, self.input),
+            collate=collate,
+            rank=self.world.rank,
+            size=self.world.size,
+            micro_batch=max(1, self.evaluation.batch // views),
+            config=self.loader,
+        )
+
+    @torch.no_grad()
+    def _probabilities(self, module: nn.Module, batch: LabelledBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Mean probabilities (S, K) and labels (S,) of the videos whose views stand side by side in `batch`."""
+        views = self.evaluation.clips * self.evaluation.crops
+        batch = batch.to(self.world.device)
+        logits_BK = module(normalize(batch.video_BCTHW, self.input.mean, self.input.std))
+        mean_SK = logits_BK.float().softmax(dim=1).unflatten(0, (-1, views)).mean(dim=1)
+        return mean_SK.cpu().numpy(), batch.label_B[::views].cpu().numpy()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m finetune.evaluate", description="Accuracy of a finished run.")
+    parser.add_argument("run", type=Path, help="the run's directory")
+    parser.add_argument("--clips", type=int, help="temporal views a video; default: as in the run")
+    parser.add_argument("--crops", type=int, choices=(1, 3), help="spatial views; default: as in the run")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, alone")
+    given = parser.parse_args(arguments)
+    return guarded(lambda: _evaluate(given))
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    log_to(None)
+    run = RunDirectory(given.run)
+    config = load(FinetuneConfig, run.config)
+    classifier = load_classifier(run.export)
+    chosen = {name: getattr(given, name) for name in ("clips", "crops") if getattr(given, name) is not None}
+    world = read_world({})
+    evaluator = Evaluator(
+        manifest=split(config, "val"),
+        input=classifier.model.input,
+        evaluation=dataclasses.replace(config.evaluation, **chosen),
+        loader=config.loader,
+        world=world,
+    )
+    result = evaluator(classifier.module.to(world.device))
+    sys.stdout.write(json.dumps(result.to_dict()) + "\n" if given.json else describe(result))
+
+
+def describe(result: Evaluation) -> str:
+    """The result as a few lines of text."""
+    low, high = result.accuracy.interval
+    width = max(len(name) for name in result.classes)
+    lines = [
+        f"accuracy {result.accuracy.value:.1%} ({result.accuracy.correct} of {result.accuracy.total} videos), "
+        f"95 % interval {low:.1%} to {high:.1%}, {result.views} views a video",
+        "confusion, rows true, columns predicted:",
+        " " * (width + 2) + "  ".join(f"{name:>{width}}" for name in result.classes),
+    ]
+    for name, counts in zip(result.classes, result.confusion, strict=True):
+        lines.append(f"  {name:<{width}}" + "  ".join(f"{count:>{width}}" for count in counts))
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

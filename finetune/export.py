@@ -1,0 +1,65 @@
+"""The exported classifier: `classifier.safetensors` beside `classifier.json`, all that using it needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from finetune.models import ModelConfig, build
+from videomae.config import configclass, parse, to_dict
+from videomae.run import write_whole
+from videomae.weights.files import WeightsError, load_strictly, read_state
+
+TENSORS = "classifier.safetensors"
+DESCRIPTION = "classifier.json"
+
+
+@configclass
+class ClassifierDescription:
+    """What classifier.json holds: the model's config and the classes in the order of the logits."""
+
+    model: ModelConfig
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained model on the host, in evaluation mode."""
+
+    module: nn.Module
+    model: ModelConfig
+    classes: tuple[str, ...]
+
+
+def save_classifier(state: Mapping[str, Tensor], description: ClassifierDescription, folder: Path) -> None:
+    """Write both files into `folder`; each appears whole or not at all, the JSON last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / f".{TENSORS}.part"
+    try:
+        safetensors.torch.save_file({name: value.contiguous() for name, value in state.items()}, staged)
+        staged.replace(folder / TENSORS)
+    finally:
+        staged.unlink(missing_ok=True)
+    write_whole(folder / DESCRIPTION, json.dumps(to_dict(description), indent=1))
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Read an exported classifier.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or tensors and description do not belong together.
+    """
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        raise WeightsError(
+            f"no {DESCRIPTION} in {folder}; finish the run first: python -m finetune {folder.parent}/config.yaml"
+        )
+    description = parse(ClassifierDescription, json.loads(file.read_text()), source=str(file))
+    module = build(description.model, len(description.classes), initialise=False)
+    load_strictly(module, read_state(folder / TENSORS), source=str(folder / TENSORS))
+    return Classifier(module.eval(), description.model, description.classes)

@@ -1,0 +1,38 @@
+"""Layer-wise learning rates: the deeper a layer lies below the head, the slower it learns.
+
+A model with D blocks has D + 2 depths: 0 for what embeds the pixels, i + 1 for block i, D + 1 for the head. Depth d
+gets the rate times decay^(D + 1 - d) (BEiT, Bao et al. 2022, appendix; VideoMAE fine-tuning).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from torch import nn
+
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+_EMBEDDING = re.compile(r"(?:^|\.)(?:patch_embed|cls_token|pos_embed)(?:\.|$)")
+
+
+def layer_rates(module: nn.Module, decay: float) -> Callable[[str], float]:
+    """A function from a parameter's name to the factor on its rate.
+
+    Raises:
+        ValueError: `decay` is not 1 and the module has no `blocks.N`, so its depth is unknown.
+    """
+    depths = [int(match[1]) for name, _ in module.named_parameters() if (match := _BLOCK.search(name))]
+    if decay == 1.0:
+        return lambda name: 1.0
+    if not depths:
+        raise ValueError(
+            f"layer_decay={decay} needs a model of transformer blocks, this one has none; set layer_decay=1"
+        )
+    last = max(depths) + 2
+
+    def factor(name: str) -> float:
+        if match := _BLOCK.search(name):
+            return decay ** (last - int(match[1]) - 1)
+        return decay**last if _EMBEDDING.search(name) else 1.0
+
+    return factor

@@ -1,0 +1,68 @@
+"""Mixup and CutMix on a batch of clips, and smoothed labels.
+
+Mixup (Zhang et al. 2018) blends each clip with its partner, CutMix (Yun et al. 2019) pastes a box of it, the same box
+in all frames; partners are the batch in reverse order, one of the two is drawn a batch, as in the official fine-tuning.
+
+Shapes: B batch, C channels, T frames, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from videomae.config import configclass
+
+
+@configclass
+class MixupConfig:
+    """Strengths; zero switches a part off."""
+
+    mixup: float = 0.0  # alpha of the beta distribution; official 0.8
+    cutmix: float = 0.0  # alpha; official 1.0
+    smoothing: float = 0.0  # of the labels; official 0.1
+
+    def __post_init__(self) -> None:
+        if self.mixup < 0 or self.cutmix < 0 or not 0 <= self.smoothing < 1:
+            raise ValueError(
+                f"mixup and cutmix must not be negative and smoothing must lie in [0, 1), "
+                f"got {self.mixup}, {self.cutmix} and {self.smoothing}"
+            )
+
+
+def soft_labels(label_B: Tensor, *, classes: int, smoothing: float) -> Tensor:
+    """One-hot labels with `smoothing` spread evenly over all classes: (B, K) float32."""
+    return functional.one_hot(label_B, classes).float() * (1 - smoothing) + smoothing / classes
+
+
+def mix(video_BCTHW: Tensor, target_BK: Tensor, config: MixupConfig, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mix each clip of a float batch, and its target, with its partner; without a strength both come back unchanged."""
+    if config.mixup == 0 and config.cutmix == 0:
+        return video_BCTHW, target_BK
+    cut = config.cutmix > 0 and (config.mixup == 0 or rng.random() < 0.5)
+    alpha = config.cutmix if cut else config.mixup
+    kept = float(rng.beta(alpha, alpha))
+    if cut:
+        video_BCTHW, kept = _paste_box(video_BCTHW, kept, rng)
+    else:
+        video_BCTHW = kept * video_BCTHW + (1 - kept) * video_BCTHW.flip(0)
+    return video_BCTHW, kept * target_BK + (1 - kept) * target_BK.flip(0)
+
+
+def _paste_box(video_BCTHW: Tensor, kept: float, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """Paste the partner's box that covers about 1 - `kept` of the frame; returns the share that really stays."""
+    height, width = video_BCTHW.shape[-2:]
+    share = float(np.sqrt(1 - kept))
+    middle_y, middle_x = rng.integers(height), rng.integers(width)
+    top, bottom = (int(np.clip(middle_y + sign * share * height / 2, 0, height)) for sign in (-1, 1))
+    left, right = (int(np.clip(middle_x + sign * share * width / 2, 0, width)) for sign in (-1, 1))
+    mixed = video_BCTHW.clone()
+    mixed[..., top:bottom, left:right] = video_BCTHW.flip(0)[..., top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def cross_entropy(logits_BK: Tensor, target_BK: Tensor) -> Tensor:
+    """Cross-entropy with soft targets, mean over the batch, in float32."""
+    return torch.sum(-target_BK * functional.log_softmax(logits_BK.float(), dim=-1), dim=-1).mean()

@@ -1,0 +1,122 @@
+"""From shards to labelled clips: what happens to one video in training and in evaluation.
+
+Shapes: B batch, R clips of one video, N frames of all of them, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.config import EvaluationConfig, FinetuneConfig, FinetuneDataConfig
+from finetune.models.contract import ModelInput
+from videomae.augment import even_crops, flip, rand_augment, random_erasing, random_resized_crop
+from videomae.distributed import World
+from videomae.sampling import Indices, dense, multi_view, uniform_segments
+from videomae.shards.manifest import Manifest
+from videomae.shards.reader import Sample
+from videomae.stream import BatchStream
+from videomae.video import FramesTHWC, decode
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """One clip, uint8, and its class."""
+
+    frames_TCHW: Tensor
+    label: int
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """A micro-batch; pixels stay uint8 until they are on the device."""
+
+    video_BCTHW: Tensor
+    label_B: Tensor
+
+    def to(self, device: torch.device) -> LabelledBatch:
+        """The batch on `device`."""
+        return LabelledBatch(self.video_BCTHW.to(device, non_blocking=True), self.label_B.to(device, non_blocking=True))
+
+    def pin_memory(self) -> LabelledBatch:
+        """The batch in page-locked memory, from which copies to a GPU overlap with work."""
+        return LabelledBatch(self.video_BCTHW.pin_memory(), self.label_B.pin_memory())
+
+
+def collate(clips: Sequence[LabelledClip]) -> LabelledBatch:
+    """Stack clips into a batch."""
+    return LabelledBatch(
+        video_BCTHW=torch.stack([clip.frames_TCHW for clip in clips]).transpose(1, 2).contiguous(),
+        label_B=torch.tensor([clip.label for clip in clips]),
+    )
+
+
+@dataclass(frozen=True)
+class TrainingClips:
+    """Turns a sample into one altered clip a generator; every random choice comes from the generators given."""
+
+    data: FinetuneDataConfig
+    input: ModelInput
+
+    def __call__(self, sample: Sample, rngs: Sequence[np.random.Generator]) -> list[LabelledClip]:
+        index_RT = np.stack([self._index(sample.frames, rng) for rng in rngs])
+        frames_NHWC = decode(sample.video, index_RT.reshape(-1))  # one decoding for all clips
+        frames_RTHWC = frames_NHWC.reshape(*index_RT.shape, *frames_NHWC.shape[1:])
+        return [
+            LabelledClip(self._alter(frames_THWC, rng), sample.label)
+            for frames_THWC, rng in zip(frames_RTHWC, rngs, strict=True)
+        ]
+
+    def _index(self, total: int, rng: np.random.Generator) -> Indices:
+        if self.input.span == "video":
+            return uniform_segments(total, self.input.frames, rng)
+        return dense(total, self.input.frames, self.input.stride, rng)
+
+    def _alter(self, frames_THWC: FramesTHWC, rng: np.random.Generator) -> Tensor:
+        data = self.data
+        frames_TCHW = random_resized_crop(frames_THWC, self.input.size, rng, scale=data.scale, ratio=data.ratio)
+        frames_TCHW = flip(frames_TCHW, rng, probability=data.flip)
+        if data.rand_augment is not None:
+            frames_TCHW = rand_augment(frames_TCHW, data.rand_augment, rng)
+        return random_erasing(frames_TCHW, rng, probability=data.erasing)
+
+
+@dataclass(frozen=True)
+class EvaluationViews:
+    """Turns a sample into its views, clips x crops, each a labelled clip; nothing is random."""
+
+    evaluation: EvaluationConfig
+    input: ModelInput
+
+    def __call__(self, sample: Sample, rngs: Sequence[np.random.Generator]) -> list[LabelledClip]:
+        stride = None if self.input.span == "video" else self.input.stride
+        index_RT = multi_view(sample.frames, self.input.frames, stride, self.evaluation.clips)
+        frames_NHWC = decode(sample.video, index_RT.reshape(-1))
+        frames_RTHWC = frames_NHWC.reshape(*index_RT.shape, *frames_NHWC.shape[1:])
+        return [
+            LabelledClip(crop_TCHW, sample.label)
+            for frames_THWC in frames_RTHWC
+            for crop_TCHW in even_crops(frames_THWC, self.input.size, crops=self.evaluation.crops)
+        ]
+
+
+def open_stream(config: FinetuneConfig, world: World) -> BatchStream[LabelledClip, LabelledBatch]:
+    """The batches of the train split."""
+    return BatchStream(
+        config,
+        split(config, "train"),
+        world,
+        transform=TrainingClips(config.data, config.model.input),
+        collate=collate,
+        repeats=config.data.repeats,
+    )
+
+
+def split(config: FinetuneConfig, name: str) -> Manifest:
+    """The split `train` or `val` of the data."""
+    return Manifest.read(Path(config.data.shards) / name)

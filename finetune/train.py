@@ -1,0 +1,83 @@
+"""The fine-tuning run: from a config to an exported classifier and its accuracy."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from finetune.config import FinetuneConfig
+from finetune.evaluate import FILE, Evaluation, Evaluator
+from finetune.export import ClassifierDescription, save_classifier
+from finetune.layer_decay import layer_rates
+from finetune.models import build
+from finetune.objective import Objective
+from finetune.stream import open_stream, split
+from videomae.distributed import World
+from videomae.engine import Engine, EnginePlan, build_engine
+from videomae.optimizer import parameter_groups
+from videomae.run import RunDirectory, write_whole
+from videomae.schedule import make_timetable, steps_of
+from videomae.training import Training, open_run
+
+
+def train(config: FinetuneConfig, world: World) -> RunDirectory:
+    """Fine-tune to the end of the schedule, going on from the last checkpoint if there is one; evaluate and export.
+
+    Called by every rank. A finished run is left as it is. Nothing is chosen by the val split: the last weights count.
+
+    Raises:
+        ValueError: config, data, weights and world do not fit together.
+        videomae.stopping.Stopped: a stop was asked for; the state is saved.
+    """
+    stream, classes = open_stream(config, world), split(config, "train").classes
+    timetable = make_timetable(
+        config.schedule,
+        peak_rate=config.optimizer.peak(config.batch),
+        steps_per_epoch=stream.batches_per_epoch,
+        batch=config.batch,
+    )
+    run, finished = open_run("Fine-tuning", config, world)
+    if finished:
+        return run
+    engine = start_engine(config, world, classes=len(classes))
+    training = Training("Fine-tuning", config, engine=engine, timetable=timetable)
+    evaluate = Evaluator(split(config, "val"), config.model.input, config.evaluation, config.loader, world)
+    evaluate_every = steps_of(config.evaluation.every, steps_per_epoch=timetable.steps_per_epoch, batch=config.batch)
+    objective = Objective(config.mixup, input=config.model.input, classes=len(classes), device=world.device)
+    for step, micro_batches in training.steps(stream.batches):
+        objective.seed(config.seed, step, world.rank)
+        update = engine.update(micro_batches, objective, rate=timetable.rate(step))
+        training.record(step, update)
+        if (step + 1) % evaluate_every == 0 and step + 1 < timetable.total:
+            record_evaluation(evaluate(engine.module), training, step + 1)
+    result = evaluate(engine.module)
+    record_evaluation(result, training, timetable.total)
+    export(config, engine, result)
+    training.finish()
+    return run
+
+
+def start_engine(config: FinetuneConfig, world: World, *, classes: int) -> Engine:
+    """The model of the config, initialised or loaded, under its engine."""
+    torch.manual_seed(config.seed)
+    model = build(config.model, classes)
+    groups = parameter_groups(
+        model, weight_decay=config.optimizer.weight_decay, rate_factor=layer_rates(model, config.layer_decay)
+    )
+    _, micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
+    return build_engine(model, groups, EnginePlan(config.engine, config.optimizer, world, micro_batches))
+
+
+def record_evaluation(result: Evaluation, training: Training, step: int) -> None:
+    """Log accuracy and loss on the val split after `step` steps."""
+    training.write("evaluation", step, accuracy=result.accuracy.value, loss=result.loss)
+
+
+def export(config: FinetuneConfig, engine: Engine, result: Evaluation) -> None:
+    """Write the classifier and its evaluation into the run's directory; called by all ranks."""
+    state = engine.full_state()
+    if engine.world.first:
+        run = config.directory
+        save_classifier(state, ClassifierDescription(model=config.model, classes=result.classes), run.export)
+        write_whole(run.path / FILE, json.dumps(result.to_dict(), indent=1))

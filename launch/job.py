@@ -1,0 +1,61 @@
+"""A job: which stage a config belongs to, and the command that runs it on this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+
+Launcher = Literal["local", "torchrun", "deepspeed"]
+LAUNCHERS: tuple[Launcher, ...] = ("local", "torchrun", "deepspeed")
+_MODULES = {"pretrain": "pretrain", "finetune": "finetune", "benchmark": "finetune.benchmark"}
+# A stopping run needs time to save: torchrun would kill it after 30 s, and would not pass SIGUSR1 on at all.
+_TORCHRUN_SIGNALS = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout", "120")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage's module, its config file and overrides."""
+
+    module: str
+    config: Path
+    overrides: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, config: Path, overrides: Sequence[str] = ()) -> Job:
+        """Find the stage by the config's `stage:` line.
+
+        Raises:
+            ValueError: the file is missing, or names no stage.
+        """
+        if not config.is_file():
+            raise ValueError(f"no config file at {config}; the shipped ones stand under configs/")
+        values = yaml.safe_load(config.read_text())
+        stage = values.get("stage") if isinstance(values, dict) else None
+        if stage not in _MODULES:
+            raise ValueError(
+                f"{config}: got stage {stage!r}, wanted a line `stage: ` with one of {', '.join(_MODULES)}"
+            )
+        return cls(_MODULES[stage], config, tuple(overrides))
+
+    def command(self, *, on: Launcher, processes: int | None = None) -> list[str]:
+        """The command line; without `processes` every GPU of this machine gets one, and a machine without GPUs one.
+
+        Raises:
+            ValueError: `local` is asked for more than one process.
+        """
+        count = processes or max(1, torch.cuda.device_count())
+        stage = [self.module, str(self.config), *self.overrides]
+        if on == "local":
+            if count > 1:
+                raise ValueError(f"--on local runs one process, got {count}; type --on torchrun")
+            return [sys.executable, "-m", *stage]
+        if on == "torchrun":
+            launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *_TORCHRUN_SIGNALS]
+            return [sys.executable, "-m", *launcher, "-m", *stage]
+        return [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(count), "--module", *stage]

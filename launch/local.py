@@ -1,0 +1,27 @@
+"""Runs a command on this machine and passes signals on to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+
+from videomae.stopping import SIGNALS
+
+
+def run(command: Sequence[str]) -> int:
+    """Run `command` to its end with its output on ours; a signal to us reaches it, so that it can save and leave."""
+    # torchrun sets one thread a process and says so in capitals; saying it first keeps it quiet.
+    environment = {**os.environ}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    process = subprocess.Popen(command, env=environment)
+    for number in SIGNALS:
+        # A terminal's ctrl-C reaches the whole process group by itself; only signals to us alone are passed on.
+        if number != signal.SIGINT:
+            signal.signal(number, lambda received, _: process.send_signal(received))
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # the child has got it too and is saving

@@ -1,0 +1,45 @@
+"""The config of a pretraining run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pretrain.autoencoder import DecoderConfig
+from pretrain.masking import MaskConfig, hidden_positions
+from pretrain.objective import ObjectiveConfig
+from videomae.config import configclass
+from videomae.encoder import EncoderConfig
+from videomae.training import TrainingConfig
+
+
+@configclass
+class PretrainDataConfig:
+    """Which clips, and how they are cut."""
+
+    shards: str  # folder of one split, as `python -m videomae.shards build` writes it
+    stride: int = 4  # stored frames from one sampled frame to the next
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, of the short side
+    flip: float = 0.0  # probability; the official recipe does not flip
+    repeats: int = 1  # crops and masks from one decoded video (VideoMAEv2, section 3.2: 4)
+
+    def __post_init__(self) -> None:
+        if self.stride < 1 or self.repeats < 1:
+            raise ValueError(f"stride and repeats must be at least 1, got {self.stride} and {self.repeats}")
+
+
+@configclass
+class PretrainConfig(TrainingConfig):
+    """Everything that decides a pretraining run; the defaults are ViT-B at 16 x 224 x 224, tube mask 0.9."""
+
+    stage: Literal["pretrain"] = "pretrain"
+    data: PretrainDataConfig
+    encoder: EncoderConfig = EncoderConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    mask: MaskConfig = MaskConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    panels: int = 4  # clips drawn as original / masked / reconstructed at the end
+
+    def __post_init__(self) -> None:
+        hidden_positions(self.mask, self.encoder)
+        if self.batch % self.data.repeats:
+            raise ValueError(f"batch={self.batch} must be a multiple of data.repeats={self.data.repeats}")

@@ -1,0 +1,62 @@
+"""Pictures of what the autoencoder sees and makes up: original, masked and reconstructed frames below each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from pretrain.autoencoder import MaskedAutoencoder
+from pretrain.batch import PretrainBatch
+from pretrain.objective import cubes_of, hidden_targets, to_pixels, video_of
+from videomae.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
+from videomae.encoder import EncoderConfig
+
+GREY = 0.5
+
+
+@torch.no_grad()
+def reconstruct(model: MaskedAutoencoder, batch: PretrainBatch, *, normalized: bool) -> Tensor:
+    """Original, masked and reconstructed videos of a batch: uint8 (B, 3, C, T, H, W).
+
+    `normalized` says whether the model was trained on normalised targets. Visible cubes are shown as they are; a
+    hidden cube's prediction gets the cube's own mean and deviation back: its contrast is given, its content is not.
+    """
+    encoder = model.encoder.config
+    video_BCTHW = batch.video_BCTHW.float() / 255
+    _, statistics = hidden_targets(batch.video_BCTHW, batch.hidden_BH, encoder=encoder, normalize=normalized)
+    predictions_BHP = model(
+        normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD), batch.visible_BV, batch.hidden_BH
+    )
+    pixels_BHP = to_pixels(predictions_BHP, statistics, normalize=normalized).clamp(0, 1)
+    masked_BCTHW = _replace(video_BCTHW, batch.hidden_BH, torch.full_like(pixels_BHP, GREY), encoder)
+    rebuilt_BCTHW = _replace(video_BCTHW, batch.hidden_BH, pixels_BHP, encoder)
+    return (torch.stack([video_BCTHW, masked_BCTHW, rebuilt_BCTHW], dim=1) * 255).round().to(torch.uint8)
+
+
+def write_panels(triples: Tensor, folder: Path, *, columns: int = 8) -> list[Path]:
+    """Write one PNG a clip, rows original / masked / reconstructed, `columns` frames evenly from the clip.
+
+    Args:
+        triples: uint8 (B, 3, C, T, H, W) as `reconstruct` gives.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = triples.shape[3]
+    chosen = torch.linspace(0, frames - 1, min(columns, frames)).round().long()
+    paths = []
+    for number, triple in enumerate(triples[:, :, :, chosen]):
+        picture = rearrange(triple, "row c t h w -> (row h) (t w) c").cpu().numpy()
+        path = folder / f"clip-{number}.png"
+        Image.fromarray(np.ascontiguousarray(picture)).save(path)
+        paths.append(path)
+    return paths
+
+
+def _replace(video_BCTHW: Tensor, hidden_BH: Tensor, cubes_BHP: Tensor, encoder: EncoderConfig) -> Tensor:
+    cubes_BNP = cubes_of(video_BCTHW, encoder)
+    index_BHP = hidden_BH[..., None].expand(-1, -1, cubes_BNP.shape[-1])
+    return video_of(cubes_BNP.scatter(1, index_BHP, cubes_BHP), encoder)

@@ -1,0 +1,53 @@
+"""From shards to masked clips: what happens to one sample, and the stream of batches of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pretrain.batch import PretrainBatch, PretrainItem, collate
+from pretrain.config import PretrainConfig
+from pretrain.masking import draw_mask
+from videomae.augment import flip, multi_scale_crop
+from videomae.distributed import World
+from videomae.sampling import dense
+from videomae.shards.manifest import Manifest
+from videomae.shards.reader import Sample, ShardReader
+from videomae.stream import BatchStream
+from videomae.video import decode
+
+
+@dataclass(frozen=True)
+class MaskedClips:
+    """Turns a sample into one masked clip a generator; every random choice comes from the generators given."""
+
+    config: PretrainConfig
+
+    def __call__(self, sample: Sample, rngs: Sequence[np.random.Generator]) -> list[PretrainItem]:
+        data, encoder = self.config.data, self.config.encoder
+        index_T = dense(sample.frames, encoder.frames, data.stride, rngs[0])
+        frames_THWC = decode(sample.video, index_T)
+        items = []
+        for rng in rngs:
+            frames_TCHW = multi_scale_crop(frames_THWC, encoder.size, rng, scales=data.scales)
+            frames_TCHW = flip(frames_TCHW, rng, probability=data.flip)
+            items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng)))
+        return items
+
+
+def open_stream(config: PretrainConfig, world: World) -> BatchStream[PretrainItem, PretrainBatch]:
+    """The batches of a pretraining run."""
+    manifest = Manifest.read(config.data.shards)
+    return BatchStream(
+        config, manifest, world, transform=MaskedClips(config), collate=collate, repeats=config.data.repeats
+    )
+
+
+def examples(config: PretrainConfig, count: int) -> PretrainBatch:
+    """`count` clips spread over the data set, cropped and masked as in training, always the same."""
+    manifest = Manifest.read(config.data.shards)
+    reader, clips = ShardReader(manifest), MaskedClips(config)
+    chosen = np.linspace(0, manifest.samples - 1, count).round().astype(int)
+    return collate([clips(reader.read(int(id)), [np.random.default_rng([config.seed, id])])[0] for id in chosen])

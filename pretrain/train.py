@@ -1,0 +1,74 @@
+"""The pretraining run: from a config to an exported encoder."""
+
+from __future__ import annotations
+
+import torch
+
+from pretrain.autoencoder import MaskedAutoencoder
+from pretrain.config import PretrainConfig
+from pretrain.objective import Objective
+from pretrain.reconstruct import reconstruct, write_panels
+from pretrain.stream import examples, open_stream
+from videomae.distributed import World
+from videomae.engine import Engine, EnginePlan, build_engine
+from videomae.optimizer import parameter_groups
+from videomae.run import RunDirectory
+from videomae.schedule import make_timetable
+from videomae.training import Training, open_run
+from videomae.weights.export import save_encoder
+
+PANELS = "reconstructions"
+
+
+def train(config: PretrainConfig, world: World) -> RunDirectory:
+    """Pretrain to the end of the schedule, going on from the last checkpoint if there is one, and export the encoder.
+
+    Called by every rank. A finished run is left as it is.
+
+    Raises:
+        ValueError: config, data and world do not fit together.
+        videomae.stopping.Stopped: a stop was asked for; the state is saved.
+    """
+    stream = open_stream(config, world)
+    timetable = make_timetable(
+        config.schedule,
+        peak_rate=config.optimizer.peak(config.batch),
+        steps_per_epoch=stream.batches_per_epoch,
+        batch=config.batch,
+    )
+    run, finished = open_run("Pretraining", config, world)
+    if finished:
+        return run
+    engine = start_engine(config, world)
+    training = Training("Pretraining", config, engine=engine, timetable=timetable)
+    loss_of = Objective(config.objective, encoder=config.encoder, device=world.device)
+    for step, micro_batches in training.steps(stream.batches):
+        update = engine.update(micro_batches, loss_of, rate=timetable.rate(step))
+        training.record(step, update)
+    export(config, engine)
+    training.finish()
+    return run
+
+
+def start_engine(config: PretrainConfig, world: World) -> Engine:
+    """A freshly initialised autoencoder under the engine of the config."""
+    torch.manual_seed(config.seed)
+    model = MaskedAutoencoder(config.encoder, config.decoder)
+    groups = parameter_groups(model, weight_decay=config.optimizer.weight_decay)
+    _, micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
+    return build_engine(model, groups, EnginePlan(config.engine, config.optimizer, world, micro_batches))
+
+
+def export(config: PretrainConfig, engine: Engine) -> None:
+    """Write the encoder and the pictures of its reconstructions into the run's directory; called by all ranks."""
+    state = engine.full_state()
+    if not engine.world.first:
+        return
+    encoder = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    run = config.directory
+    save_encoder(encoder, config.encoder, run.export, {"run": run.path.name, "shards": config.data.shards})
+    if config.panels:
+        model = MaskedAutoencoder(config.encoder, config.decoder).eval()
+        model.load_state_dict(state)
+        triples = reconstruct(model, examples(config, config.panels), normalized=config.objective.normalize)
+        write_panels(triples, run.path / PANELS)

@@ -1,0 +1,56 @@
+"""What the training commands share: arguments, the world, and errors as one clear line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from videomae.config import load
+from videomae.distributed import World, leave, read_world
+from videomae.progress import log_to, logger
+from videomae.run import RunDirectory
+from videomae.stopping import EXIT_STOPPED, Stopped
+
+T = TypeVar("T")
+EXIT_MISTAKE = 2  # the user's mistake: bad config, bad data
+
+
+def run_stage(
+    module: str, schema: type[T], train: Callable[[T, World], RunDirectory], arguments: Sequence[str] | None = None
+) -> int:
+    """Parse `CONFIG [key=value ...]`, train on this process's rank, and return the exit code."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=f"Run a config of the {module} stage.")
+    parser.add_argument("config", type=Path, help="a YAML file, such as those below configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example optimizer.lr=3e-4")
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
+    given = parser.parse_args(arguments)
+    return guarded(lambda: _run(schema, train, given.config, given.overrides))
+
+
+def _run(schema: type[T], train: Callable[[T, World], RunDirectory], config: Path, overrides: Sequence[str]) -> None:
+    world = read_world(os.environ)
+    log_to(None, console_too=world.first)
+    try:
+        run = train(load(schema, config, overrides), world)
+    finally:
+        leave()
+    if world.first:
+        logger.info("run directory: %s", run.path)
+
+
+def guarded(action: Callable[[], object]) -> int:
+    """Run `action`; a user's mistake or a full disk becomes one line on standard error, and an exit code."""
+    try:
+        action()
+    except Stopped as stop:
+        sys.stderr.write(f"{stop}\n")
+        return EXIT_STOPPED
+    except (ValueError, OSError, FloatingPointError) as error:
+        logger.debug("the error's origin", exc_info=error)  # into the run's log, not before the user
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_MISTAKE if isinstance(error, ValueError) else 1
+    return 0

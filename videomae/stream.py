@@ -1,0 +1,69 @@
+"""The training batches of a run on one rank; which samples they hold depends on the config alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from videomae.distributed import World
+from videomae.shards.loader import Transform, train_stream
+from videomae.shards.manifest import Manifest
+from videomae.shards.order import Order, OrderConfig
+from videomae.shards.reader import ShardReader
+from videomae.training import TrainingConfig
+
+Item = TypeVar("Item")
+Batch = TypeVar("Batch")
+
+
+class BatchStream(Generic[Item, Batch]):
+    """Global batches of `config.batch` clips, of which `repeats` come from one decoded video, cut for one rank.
+
+    Raises:
+        ValueError: the batch does not divide into ranks, micro-batches and whole videos.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        manifest: Manifest,
+        world: World,
+        *,
+        transform: Transform[Item],
+        collate: Callable[[list[Item]], Batch],
+        repeats: int,
+    ) -> None:
+        self._config, self._manifest, self._world = config, manifest, world
+        self._transform, self._collate, self._repeats = transform, collate, repeats
+        clips, self._micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
+        if clips % repeats:
+            raise ValueError(
+                f"a micro-batch of {clips} clips cannot hold whole videos of data.repeats={repeats} clips each; "
+                "choose batch and engine.micro_batch as multiples of it"
+            )
+        self._videos = clips // repeats
+        self._order = Order.of(manifest, config.batch // repeats, OrderConfig(seed=config.seed))
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches in an epoch."""
+        return self._order.batches
+
+    def batches(self, start: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of every global batch from number `start` on, without end."""
+        stream = train_stream(
+            reader=ShardReader(self._manifest),
+            order=self._order,
+            transform=self._transform,
+            collate=self._collate,
+            rank=self._world.rank,
+            size=self._world.size,
+            micro_batch=self._videos,
+            start_batch=start,
+            repeats=self._repeats,
+            config=self._config.loader,
+            quarantine=self._config.directory.quarantine,
+        )
+        while True:
+            yield list(itertools.islice(stream, self._micro_batches))
