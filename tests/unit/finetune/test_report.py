@@ -1,0 +1,333 @@
+"""The report: everything on one page, nothing fetched, nothing of a user's text taken for markup, no crash on a gap."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune import report
+from finetune.curves import MOST_POINTS, Axes, draw, thin
+from finetune.results import About, ReportError, read_rows
+
+HOSTILE = "<script>alert('x')</script> & \"co\" $\\alpha_1$"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ABOUT = About(
+    title="Fights & walks",
+    data="Ten clips of a yard.",
+    protocol="One protocol for all.",
+    train_clips=40,
+    pretraining="pretraining",
+)
+
+
+def row(**changes: object) -> dict[str, object]:
+    values: dict[str, object] = {
+        "model": "s3d",
+        "title": "S3D",
+        "pretrained": "none",
+        "params": 9_100_000,
+        "gmacs": 1.23456,
+        "accuracy": 0.75,
+        "interval": [0.6, 0.9],
+        "clips_per_second": 1234.5,
+        "seconds": 83.2,
+        "seed": 0,
+        "published": 78.8,
+        "run": "runs/s3d",
+        "correct": 15,
+        "total": 20,
+    }
+    return {**values, **changes}
+
+
+def write_lines(file: Path, lines: list[dict[str, object]]) -> None:
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def make_run(folder: Path, classes: tuple[str, str]) -> None:
+    folder.mkdir(parents=True)
+    confusion = [[8, 2], [3, 7]]
+    (folder / "evaluation.json").write_text(
+        json.dumps({"accuracy": 0.75, "classes": classes, "confusion": confusion, "views": 1})
+    )
+    train = [{"kind": "train", "step": n, "epoch": n / 10, "loss": 1 / (1 + n)} for n in range(100)]
+    tests = [{"kind": "evaluation", "step": n, "epoch": n / 10, "accuracy": n / 100, "loss": 1} for n in (30, 60, 90)]
+    write_lines(folder / "metrics.jsonl", [*train, *tests])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A whole result: two models, one pretraining run, an environment."""
+    rows = [
+        row(),
+        row(model="single", title="Single frame", run="runs/single", accuracy=0.5, gmacs=None, published=None),
+    ]
+    (tmp_path / "benchmark.json").write_text(json.dumps(rows))
+    for name in ("s3d", "single"):
+        make_run(tmp_path / "runs" / name, ("Fight", "NonFight"))
+    panels = tmp_path / "pretraining" / "reconstructions"
+    panels.mkdir(parents=True)
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 128, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(panels / f"clip-{number}.png")
+    write_lines(
+        panels.parent / "metrics.jsonl",
+        [{"kind": "train", "step": n, "epoch": n, "loss": 2 - n / 10} for n in range(10)],
+    )
+    environment = {"python": "3.11.9", "packages": {"torch": "2.13.0"}, "cpus": 2, "devices": ["cpu"], "host": "secret"}
+    (tmp_path / "environment.json").write_text(json.dumps(environment))
+    return tmp_path
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes, and the visible text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def made(folder: Path, about: About | None = ABOUT) -> str:
+    return report.write(folder, about=about).read_text()
+
+
+def test_the_table_holds_every_figure(folder: Path) -> None:
+    text = " ".join(Elements(made(folder)).text.split())
+    figures = (
+        "75.0 % 60.0 % to 90.0 % · 15/20",
+        "9.1 M",
+        "1.23",
+        "1,234",
+        "1 min 23 s",
+        "78.8 %",
+        "50.0 %",
+        "from scratch",
+    )
+    assert [part for part in figures if part not in text] == []
+    assert "Of 2 models, S3D did best: it named the right class of 15 of 20 validation clips" in text
+    assert "Always giving the most frequent class would score 50.0 %." in text
+    assert "Ten clips of a yard. 40 clips trained each model, 20 others tested it. One protocol for all." in text
+
+
+def test_nothing_is_fetched_and_nothing_runs(folder: Path) -> None:
+    page = made(folder)
+    assert not re.findall(r"https?:|url\((?!#)|@import|[\"'(=]//", page)
+    for tag, attributes in Elements(page).tags:
+        assert tag not in ("script", "iframe", "object", "embed", "base")
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "data", "poster", "srcset"):
+            assert (attributes.get(name) or "data:").startswith(("data:", "#")), (tag, attributes)
+
+
+def test_ids_are_unique_and_references_lead_to_them(folder: Path) -> None:
+    page = made(folder)
+    ids = [attributes["id"] for _, attributes in Elements(page).tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"(?:href=\"|url\()#([^\")]+)", page)) <= set(ids)
+
+
+def test_pictures_and_charts_have_words(folder: Path) -> None:
+    tags = Elements(made(folder)).tags
+    images = [attributes for tag, attributes in tags if tag == "img"]
+    assert len(images) == 2
+    assert all(image["alt"] and (image["src"] or "").startswith("data:image/png;base64,") for image in images)
+    charts = [attributes["aria-label"] or "" for _, attributes in tags if attributes.get("role") == "img"]
+    assert len(charts) == 3
+    assert "S3D from 30.0 % to 90.0 %" in charts[0]
+    assert all(attributes.get("scope") for tag, attributes in tags if tag == "th")
+
+
+def test_user_texts_are_escaped(folder: Path) -> None:
+    shutil.rmtree(folder / "runs" / "s3d")
+    make_run(folder / "runs" / "s3d", (HOSTILE, "NonFight"))
+    rows = [row(title=HOSTILE, pretrained=HOSTILE)]
+    (folder / "benchmark.json").write_text(json.dumps(rows))
+    page = made(folder, About(title=HOSTILE, data=HOSTILE, protocol=HOSTILE, pretraining="pretraining"))
+    assert "<script" not in page
+    elements = Elements(page)
+    assert elements.text.count(HOSTILE) >= 6
+    assert not [attributes for _, attributes in elements.tags if any('co"' in name for name in attributes)]
+
+
+def test_many_classes_are_told_by_their_worst_confusions(folder: Path) -> None:
+    classes = [f"class-{number}" for number in range(30)]
+    confusion = [[0] * 30 for _ in classes]
+    confusion[3][7] = 5
+    confusion[4][8] = 9
+    (folder / "runs/s3d/evaluation.json").write_text(json.dumps({"classes": classes, "confusion": confusion}))
+    text = " ".join(Elements(made(folder)).text.split())
+    assert "class-4 taken for class-8: 9 class-3 taken for class-7: 5" in text
+
+
+def test_private_facts_stay_out_of_the_environment(folder: Path) -> None:
+    page = made(folder)
+    assert "torch 2.13.0" in page
+    assert "secret" not in page
+
+
+def remove_metrics(folder: Path) -> None:
+    (folder / "runs/s3d/metrics.jsonl").unlink()
+
+
+def remove_runs(folder: Path) -> None:
+    shutil.rmtree(folder / "runs")
+
+
+def remove_pretraining(folder: Path) -> None:
+    shutil.rmtree(folder / "pretraining")
+
+
+def remove_environment(folder: Path) -> None:
+    (folder / "environment.json").unlink()
+
+
+def damage_evaluation(folder: Path) -> None:
+    (folder / "runs/s3d/evaluation.json").write_text('{"classes": ["a", "b"], "confusion": [[1]]}')
+
+
+def damage_panels(folder: Path) -> None:
+    for file in folder.glob("pretraining/reconstructions/*.png"):
+        file.write_bytes(b"not a picture")
+
+
+def damage_metrics(folder: Path) -> None:
+    (folder / "runs/s3d/metrics.jsonl").write_text('[1]\n{"kind": "train", "loss": "high"}\n{"kind": "tr')
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (remove_metrics, "Without values: S3D."),
+        (damage_metrics, "Without values: S3D."),
+        (remove_runs, "evaluation.json is missing (runs/s3d)"),
+        (remove_runs, "No such values stand in metrics.jsonl of: S3D, Single frame."),
+        (remove_pretraining, "The pretraining run pretraining holds no pictures in reconstructions/."),
+        (remove_environment, "environment.json is missing"),
+        (damage_evaluation, "evaluation.json cannot be used: got"),
+        (damage_evaluation, "2 classes need a confusion matrix of 2 x 2"),
+        (damage_panels, "holds no pictures"),
+    ],
+)
+def test_a_missing_piece_is_named(folder: Path, harm: Callable[[Path], None], says: str) -> None:
+    harm(folder)
+    assert says in " ".join(Elements(made(folder)).text.split())
+
+
+def test_without_words_and_pretraining_the_page_says_so(folder: Path) -> None:
+    text = Elements(made(folder, None)).text
+    assert "The data set is not described" in text
+    assert text.count("No pretraining run belongs to this benchmark.") == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"no results at .*benchmark\.json; make them with: python -m finetune\.benchmark CONFIG"),
+        ("[]", r"holds no rows"),
+        ("{", r"Invalid JSON"),
+        (
+            json.dumps([row(), {k: v for k, v in row().items() if k != "gmacs"}]),
+            r"row 2: gmacs is missing; make it again",
+        ),
+        (json.dumps([row(accuracy="high")]), r"row 1: accuracy: got 'high'"),
+        (json.dumps([row(interval=[0.1])]), r"row 1: interval"),
+    ],
+)
+def test_results_that_cannot_be_used_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "benchmark.json").write_text(content)
+    with pytest.raises(ReportError, match=message):
+        report.write(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_further_keys_of_the_benchmark_are_no_error(tmp_path: Path) -> None:
+    (tmp_path / "benchmark.json").write_text(json.dumps([row(views=3, weather="fine")]))
+    assert read_rows(tmp_path)[0].title == "S3D"
+
+
+def test_the_command_makes_the_same_page_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = made(folder)
+    assert report.main([str(folder)]) == 0
+    assert (folder / "report.html").read_text() == first
+    assert report.main([str(folder), "--pretraining", "elsewhere"]) == 0
+    assert "The pretraining run elsewhere holds no pictures" in (folder / "report.html").read_text()
+    with pytest.raises(SystemExit) as stopped:
+        report.main([str(folder / "nowhere")])
+    assert stopped.value.code == 2
+    assert "no results at" in capsys.readouterr().err
+
+
+def test_thinning_keeps_short_curves_and_averages_long_ones() -> None:
+    short = [(0.0, 1.0), (1.0, 3.0)]
+    assert thin(short) == short
+    assert thin([]) == []
+    long = [(float(n), float(n % 2)) for n in range(MOST_POINTS * 10)]
+    assert len(thin(long)) == MOST_POINTS
+    assert thin(long)[0] == (4.5, 0.5)
+
+
+def test_a_curve_of_values_that_are_not_numbers_is_drawn() -> None:
+    axes = Axes(x="epoch", y="loss")
+    assert draw("a", [[(0.0, float("nan")), (1.0, float("inf"))], [], [(0.0, 1.0)]], axes).startswith("<svg")
+
+
+def browse(page: Path, *flags: str) -> str:
+    """Open the page in a headless browser, cut off from the network; returns what it prints."""
+    assert CHROMIUM is not None
+    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    quiet += " --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars"
+    command = [CHROMIUM, *quiet.split(), f"--user-data-dir={page.parent / 'profile'}", *flags, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
+def test_a_browser_shows_the_page(folder: Path) -> None:
+    made(folder)
+    document = browse(folder / "report.html", "--dump-dom")
+    tags = [tag for tag, _ in Elements(document).tags]
+    assert tags.count("h2") == 5
+    assert tags.count("svg") == 3 + 2  # charts and the legend's lines
+    assert tags.count("img") == 2
+    assert tags.count("table") == 3
+    assert "S3D" in document
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
+@pytest.mark.parametrize(("scheme", "bright"), [("1", True), ("0", False)], ids=["light", "dark"])
+def test_a_browser_paints_the_page_in_both_schemes(folder: Path, scheme: str, bright: bool) -> None:
+    made(folder)
+    picture = folder / "page.png"
+    flags = (f"--blink-settings=preferredColorScheme={scheme}", "--window-size=900,1400", f"--screenshot={picture}")
+    browse(folder / "report.html", *flags)
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    assert (np.median(pixels) > 128) == bright
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
+    saturated = (pixels.max(2) - pixels.min(2) > 60).mean()
+    assert saturated > 0.001  # the curves and bars are drawn in colour
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
+def test_a_phone_never_scrolls_sideways(folder: Path) -> None:
+    """A browser window cannot be as narrow as a phone, so the page is opened in a frame of 360 pixels."""
+    made(folder)
+    frame = folder / "phone.html"
+    script = "document.title = f.contentDocument.documentElement.scrollWidth"
+    frame.write_text(f'<iframe id="f" src="report.html" style="width:360px" onload="{script}"></iframe>')
+    document = browse(frame, "--allow-file-access-from-files", "--dump-dom")
+    assert "<title>360</title>" in document
