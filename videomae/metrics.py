@@ -24,7 +24,7 @@ class MetricsConfig:
     """How often to log, and where the mirror goes."""
 
     every: int = 10  # steps
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"  # auto: online when logged in, else offline
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online when logged in, else offline
     project: str = "videomae"
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class MetricsLog:
         """Finish the mirror."""
         if self._mirror is not None:
             try:
-                self._mirror.finish(quiet=True)
+                self._mirror.finish()
             except Exception as error:  # as above
                 logger.warning("W&B did not finish: %s", error)
             self._mirror = None
@@ -94,7 +94,7 @@ def require_finite(value: float, *, what: str, step: int) -> None:
 
 
 def _start_mirror(run: RunDirectory, config: Any, metrics: MetricsConfig) -> Any:
-    if metrics.wandb == "off":
+    if metrics.wandb == "disabled":
         return None
     mode = metrics.wandb if metrics.wandb != "auto" else ("online" if _logged_in() else "offline")
     try:

@@ -50,6 +50,5 @@ def parameter_groups(
 
 
 def adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; the engine sets the rate at every step. Fused where parameters are on CUDA."""
-    on_cuda = all(parameter.is_cuda for group in groups for parameter in group["params"])
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=1e-8, fused=on_cuda)
+    """AdamW over `parameter_groups`, one kernel for all tensors; the engine sets the rate at every step."""
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=1e-8, fused=True)

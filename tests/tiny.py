@@ -1,0 +1,32 @@
+"""The smallest real parts that tests share: an autoencoder, a batch, a world of one process."""
+
+import numpy as np
+import torch
+
+from pretrain.autoencoder import DecoderConfig
+from pretrain.batch import PretrainBatch, PretrainItem, collate
+from pretrain.masking import MaskConfig, draw_mask
+from videomae.distributed import World
+from videomae.encoder import EncoderConfig
+
+TINY_ENCODER = EncoderConfig(frames=4, size=32, tubelet=2, patch=8, dim=48, depth=2, heads=3)
+TINY_DECODER = DecoderConfig(dim=24, depth=1, heads=3)
+
+
+def world_of_one() -> World:
+    return World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+def tiny_batch(*, seed: int, samples: int = 4) -> PretrainBatch:
+    """Random pixels and tube masks of three quarters."""
+    rng = np.random.default_rng(seed)
+    shape = (TINY_ENCODER.frames, 3, TINY_ENCODER.size, TINY_ENCODER.size)
+    return collate(
+        [
+            PretrainItem(
+                torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)),
+                draw_mask(MaskConfig(ratio=0.75), TINY_ENCODER, rng),
+            )
+            for _ in range(samples)
+        ]
+    )

@@ -1,0 +1,66 @@
+"""The objective against a slow reference in float64 that is written from the paper."""
+
+import numpy as np
+import torch
+
+from pretrain.objective import cubes_of, hidden_targets, reconstruction_loss, to_pixels, video_of
+from videomae.encoder import EncoderConfig
+
+ENCODER = EncoderConfig(frames=4, size=16, tubelet=2, patch=8, dim=12, depth=1, heads=2)
+
+
+def draw_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(3)
+    video = torch.from_numpy(rng.integers(0, 256, (2, 3, 4, 16, 16), dtype=np.uint8))
+    hidden = torch.tensor([[0, 3, 4, 7], [1, 2, 5, 6]])
+    predictions = torch.from_numpy(rng.normal(size=(2, 4, ENCODER.cube_values))).float()
+    return video, hidden, predictions
+
+
+def slow_loss(video: torch.Tensor, hidden: torch.Tensor, predictions: torch.Tensor) -> float:
+    """Cube by cube, channel by channel, value by value."""
+    pixels = video.numpy().astype(np.float64) / 255
+    errors = []
+    for sample in range(len(pixels)):
+        for place, token in enumerate(hidden[sample].tolist()):
+            time, row, column = token // 4, token % 4 // 2, token % 2
+            cube = pixels[sample, :, 2 * time : 2 * time + 2, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            wanted = np.empty_like(cube)
+            for channel in range(3):
+                values = cube[channel]
+                wanted[channel] = (values - values.mean()) / (values.std(ddof=1) + 1e-6)
+            flat = [wanted[c, t, y, x] for t in range(2) for y in range(8) for x in range(8) for c in range(3)]
+            errors += list((np.array(flat) - predictions[sample, place].numpy().astype(np.float64)) ** 2)
+    return float(np.mean(errors))
+
+
+def test_loss_equals_the_slow_reference() -> None:
+    video, hidden, predictions = draw_case()
+    targets, _ = hidden_targets(video, hidden, encoder=ENCODER, normalize=True)
+    assert abs(reconstruction_loss(predictions, targets).item() - slow_loss(video, hidden, predictions)) < 1e-6
+
+
+def test_float_pixels_give_the_same_targets_as_uint8() -> None:
+    video, hidden, _ = draw_case()
+    as_bytes, _ = hidden_targets(video, hidden, encoder=ENCODER, normalize=True)
+    as_floats, _ = hidden_targets(video.float() / 255, hidden, encoder=ENCODER, normalize=True)
+    torch.testing.assert_close(as_bytes, as_floats)
+
+
+def test_cubes_and_video_are_inverse() -> None:
+    video, _, _ = draw_case()
+    assert torch.equal(video_of(cubes_of(video, ENCODER), ENCODER), video)
+
+
+def test_a_perfect_prediction_gives_the_pixels_back() -> None:
+    video, hidden, _ = draw_case()
+    targets, statistics = hidden_targets(video, hidden, encoder=ENCODER, normalize=True)
+    plain, _ = hidden_targets(video, hidden, encoder=ENCODER, normalize=False)
+    torch.testing.assert_close(to_pixels(targets, statistics, normalize=True), plain, atol=1e-5, rtol=0)
+
+
+def test_predicting_the_mean_costs_what_the_docstring_says() -> None:
+    video, hidden, predictions = draw_case()
+    targets, _ = hidden_targets(video, hidden, encoder=ENCODER, normalize=True)
+    pixels = ENCODER.cube_values // 3
+    assert abs(reconstruction_loss(torch.zeros_like(predictions), targets).item() - (pixels - 1) / pixels) < 1e-4
