@@ -43,7 +43,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="train|val/<class>/<video or folder of frames>, or loose videos")
     parser.add_argument("out", type=Path, help="where the shards go")
     parser.add_argument("--short-side", type=int, default=256, help="pixels of the shorter side; 0 keeps the source's")
-    parser.add_argument("--fps", type=float, default=None, help="stored frame rate; the source's own if not given")
+    parser.add_argument("--fps", type=float, default=15.0, help="stored frame rate, never raised; 0 keeps the source's")
     parser.add_argument("--gop", type=int, default=16, help="frames from one keyframe to the next")
     parser.add_argument("--crf", type=int, default=23, help="x264's constant rate factor: lower is better and larger")
     parser.add_argument("--preset", default="veryfast", help="x264's preset")
@@ -63,7 +63,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
     encoding = {
         "short_side": arguments.short_side or None,
-        "fps": arguments.fps,
+        "fps": arguments.fps or None,
         "gop": arguments.gop,
         "crf": arguments.crf,
         "preset": arguments.preset,

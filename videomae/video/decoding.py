@@ -78,15 +78,15 @@ def decode_boxes(
         if not wanted or min(wanted) < 0 or max(wanted) >= total:
             raise VideoError(f"asked for frames {wanted[:1]}..{wanted[-1:]} of a video of {total} frames")
         whole = Box(top=0, left=0, height=stream.height, width=stream.width)
-        cuts = [_Cut(box, whole) for box in boxes or (whole,)]
+        cuts = _Cuts(boxes or (whole,), whole)
         select = _select_by_counting if untimed(container) else _select
-        found = {index: [cut(frame) for cut in cuts] for index, frame in select(stream, packets, set(wanted))}
+        found = {index: cuts(frame) for index, frame in select(stream, packets, set(wanted))}
     missing = sorted(set(wanted) - found.keys())
     if missing:
         raise VideoError(
             f"{len(missing)} of the frames asked for could not be decoded, the first is number {missing[0]}"
         )
-    return [np.stack([found[index][number] for index in wanted]) for number in range(len(cuts))]
+    return [np.stack([found[index][number] for index in wanted]) for number in range(len(cuts.boxes))]
 
 
 def iterate(source: Source) -> Iterator[FrameHWC]:
@@ -151,6 +151,34 @@ def _select_by_counting(
             count += 1
             if count > last:
                 return
+
+
+class _Cuts:
+    """Converts the insides of several boxes: one by one, or where they overlap much, what encloses them once."""
+
+    def __init__(self, boxes: Sequence[Box], whole: Box) -> None:
+        self.boxes = boxes
+        hull = _hull(boxes)
+        together = len(boxes) > 1 and sum(box.height * box.width for box in boxes) > hull.height * hull.width
+        self._cuts = [_Cut(box, whole) for box in ((hull,) if together else boxes)]
+        self._slices = [
+            (
+                slice(box.top - hull.top, box.top - hull.top + box.height),
+                slice(box.left - hull.left, box.left - hull.left + box.width),
+            )
+            for box in (boxes if together else ())
+        ]
+
+    def __call__(self, frame: VideoFrame) -> list[FrameHWC]:
+        pictures = [cut(frame) for cut in self._cuts]
+        return [pictures[0][inside] for inside in self._slices] or pictures
+
+
+def _hull(boxes: Sequence[Box]) -> Box:
+    """The smallest box around all."""
+    top, left = min(box.top for box in boxes), min(box.left for box in boxes)
+    bottom, right = max(box.top + box.height for box in boxes), max(box.left + box.width for box in boxes)
+    return Box(top=top, left=left, height=bottom - top, width=right - left)
 
 
 class _Cut:

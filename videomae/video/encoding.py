@@ -24,7 +24,7 @@ class EncodingConfig:
     """How a video is stored. The defaults are made to decode fast: short groups of pictures, no B-frames, no CABAC."""
 
     short_side: int | None = 256  # pixels; None keeps the source's size; never enlarged
-    fps: float | None = None  # None keeps the source's rate; never raised
+    fps: float | None = 15.0  # clips are sampled at 15 fps or less; None keeps the source's rate; never raised
     gop: int = 16  # frames from one keyframe to the next
     crf: int = 23  # x264's constant rate factor: lower is better and larger
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"] = "veryfast"
