@@ -12,17 +12,54 @@ from typing import Annotated, Any
 import pydantic
 from torch import nn
 
-from finetune.models import early_fusion, late_fusion, s3d, single_frame, videomae, vivit, vivit_config
+from finetune.models import (
+    c3d,
+    cnn_lstm,
+    cnn_mamba,
+    early_fusion,
+    examples,
+    i3d,
+    late_fusion,
+    multi_resolution,
+    s3d,
+    single_frame,
+    slow_fusion,
+    torchvision_video,
+    videomae,
+    vivit,
+    vivit_config,
+)
+from finetune.models.c3d import C3dConfig
+from finetune.models.cnn_lstm import CnnLstmConfig
+from finetune.models.cnn_mamba import CnnMambaConfig
 from finetune.models.contract import InputError, ModelInput, Published
 from finetune.models.early_fusion import EarlyFusionConfig
+from finetune.models.examples import ExampleConfig
+from finetune.models.i3d import I3dConfig
 from finetune.models.late_fusion import LateFusionConfig
+from finetune.models.multi_resolution import MultiResolutionConfig
 from finetune.models.s3d import S3dConfig
 from finetune.models.single_frame import SingleFrameConfig
+from finetune.models.slow_fusion import SlowFusionConfig
+from finetune.models.torchvision_video import TorchvisionVideoConfig
 from finetune.models.videomae import VideomaeConfig
 from finetune.models.vivit_config import VivitConfig
 
 ModelConfig = Annotated[
-    SingleFrameConfig | LateFusionConfig | EarlyFusionConfig | S3dConfig | VivitConfig | VideomaeConfig,
+    SingleFrameConfig
+    | LateFusionConfig
+    | EarlyFusionConfig
+    | SlowFusionConfig
+    | MultiResolutionConfig
+    | ExampleConfig
+    | CnnLstmConfig
+    | CnnMambaConfig
+    | C3dConfig
+    | S3dConfig
+    | I3dConfig
+    | TorchvisionVideoConfig
+    | VivitConfig
+    | VideomaeConfig,
     pydantic.Field(discriminator="name"),
 ]
 """The config of any model, chosen by its `name`."""
@@ -31,15 +68,34 @@ _FAMILIES: dict[type, Any] = {
     SingleFrameConfig: single_frame.SingleFrame,
     LateFusionConfig: late_fusion.LateFusion,
     EarlyFusionConfig: early_fusion.EarlyFusion,
+    SlowFusionConfig: slow_fusion.SlowFusion,
+    MultiResolutionConfig: multi_resolution.MultiResolution,
+    ExampleConfig: examples.Example,
+    CnnLstmConfig: cnn_lstm.CnnLstm,
+    CnnMambaConfig: cnn_mamba.CnnMamba,
+    C3dConfig: c3d.C3d,
     S3dConfig: s3d.S3d,
+    I3dConfig: i3d.I3d,
+    TorchvisionVideoConfig: torchvision_video.TorchvisionVideo,
     VivitConfig: vivit.build,
     VideomaeConfig: videomae.VideomaeClassifier,
 }
 
 _PUBLISHED: dict[str, Published] = {
-    name: figures
-    for family in (single_frame, late_fusion, early_fusion, s3d, vivit_config, videomae)
-    for name, figures in family.PUBLISHED.items()
+    **single_frame.PUBLISHED,
+    **late_fusion.PUBLISHED,
+    **early_fusion.PUBLISHED,
+    **slow_fusion.PUBLISHED,
+    **multi_resolution.PUBLISHED,
+    **examples.PUBLISHED,
+    **cnn_lstm.PUBLISHED,
+    **cnn_mamba.PUBLISHED,
+    **c3d.PUBLISHED,
+    **s3d.PUBLISHED,
+    **i3d.PUBLISHED,
+    **torchvision_video.PUBLISHED,
+    **vivit_config.PUBLISHED,
+    **videomae.PUBLISHED,
 }
 
 

@@ -73,6 +73,9 @@ class Published:
     rwf2000: float | None = None  # accuracy in percent on RWF-2000's validation set
     pretrained: str | None = None  # what the published accuracy started from
     classes: int = 2  # of the network that the published figures count
+    frames: int | None = None  # of the published GMACs, where not the config's own
+    size: int | None = None
+    note: str = ""  # why a measured figure differs, where it does
 
 
 class Config(Protocol):

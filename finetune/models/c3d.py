@@ -1,0 +1,89 @@
+"""C3D (Tran et al. 2015, arXiv 1412.0767): eight 3 x 3 x 3 convolutions and three linear layers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from finetune.models.contract import HALF, ModelInput, Published
+from videomae.config import configclass
+
+_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
+_POOLED_AFTER = (1, 2, 4, 6, 8)  # the first pool leaves time as it is
+
+
+@configclass
+class C3dConfig:
+    """16 frames of 112 x 112; `shrink` divides all widths, for small tests."""
+
+    name: Literal["c3d"] = "c3d"
+    frames: int = 16
+    size: int = 112
+    dropout: float = 0.5
+    shrink: int = 1
+
+    def __post_init__(self) -> None:
+        if self.frames < 16 or self.size < 16:
+            raise ValueError(
+                f"c3d halves time and space four times and more: it wants at least 16 frames of 16 x 16, "
+                f"got frames={self.frames}, size={self.size}"
+            )
+        if not 1 <= self.shrink <= 64:
+            raise ValueError(f"shrink must lie between 1 and 64, got {self.shrink}")
+
+    @property
+    def input(self) -> ModelInput:
+        return ModelInput(frames=self.frames, size=self.size, mean=HALF, std=HALF, span="clip")
+
+    @property
+    def pretrained(self) -> str:
+        return "scratch"
+
+
+class C3d(nn.Module):
+    """(video_BCTHW) -> logits_BK."""
+
+    def __init__(self, config: C3dConfig, classes: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        del initialise  # there are no weights to start from
+        self.input = config.input
+        widths = [3, *(width // config.shrink for width in _WIDTHS)]
+        self.features = nn.Sequential()
+        for index, (before, after) in enumerate(pairwise(widths), start=1):
+            self.features.add_module(f"conv{index}", nn.Conv3d(before, after, 3, padding=1))
+            self.features.add_module(f"relu{index}", nn.ReLU())
+            if index in _POOLED_AFTER:
+                kernel = (1 if index == 1 else 2, 2, 2)
+                padding = (0, 1, 1) if index == 8 else 0
+                self.features.add_module(f"pool{index}", nn.MaxPool3d(kernel, padding=padding))
+        flat = widths[-1] * (config.frames // 16) * (config.size // 16 // 2 + 1) ** 2
+        hidden = 4096 // config.shrink
+        self.fc6 = nn.Linear(flat, hidden)
+        self.fc7 = nn.Linear(hidden, hidden)
+        self.fc8 = nn.Linear(hidden, classes)
+        self.dropout = nn.Dropout(config.dropout)
+        for layer in self.modules():  # without norms, the default would shrink the signal eightfold from layer to layer
+            if isinstance(layer, (nn.Conv3d, nn.Linear)) and layer is not self.fc8:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias) if layer.bias is not None else None
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        self.input.check(video_BCTHW)
+        features_BD = self.features(video_BCTHW).flatten(1)
+        features_BD = self.dropout(torch.relu(self.fc6(features_BD)))
+        return self.fc8(self.dropout(torch.relu(self.fc7(features_BD))))
+
+
+PUBLISHED = {
+    "c3d": Published(
+        source="course, C3D per layer (16 x 112 x 112, 101 classes)",
+        parameters=78.4,
+        gmacs=39.5,
+        classes=101,
+        note="the eight convolutions agree layer by layer (38.5 together); the course counts ten times the products "
+        "of the three linear layers",
+    )
+}

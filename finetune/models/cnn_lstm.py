@@ -1,0 +1,89 @@
+"""CNN-LSTM: features of each frame, read in order by an LSTM (Donahue et al. 2015; Ng et al. 2015).
+
+- `cnn_lstm`, many-to-one: the last state of the top layer is classified.
+- `cnn_lstm_many`, many-to-many: every state is classified and the logits are averaged.
+- `cnn_lstm_frozen`: many-to-one over a frozen image network, whose batch norms keep their statistics too. The layer
+  that turns its output into features, the LSTM and the classifier are trained.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from finetune.models import resnet
+from finetune.models.contract import ModelInput, Published
+from videomae.config import configclass
+from videomae.weights.torchvision import source_label
+
+
+@configclass
+class CnnLstmConfig:
+    """ResNet-18 -> 512 on each frame -> LSTM -> 128 -> classes."""
+
+    name: Literal["cnn_lstm", "cnn_lstm_many", "cnn_lstm_frozen"] = "cnn_lstm"
+    frames: int = 16
+    size: int = 224
+    hidden: int = 389
+    layers: int = 3
+    dropout: float = 0.0  # between the layers of the LSTM
+    weights: str | None = None  # "imagenet", a file, or none
+
+    @property
+    def input(self) -> ModelInput:
+        return ModelInput(frames=self.frames, size=self.size)
+
+    @property
+    def pretrained(self) -> str:
+        return source_label(self.weights) + (", frozen CNN" if self.name == "cnn_lstm_frozen" else "")
+
+
+class CnnLstm(nn.Module):
+    """(video_BCTHW) -> logits_BK."""
+
+    def __init__(self, config: CnnLstmConfig, classes: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        self.input = config.input
+        self.many = config.name == "cnn_lstm_many"
+        self.frozen = config.name == "cnn_lstm_frozen"
+        self.network = resnet.resnet18(weights=config.weights if initialise else None)
+        self.lstm = nn.LSTM(resnet.WIDTH, config.hidden, config.layers, batch_first=True, dropout=config.dropout)
+        self.classifier = resnet.classifier(config.hidden, classes)
+        if self.frozen:
+            self.network.requires_grad_(False)
+            self.network.fc.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        return self
+
+    def states(self, video_BCTHW: Tensor) -> Tensor:
+        """states_BTD of the top layer after each frame."""
+        self.input.check(video_BCTHW)
+        features_ND = self.network(rearrange(video_BCTHW, "b c t h w -> (b t) c h w"))
+        return self.lstm(rearrange(features_ND, "(b t) d -> b t d", t=self.input.frames))[0]
+
+    def frame_logits(self, video_BCTHW: Tensor) -> Tensor:
+        """logits_BTK after each frame."""
+        return self.classifier(self.states(video_BCTHW))
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        if self.many:
+            return self.frame_logits(video_BCTHW).mean(1)
+        return self.classifier(self.states(video_BCTHW)[:, -1])
+
+
+PUBLISHED = {
+    "cnn_lstm": Published(
+        source="course, RWF-2000 table; its accuracy comes from a run that did not train the LSTM",
+        parameters=15.3,
+        rwf2000=63.0,
+        pretrained="ImageNet",
+    ),
+    "cnn_lstm_many": Published(source="course, many-to-many variant, no figures given"),
+    "cnn_lstm_frozen": Published(source="course, frozen feature extractor, no figures given"),
+}

@@ -1,0 +1,102 @@
+"""CNN-Mamba: features of each frame, read in order by selective state-space layers (Gu and Dao 2023)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from finetune.models import resnet
+from finetune.models.contract import ModelInput, Published
+from finetune.models.selective_scan import SelectiveScan
+from videomae.config import configclass
+from videomae.weights.torchvision import source_label
+
+
+@configclass
+class CnnMambaConfig:
+    """ResNet-18 -> 512 on each frame -> Mamba layers -> norm -> mean over time -> classes."""
+
+    name: Literal["cnn_mamba"] = "cnn_mamba"
+    frames: int = 16
+    size: int = 224
+    layers: int = 3
+    expand: int = 2
+    state: int = 16
+    kernel: int = 4
+    weights: str | None = None  # "imagenet", a file, or none
+
+    @property
+    def input(self) -> ModelInput:
+        return ModelInput(frames=self.frames, size=self.size)
+
+    @property
+    def pretrained(self) -> str:
+        return source_label(self.weights)
+
+
+class MambaLayer(nn.Module):
+    """tokens_BTD + Mamba(norm(tokens_BTD)): expand, causal convolution, selective scan, gate, project."""
+
+    def __init__(self, dim: int, config: CnnMambaConfig) -> None:
+        super().__init__()
+        inner, self.rank, self.state = config.expand * dim, math.ceil(dim / 16), config.state
+        self.norm = nn.RMSNorm(dim, eps=1e-5)
+        self.expand = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv = nn.Conv1d(inner, inner, config.kernel, groups=inner, padding=config.kernel - 1)
+        self.select = nn.Linear(inner, self.rank + 2 * config.state, bias=False)
+        self.step = nn.Linear(self.rank, inner)
+        self.scan = SelectiveScan(inner, config.state)
+        self.project = nn.Linear(inner, dim, bias=False)
+        self._initialise_step()
+
+    def _initialise_step(self) -> None:
+        """Step sizes start log-uniform in [0.001, 0.1]; the bias is the inverse of softplus there (section 3.6)."""
+        nn.init.uniform_(self.step.weight, -(self.rank**-0.5), self.rank**-0.5)
+        steps = torch.exp(torch.empty_like(self.step.bias).uniform_(math.log(1e-3), math.log(1e-1)))
+        with torch.no_grad():
+            self.step.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        steps = tokens_BTD.shape[1]
+        x_BTE, gate_BTE = self.expand(self.norm(tokens_BTD)).chunk(2, dim=-1)
+        convolved = self.conv(x_BTE.transpose(1, 2))[..., :steps]  # padded on both sides: the end would see the future
+        x_BTE = functional.silu(convolved.transpose(1, 2))
+        rank_BTR, b_BTN, c_BTN = self.select(x_BTE).split([self.rank, self.state, self.state], dim=-1)
+        y_BTE = self.scan(x_BTE, functional.softplus(self.step(rank_BTR)), b_BTN, c_BTN)
+        return tokens_BTD + self.project(y_BTE * functional.silu(gate_BTE))
+
+
+class CnnMamba(nn.Module):
+    """(video_BCTHW) -> logits_BK."""
+
+    def __init__(self, config: CnnMambaConfig, classes: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        self.input = config.input
+        self.network = resnet.resnet18(weights=config.weights if initialise else None)
+        self.layers = nn.Sequential(*(MambaLayer(resnet.WIDTH, config) for _ in range(config.layers)))
+        self.norm = nn.RMSNorm(resnet.WIDTH, eps=1e-5)
+        self.classifier = nn.Linear(resnet.WIDTH, classes)
+
+    def states(self, video_BCTHW: Tensor) -> Tensor:
+        """states_BTD after each frame; none sees a later frame."""
+        self.input.check(video_BCTHW)
+        features_ND = self.network(rearrange(video_BCTHW, "b c t h w -> (b t) c h w"))
+        return self.norm(self.layers(rearrange(features_ND, "(b t) d -> b t d", t=self.input.frames)))
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        return self.classifier(self.states(video_BCTHW).mean(1))
+
+
+PUBLISHED = {
+    "cnn_mamba": Published(
+        source="course, RWF-2000 table; about three layers of d_model 512, expand 2, state 16, conv 4",
+        parameters=16.4,
+        rwf2000=83.0,
+        pretrained="ImageNet",
+    )
+}

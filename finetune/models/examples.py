@@ -1,0 +1,71 @@
+"""The course's three small networks that show what fusion early, late and throughout does to the receptive field.
+
+Each is conv 3 -> 12, pool 4, conv 12 -> 24, a global average and a linear classifier, on 20 frames of 64 x 64. They
+differ in one thing: the late one convolves frames, the early one a stack of frames, the third one space and time.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from finetune.models.contract import ModelInput, Published
+from videomae.config import configclass
+
+
+@configclass
+class ExampleConfig:
+    """Which of the three networks."""
+
+    name: Literal["example_late", "example_early", "example_3d"] = "example_late"
+    frames: int = 20
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.size < 4 or (self.name == "example_3d" and self.frames < 4):
+            raise ValueError(f"the example networks pool by 4: got frames={self.frames}, size={self.size}")
+
+    @property
+    def input(self) -> ModelInput:
+        return ModelInput(frames=self.frames, size=self.size)
+
+    @property
+    def pretrained(self) -> str:
+        return "scratch"
+
+
+class Example(nn.Module):
+    """(video_BCTHW) -> logits_BK."""
+
+    def __init__(self, config: ExampleConfig, classes: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        del initialise  # there are no weights to start from
+        self.input = config.input
+        self.early = config.name == "example_early"
+        time = 3 if config.name == "example_3d" else 1
+        if self.early:
+            self.conv1: nn.Module = nn.Conv2d(3 * config.frames, 12, 3, padding=1)
+            self.pool: nn.Module = nn.MaxPool2d(4)
+            self.conv2: nn.Module = nn.Conv2d(12, 24, 3, padding=1)
+            self.average: nn.Module = nn.AdaptiveAvgPool2d(1)
+        else:
+            self.conv1 = nn.Conv3d(3, 12, (time, 3, 3), padding=(time // 2, 1, 1))
+            self.pool = nn.MaxPool3d((4 if time == 3 else 1, 4, 4))
+            self.conv2 = nn.Conv3d(12, 24, (time, 3, 3), padding=(time // 2, 1, 1))
+            self.average = nn.AdaptiveAvgPool3d(1)
+        self.classifier = nn.Linear(24, classes)
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        self.input.check(video_BCTHW)
+        maps = video_BCTHW.flatten(1, 2) if self.early else video_BCTHW
+        maps = self.pool(functional.relu(self.conv1(maps)))
+        maps = self.average(functional.relu(self.conv2(maps)))
+        return self.classifier(maps.flatten(1))
+
+
+PUBLISHED = {
+    name: Published(source="course, small example of fusion: sizes and receptive fields, line by line")
+    for name in ("example_late", "example_early", "example_3d")
+}

@@ -1,0 +1,116 @@
+"""Video networks that torchvision keeps well, by its names: R(2+1)D-18, MViTv2-S, Video Swin T, S and B."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from finetune.models.contract import IMAGENET_MEAN, IMAGENET_STD, KINETICS_MEAN, KINETICS_STD, ModelInput, Published
+from videomae.config import configclass
+from videomae.torchvision_door import models
+from videomae.weights.files import load_strictly
+from videomae.weights.torchvision import source_label, torchvision_state
+
+Name = Literal["r2plus1d_18", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"]
+
+_STATISTICS = {
+    "r2plus1d_18": (KINETICS_MEAN, KINETICS_STD),
+    "mvit_v2_s": ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),
+}
+_HEADS = {"r2plus1d_18": "fc.", "mvit_v2_s": "head.1."}
+
+
+@configclass
+class TorchvisionVideoConfig:
+    """16 neighbouring frames; torchvision's R(2+1)D was trained at 112 x 112, the others at 224 x 224."""
+
+    name: Name = "r2plus1d_18"
+    frames: int = 16
+    size: int = 224
+    weights: str | None = None  # "kinetics", a file, or none
+
+    def __post_init__(self) -> None:
+        if self.name == "mvit_v2_s" and (self.frames % 2 or self.size % 32):
+            raise ValueError(
+                f"mvit_v2_s halves time once and space five times: frames must be even and size a multiple of 32, "
+                f"got frames={self.frames}, size={self.size}"
+            )
+
+    @property
+    def input(self) -> ModelInput:
+        mean, std = _STATISTICS.get(self.name, (IMAGENET_MEAN, IMAGENET_STD))
+        return ModelInput(frames=self.frames, size=self.size, mean=mean, std=std, span="clip", stride=2)
+
+    @property
+    def pretrained(self) -> str:
+        return source_label(self.weights)
+
+
+class TorchvisionVideo(nn.Module):
+    """(video_BCTHW) -> logits_BK."""
+
+    def __init__(self, config: TorchvisionVideoConfig, classes: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        self.input = config.input
+        if config.name == "mvit_v2_s":
+            self.network = _mvit(config, classes)
+        else:
+            self.network = models.get_model(config.name, weights=None, num_classes=classes)
+        if initialise and config.weights is not None:
+            state = torchvision_state(config.name, config.weights)
+            head = _HEADS.get(config.name, "head.")
+            load_strictly(self.network, state, source=f"weights {config.weights}", fresh=[head])
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        self.input.check(video_BCTHW)
+        return self.network(video_BCTHW)
+
+
+def _mvit(config: TorchvisionVideoConfig, classes: int) -> nn.Module:
+    """torchvision's MViTv2-S at any size: its own function fixes 16 x 224 x 224, and positions are as large as maps."""
+    blocks: list[models.video.mvit.MSBlockConfig] = []
+    for stage, depth in enumerate((1, 2, 11, 2)):
+        for index in range(depth):
+            first = stage > 0 and index == 0
+            blocks.append(
+                models.video.mvit.MSBlockConfig(
+                    num_heads=2**stage,
+                    input_channels=96 * 2**stage // (2 if first else 1),
+                    output_channels=96 * 2**stage,
+                    kernel_q=[3, 3, 3],
+                    kernel_kv=[3, 3, 3],
+                    stride_q=[1, 2, 2] if first else [1, 1, 1],
+                    stride_kv=[1, 8 >> stage, 8 >> stage],
+                )
+            )
+    return models.video.MViT(
+        spatial_size=(config.size, config.size),
+        temporal_size=config.frames,
+        block_setting=blocks,
+        residual_pool=True,
+        residual_with_cls_embed=False,
+        rel_pos_embed=True,
+        proj_after_attn=True,
+        stochastic_depth_prob=0.2,
+        num_classes=classes,
+    )
+
+
+def _published(parameters: float, gmacs: float, size: int) -> Published:
+    return Published(
+        source=f"torchvision's weights entry (16 x {size} x {size}, 400 classes)",
+        parameters=parameters,
+        gmacs=gmacs,
+        classes=400,
+        size=size,
+    )
+
+
+PUBLISHED = {
+    "r2plus1d_18": _published(31.505, 40.519, 112),
+    "mvit_v2_s": _published(34.538, 64.224, 224),
+    "swin3d_t": _published(28.158, 43.882, 224),
+    "swin3d_s": _published(49.817, 82.841, 224),
+    "swin3d_b": _published(88.049, 140.667, 224),
+}
