@@ -38,6 +38,8 @@ def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
             if not container.streams.video:
                 raise VideoError("the file holds no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoError("its video stream is damaged, or of a codec that FFmpeg does not know")
             stream.codec_context.thread_count = 1
             pixels = stream.width * stream.height
             if not 0 < pixels <= MAX_PIXELS:
