@@ -30,7 +30,7 @@ from finetune.models import ModelConfig, published
 from finetune.train import train
 from videomae.command import guarded
 from videomae.config import ConfigError, configclass, load, parse, set_value, to_dict
-from videomae.distributed import World, leave, read_world
+from videomae.distributed import World, connected
 from videomae.flops import count
 from videomae.progress import console, log_to, logger
 from videomae.run import write_whole
@@ -217,16 +217,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> None:
-    world = read_world(os.environ)
-    log_to(None, console_too=world.first)
-    try:
+    with connected(os.environ) as world:
+        log_to(None, console_too=world.first)
         rows = benchmark(load(BenchmarkConfig, given.config, given.overrides), world)
-    finally:
-        leave()
-    if world.first:
-        if given.json:
+        if world.first and given.json:
             sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
-        else:
+        elif world.first:
             Console(width=None if console.is_terminal else 160).print(_table(rows))
 
 

@@ -18,7 +18,6 @@ from finetune.models.contract import ModelInput
 from videomae.augment import even_crops, flip, random_erasing, random_resized_crop
 from videomae.distributed import World
 from videomae.rand_augment import rand_augment
-from videomae.rand_augment import rand_augment
 from videomae.sampling import Indices, dense, multi_view, uniform_segments
 from videomae.shards.manifest import Manifest
 from videomae.shards.reader import Sample

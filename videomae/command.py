@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from videomae.config import load
-from videomae.distributed import World, leave, read_world
+from videomae.distributed import World, connected
 from videomae.progress import log_to, logger
 from videomae.run import RunDirectory
 from videomae.stopping import EXIT_STOPPED, Stopped
@@ -32,14 +32,11 @@ def run_stage(
 
 
 def _run(schema: type[T], train: Callable[[T, World], RunDirectory], config: Path, overrides: Sequence[str]) -> None:
-    world = read_world(os.environ)
-    log_to(None, console_too=world.first)
-    try:
+    with connected(os.environ) as world:
+        log_to(None, console_too=world.first)
         run = train(load(schema, config, overrides), world)
-    finally:
-        leave()
-    if world.first:
-        logger.info("run directory: %s", run.path)
+        if world.first:
+            logger.info("run directory: %s", run.path)
 
 
 def guarded(action: Callable[[], object]) -> int:

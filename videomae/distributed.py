@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -59,6 +60,18 @@ class World:
         """Rank 0's `value` on every rank."""
         return self.gather(value)[0] if self.size > 1 else value
 
+    def on_first(self, action: Callable[[], None]) -> None:
+        """Run `action` on rank 0 while the others wait; an error there is raised on every rank, so that none hangs."""
+        fault: BaseException | None = None
+        if self.first:
+            try:
+                action()
+            except Exception as error:  # whatever it is, the others must hear of it
+                fault = error
+        fault = self.share(fault)
+        if fault is not None:
+            raise fault
+
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on at least one rank; the same answer on every rank."""
         if self.size == 1:
@@ -106,6 +119,25 @@ def _device(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+@contextmanager
+def connected(environment: Mapping[str, str]) -> Iterator[World]:
+    """The world of `environment`, its ranks connected for as long as the context is open.
+
+    A world of one is not connected before an engine asks for it.
+
+    Raises:
+        ValueError: see `read_world`.
+    """
+    world = read_world(environment)
+    try:
+        if world.size > 1:
+            join(world)
+        yield world
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
 def join(world: World, *, timeout_minutes: float = 30.0) -> None:
     """Connect all ranks: NCCL on CUDA (gloo for tensors on the host), gloo on CPUs. Does nothing if connected."""
     if torch.distributed.is_initialized():
@@ -124,12 +156,6 @@ def join(world: World, *, timeout_minutes: float = 30.0) -> None:
         world_size=world.size,
         timeout=timedelta(minutes=timeout_minutes),
     )
-
-
-def leave() -> None:
-    """Disconnect from the other ranks."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _free_port() -> int:

@@ -76,18 +76,19 @@ class RunDirectory:
         Raises:
             ConfigError: the directory holds a run whose results would differ; how a run is executed may change.
         """
-        if world.first:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if self.config.exists():
-                changed = _changes(yaml.safe_load(self.config.read_text()), to_dict(config))
-                if changed:
-                    raise ConfigError(
-                        f"{self.path} holds a run with other settings ({'; '.join(changed[:4])}); "
-                        f"give this one its own directory with run=PATH, or remove {self.path}"
-                    )
-            write_whole(self.config, dump(config))
-            write_whole(self.path / "environment.json", json.dumps(describe_environment(world), indent=1))
-        world.barrier()
+        world.on_first(lambda: self._prepare(config, world))
+
+    def _prepare(self, config: Any, world: World) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.config.exists():
+            changed = _changes(yaml.safe_load(self.config.read_text()), to_dict(config))
+            if changed:
+                raise ConfigError(
+                    f"{self.path} holds a run with other settings ({'; '.join(changed[:4])}); "
+                    f"give this one its own directory with run=PATH, or remove {self.path}"
+                )
+        write_whole(self.config, dump(config))
+        write_whole(self.path / "environment.json", json.dumps(describe_environment(world), indent=1))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.objective import Objective, ObjectiveConfig
 from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch
-from videomae.distributed import leave, read_world
+from videomae.distributed import World, connected
 from videomae.engine import EngineConfig, EnginePlan, build_engine
 from videomae.optimizer import OptimizerConfig, parameter_groups
 
@@ -20,7 +20,11 @@ PARTS = 4  # the global batch of 8 clips is cut into 4 parts
 
 
 def main(kind: str, stage: str, precision: str, accumulation: str, clip: str) -> None:
-    world = read_world(os.environ)
+    with connected(os.environ) as world:
+        print_steps(world, kind, stage, precision, accumulation, clip)
+
+
+def print_steps(world: World, kind: str, stage: str, precision: str, accumulation: str, clip: str) -> None:
     torch.manual_seed(0)
     model = MaskedAutoencoder(TINY_ENCODER, TINY_DECODER)
     config = EngineConfig.__pydantic_validator__.validate_python(
@@ -44,7 +48,6 @@ def main(kind: str, stage: str, precision: str, accumulation: str, clip: str) ->
     if world.first:
         sums = {name: value.double().sum().item() for name, value in state.items()}
         print(json.dumps({"losses": losses, "norms": norms, "sums": sums}))
-    leave()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""Configs of tiny runs, in fp32 with the reference engine unless said otherwise."""
+
+from pathlib import Path
+from typing import Any
+
+from finetune.config import FinetuneConfig
+from pretrain.config import PretrainConfig
+from videomae.config import load
+from videomae.metrics import read
+
+ROOT = Path(__file__).parent.parent
+TINY = "{frames: 8, size: 32, tubelet: 2, patch: 8, dim: 48, depth: 2, heads: 3}"
+TINY_RUN = (
+    f"encoder={TINY}",
+    "decoder={dim: 24, depth: 1, heads: 3}",
+    "mask.ratio=0.75",
+    "batch=8",
+    "data.repeats=1",
+    "schedule={duration: 6 steps, warmup: 2 steps}",
+    "engine.kind=local",
+    "loader.workers=0",
+    "metrics={every: 1, wandb: disabled}",
+    "panels=1",
+)
+
+
+def pretrain_arguments(run: Path, shards: Path, *overrides: str) -> list[str]:
+    """Config file and overrides of a tiny pretraining run."""
+    data = f"data.shards={shards / 'train'}"
+    return [str(ROOT / "configs/demo/pretrain.yaml"), f"run={run}", data, *TINY_RUN, *overrides]
+
+
+def pretrain_config(run: Path, shards: Path, *overrides: str) -> PretrainConfig:
+    file, *settings = pretrain_arguments(run, shards, *overrides)
+    return load(PretrainConfig, Path(file), settings)
+
+
+def finetune_settings(run: Path, shards: Path) -> dict[str, Any]:
+    """A tiny fine-tuning run from scratch."""
+    return {
+        "run": str(run),
+        "batch": 8,
+        "data": {"shards": str(shards)},
+        "model": {
+            "name": "videomae",
+            "encoder": {"frames": 8, "size": 32, "patch": 8, "dim": 48, "depth": 2, "heads": 3},
+            "drop_path": 0.1,
+        },
+        "optimizer": {"lr": 3e-2, "betas": [0.9, 0.999]},
+        "schedule": {"duration": "6 steps", "warmup": "1 steps"},
+        "mixup": {"mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1},
+        "evaluation": {"every": "1 epoch", "clips": 2},
+        "engine": {"kind": "local"},
+        "loader": {"workers": 0},
+        "metrics": {"every": 1, "wandb": "disabled"},
+    }
+
+
+def finetune_config(run: Path, shards: Path, *overrides: str) -> FinetuneConfig:
+    import yaml
+
+    file = run.parent / f"{run.name}.yaml"
+    file.write_text(yaml.safe_dump(finetune_settings(run, shards)))
+    return load(FinetuneConfig, file, list(overrides))
+
+
+def losses(run: Path) -> list[float]:
+    """The training losses that a run logged, step by step."""
+    return [line["loss"] for line in read(run / "metrics.jsonl") if line["kind"] == "train"]
