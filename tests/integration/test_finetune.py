@@ -1,0 +1,152 @@
+"""Fine-tuning runs: from scratch and from an exported encoder, evaluated, exported, resumed; baselines by name."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.evaluate import FILE, Evaluator
+from finetune.export import load_classifier
+from finetune.models import build
+from finetune.objective import Objective
+from finetune.stream import LabelledBatch
+from finetune.train import train
+from pretrain.train import train as pretrain
+from tests.processes import run_command
+from tests.stages import finetune_config, losses, pretrain_config
+from tests.tiny import world_of_one
+from videomae.engine import EngineConfig, EnginePlan, LocalEngine
+from videomae.metrics import read
+from videomae.optimizer import OptimizerConfig, parameter_groups
+from videomae.shards.manifest import Manifest
+from videomae.weights.files import WeightsError
+
+
+@pytest.fixture(scope="module")
+def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("finetune") / "run"
+    train(finetune_config(run, shards), world_of_one())
+    return run
+
+
+def test_a_run_is_evaluated_and_exported(finished: Path) -> None:
+    result = json.loads((finished / FILE).read_text())
+    assert result["total"] == 8
+    assert np.sum(result["confusion"]) == 8
+    assert result["correct"] == np.trace(result["confusion"])
+    assert result["interval"][0] <= result["accuracy"] <= result["interval"][1]
+    evaluations = [line for line in read(finished / "metrics.jsonl") if line["kind"] == "evaluation"]
+    assert [line["step"] for line in evaluations] == [3, 6]
+    assert evaluations[-1]["accuracy"] == result["accuracy"]
+
+
+def test_the_evaluate_command_gives_the_same_from_the_export(finished: Path) -> None:
+    again = json.loads(run_command("finetune.evaluate", finished, "--json"))
+    recorded = json.loads((finished / FILE).read_text())
+    assert again["confusion"] == recorded["confusion"]
+    assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
+    assert "of 8 videos" in run_command("finetune.evaluate", finished, "--clips", "1")
+
+
+def test_two_runs_are_equal_to_the_bit_and_a_crash_changes_nothing(
+    finished: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = finetune_config(tmp_path / "run", shards, "checkpoint.every=2 steps")
+    original, calls = LocalEngine.update, []
+
+    def update(self, *arguments, **keywords):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(LocalEngine, "update", update)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, world_of_one())
+    train(config, world_of_one())
+    assert losses(tmp_path / "run") == losses(finished)  # drop path and mixing are drawn anew from the step
+
+
+def test_views_are_averaged_as_probabilities(finished: Path, shards: Path) -> None:
+    classifier = load_classifier(finished / "export")
+    config = finetune_config(finished.parent / "views", shards, "evaluation={clips: 2, crops: 3, batch: 1}")
+    evaluator = Evaluator(
+        Manifest.read(shards / "val"), classifier.model.input, config.evaluation, config.loader, world_of_one()
+    )
+    result = evaluator(classifier.module)
+    assert result.views == "2x3"
+    assert result.accuracy.total == 8
+
+
+def test_from_an_exported_encoder(shards: Path, tmp_path: Path) -> None:
+    pretrain(pretrain_config(tmp_path / "pretrain", shards), world_of_one())
+    weights = tmp_path / "pretrain" / "export"
+    config = finetune_config(tmp_path / "run", shards, f"model.weights={weights}", "layer_decay=0.5")
+    model = build(config.model, 2)
+    exported = (tmp_path / "pretrain" / "export" / "encoder.safetensors").stat().st_size
+    assert exported > 0
+    assert config.model.pretrained == "VideoMAE (pretrain)"
+    train(config, world_of_one())
+    trained = load_classifier(tmp_path / "run" / "export").module
+    name = "encoder.blocks.0.mlp.fc1.weight"
+    moved = (trained.state_dict()[name] - model.state_dict()[name]).abs().mean()
+    assert 0 < moved < 0.01  # it started there, not elsewhere
+
+
+def test_an_export_that_does_not_fit_is_refused_with_both_values(shards: Path, tmp_path: Path) -> None:
+    pretrain(pretrain_config(tmp_path / "pretrain", shards), world_of_one())
+    config = finetune_config(
+        tmp_path / "run", shards, f"model.weights={tmp_path / 'pretrain' / 'export'}", "model.encoder.dim=96"
+    )
+    with pytest.raises(WeightsError, match=r"dim is 96 in model\.encoder and 48 in"):
+        train(config, world_of_one())
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", ["single_frame", "early_fusion"])
+def test_a_baseline_by_name(shards: Path, tmp_path: Path, name: str) -> None:
+    finetune_config(tmp_path / "run", shards)  # writes the file that the command reads
+    overrides = [f"model.name={name}", "model.frames=4", "model.size=32", "schedule.duration=1 steps"]
+    run_command("finetune", tmp_path / "run.yaml", *overrides, "schedule.warmup=0 steps")
+    assert json.loads((tmp_path / "run" / FILE).read_text())["total"] == 8
+
+
+def test_overfitting_one_batch_brings_the_loss_down(shards: Path, tmp_path: Path) -> None:
+    config = finetune_config(tmp_path / "run", shards, "mixup={mixup: 0, cutmix: 0, smoothing: 0}", "model.drop_path=0")
+    torch.manual_seed(0)
+    model, world = build(config.model, 2), world_of_one()
+    optimizer = OptimizerConfig(weight_decay=0.0)
+    plan = EnginePlan(EngineConfig(kind="local"), optimizer, world)
+    engine = LocalEngine(model, parameter_groups(model, weight_decay=0.0), plan)
+    objective = Objective(config.mixup, input=config.model.input, classes=2, device=world.device)
+    video = torch.randint(0, 256, (4, 3, 8, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = LabelledBatch(video, torch.tensor([0, 1, 1, 0]))
+    values = [engine.update([batch], objective, rate=1e-3).loss.item() for _ in range(40)]
+    assert values[0] == pytest.approx(np.log(2), abs=0.1)
+    assert values[-1] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("model.name=resnet", "resnet"),
+        ("layer_decay=0", "layer_decay must lie in"),
+        ("data.shards=/nowhere", "no manifest.json"),
+        ("model.weights=/nowhere/export", "no encoder.json in /nowhere/export"),
+    ],
+)
+def test_mistakes_end_in_one_clear_line(shards: Path, tmp_path: Path, override: str, complaint: str) -> None:
+    finetune_config(tmp_path / "run", shards)
+    said = run_command("finetune", tmp_path / "run.yaml", override, expect=2)
+    assert complaint in said
+    assert "Traceback" not in said
+
+
+def test_layer_decay_needs_blocks(shards: Path, tmp_path: Path) -> None:
+    config = finetune_config(
+        tmp_path / "run", shards, "model={name: early_fusion, frames: 4, size: 32}", "layer_decay=0.7"
+    )
+    with pytest.raises(ValueError, match="needs a model of transformer blocks"):
+        train(config, world_of_one())
