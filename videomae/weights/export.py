@@ -41,8 +41,8 @@ def save_encoder(state: Mapping[str, Tensor], config: EncoderConfig, folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     description = json.dumps({"encoder": to_dict(config), "metadata": dict(metadata)}, indent=2) + "\n"
-    _write(folder / TENSORS, safetensors.torch.save(tensors))
-    _write(folder / DESCRIPTION, description.encode())
+    write(folder / TENSORS, safetensors.torch.save(tensors))
+    write(folder / DESCRIPTION, description.encode())
 
 
 def load_encoder(path: Path | str) -> EncoderExport:
@@ -97,7 +97,8 @@ def _check(state: Mapping[str, Tensor], config: EncoderConfig, *, source: str) -
         )
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
     temporary = path.with_name(path.name + ".part")
     try:
         with temporary.open("wb") as file:
