@@ -30,7 +30,7 @@ from videomae.shards.scene import Motion, draw_scene, render
 from videomae.video import EncodingConfig, encode
 
 RECORD = "synthetic.json"
-VERSION = 1  # of the pictures: raise it when the same options give other videos
+VERSION = 2  # of the pictures: raise it when the same options give other videos
 _ENCODING = EncodingConfig(short_side=None, crf=20, fast_decode=False)
 _log = logging.getLogger(__name__)
 
