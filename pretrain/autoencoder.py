@@ -4,7 +4,8 @@ Asymmetric design of VideoMAE (Tong et al. 2022, section 3.2): the encoder never
 the encoded visible tokens and one learnt mask token at each hidden place, all with their positions, and only its
 outputs at the hidden places are projected to pixels. Module names equal the keys of the official checkpoints.
 
-Shapes: B batch, V visible tokens, H hidden tokens (height in BCTHW), D width, P pixel values of a cube.
+Shapes: B batch, V visible tokens, H hidden tokens (height in BCTHW), S silent tokens, M mask tokens, D width,
+P pixel values of a cube.
 """
 
 from __future__ import annotations
@@ -63,12 +64,14 @@ class MaskedAutoencoder(nn.Module):
         initialize(self, xavier=True)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, video_BCTHW: Tensor, visible_BV: Tensor, hidden_BH: Tensor) -> Tensor:
+    def forward(
+        self, video_BCTHW: Tensor, visible_BV: Tensor, hidden_BH: Tensor, silent_BS: Tensor | None = None
+    ) -> Tensor:
         """Predict hidden cubes.
 
         Args:
             video_BCTHW: normalised float pixels.
-            visible_BV, hidden_BH: int64 token indices, see `pretrain.masking.Mask`.
+            visible_BV, hidden_BH, silent_BS: int64 token indices, see `pretrain.masking.Mask`.
 
         Returns:
             predictions_BHP in the order of `hidden_BH`, values as in `pretrain.objective`.
@@ -76,5 +79,6 @@ class MaskedAutoencoder(nn.Module):
         visible_BVD = self.encoder_to_decoder(self.encoder(video_BCTHW, visible_BV))
         places_BND = self.positions_ND.to(visible_BVD.dtype).expand(visible_BVD.shape[0], -1, -1)
         visible_BVD = visible_BVD + take_tokens(places_BND, visible_BV)
-        hidden_BHD = self.mask_token + take_tokens(places_BND, hidden_BH)
-        return self.decoder(torch.cat([visible_BVD, hidden_BHD], dim=1), last=hidden_BH.shape[1])
+        masked = hidden_BH if silent_BS is None else torch.cat([silent_BS, hidden_BH], dim=1)
+        masked_BMD = self.mask_token + take_tokens(places_BND, masked)
+        return self.decoder(torch.cat([visible_BVD, masked_BMD], dim=1), last=hidden_BH.shape[1])

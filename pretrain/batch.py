@@ -1,6 +1,6 @@
 """What travels from the loader to the device: masked clips, one and many.
 
-Shapes: B batch, C channels, T frames, H height (or hidden tokens), W width, V visible tokens.
+Shapes: B batch, C channels, T frames, H height (or hidden tokens), W width, V visible tokens, S silent tokens.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class PretrainBatch:
     video_BCTHW: Tensor
     visible_BV: Tensor
     hidden_BH: Tensor
+    silent_BS: Tensor
 
     def to(self, device: torch.device) -> PretrainBatch:
         """The batch on `device`."""
@@ -37,11 +38,17 @@ class PretrainBatch:
             self.video_BCTHW.to(device, non_blocking=True),
             self.visible_BV.to(device, non_blocking=True),
             self.hidden_BH.to(device, non_blocking=True),
+            self.silent_BS.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> PretrainBatch:
         """The batch in page-locked memory, from which copies to a GPU overlap with work."""
-        return PretrainBatch(self.video_BCTHW.pin_memory(), self.visible_BV.pin_memory(), self.hidden_BH.pin_memory())
+        return PretrainBatch(
+            self.video_BCTHW.pin_memory(),
+            self.visible_BV.pin_memory(),
+            self.hidden_BH.pin_memory(),
+            self.silent_BS.pin_memory(),
+        )
 
 
 def collate(items: Sequence[PretrainItem]) -> PretrainBatch:
@@ -50,4 +57,5 @@ def collate(items: Sequence[PretrainItem]) -> PretrainBatch:
         video_BCTHW=torch.stack([item.frames_TCHW for item in items]).transpose(1, 2).contiguous(),
         visible_BV=torch.from_numpy(np.stack([item.mask.visible_V for item in items])),
         hidden_BH=torch.from_numpy(np.stack([item.mask.hidden_H for item in items])),
+        silent_BS=torch.from_numpy(np.stack([item.mask.silent_S for item in items])),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pretrain.autoencoder import DecoderConfig
-from pretrain.masking import MaskConfig, hidden_positions
+from pretrain.masking import MaskConfig, hidden_count
 from pretrain.objective import ObjectiveConfig
 from videomae.config import configclass
 from videomae.encoder import EncoderConfig
@@ -40,6 +40,6 @@ class PretrainConfig(TrainingConfig):
     panels: int = 4  # clips drawn as original / masked / reconstructed at the end
 
     def __post_init__(self) -> None:
-        hidden_positions(self.mask, self.encoder)
+        hidden_count(self.mask, self.encoder)
         if self.batch % self.data.repeats:
             raise ValueError(f"batch={self.batch} must be a multiple of data.repeats={self.data.repeats}")

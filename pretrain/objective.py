@@ -105,7 +105,6 @@ class Objective:
         targets_BHP, _ = hidden_targets(
             batch.video_BCTHW, batch.hidden_BH, encoder=self._encoder, normalize=self._config.normalize
         )
-        predictions_BHP = module(
-            normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD), batch.visible_BV, batch.hidden_BH
-        )
+        video_BCTHW = normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD)
+        predictions_BHP = module(video_BCTHW, batch.visible_BV, batch.hidden_BH, batch.silent_BS)
         return reconstruction_loss(predictions_BHP, targets_BHP)

@@ -14,7 +14,7 @@ from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.batch import PretrainBatch
 from pretrain.objective import cubes_of, hidden_targets, to_pixels, video_of
 from videomae.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
-from videomae.encoder import EncoderConfig
+from videomae.encoder import EncoderConfig, take_tokens
 
 GREY = 0.5
 
@@ -25,16 +25,17 @@ def reconstruct(model: MaskedAutoencoder, batch: PretrainBatch, *, normalized: b
 
     `normalized` says whether the model was trained on normalised targets. Visible cubes are shown as they are; a
     hidden cube's prediction gets the cube's own mean and deviation back: its contrast is given, its content is not.
+    Cubes that dual masking leaves unpredicted stay grey.
     """
     encoder = model.encoder.config
     video_BCTHW = batch.video_BCTHW.float() / 255
     _, statistics = hidden_targets(batch.video_BCTHW, batch.hidden_BH, encoder=encoder, normalize=normalized)
-    predictions_BHP = model(
-        normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD), batch.visible_BV, batch.hidden_BH
-    )
+    normed_BCTHW = normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD)
+    predictions_BHP = model(normed_BCTHW, batch.visible_BV, batch.hidden_BH, batch.silent_BS)
     pixels_BHP = to_pixels(predictions_BHP, statistics, normalize=normalized).clamp(0, 1)
-    masked_BCTHW = _replace(video_BCTHW, batch.hidden_BH, torch.full_like(pixels_BHP, GREY), encoder)
-    rebuilt_BCTHW = _replace(video_BCTHW, batch.hidden_BH, pixels_BHP, encoder)
+    visible_BVP = take_tokens(cubes_of(video_BCTHW, encoder), batch.visible_BV)
+    masked_BCTHW = _replace(torch.full_like(video_BCTHW, GREY), batch.visible_BV, visible_BVP, encoder)
+    rebuilt_BCTHW = _replace(masked_BCTHW, batch.hidden_BH, pixels_BHP, encoder)
     return (torch.stack([video_BCTHW, masked_BCTHW, rebuilt_BCTHW], dim=1) * 255).round().to(torch.uint8)
 
 
@@ -56,7 +57,7 @@ def write_panels(triples: Tensor, folder: Path, *, columns: int = 8) -> list[Pat
     return paths
 
 
-def _replace(video_BCTHW: Tensor, hidden_BH: Tensor, cubes_BHP: Tensor, encoder: EncoderConfig) -> Tensor:
+def _replace(video_BCTHW: Tensor, tokens_BK: Tensor, cubes_BKP: Tensor, encoder: EncoderConfig) -> Tensor:
     cubes_BNP = cubes_of(video_BCTHW, encoder)
-    index_BHP = hidden_BH[..., None].expand(-1, -1, cubes_BNP.shape[-1])
-    return video_of(cubes_BNP.scatter(1, index_BHP, cubes_BHP), encoder)
+    index_BKP = tokens_BK[..., None].expand(-1, -1, cubes_BNP.shape[-1])
+    return video_of(cubes_BNP.scatter(1, index_BKP, cubes_BKP), encoder)

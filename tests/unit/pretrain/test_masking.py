@@ -1,44 +1,129 @@
-"""Tube masks: exact counts, the same positions in every temporal slice, every token once."""
+"""Masks: exact and equal counts, the pattern that each kind promises, every token in its place."""
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.masking import MaskConfig, draw_mask, hidden_positions
+from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
+from pretrain.masking import Mask, MaskConfig, draw_mask, hidden_count, running_cell
 from videomae.encoder import EncoderConfig
 
 
-def test_the_published_setting_shows_160_and_hides_1408_tokens() -> None:
-    mask = draw_mask(MaskConfig(ratio=0.9), EncoderConfig(), np.random.default_rng(0))
-    assert len(mask.visible_V) == 160
-    assert len(mask.hidden_H) == 1408
+def draw(config: MaskConfig, encoder: EncoderConfig, seed: int = 0) -> Mask:
+    return draw_mask(config, encoder, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("kind", ["tube", "random"])
+def test_the_published_setting_shows_a_tenth_and_hides_the_rest(kind: str) -> None:
+    mask = draw(MaskConfig(kind=kind, ratio=0.9), EncoderConfig())  # pyright: ignore[reportArgumentType]
+    assert (len(mask.visible_V), len(mask.hidden_H)) == {"tube": (160, 1408), "random": (157, 1411)}[kind]
+    assert len(mask.silent_S) == 0
 
 
 @given(
+    kind=st.sampled_from(["tube", "random", "frame"]),
     ratio=st.floats(0.05, 0.95),
     side=st.integers(4, 14),
     slices=st.integers(1, 8),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_counts_are_exact_and_positions_run_through_time(ratio: float, side: int, slices: int, seed: int) -> None:
+def test_counts_are_exact_and_every_token_is_visible_or_hidden(
+    kind: str, ratio: float, side: int, slices: int, seed: int
+) -> None:
     encoder = EncoderConfig(frames=2 * slices, size=4 * side, patch=4)
-    config = MaskConfig(ratio=ratio)
-    if int(ratio * side * side) == 0:
+    config = MaskConfig(kind=kind, ratio=ratio)  # pyright: ignore[reportArgumentType]
+    total = {"tube": side * side, "random": encoder.tokens, "frame": slices}[kind]
+    if int(ratio * total) == 0:
         with pytest.raises(ValueError, match="hides 0 of"):
-            hidden_positions(config, encoder)
+            hidden_count(config, encoder)
         return
-    mask = draw_mask(config, encoder, np.random.default_rng(seed))
-    hidden = mask.hidden_H.reshape(slices, -1)
-    assert hidden.shape[1] == int(ratio * side * side)
-    assert (hidden % encoder.positions == hidden[0]).all()
+    mask = draw(config, encoder, seed)
     assert sorted([*mask.visible_V, *mask.hidden_H]) == list(range(encoder.tokens))
+    assert len(mask.hidden_H) == int(ratio * total) * encoder.tokens // total
+    assert mask.visible_V.dtype == mask.hidden_H.dtype == mask.silent_S.dtype == np.int64
+    assert (np.diff(mask.visible_V) > 0).all()
+    assert (np.diff(mask.hidden_H) > 0).all()
+    if kind == "tube":  # the same positions in every slice
+        hidden = mask.hidden_H.reshape(slices, -1)
+        assert (hidden % encoder.positions == hidden[0]).all()
+    if kind == "frame":  # all positions of a slice, or none
+        assert (np.bincount(mask.hidden_H // encoder.positions, minlength=slices) % encoder.positions == 0).all()
 
 
-def test_every_position_is_hidden_equally_often() -> None:
-    encoder = EncoderConfig(frames=2, size=16, patch=4)
+@pytest.mark.parametrize("kind", ["tube", "random", "frame"])
+def test_every_token_is_hidden_equally_often(kind: str) -> None:
+    encoder = EncoderConfig(frames=4, size=16, patch=4)
+    config = MaskConfig(kind=kind, ratio=0.5)  # pyright: ignore[reportArgumentType]
     rng = np.random.default_rng(0)
-    counts = np.zeros(16)
+    counts = np.zeros(encoder.tokens)
     for _ in range(4000):
-        counts[draw_mask(MaskConfig(ratio=0.5), encoder, rng).hidden_H] += 1
+        counts[draw_mask(config, encoder, rng).hidden_H] += 1
     assert np.abs(counts / 4000 - 0.5).max() < 0.04  # five deviations of a binomial
+
+
+@given(
+    ratio=st.floats(0.1, 0.95),
+    side=st.integers(4, 14),
+    rounds=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_dual_masking_has_mask_tokens_at_exactly_half_of_all_places(
+    ratio: float, side: int, rounds: int, seed: int
+) -> None:
+    encoder = EncoderConfig(frames=8 * rounds, size=4 * side, patch=4)
+    plain = draw(MaskConfig(ratio=ratio), encoder, seed)
+    dual = draw(MaskConfig(ratio=ratio, decoder="running_cell"), encoder, seed)
+    assert np.array_equal(dual.visible_V, plain.visible_V)  # the encoder sees the same
+    assert len(dual.hidden_H) * 2 == len(plain.hidden_H)
+    assert len(dual.silent_S) * 2 == len(plain.visible_V)
+    assert np.isin(dual.hidden_H, plain.hidden_H).all()
+    assert np.isin(dual.silent_S, plain.visible_V).all()
+
+
+def test_the_running_cell_keeps_two_neighbours_and_goes_round_in_four_slices() -> None:
+    encoder = EncoderConfig(frames=8, size=16, patch=4)
+    for phase in range(4):
+        kept_THW = running_cell(encoder, phase=phase).reshape(4, 4, 4)
+        cell_T22 = kept_THW[:, :2, :2]
+        assert (kept_THW == np.tile(cell_T22, (1, 2, 2))).all()
+        assert (cell_T22.sum((1, 2)) == 2).all()
+        assert (cell_T22.sum(0) == 2).all()
+        assert len({cell.tobytes() for cell in cell_T22}) == 4
+        diagonals = cell_T22[:, 0, 0] & cell_T22[:, 1, 1] | cell_T22[:, 0, 1] & cell_T22[:, 1, 0]
+        assert not diagonals.any()
+    first = [running_cell(encoder, phase=phase)[:2].tolist() for phase in range(4)]
+    assert len({tuple(pair) for pair in first}) == 4
+
+
+def test_all_four_phases_are_drawn() -> None:
+    encoder = EncoderConfig(frames=8, size=16, patch=4)
+    config = MaskConfig(ratio=0.5, decoder="running_cell")
+    kept = [np.concatenate([mask.hidden_H, mask.silent_S]) for mask in (draw(config, encoder, n) for n in range(40))]
+    assert len({np.sort(part).tobytes() for part in kept}) == 4
+
+
+def test_what_cannot_be_exact_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs tubes"):
+        MaskConfig(kind="random", decoder="running_cell")
+    with pytest.raises(ValueError, match="multiple of 8"):
+        hidden_count(MaskConfig(decoder="running_cell"), EncoderConfig(frames=4))
+    with pytest.raises(ValueError, match="temporal slices"):
+        hidden_count(MaskConfig(kind="frame", ratio=0.4), EncoderConfig(frames=4))
+
+
+@torch.no_grad()
+def test_silent_mask_tokens_are_seen_by_the_decoder_and_not_predicted() -> None:
+    encoder = EncoderConfig(frames=8, size=16, patch=4, dim=16, depth=1, heads=2)
+    model = MaskedAutoencoder(encoder, DecoderConfig(dim=16, depth=1, heads=2)).eval()
+    mask = draw(MaskConfig(ratio=0.75, decoder="running_cell"), encoder)
+    visible_BV, hidden_BH, silent_BS = (
+        torch.from_numpy(part)[None] for part in (mask.visible_V, mask.hidden_H, mask.silent_S)
+    )
+    video_BCTHW = torch.randn(1, 3, 8, 16, 16)
+    with_silent = model(video_BCTHW, visible_BV, hidden_BH, silent_BS)
+    without = model(video_BCTHW, visible_BV, hidden_BH)
+    assert with_silent.shape == without.shape == (1, len(mask.hidden_H), encoder.cube_values)
+    assert (with_silent - without).abs().max() > 1e-6
+    assert torch.equal(model(video_BCTHW, visible_BV, hidden_BH, silent_BS[:, :0]), without)
