@@ -75,7 +75,7 @@ def hidden_count(config: MaskConfig, encoder: EncoderConfig) -> int:
         )
     if config.decoder == "running_cell" and encoder.slices % _PHASES:
         raise ValueError(
-            f"mask.decoder=running_cell comes round after {_PHASES} temporal slices, of which there are {encoder.slices}; "
+            f"mask.decoder=running_cell comes round after {_PHASES} temporal slices, got {encoder.slices}; "
             f"set encoder.frames to a multiple of {_PHASES * encoder.tubelet}"
         )
     return hidden
