@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
 
 
@@ -48,7 +48,8 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crf", type=int, default=23, help="x264's constant rate factor: lower is better and larger")
     parser.add_argument("--preset", default="veryfast", help="x264's preset")
     parser.add_argument("--compact", action="store_true", help="smaller files that decode more slowly")
-    parser.add_argument("--samples-per-shard", type=int, default=1000)
+    parser.add_argument("--samples-per-shard", type=int, default=1000, help="a shard is closed at this many samples")
+    parser.add_argument("--bytes-per-shard", type=float, help="or at this many bytes of video, such as 2e8")
     parser.add_argument("--frames-fps", type=float, default=30.0, help="the rate that frame folders were extracted at")
     parser.add_argument("--unlabelled", action="store_true", help="take every video below the source, without classes")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
@@ -72,6 +73,7 @@ def _build(arguments: argparse.Namespace) -> int:
     values = {
         "encoding": encoding,
         "samples_per_shard": arguments.samples_per_shard,
+        "bytes_per_shard": None if arguments.bytes_per_shard is None else int(arguments.bytes_per_shard),
         "unlabelled": arguments.unlabelled,
         "frames_fps": arguments.frames_fps,
     }

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from videomae.shards.manifest import LeftOut
+from videomae.shards.meta import Meta
 from videomae.shards.sources import Source
-from videomae.shards.writer import Meta
 from videomae.video import EncodingConfig, FrameHWC, VideoError, encode, probe, transcode
 
 MIN_FRAMES = 2

@@ -5,40 +5,19 @@ The bytes depend on the samples alone: no times, owners or machine names go in.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import zlib
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 
 from webdataset.writer import TarWriter
 
 from videomae.shards.index import file_sha256, index_tar
 from videomae.shards.manifest import Shard, ShardError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Meta:
-    """What KEY.json says beside the video: label and class, the source group that splits must keep whole, its shape."""
-
-    label: int
-    class_name: str
-    group: str
-    frames: int
-    fps: float
-    width: int
-    height: int
-    sha256: str
-    source: str
-
-    def to_json(self) -> bytes:
-        values = asdict(self)
-        values["class"] = values.pop("class_name")
-        return json.dumps(values, sort_keys=True).encode()
+from videomae.shards.meta import Meta
 
 
 class ShardWriter:
-    """One tar in the making; as a context manager it closes the file, and `finish` indexes it."""
+    """One tar in the making: `add` samples, then `finish`, or `abandon` it."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.path = folder / f"{number:06d}.tar"
@@ -56,7 +35,8 @@ class ShardWriter:
 
     def finish(self) -> Shard:
         """Close the tar, index it from disk and compare with what went in; returns its line of the manifest."""
-        self.close()
+        self._tar.close()
+        self._file.close()
         index = index_tar(self.path)
         if [index[place].crc32 for place in range(len(index))] != self._crcs:
             raise ShardError(
@@ -74,18 +54,9 @@ class ShardWriter:
             index_sha256=file_sha256(index_path),
         )
 
-    def close(self) -> None:
-        if not self._file.closed:
+    def abandon(self) -> None:
+        """Close the unfinished file, full disk or not, and leave it to whoever cleans the folder."""
+        with contextlib.suppress(OSError):
             self._tar.close()
-            self._file.close()
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
+        with contextlib.suppress(OSError):
             self._file.close()

@@ -9,10 +9,11 @@ import pytest
 
 from videomae.shards.loader import LoaderConfig, evaluation_stream, train_stream
 from videomae.shards.manifest import Manifest
+from videomae.shards.meta import Meta
 from videomae.shards.order import Order, OrderConfig
 from videomae.shards.quarantine import BadSampleError, QuotaConfig
 from videomae.shards.reader import Sample, ShardReader
-from videomae.shards.writer import Meta, ShardWriter
+from videomae.shards.writer import ShardWriter
 
 Seen = tuple[str, float, float]
 
@@ -24,14 +25,14 @@ def folder(tmp_path: Path) -> Path:
     target.mkdir()
     shards = []
     for number in range(3):
-        with ShardWriter(target, number) as writer:
-            for sample in range(20 * number, min(50, 20 * number + 20)):
-                meta = Meta(
-                    label=sample % 2, class_name="ab"[sample % 2], group=str(sample // 5), frames=9, fps=5.0,
-                    width=8, height=6, sha256="0" * 64, source=f"{sample}.mp4",
-                )  # fmt: skip
-                writer.add(f"{sample:03d}", b"%d" % sample * 50, meta)
-            shards.append(writer.finish())
+        writer = ShardWriter(target, number)
+        for sample in range(20 * number, min(50, 20 * number + 20)):
+            meta = Meta(
+                label=sample % 2, class_name="ab"[sample % 2], group=str(sample // 5), frames=9, fps=5.0,
+                width=8, height=6, sha256="0" * 64, source=f"{sample}.mp4",
+            )  # fmt: skip
+            writer.add(f"{sample:03d}", b"%d" % sample * 50, meta)
+        shards.append(writer.finish())
     Manifest(folder=target, split="train", classes=("a", "b"), shards=tuple(shards)).write()
     return target
 
