@@ -21,6 +21,7 @@ from finetune.models import (
     i3d,
     late_fusion,
     multi_resolution,
+    probes,
     s3d,
     single_frame,
     slow_fusion,
@@ -38,6 +39,7 @@ from finetune.models.examples import ExampleConfig
 from finetune.models.i3d import I3dConfig
 from finetune.models.late_fusion import LateFusionConfig
 from finetune.models.multi_resolution import MultiResolutionConfig
+from finetune.models.probes import ProbeConfig
 from finetune.models.s3d import S3dConfig
 from finetune.models.single_frame import SingleFrameConfig
 from finetune.models.slow_fusion import SlowFusionConfig
@@ -59,7 +61,8 @@ ModelConfig = Annotated[
     | I3dConfig
     | TorchvisionVideoConfig
     | VivitConfig
-    | VideomaeConfig,
+    | VideomaeConfig
+    | ProbeConfig,
     pydantic.Field(discriminator="name"),
 ]
 """The config of any model, chosen by its `name`."""
@@ -79,6 +82,7 @@ _FAMILIES: dict[type, Any] = {
     TorchvisionVideoConfig: torchvision_video.TorchvisionVideo,
     VivitConfig: vivit.build,
     VideomaeConfig: videomae.VideomaeClassifier,
+    ProbeConfig: probes.Probe,
 }
 
 _PUBLISHED: dict[str, Published] = {
@@ -96,6 +100,7 @@ _PUBLISHED: dict[str, Published] = {
     **torchvision_video.PUBLISHED,
     **vivit_config.PUBLISHED,
     **videomae.PUBLISHED,
+    **probes.PUBLISHED,
 }
 
 

@@ -12,6 +12,7 @@ from urllib.error import URLError
 import torch
 
 from videomae.torchvision_door import models
+from videomae.weights.export import is_export
 from videomae.weights.files import State, WeightsError, read_state
 
 _TAGS = {"imagenet": "IMAGENET1K_V1", "kinetics": "KINETICS400_V1"}
@@ -32,6 +33,8 @@ def torchvision_state(architecture: str, source: str) -> State:
         WeightsError: nothing is published under that name, or it is neither cached nor can be downloaded.
     """
     if source not in _TAGS:
+        if is_export(Path(source)):
+            raise WeightsError(f"{source} is an exported VideoMAE encoder, a transformer, which {architecture} is not")
         return read_state(Path(source))
     published = getattr(models.get_model_weights(architecture), _TAGS[source], None)
     if published is None:

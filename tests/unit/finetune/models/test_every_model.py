@@ -36,6 +36,10 @@ SMALL: dict[str, dict[str, object]] = {
         "encoder": {"frames": 4, "size": 24, "patch": 8, "dim": 24, "depth": 2, "heads": 3},
         "drop_path": 0.0,
     },
+    **{
+        f"videomae_{probe}": {"encoder": {"frames": 4, "size": 24, "patch": 8, "dim": 24, "depth": 2, "heads": 3}}
+        for probe in ("linear", "attentive")
+    },
 }
 """A small setting of each model, its size odd where it may be."""
 
@@ -44,6 +48,7 @@ RATES = {
     "slow_fusion": 1e-2,
     "cnn_lstm": 1e-3,
     "cnn_lstm_many": 1e-3,
+    **dict.fromkeys(("videomae_linear", "videomae_attentive"), 1e-1),
     **dict.fromkeys(("mvit_v2_s", "swin3d_t"), 3e-4),
     **dict.fromkeys(("swin3d_s", "swin3d_b"), 1e-4),
 }
