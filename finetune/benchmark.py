@@ -27,6 +27,8 @@ from finetune.config import FinetuneConfig
 from finetune.evaluate import FILE
 from finetune.export import load_classifier
 from finetune.models import ModelConfig, published
+from finetune.results import About
+from finetune.stream import split
 from finetune.train import train
 from videomae.command import guarded
 from videomae.config import ConfigError, configclass, load, parse, set_value, to_dict
@@ -54,6 +56,7 @@ class BenchmarkConfig:
 
     stage: Literal["benchmark"] = "benchmark"
     run: str
+    title: str = "Benchmark"
     seeds: tuple[int, ...] = (0,)
     encoder: str | None = None  # export folder of a pretraining run, for the rows with from_encoder
     protocol: dict[str, Any]
@@ -122,7 +125,25 @@ def benchmark(config: BenchmarkConfig, world: World) -> list[Row]:
     log_to(None, console_too=world.first)
     if world.first:
         write_whole(folder / RESULT, json.dumps([asdict(row) for row in rows], indent=1))
+        _about(config).save(folder)
     return rows
+
+
+def _about(config: BenchmarkConfig) -> About:
+    """What data and protocol were, in words, for the report."""
+    common = config.finetuning(config.rows[0], config.seeds[0])
+    train_split, val_split = split(common, "train"), split(common, "val")
+    differing = [f"{row.title}: {', '.join(row.settings)}" for row in config.rows if row.settings]
+    return About(
+        title=config.title,
+        data=f"{train_split.samples} training and {val_split.samples} validation clips of the classes "
+        f"{', '.join(val_split.classes)}.",
+        protocol=f"Every model is trained for {common.schedule.duration} in batches of {common.batch}, with the same "
+        f"augmentation, and tested on {common.evaluation.clips} x {common.evaluation.crops} views a video. Nothing is "
+        "chosen by the validation clips: the last weights count."
+        + (f" Settings of their own: {'; '.join(differing)}." if differing else ""),
+        train_clips=train_split.samples,
+    )
 
 
 def _describe(title: str, config: FinetuneConfig, *, folder: Path, device: torch.device) -> Row:

@@ -27,7 +27,7 @@ def main() -> int:
         job = Job.read(given.config, given.overrides)
         command = job.command(on=given.on, processes=given.processes)
         if given.dry_run:
-            print(shlex.join(command))
+            print(shlex.join(command.words))
         else:
             code = run(command)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from launch.job import Job
+from launch.job import Command, Job
 from launch.local import run
 from videomae.progress import console
 
@@ -29,34 +29,34 @@ def main() -> int:
     given = parser.parse_args()
     start = time.monotonic()
     for command in commands(given.out, given.data):
-        console.print(
-            f"\n$ {shlex.join(command).replace(sys.executable, 'python')}",
-            style="bold",
-            highlight=False,
-            soft_wrap=True,
-        )
+        shown = shlex.join(["python", *command.words[1:]])
+        console.print(f"\n$ {shown}", style="bold", highlight=False, soft_wrap=True)
         code = run(command)
         if code:
             return code
-    console.print(
-        f"\nThe demo took {time.monotonic() - start:.0f} s. Report: {given.out / 'report.html'}", soft_wrap=True
-    )
+    seconds = time.monotonic() - start
+    console.print(f"\nThe demo took {seconds:.0f} s. Report: {given.out / 'report.html'}", soft_wrap=True)
     return 0
 
 
-def commands(out: Path, data: Path | None) -> list[list[str]]:
+def commands(out: Path, data: Path | None) -> list[Command]:
     """The command of every stage, in order."""
-    python = [sys.executable, "-m"]
     videos, shards, pretraining = data or out / "videos", out / "shards", out / "pretrain"
     processes = torch.cuda.device_count() or CPU_PROCESSES
-    stages = [] if data else [[*python, "videomae.shards", "synthesize", str(videos)]]
-    stages.append([*python, "videomae.shards", "build", str(videos), str(shards), "--short-side", "96", "--fps", "10"])
-    pretrain = Job.read(CONFIGS / "pretrain.yaml", [f"run={pretraining}", f"data.shards={shards / 'train'}"])
-    stages.append(pretrain.command(on="torchrun", processes=processes))
-    overrides = [f"run={out}", f"protocol.data.shards={shards}", f"encoder={pretraining / 'export'}"]
-    stages.append([*python, "finetune.benchmark", str(CONFIGS / "benchmark.yaml"), *overrides])
-    stages.append([*python, "finetune.report", str(out), "--pretraining", str(pretraining)])
-    return stages
+    synthesize = [] if data else [_python("videomae.shards", "synthesize", videos)]
+    overrides = [f"run={pretraining}", f"data.shards={shards / 'train'}"]
+    tested = [f"run={out}", f"protocol.data.shards={shards}", f"encoder={pretraining / 'export'}"]
+    return [
+        *synthesize,
+        _python("videomae.shards", "build", videos, shards, "--short-side", "96", "--fps", "10"),
+        Job.read(CONFIGS / "pretrain.yaml", overrides).command(on="torchrun", processes=processes),
+        _python("finetune.benchmark", CONFIGS / "benchmark.yaml", *tested),
+        _python("finetune.report", out, "--pretraining", pretraining.relative_to(out)),
+    ]
+
+
+def _python(*words: str | Path) -> Command:
+    return Command([sys.executable, "-m", *map(str, words)])
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,14 @@ LAUNCHERS: tuple[Launcher, ...] = ("local", "torchrun", "deepspeed")
 _MODULES = {"pretrain": "pretrain", "finetune": "finetune", "benchmark": "finetune.benchmark"}
 # A stopping run needs time to save: torchrun would kill it after 30 s, and would not pass SIGUSR1 on at all.
 _TORCHRUN_SIGNALS = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout", "120")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Words of a command line, and variables that it wants unless the user has set them."""
+
+    words: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Job:
             )
         return cls(_MODULES[stage], config, tuple(overrides))
 
-    def command(self, *, on: Launcher, processes: int | None = None) -> list[str]:
+    def command(self, *, on: Launcher, processes: int | None = None) -> Command:
         """The command line; without `processes` every GPU of this machine gets one, and a machine without GPUs one.
 
         Raises:
@@ -54,8 +63,10 @@ class Job:
         if on == "local":
             if count > 1:
                 raise ValueError(f"--on local runs one process, got {count}; type --on torchrun")
-            return [sys.executable, "-m", *stage]
+            return Command([sys.executable, "-m", *stage])
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
         if on == "torchrun":
             launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *_TORCHRUN_SIGNALS]
-            return [sys.executable, "-m", *launcher, "-m", *stage]
-        return [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(count), "--module", *stage]
+            return Command([sys.executable, "-m", *launcher, "-m", *stage], threads)
+        launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(count), "--module"]
+        return Command([*launcher, *stage], threads)

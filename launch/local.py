@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
 
+from launch.job import Command
 from videomae.stopping import SIGNALS
 
 
-def run(command: Sequence[str]) -> int:
+def run(command: Command) -> int:
     """Run `command` to its end with its output on ours; a signal to us reaches it, so that it can save and leave."""
-    # torchrun sets one thread a process and says so in capitals; saying it first keeps it quiet.
-    environment = {**os.environ}
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command.words, env={**command.environment, **os.environ})
     for number in SIGNALS:
         # A terminal's ctrl-C reaches the whole process group by itself; only signals to us alone are passed on.
         if number != signal.SIGINT:
