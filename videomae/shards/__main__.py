@@ -9,9 +9,11 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from videomae import progress
+from videomae.shards.manifest import read_splits
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     _add_build(commands.add_parser("build", help="pack a folder of videos into tar shards"))
     synthesize = commands.add_parser("synthesize", help="draw a small set of real H.264 videos")
     _add_synthesize(synthesize)
+    _add_index(commands.add_parser("index", help="index tars that others wrote, so that they can be used"))
+    _add_verify(commands.add_parser("verify", help="check every byte of shards against their manifest"))
+    _add_show(commands.add_parser("show", help="print a data card and draw a contact sheet"))
     parsed = parser.parse_args(arguments)
     progress.log_to(None)
     try:
@@ -109,6 +114,74 @@ def _report(arguments: argparse.Namespace, result: object) -> None:
         )
         for left in result.manifests[split].left_out:
             print(f"  left out {left.source}: {left.reason}")
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="the folder that holds the tars; index and manifest go beside them")
+    parser.add_argument("--classes", default="", help="names for numbered labels, separated by commas")
+    parser.set_defaults(run=_index)
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from videomae.shards.foreign import index_folder
+
+    manifest = index_folder(arguments.folder, classes=[name for name in arguments.classes.split(",") if name])
+    print(f"{manifest.samples} samples in {len(manifest.shards)} shard(s), {len(manifest.classes)} classes")
+    for left in manifest.left_out:
+        print(f"  left out {left.source}: {left.reason}")
+    return 0
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="what `build` wrote, or one of its splits")
+    parser.add_argument("--decode", action="store_true", help="also decode every video and count its frames")
+    parser.add_argument("--json", action="store_true", help="print the faults as JSON")
+    parser.set_defaults(run=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from videomae.shards.verification import verify
+
+    manifests = read_splits(arguments.folder)
+    faults = {manifest.split: verify(manifest, decode=arguments.decode) for manifest in manifests}
+    count = sum(len(found) for found in faults.values())
+    if arguments.json:
+        print(json.dumps({"faults": {split: [asdict(fault) for fault in found] for split, found in faults.items()}}))
+        return 1 if count else 0
+    for split, found in faults.items():
+        for fault in found:
+            print(f"{split}/{fault.shard}{' ' + fault.key if fault.key else ''}: {fault.reason}")
+    samples, shards = sum(m.samples for m in manifests), sum(len(m.shards) for m in manifests)
+    print(f"{samples} samples in {shards} shard(s): " + (f"{count} faults" if count else "every byte is as built"))
+    return 1 if count else 0
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="what `build` wrote, or one of its splits")
+    parser.add_argument(
+        "--sheet", type=Path, help="where the contact sheets go; FOLDER/<split>/contact-sheet.png if not given"
+    )
+    parser.add_argument("--clips", type=int, default=12, help="clips on a contact sheet")
+    parser.add_argument("--json", action="store_true", help="print the card as JSON")
+    parser.set_defaults(run=_show)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from videomae.shards.card import card
+    from videomae.shards.contact_sheet import write_contact_sheet
+
+    cards, sheets = [], []
+    for manifest in read_splits(arguments.folder):
+        cards.append(card(manifest))
+        folder = arguments.sheet / manifest.split if arguments.sheet else manifest.folder
+        sheets.append(folder / "contact-sheet.png")
+        write_contact_sheet(manifest, sheets[-1], clips=arguments.clips)
+    if arguments.json:
+        print(json.dumps({"splits": [asdict(each) for each in cards], "sheets": [str(sheet) for sheet in sheets]}))
+        return 0
+    for each, sheet in zip(cards, sheets, strict=True):
+        print("\n".join([*each.lines(), f"  sheet       {sheet}"]))
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,18 +7,21 @@ archive may end. An entry says enough to read and choose a sample (label, group,
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import tarfile
 import zlib
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from videomae.shards.manifest import ShardError
 from videomae.video import SUFFIXES
 
-MAX_MEMBER_BYTES = 4 << 30
-MAX_META_BYTES = 1 << 20
+MAX_MEMBER_BYTES = 1 << 30
+MAX_HEADER_BYTES = 1 << 20  # of long names and pax records, which tarfile reads whole
+MAX_TAIL_BYTES = 1 << 24  # tar writers pad the end of an archive to some block size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,26 +72,48 @@ class Index:
 
 
 def index_tar(path: Path) -> Index:
-    """Read a tar from end to end and index its samples.
+    """Read a tar of ours from end to end and index its samples.
 
     Raises:
         ShardError: the tar is cut or damaged, or a sample lacks its video or its JSON.
     """
-    entries: list[Entry] = []
-    parts: dict[str, dict[str, tuple[int, bytes]]] = {}
+    return Index([_entry(sample, path) for sample in tar_samples(path)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarSample:
+    """The members of a tar that share a key: suffix (without dot, lower case) -> (offset, bytes)."""
+
+    key: str
+    parts: dict[str, tuple[int, bytes]]
+
+    @property
+    def video(self) -> tuple[int, bytes] | None:
+        return next((part for suffix, part in self.parts.items() if f".{suffix}" in SUFFIXES), None)
+
+    def text(self, suffix: str) -> str | None:
+        """The text of the member with this suffix, if there is one; what is no text is replaced, never an error."""
+        return self.parts[suffix][1].decode(errors="replace") if suffix in self.parts else None
+
+
+def tar_samples(path: Path) -> Iterator[TarSample]:
+    """The samples of a tar in its order, as webdataset groups them: neighbours with one name up to the first dot.
+
+    Raises:
+        ShardError: the tar is cut or damaged, or holds what no shard holds.
+    """
     with path.open("rb") as file:
-        for name, offset, data in _members(file, path):
-            key, _, suffix = name.rpartition("/")[2].partition(".")
-            key = name[: len(name) - len(suffix) - 1]
-            parts.setdefault(key, {})[suffix.lower()] = (offset, data)
-            entry = _entry(key, parts[key], path)
-            if entry:
-                entries.append(entry)
-                del parts[key]
-    if parts:
-        key, found = next(iter(parts.items()))
-        raise ShardError(f"{path}: sample {key} has only {', '.join(found)}; it needs a video and a .json")
-    return Index(entries)
+        for key, members in itertools.groupby(_members(file, path), key=lambda member: member.key):
+            parts = {member.suffix: (member.offset, member.data) for member in members}
+            yield TarSample(key=key, parts=parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    key: str
+    suffix: str
+    offset: int
+    data: bytes
 
 
 def file_sha256(path: Path) -> str:
@@ -96,9 +121,19 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _members(file: BinaryIO, path: Path) -> Any:
+class _BoundedInfo(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _BoundedInfo:
+        info = super().frombuf(buf, encoding, errors)
+        if info.size < 0 or (not info.isfile() and info.size > MAX_HEADER_BYTES):
+            raise tarfile.ReadError(f"a header that speaks of {info.size} bytes")
+        return info
+
+
+def _members(file: BinaryIO, path: Path) -> Iterator[_Member]:
+    again = "copy or build the shard again"
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=_BoundedInfo) as archive:
             for member in archive:
                 if not member.isfile():
                     continue
@@ -107,29 +142,32 @@ def _members(file: BinaryIO, path: Path) -> Any:
                 file.seek(member.offset_data)
                 data = file.read(member.size)
                 if len(data) < member.size:
-                    raise ShardError(f"{path}: cut inside {member.name!r}; copy or build the shard again")
-                yield member.name, member.offset_data, data
+                    raise ShardError(f"{path}: cut inside {member.name!r}; {again}")
+                folder, slash, base = member.name.rpartition("/")
+                stem, _, suffix = base.partition(".")
+                yield _Member(key=folder + slash + stem, suffix=suffix.lower(), offset=member.offset_data, data=data)
             end = archive.offset
-    except tarfile.TarError as error:
-        raise ShardError(f"{path}: not a readable tar ({error}); copy or build the shard again") from None
+    except (tarfile.TarError, UnicodeError, OverflowError) as error:
+        raise ShardError(f"{path}: not a readable tar ({error}); {again}") from None
     file.seek(end)
-    tail = file.read()
-    if len(tail) < 2 * tarfile.BLOCKSIZE or tail.strip(b"\0"):
-        raise ShardError(f"{path}: damaged or cut at byte {end}; copy or build the shard again")
+    tail = file.read(MAX_TAIL_BYTES)
+    if len(tail) < 2 * tarfile.BLOCKSIZE or tail.strip(b"\0") or file.read(1):
+        raise ShardError(f"{path}: damaged or cut at byte {end}; {again}")
 
 
-def _entry(key: str, parts: dict[str, tuple[int, bytes]], path: Path) -> Entry | None:
-    """The finished entry once both the video and the JSON of a key have been met."""
-    video = next((part for suffix, part in parts.items() if f".{suffix}" in SUFFIXES), None)
-    if video is None or "json" not in parts:
-        return None
+def _entry(sample: TarSample, path: Path) -> Entry:
+    if sample.video is None or "json" not in sample.parts:
+        raise ShardError(
+            f"{path}: sample {sample.key} has only {', '.join(sample.parts)}; it needs a video and a .json"
+        )
+    offset, video = sample.video
     try:
-        meta = json.loads(parts["json"][1])
+        meta = json.loads(sample.parts["json"][1])
         return Entry(
-            key=key,
-            offset=video[0],
-            size=len(video[1]),
-            crc32=zlib.crc32(video[1]),
+            key=sample.key,
+            offset=offset,
+            size=len(video),
+            crc32=zlib.crc32(video),
             label=int(meta["label"]),
             group=str(meta["group"]),
             frames=int(meta["frames"]),
@@ -138,9 +176,5 @@ def _entry(key: str, parts: dict[str, tuple[int, bytes]], path: Path) -> Entry |
             height=int(meta["height"]),
             sha256=str(meta["sha256"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"{path}: the JSON of sample {key} is wrong or lacks {error}") from None
-
-
-def as_dict(entry: Entry) -> dict[str, Any]:
-    return asdict(entry)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ShardError(f"{path}: the JSON of sample {sample.key} is wrong or lacks {error}") from None

@@ -120,6 +120,12 @@ class Manifest:
             raise ShardError(f"{folder / NAME}: {error} missing or wrong; build the shards again") from None
 
 
+def read_splits(folder: Path) -> list[Manifest]:
+    """The manifest of `folder`, or those of the splits in it. Raises ShardError if there are none."""
+    splits = [folder] if (folder / NAME).is_file() else sorted(path.parent for path in folder.glob(f"*/{NAME}"))
+    return [Manifest.read(split) for split in splits or [folder]]
+
+
 def _missing(folder: Path) -> str:
     splits = sorted(path.parent.name for path in folder.glob(f"*/{NAME}")) if folder.is_dir() else []
     if splits:

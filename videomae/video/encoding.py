@@ -102,7 +102,7 @@ def _output_stream(
     if config.fast_decode:
         options["tune"] = "fastdecode"
     # mbtree=0: on frames of few macroblocks x264's macroblock tree reads memory that nobody wrote, and once in some
-    # hundred times the bytes differ; without B-frames and with short groups it hardly gains anything (2 % of the bytes).
+    # hundred times the bytes differ; without B-frames and with short groups it gains only 2 % of the bytes.
     options["x264-params"] = f"keyint={config.gop}:min-keyint={config.gop}:scenecut=0:open-gop=0:bframes=0:mbtree=0"
     stream = container.add_stream("libx264", rate=rate, options=options)
     scale = 1.0 if config.short_side is None else min(1.0, config.short_side / min(width, height))
