@@ -70,5 +70,7 @@ PUBLISHED = {
         gmacs=17.979,
         rwf2000=78.8,
         pretrained="scratch",
+        note="torchvision's S3D has 7.9M parameters with 2 classes and 8.3M with 400; the course does not say what "
+        "network its 9.1M count",
     )
 }

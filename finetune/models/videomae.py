@@ -119,7 +119,7 @@ def load_backbone(encoder: VideoEncoder, weights: str) -> None:
 
 PUBLISHED = {
     "videomae": Published(
-        source="course, RWF-2000 table (parameters, accuracy); VideoMAE table 7 (GMACs of ViT-B, 16 x 224 x 224)",
+        source="course, RWF-2000 table (parameters, accuracy); VideoMAE (GMACs of ViT-B, 16 x 224 x 224)",
         parameters=86.2,
         gmacs=180.3,
         rwf2000=91.3,

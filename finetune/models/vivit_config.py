@@ -71,7 +71,7 @@ class VivitConfig:
 
 
 def _published(model: int, parameters: float, gmacs: float, rwf2000: float | None = None) -> Published:
-    source = f"ViViT tables 2 and 3, Model {model} (B/16x2, 32 x 224 x 224, 400 classes)"
+    source = f"ViViT table 2, Model {model} (B/16x2, 32 x 224 x 224, 400 classes)"
     return Published(
         source=source + ("; course, RWF-2000 table (accuracy)" if rwf2000 else ""),
         parameters=parameters,

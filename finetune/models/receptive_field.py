@@ -1,0 +1,186 @@
+"""The receptive field of every layer, measured: which input pixels can reach the middle of its output.
+
+The model runs once with every layer that mixes its inputs replaced by a plain sum over what it may look at, on values
+that are kept at one. The gradient of a middle output is then the number of paths from each pixel, positive wherever
+there is one and exactly zero elsewhere; weights, however unlucky, cannot hide a path.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceptiveField:
+    """Extent in pixels of the input, borders cut off."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+
+def receptive_fields(module: nn.Module, shape: tuple[int, ...]) -> dict[str, ReceptiveField]:
+    """The receptive field of the middle output of every called submodule, by dotted name.
+
+    Args:
+        shape: (channels, frames, height, width) of one video.
+    """
+    module = copy.deepcopy(module).double().eval().requires_grad_(False)
+    video_BCTHW = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
+    outputs: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for name, layer in module.named_modules():
+            stack.enter_context(_kept(name, layer, outputs))
+        stack.enter_context(_Paths())
+        module(video_BCTHW)
+    of_tensor = {id(output): _extent(output, video_BCTHW) for output in {id(o): o for o in outputs.values()}.values()}
+    return {name: of_tensor[id(output)] for name, output in outputs.items()}
+
+
+class _Paths(TorchFunctionMode):
+    """Puts sums in the place of layers while the model runs."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        replacement = _REPLACED.get(func)
+        return (replacement or func)(*args, **(kwargs or {}))
+
+
+def _one(paths: Tensor) -> Tensor:
+    """Value one, gradient of `paths`."""
+    return paths - paths.detach() + 1
+
+
+def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None = None, *settings: Any, **more: Any) -> Tensor:
+    del bias
+    names = ("stride", "padding", "dilation")
+    given = dict(zip(names, settings, strict=False)) | {key: value for key, value in more.items() if key in names}
+    groups = more.get("groups", settings[3] if len(settings) > 3 else 1)
+    if groups > 1 and groups == input.shape[1] == weight.shape[0]:  # each channel by itself: all see alike
+        groups = 1
+    ones = torch.ones(1, 1, *weight.shape[2:], dtype=input.dtype)
+    convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[weight.dim() - 2]
+    paths = convolve(input.sum(1, keepdim=True), ones, **given)
+    return _one(paths).expand(-1, weight.shape[0], *[-1] * (weight.dim() - 2))
+
+
+def _pooling(average: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def pool(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        **_: Any,
+    ) -> Tensor:
+        del dilation
+        return _one(average(input, kernel_size, stride, padding, ceil_mode))
+
+    return pool
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    del bias
+    return _one(input.sum(-1, keepdim=True)).expand(*input.shape[:-1], weight.shape[0])
+
+
+def _last_axis(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    """A norm over channels: every channel sees what all see."""
+    return _one(input.sum(-1, keepdim=True)).expand_as(input)
+
+
+def _same(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    return input
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    paths = (key.sum(-1, keepdim=True) + value.sum(-1, keepdim=True)).sum(-2, keepdim=True)
+    return _one(query.sum(-1, keepdim=True) + paths).expand(*query.shape[:-1], value.shape[-1])
+
+
+def _softmax(input: Tensor, dim: int = -1, *_: Any, **__: Any) -> Tensor:
+    """One where attention is allowed, zero where a mask of large negative scores forbids it."""
+    return (input.detach() > input.detach().amax(dim, keepdim=True) - 50).to(input.dtype)
+
+
+def _add(input: Tensor, other: Tensor, **_: Any) -> Tensor:
+    return input + other  # in place would fail on a tensor that shares its values
+
+
+_REPLACED: dict[Any, Callable[..., Tensor]] = {
+    torch.conv1d: _convolution,
+    torch.conv2d: _convolution,
+    torch.conv3d: _convolution,
+    functional.max_pool1d: _pooling(functional.avg_pool1d),
+    functional.max_pool2d: _pooling(functional.avg_pool2d),
+    functional.max_pool3d: _pooling(functional.avg_pool3d),
+    functional.linear: _linear,
+    functional.layer_norm: _last_axis,
+    torch.layer_norm: _last_axis,
+    functional.rms_norm: _last_axis,
+    torch.rms_norm: _last_axis,
+    functional.batch_norm: _same,
+    torch.batch_norm: _same,
+    torch.relu: _same,
+    torch.relu_: _same,
+    functional.relu: _same,
+    functional.relu_: _same,
+    functional.gelu: _same,
+    functional.silu: _same,
+    torch.dropout: _same,
+    functional.scaled_dot_product_attention: _attention,
+    torch.softmax: _softmax,
+    functional.softmax: _softmax,
+    Tensor.softmax: _softmax,
+    Tensor.__iadd__: _add,
+    Tensor.add_: _add,
+}
+
+
+@contextmanager
+def _kept(name: str, layer: nn.Module, outputs: dict[str, Tensor]) -> Iterator[None]:
+    def keep(_: nn.Module, inputs: Any, output: Any) -> None:
+        tensor = output[0] if isinstance(output, (tuple, list)) else output
+        if isinstance(tensor, Tensor):
+            outputs[name] = tensor
+
+    handle = layer.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _middle(output: Tensor) -> Tensor:
+    """The sum over axis 1 at the middle of the other axes: in maps that is one place, all channels."""
+    if output.dim() <= 2:
+        return output[len(output) // 2].sum()
+    if output.dim() == 3:  # tokens: one token, all channels
+        return output[len(output) // 2, output.shape[1] // 2].sum()
+    place = tuple(size // 2 for size in output.shape[2:])
+    return output[(len(output) // 2, slice(None), *place)].sum()
+
+
+def _extent(output: Tensor, video_BCTHW: Tensor) -> ReceptiveField:
+    """From the first to the last pixel along each axis that reaches the middle of `output`; none if none does."""
+    (gradient,) = torch.autograd.grad(
+        _middle(output), video_BCTHW, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    reached_THW = (gradient[0] != 0).any(0)
+    spans = []
+    for others in ((1, 2), (0, 2), (0, 1)):
+        places = reached_THW.any(others[1]).any(others[0]).nonzero()
+        spans.append(int(places.max() - places.min()) + 1 if len(places) else 0)
+    return ReceptiveField(frames=spans[0], height=spans[1], width=spans[2])

@@ -1,0 +1,123 @@
+"""What the models measure: a table of all beside the published figures, and one of a model's layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune.models import ModelConfig, build, names, published
+from finetune.models.contract import Published
+from finetune.models.receptive_field import receptive_fields
+from videomae.config import parse
+from videomae.flops import Count, count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A measured figure beside the published one."""
+
+    measured: float
+    published: float | None
+
+    @property
+    def deviation(self) -> float | None:
+        """(measured - published) / published, or None where nothing is published."""
+        return None if self.published is None else self.measured / self.published - 1
+
+    def to_dict(self) -> dict[str, float | None]:
+        """As it stands in JSON."""
+        return {"measured": self.measured, "published": self.published, "deviation": self.deviation}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow:
+    """One model in the setting that its published figures count."""
+
+    name: str
+    frames: int
+    size: int
+    classes: int
+    parameters: Figure  # in units of 1e6
+    gmacs: Figure
+    source: str
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in JSON."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return plain | {"parameters": self.parameters.to_dict(), "gmacs": self.gmacs.to_dict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRow:
+    """One layer: sizes as C x T x H x W or whatever axes it has, the batch left out where it is 1."""
+
+    name: str
+    kind: str
+    output: str
+    parameters: int
+    gmacs: float
+    receptive_field: str  # T x H x W pixels of the input, or "-"
+
+
+def model_row(name: str) -> ModelRow:
+    """Measure the model `name` on the built module, in the setting of its published figures."""
+    figures = published(name) or Published(source="")
+    config = _published_setting(name, figures)
+    counted = counted_on_meta(config, figures.classes)
+    return ModelRow(
+        name=name,
+        frames=config.input.frames,
+        size=config.input.size,
+        classes=figures.classes,
+        parameters=Figure(measured=counted.parameters / 1e6, published=figures.parameters),
+        gmacs=Figure(measured=counted.gmacs, published=figures.gmacs),
+        source=figures.source,
+        note=figures.note,
+    )
+
+
+def model_rows() -> list[ModelRow]:
+    """All registered models, in order."""
+    return [model_row(name) for name in names()]
+
+
+def layer_rows(config: ModelConfig, classes: int, *, fields: bool = True) -> list[LayerRow]:
+    """The layers of a model that hold parameters, multiply or change the size; receptive fields if `fields`."""
+    counted = counted_on_meta(config, classes)
+    spans = receptive_fields(build(config, classes, initialise=False), config.input.shape) if fields else {}
+    rows = []
+    for layer in counted.layers:
+        if layer.is_leaf or layer.multiply_adds or layer.parameters:
+            rows.append(
+                LayerRow(
+                    name=layer.name or "(model)",
+                    kind=layer.kind,
+                    output=_size(layer.output),
+                    parameters=layer.parameters,
+                    gmacs=layer.multiply_adds / 1e9,
+                    receptive_field=str(spans.get(layer.name, "-")),
+                )
+            )
+    return rows
+
+
+def counted_on_meta(config: ModelConfig, classes: int) -> Count:
+    """Counts of a model that is never given memory."""
+    with torch.device("meta"):
+        module: nn.Module = build(config, classes, initialise=False)
+    return count(module, torch.empty(1, *config.input.shape, device="meta"))
+
+
+def _published_setting(name: str, figures: Published) -> ModelConfig:
+    values: dict[str, object] = {"name": name}
+    values |= {key: getattr(figures, key) for key in ("frames", "size") if getattr(figures, key) is not None}
+    return parse(ModelConfig, values, source=f"the published setting of {name}")  # pyright: ignore[reportArgumentType]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape[1:] if shape[:1] == (1,) else shape)) or "-"

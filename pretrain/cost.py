@@ -1,0 +1,119 @@
+"""What pretraining costs by encoder size, measured on built modules: `python -m pretrain.cost [--json]`.
+
+The figures published for VideoMAE and VideoMAEv2 (16 x 224 x 224, tube mask 0.9, decoder mask 0.5) stand beside:
+parameters of encoder and decoder, and GMACs of the encoder on all tokens, of a pretraining forward, and of one with
+dual masking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
+from pretrain.masking import MaskConfig, draw_mask
+from videomae.encoder import SIZES, EncoderConfig
+from videomae.flops import count
+
+DECODERS = {
+    "small": DecoderConfig(dim=192, depth=4, heads=3),
+    "base": DecoderConfig(dim=384, depth=4, heads=6),
+    "large": DecoderConfig(dim=512, depth=12, heads=8),
+    "huge": DecoderConfig(dim=640, depth=12, heads=8),
+    "giant": DecoderConfig(dim=512, depth=4, heads=8),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Parameters in units of 1e6 and multiply-adds of one clip in units of 1e9."""
+
+    encoder_millions: float
+    decoder_millions: float  # all that is not the encoder
+    full_gmacs: float
+    pretraining_gmacs: float
+    dual_masking_gmacs: float
+
+
+def _published(*figures: float) -> Cost:
+    encoder, decoder, full, pretraining, dual = figures
+    return Cost(
+        encoder_millions=encoder,
+        decoder_millions=decoder,
+        full_gmacs=full,
+        pretraining_gmacs=pretraining,
+        dual_masking_gmacs=dual,
+    )
+
+
+PUBLISHED = {
+    "small": _published(21.88, 2.15, 56.9, 11.5, 7.8),
+    "base": _published(86.23, 7.98, 180.3, 35.4, 25.8),
+    "large": _published(303.86, 39.14, 596.8, 142.6, 99.3),
+    "huge": _published(631.61, 60.88, 1191, 237.6, 176.1),
+    "giant": _published(1011.6, 13.9, 2543, 262.4, 240.7),
+}
+
+
+def measure(size: str) -> Cost:
+    """The cost at one of the published sizes; nothing is given memory."""
+    encoder = EncoderConfig(**SIZES[size])  # pyright: ignore[reportArgumentType]
+    with torch.device("meta"):
+        model = MaskedAutoencoder(encoder, DECODERS[size])
+        video_BCTHW = torch.empty(1, 3, encoder.frames, encoder.size, encoder.size)
+    full = count(model.encoder, video_BCTHW)
+    plain, dual = (
+        count(model, video_BCTHW, *_indices(MaskConfig(decoder=decoder), encoder))
+        for decoder in ("all", "running_cell")
+    )
+    return Cost(
+        encoder_millions=full.parameters / 1e6,
+        decoder_millions=(plain.parameters - full.parameters) / 1e6,
+        full_gmacs=full.gmacs,
+        pretraining_gmacs=plain.gmacs,
+        dual_masking_gmacs=dual.gmacs,
+    )
+
+
+def _indices(mask: MaskConfig, encoder: EncoderConfig) -> list[torch.Tensor]:
+    drawn = draw_mask(mask, encoder, np.random.default_rng(0))
+    return [torch.from_numpy(part)[None] for part in (drawn.visible_V, drawn.hidden_H, drawn.silent_S)]
+
+
+def rows() -> list[dict[str, object]]:
+    """Every size: measured, published and deviation of each figure."""
+    return [{"size": size, **_beside(measure(size), published)} for size, published in PUBLISHED.items()]
+
+
+def _beside(measured: Cost, published: Cost) -> dict[str, object]:
+    return {
+        name: {"measured": value, "published": vars(published)[name], "deviation": value / vars(published)[name] - 1}
+        for name, value in vars(measured).items()
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain.cost", description="What pretraining costs by size.")
+    parser.add_argument("--json", action="store_true", help="print JSON, alone")
+    given = parser.parse_args(arguments)
+    table = rows()
+    if given.json:
+        sys.stdout.write(json.dumps(table) + "\n")
+        return 0
+    for row in table:
+        for name, figures in row.items():
+            if isinstance(figures, dict):
+                line = f"{figures['measured']:9.2f}  published {figures['published']:7g}  {figures['deviation']:+.1%}"
+                sys.stdout.write(f"{row['size']!s:6} {name:20} {line}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
