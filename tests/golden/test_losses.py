@@ -1,0 +1,17 @@
+"""The demo's first losses against recorded ones: a change of the numbers must be meant."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.golden.steps import RECORDED, STEPS, first_losses
+
+
+def test_first_losses_are_those_recorded(shards: Path, tmp_path: Path) -> None:
+    found = first_losses(shards, tmp_path)
+    recorded = json.loads(RECORDED.read_text())
+    assert found.keys() == recorded.keys()
+    for name, losses in recorded.items():
+        assert len(losses) == STEPS
+        assert found[name] == pytest.approx(losses, abs=1e-4), name

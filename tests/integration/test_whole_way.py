@@ -1,0 +1,71 @@
+"""Every command of the whole way, as a person types them: videos, shards, pretraining on 2 processes, table, report."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch.demo import commands
+from tests.processes import ROOT, run_command, run_processes
+from tests.stages import TINY, pretrain_arguments
+
+ROWS = """
+rows:
+  - title: Single <frame>
+    model: {name: single_frame, frames: 2, size: 32}
+  - title: Scratch
+    model: &videomae {name: videomae, encoder: ENCODER}
+  - title: Pretrained
+    model: *videomae
+    from_encoder: true
+"""
+
+
+@pytest.fixture(scope="module")
+def benchmark(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    engine = "engine={kind: deepspeed, zero_stage: 0}"
+    run_processes(2, "pretrain", *pretrain_arguments(folder / "pretrain", shards, engine))
+    demo = (ROOT / "configs/demo/benchmark.yaml").read_text().split("rows:")[0]
+    (folder / "benchmark.yaml").write_text(demo + ROWS.replace("ENCODER", TINY))
+    return folder
+
+
+def arguments(folder: Path, shards: Path) -> list[str]:
+    where = [f"run={folder}", f"encoder={folder / 'pretrain' / 'export'}", f"protocol.data.shards={shards}"]
+    return [str(folder / "benchmark.yaml"), *where, "protocol.schedule={duration: 2 steps, warmup: 1 steps}"]
+
+
+def test_table_report_and_reuse(benchmark: Path, shards: Path) -> None:
+    printed = json.loads(run_command("finetune.benchmark", *arguments(benchmark, shards), "--json"))
+    rows = json.loads((benchmark / "benchmark.json").read_text())
+    assert printed == rows
+    assert [row["title"] for row in rows] == ["Single <frame>", "Scratch", "Pretrained"]
+    assert [row["pretrained"] for row in rows] == ["scratch", "scratch", "VideoMAE (pretrain)"]
+    assert all(row["total"] == 8 and row["params"] > 0 and row["gmacs"] > 0 for row in rows)
+    assert all(row["interval"][0] <= row["accuracy"] <= row["interval"][1] for row in rows)
+    again = json.loads(run_command("finetune.benchmark", *arguments(benchmark, shards), "--json"))
+    assert [(row["accuracy"], row["seconds"]) for row in again] == [(row["accuracy"], row["seconds"]) for row in rows]
+    assert "Single <frame>" in run_command("finetune.benchmark", *arguments(benchmark, shards))
+    run_command("finetune.report", benchmark, "--pretraining", "pretrain")
+    page = (benchmark / "report.html").read_text()
+    assert "Single &lt;frame&gt;" in page
+    assert "data:image/png;base64" in page
+
+
+def test_a_row_that_cannot_be_is_refused_before_anything_runs(benchmark: Path, shards: Path, tmp_path: Path) -> None:
+    words = arguments(benchmark, shards)
+    said = run_command("finetune.benchmark", words[0], f"run={tmp_path}", "protocol.bach=3", expect=2)
+    assert "unknown key 'bach'; did you mean 'batch'" in said
+    said = run_command("finetune.benchmark", words[0], f"run={tmp_path}", "encoder=null", expect=2)
+    assert "type encoder=runs/NAME/export" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_is_these_commands_in_order(tmp_path: Path) -> None:
+    modules = ["videomae.shards", "videomae.shards", "pretrain", "finetune.benchmark", "finetune.report"]
+    synthetic, own = commands(tmp_path, None), commands(tmp_path, tmp_path / "mine")
+    for words, module in zip([command.words for command in synthetic], modules, strict=True):
+        assert module in words
+    assert [command.words for command in own][1:] == [command.words for command in synthetic][2:]
+    assert str(tmp_path / "mine") in own[0].words

@@ -1,0 +1,40 @@
+"""From a config to the command that runs it."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.job import Job
+from tests.processes import ROOT, run_command
+
+PRETRAIN = ROOT / "configs/demo/pretrain.yaml"
+
+
+def test_the_stage_is_read_from_the_config() -> None:
+    assert Job.read(PRETRAIN).module == "pretrain"
+    assert Job.read(ROOT / "configs/demo/benchmark.yaml").module == "finetune.benchmark"
+
+
+def test_commands_of_each_launcher() -> None:
+    job = Job.read(PRETRAIN, ["batch=8"])
+    assert job.command(on="local", processes=1).words[1:] == ["-m", "pretrain", str(PRETRAIN), "batch=8"]
+    torchrun = job.command(on="torchrun", processes=2).words
+    assert torchrun[-4:] == ["-m", "pretrain", str(PRETRAIN), "batch=8"]
+    assert {"--nproc-per-node", "2", "SIGTERM,SIGINT,SIGUSR1"} <= set(torchrun)
+    deepspeed = job.command(on="deepspeed", processes=2).words
+    assert deepspeed[1:] == ["--num_gpus", "2", "--module", "pretrain", str(PRETRAIN), "batch=8"]
+
+
+def test_dry_run_prints_the_command_and_runs_nothing() -> None:
+    printed = run_command("launch", PRETRAIN, "--on", "local", "--dry-run", "optimizer.lr=3e-4")
+    assert printed.endswith(f"-m pretrain {PRETRAIN} optimizer.lr=3e-4\n")
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no config file"):
+        Job.read(tmp_path / "none.yaml")
+    (tmp_path / "odd.yaml").write_text("stage: dance\n")
+    with pytest.raises(ValueError, match=r"got stage 'dance', wanted .*pretrain, finetune, benchmark"):
+        Job.read(tmp_path / "odd.yaml")
+    with pytest.raises(ValueError, match="type --on torchrun"):
+        Job.read(PRETRAIN).command(on="local", processes=2)
