@@ -18,6 +18,7 @@ import torch
 
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
 from pretrain.masking import MaskConfig, draw_mask
+from videomae.config import parse
 from videomae.encoder import SIZES, EncoderConfig
 from videomae.flops import count
 
@@ -63,7 +64,7 @@ PUBLISHED = {
 
 def measure(size: str) -> Cost:
     """The cost at one of the published sizes; nothing is given memory."""
-    encoder = EncoderConfig(**SIZES[size])  # pyright: ignore[reportArgumentType]
+    encoder = parse(EncoderConfig, dict(SIZES[size]), source=f"size {size}")
     with torch.device("meta"):
         model = MaskedAutoencoder(encoder, DECODERS[size])
         video_BCTHW = torch.empty(1, 3, encoder.frames, encoder.size, encoder.size)

@@ -7,7 +7,7 @@ three to the tables below.
 from __future__ import annotations
 
 import typing
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pydantic
 from torch import nn
@@ -26,6 +26,7 @@ from finetune.models import (
     single_frame,
     slow_fusion,
     torchvision_video,
+    two_stream,
     videomae,
     vivit,
     vivit_config,
@@ -44,8 +45,10 @@ from finetune.models.s3d import S3dConfig
 from finetune.models.single_frame import SingleFrameConfig
 from finetune.models.slow_fusion import SlowFusionConfig
 from finetune.models.torchvision_video import TorchvisionVideoConfig
+from finetune.models.two_stream import TwoStreamConfig
 from finetune.models.videomae import VideomaeConfig
 from finetune.models.vivit_config import VivitConfig
+from videomae.config import parse
 
 ModelConfig = Annotated[
     SingleFrameConfig
@@ -60,6 +63,7 @@ ModelConfig = Annotated[
     | S3dConfig
     | I3dConfig
     | TorchvisionVideoConfig
+    | TwoStreamConfig
     | VivitConfig
     | VideomaeConfig
     | ProbeConfig,
@@ -80,6 +84,7 @@ _FAMILIES: dict[type, Any] = {
     S3dConfig: s3d.S3d,
     I3dConfig: i3d.I3d,
     TorchvisionVideoConfig: torchvision_video.TorchvisionVideo,
+    TwoStreamConfig: two_stream.build,
     VivitConfig: vivit.build,
     VideomaeConfig: videomae.VideomaeClassifier,
     ProbeConfig: probes.Probe,
@@ -98,6 +103,7 @@ _PUBLISHED: dict[str, Published] = {
     **s3d.PUBLISHED,
     **i3d.PUBLISHED,
     **torchvision_video.PUBLISHED,
+    **two_stream.PUBLISHED,
     **vivit_config.PUBLISHED,
     **videomae.PUBLISHED,
     **probes.PUBLISHED,
@@ -117,6 +123,15 @@ def build(config: ModelConfig, classes: int, *, initialise: bool = True) -> nn.M
     return _FAMILIES[type(config)](config, classes, initialise=initialise)
 
 
+def parse_model(values: dict[str, Any], *, source: str) -> ModelConfig:
+    """A model's config from plain values, `name` among them.
+
+    Raises:
+        ConfigError: an unknown name or setting, or a wrong value; `source` says where it came from.
+    """
+    return parse(cast(Any, ModelConfig), values, source=source)
+
+
 def names() -> tuple[str, ...]:
     """Every registered model by name."""
     hints = (typing.get_type_hints(family)["name"] for family in _FAMILIES)
@@ -128,4 +143,4 @@ def published(name: str) -> Published | None:
     return _PUBLISHED.get(name)
 
 
-__all__ = ["InputError", "ModelConfig", "ModelInput", "Published", "build", "names", "published"]
+__all__ = ["InputError", "ModelConfig", "ModelInput", "Published", "build", "names", "parse_model", "published"]

@@ -19,10 +19,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from finetune.models import ModelConfig, names
+from finetune.models import names, parse_model
 from finetune.models.tables import Figure, LayerRow, ModelRow, layer_rows, model_rows
 from videomae.command import guarded
-from videomae.config import parse, set_value
+from videomae.config import set_value
 
 PRETRAINING = [sys.executable, "-m", "pretrain.cost", "--json"]  # its own stage: asked, not imported
 
@@ -68,7 +68,7 @@ def _layers(given: argparse.Namespace) -> None:
         if not equals:
             raise ValueError(f"got {override!r}; settings are written key=value, for example size=112")
         set_value(values, key, yaml.safe_load(text))
-    config = parse(ModelConfig, values, source=given.name)  # pyright: ignore[reportArgumentType]
+    config = parse_model(values, source=given.name)
     rows = layer_rows(config, given.classes, fields=not given.no_fields)
     if given.json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))

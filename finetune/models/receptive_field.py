@@ -28,7 +28,8 @@ class ReceptiveField:
     width: int
 
     def __str__(self) -> str:
-        return f"{self.frames}x{self.height}x{self.width}"
+        """T x H x W, or a dash where nothing with a gradient leads from the input (optical flow)."""
+        return "-" if not self.frames else f"{self.frames}x{self.height}x{self.width}"
 
 
 def receptive_fields(module: nn.Module, shape: tuple[int, ...]) -> dict[str, ReceptiveField]:

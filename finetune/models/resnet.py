@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videomae.torchvision_door import models
 from videomae.weights.files import load_strictly
@@ -12,19 +12,26 @@ from videomae.weights.torchvision import torchvision_state
 WIDTH = 512
 
 
-def resnet18(*, weights: str | None, conv1_frames: int = 1) -> models.ResNet:
-    """ResNet-18 with a fresh `fc` to 512 features, (B, 3 * conv1_frames, H, W) -> features_BD.
+def resnet18(*, weights: str | None, conv1_frames: int = 1, flow_fields: int = 0) -> models.ResNet:
+    """ResNet-18 with a fresh `fc` to 512 features, images_BCHW -> features_BD.
 
     Args:
         weights: None for random, "imagenet", or the path of a file with torchvision's keys; its classifier is dropped.
-        conv1_frames: frames stacked on the channel axis; the pretrained first kernel is repeated for each and divided
-            by their number, so that a still video gives what its frame gave.
+        conv1_frames: frames stacked on the channel axis (C = 3 * frames); the pretrained first kernel is repeated for
+            each and divided by their number, so that a still video gives what its frame gave.
+        flow_fields: not 0 for flow instead of frames (C = 2 * fields); each channel starts from the pretrained kernel's
+            mean over colours (Wang et al. 2016, section 3.2).
     """
     network = models.resnet18(num_classes=WIDTH)
     if weights is not None:
         load_strictly(network, torchvision_state("resnet18", weights), source=f"weights {weights}", fresh=["fc."])
-    if conv1_frames > 1:
-        network.conv1 = _stacked(network.conv1, conv1_frames, keep=weights is not None)
+    kernel = network.conv1.weight.detach()
+    if flow_fields:
+        start = kernel.mean(1, keepdim=True).repeat(1, 2 * flow_fields, 1, 1)
+        network.conv1 = _first_layer(start, keep=weights is not None)
+    elif conv1_frames > 1:
+        start = kernel.repeat(1, conv1_frames, 1, 1) / conv1_frames
+        network.conv1 = _first_layer(start, keep=weights is not None)
     return network
 
 
@@ -33,9 +40,10 @@ def classifier(features: int, classes: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(features, 128), nn.ReLU(), nn.Linear(128, classes))
 
 
-def _stacked(layer: nn.Conv2d, frames: int, *, keep: bool) -> nn.Conv2d:
-    stacked = nn.Conv2d(3 * frames, layer.out_channels, 7, stride=2, padding=3, bias=False)
+def _first_layer(start_DCHW: Tensor, *, keep: bool) -> nn.Conv2d:
+    """ResNet's first convolution for as many channels as `start_DCHW` has, from it or at random."""
+    layer = nn.Conv2d(start_DCHW.shape[1], start_DCHW.shape[0], 7, stride=2, padding=3, bias=False)
     if keep:
         with torch.no_grad():
-            stacked.weight.copy_(layer.weight.repeat(1, frames, 1, 1) / frames)
-    return stacked
+            layer.weight.copy_(start_DCHW)
+    return layer

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from finetune.models import ModelConfig, build, names, published
+from finetune.models import ModelConfig, build, names, parse_model, published
 from finetune.models.contract import Published
 from finetune.models.receptive_field import receptive_fields
-from videomae.config import parse
 from videomae.flops import Count, count
 
 
@@ -114,9 +113,9 @@ def counted_on_meta(config: ModelConfig, classes: int) -> Count:
 
 
 def _published_setting(name: str, figures: Published) -> ModelConfig:
-    values: dict[str, object] = {"name": name}
+    values: dict[str, Any] = {"name": name}
     values |= {key: getattr(figures, key) for key in ("frames", "size") if getattr(figures, key) is not None}
-    return parse(ModelConfig, values, source=f"the published setting of {name}")  # pyright: ignore[reportArgumentType]
+    return parse_model(values, source=f"the published setting of {name}")
 
 
 def _size(shape: tuple[int, ...]) -> str:

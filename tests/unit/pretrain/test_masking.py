@@ -17,7 +17,7 @@ def draw(config: MaskConfig, encoder: EncoderConfig, seed: int = 0) -> Mask:
 
 @pytest.mark.parametrize("kind", ["tube", "random"])
 def test_the_published_setting_shows_a_tenth_and_hides_the_rest(kind: str) -> None:
-    mask = draw(MaskConfig(kind=kind, ratio=0.9), EncoderConfig())  # pyright: ignore[reportArgumentType]
+    mask = draw(MaskConfig(kind=kind, ratio=0.9), EncoderConfig())
     assert (len(mask.visible_V), len(mask.hidden_H)) == {"tube": (160, 1408), "random": (157, 1411)}[kind]
     assert len(mask.silent_S) == 0
 
@@ -33,7 +33,7 @@ def test_counts_are_exact_and_every_token_is_visible_or_hidden(
     kind: str, ratio: float, side: int, slices: int, seed: int
 ) -> None:
     encoder = EncoderConfig(frames=2 * slices, size=4 * side, patch=4)
-    config = MaskConfig(kind=kind, ratio=ratio)  # pyright: ignore[reportArgumentType]
+    config = MaskConfig(kind=kind, ratio=ratio)
     total = {"tube": side * side, "random": encoder.tokens, "frame": slices}[kind]
     if int(ratio * total) == 0:
         with pytest.raises(ValueError, match="hides 0 of"):
@@ -55,7 +55,7 @@ def test_counts_are_exact_and_every_token_is_visible_or_hidden(
 @pytest.mark.parametrize("kind", ["tube", "random", "frame"])
 def test_every_token_is_hidden_equally_often(kind: str) -> None:
     encoder = EncoderConfig(frames=4, size=16, patch=4)
-    config = MaskConfig(kind=kind, ratio=0.5)  # pyright: ignore[reportArgumentType]
+    config = MaskConfig(kind=kind, ratio=0.5)
     rng = np.random.default_rng(0)
     counts = np.zeros(encoder.tokens)
     for _ in range(4000):

@@ -28,6 +28,8 @@ SMALL: dict[str, dict[str, object]] = {
     "s3d": {"frames": 6, "size": 35, "dropout": 0.0},
     "i3d": {"frames": 3, "size": 33, "resnet": "resnet18"},
     "i3d_non_local": {"frames": 3, "size": 33, "resnet": "resnet18"},
+    "temporal_stream": {"frames": 3, "size": 33},
+    "two_stream": {"frames": 3, "size": 33},
     "r2plus1d_18": {"frames": 3, "size": 17},
     "mvit_v2_s": {"frames": 2, "size": 32},
     **{f"swin3d_{letter}": {"frames": 3, "size": 33} for letter in "tsb"},

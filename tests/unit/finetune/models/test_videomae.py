@@ -74,7 +74,7 @@ def test_any_frames_size_patch_and_tubelet_that_divide(settings: dict[str, int])
 
 @pytest.mark.parametrize("name", ["videomae_linear", "videomae_attentive"])
 def test_a_probe_leaves_the_encoder_alone(export: Path, name: str):
-    model = Probe(ProbeConfig(name=name, weights=str(export)), 3).train()  # pyright: ignore[reportArgumentType]
+    model = Probe(ProbeConfig(name=name, weights=str(export)), 3).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     nn.functional.cross_entropy(model(torch.randn(4, 3, 4, 24, 24)), torch.tensor([0, 1, 2, 0])).backward()

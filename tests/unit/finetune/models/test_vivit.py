@@ -27,7 +27,7 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
 
 
 def model(name: str, **settings: object) -> vivit.Vivit:
-    config = VivitConfig(**{"name": name, **TINY, **settings})  # pyright: ignore[reportArgumentType]
+    config = VivitConfig(**{"name": name, **TINY, **settings})
     return vivit.build(config, 3).eval()
 
 
@@ -109,7 +109,7 @@ def test_model_3_from_an_image_vit_is_that_vit_frame_by_frame(image_vit: tuple[n
     video_BCTHW = video()
     tokens_BSPD = ours.tokens(video_BCTHW)
     for index, frame in enumerate((1, 3, 5)):  # the middle of a tubelet of two is its second frame
-        expected = network.forward_features(video_BCTHW[:, :, frame])  # pyright: ignore[reportCallIssue]
+        expected = network.forward_features(video_BCTHW[:, :, frame])
         torch.testing.assert_close(tokens_BSPD[:, index], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -127,7 +127,7 @@ def test_one_block_equals_timms(class_vit: tuple[nn.Module, str]):
     network, path = class_vit
     ours = model("vivit_1", weights=path, frames=2)
     tokens_BND = torch.randn(2, 17, 32)
-    theirs = network.blocks[0]  # pyright: ignore[reportIndexIssue]
+    theirs = network.blocks[0]
     assert isinstance(ours, vivit.JointVivit)
     assert (ours.blocks[0](tokens_BND) - theirs(tokens_BND)).abs().max() < 1e-5
 
@@ -136,7 +136,7 @@ def test_one_block_equals_timms(class_vit: tuple[nn.Module, str]):
 def test_average_inflation_keeps_a_still_video_and_central_takes_one_frame(class_vit: tuple[nn.Module, str]):
     network, path = class_vit
     still = video()[:, :, :1].expand(-1, -1, 6, -1, -1)
-    patches = network.patch_embed(still[:, :, 0])  # pyright: ignore[reportCallIssue]
+    patches = network.patch_embed(still[:, :, 0])
     for how in ("average", "central"):
         tokens_BSPD = model("vivit_1", weights=path, inflation=how).patch_embed(still)
         torch.testing.assert_close(tokens_BSPD, patches[:, None].expand(-1, 3, -1, -1), atol=1e-5, rtol=1e-5)
@@ -186,7 +186,7 @@ def test_an_image_vit_without_a_class_token_is_refused_where_one_is_needed(image
 def test_sizes_that_do_not_divide_are_refused_at_once():
     for wrong in ({"frames": 7}, {"size": 30}, {"heads": 5}, {"name": "vivit_4", "heads": 1}):
         with pytest.raises(ValueError, match=r"must be a multiple|half of its heads"):
-            VivitConfig(**{**TINY, **wrong})  # pyright: ignore[reportArgumentType]
+            VivitConfig(**{**TINY, **wrong})
     assert VivitConfig().input.mean == HALF
 
 

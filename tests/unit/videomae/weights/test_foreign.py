@@ -172,7 +172,7 @@ def test_a_fine_tuned_file_gives_its_encoder_and_says_what_it_left_out(tmp_path:
 
 
 def test_a_folder_of_transformers_brings_its_settings(tmp_path: Path, their_autoencoder: nn.Module):
-    their_autoencoder.save_pretrained(tmp_path / "theirs")  # pyright: ignore[reportCallIssue]
+    their_autoencoder.save_pretrained(tmp_path / "theirs")
     report = import_encoder(tmp_path / "theirs", tmp_path / "out")
     assert report.config == ENCODER
     assert report.left_out == ("decoder", "encoder_to_decoder", "mask_token")

@@ -1,0 +1,90 @@
+"""Two-stream networks (Simonyan and Zisserman 2014, arXiv 1406.2199): what things look like, and how they move.
+
+`temporal_stream` classifies the stacked optical flow of the clip, 2(T-1) channels, computed on the fly. `two_stream`
+has a spatial stream beside it, the single-frame network, and averages their probabilities. Fusion by a linear SVM works
+on the scores of finished runs: `python -m finetune.ensemble --fusion svm RUN RUN`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from finetune.flow import stacked_flow
+from finetune.models import resnet
+from finetune.models.contract import ModelInput, Published
+from finetune.models.single_frame import SingleFrame, SingleFrameConfig
+from videomae.config import configclass
+from videomae.weights.torchvision import source_label
+
+
+@configclass
+class TwoStreamConfig:
+    """ResNet-18 -> 512 -> 128 -> classes on the flow, and on the frames too in `two_stream`."""
+
+    name: Literal["temporal_stream", "two_stream"] = "two_stream"
+    frames: int = 11  # ten fields of flow, as in the paper
+    size: int = 224
+    stride: int = 1
+    weights: str | None = None  # "imagenet", a file, or none; the flow's first kernel starts from the mean over colours
+
+    def __post_init__(self) -> None:
+        if self.frames < 2 or self.size < 16:
+            raise ValueError(f"flow needs at least 2 frames of 16 x 16, got frames={self.frames}, size={self.size}")
+
+    @property
+    def input(self) -> ModelInput:
+        return ModelInput(frames=self.frames, size=self.size, span="clip", stride=self.stride)
+
+    @property
+    def pretrained(self) -> str:
+        return source_label(self.weights)
+
+
+class TemporalStream(nn.Module):
+    """(video_BCTHW) -> logits_BK from the flow alone."""
+
+    def __init__(self, config: TwoStreamConfig, classes: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        self.input = config.input
+        weights = config.weights if initialise else None
+        self.network = resnet.resnet18(weights=weights, flow_fields=config.frames - 1)
+        self.classifier = resnet.classifier(resnet.WIDTH, classes)
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        self.input.check(video_BCTHW)
+        return self.classifier(self.network(stacked_flow(video_BCTHW, self.input.mean, self.input.std)))
+
+
+class TwoStream(nn.Module):
+    """(video_BCTHW) -> logits_BK, the logarithm of the mean of both streams' probabilities."""
+
+    def __init__(self, config: TwoStreamConfig, classes: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        self.input = config.input
+        spatial = SingleFrameConfig(frames=config.frames, size=config.size, weights=config.weights)
+        self.spatial = SingleFrame(spatial, classes, initialise=initialise)
+        self.temporal = TemporalStream(config, classes, initialise=initialise)
+
+    def scores(self, video_BCTHW: Tensor) -> Tensor:
+        """log-probabilities_BSK of the spatial and the temporal stream."""
+        logits = torch.stack([self.spatial(video_BCTHW), self.temporal(video_BCTHW)], dim=1)
+        return logits.log_softmax(-1)
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        scores_BSK = self.scores(video_BCTHW)
+        return scores_BSK.logsumexp(1) - torch.log(torch.tensor(2.0, device=scores_BSK.device))
+
+
+def build(config: TwoStreamConfig, classes: int, *, initialise: bool = True) -> nn.Module:
+    """The model that `config.name` says."""
+    family = TwoStream if config.name == "two_stream" else TemporalStream
+    return family(config, classes, initialise=initialise)
+
+
+PUBLISHED = {
+    "temporal_stream": Published(source="Simonyan and Zisserman 2014; the course gives no figures"),
+    "two_stream": Published(source="Simonyan and Zisserman 2014; the course gives no figures"),
+}
