@@ -6,9 +6,11 @@ Exit codes: 0 done, 1 the shards are not in order, 2 the command cannot be carri
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_index(commands.add_parser("index", help="index tars that others wrote, so that they can be used"))
     _add_verify(commands.add_parser("verify", help="check every byte of shards against their manifest"))
     _add_show(commands.add_parser("show", help="print a data card and draw a contact sheet"))
+    _add_bench(commands.add_parser("bench", help="measure loading against the official way, webdataset and the floor"))
     parsed = parser.parse_args(arguments)
     progress.log_to(None)
     try:
@@ -181,6 +184,37 @@ def _show(arguments: argparse.Namespace) -> int:
         return 0
     for each, sheet in zip(cards, sheets, strict=True):
         print("\n".join([*each.lines(), f"  sheet       {sheet}"]))
+    return 0
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, nargs="?", help="a folder of videos; a synthetic one if not given")
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", default="1,2", help="also measure with these numbers of worker processes")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from videomae.shards.bench import bench
+    from videomae.shards.synthesize import SyntheticConfig, synthesize
+
+    official = importlib.util.find_spec("decord") is not None
+    if not official:
+        print(
+            "decord is missing: the official way is left out; install it with: pip install -e '.[bench]'",
+            file=sys.stderr,
+        )
+    workers = tuple(int(count) for count in arguments.workers.split(",") if count)
+    with tempfile.TemporaryDirectory(prefix="bench-videos-") as folder:
+        source = arguments.source
+        if source is None:
+            source = Path(folder) / "videos"
+            drawn = SyntheticConfig(train=max(4, arguments.clips // 4 * 4), val=4, width=640, height=360)
+            synthesize(source, drawn, workers=os.cpu_count() or 1)
+        result = bench(source, clips=arguments.clips, rounds=arguments.rounds, workers=workers, official=official)
+    print(json.dumps(result.to_json()) if arguments.json else "\n".join(result.lines()))
     return 0
 
 

@@ -30,6 +30,8 @@ class Sample:
     group: str
     frames: int
     fps: float
+    width: int
+    height: int
     weight: float = 1.0  # 0 where the sample only fills up a last batch
 
 
@@ -77,6 +79,8 @@ class ShardReader:
             group=entry.group,
             frames=entry.frames,
             fps=entry.fps,
+            width=entry.width,
+            height=entry.height,
             weight=weight,
         )
 

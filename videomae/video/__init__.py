@@ -1,7 +1,17 @@
 """Video bytes to uint8 frames and back: probing, decoding, encoding. The only package that imports PyAV."""
 
 from videomae.video.container import MAX_FRAMES, MAX_PIXELS, SUFFIXES, Source, VideoError
-from videomae.video.decoding import Box, FrameHWC, FramesTHWC, VideoInfo, decode, decode_boxes, iterate, probe
+from videomae.video.decoding import (
+    Box,
+    FrameHWC,
+    FramesTHWC,
+    VideoInfo,
+    decode,
+    decode_boxes,
+    decode_plainly,
+    iterate,
+    probe,
+)
 from videomae.video.encoding import EncodingConfig, encode, transcode
 
 __all__ = [
@@ -17,6 +27,7 @@ __all__ = [
     "VideoInfo",
     "decode",
     "decode_boxes",
+    "decode_plainly",
     "encode",
     "iterate",
     "probe",

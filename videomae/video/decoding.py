@@ -89,6 +89,22 @@ def decode_boxes(
     return [np.stack([found[index][number] for index in wanted]) for number in range(len(cuts.boxes))]
 
 
+def decode_plainly(source: Source, indices: Sequence[int] | npt.NDArray[np.int64]) -> FramesTHWC:
+    """As `decode`, by the simplest loop there is: everything from the start, wanted frames converted whole.
+
+    The floor that benchmarks compare with. Raises VideoError.
+    """
+    wanted, last = {int(index) for index in indices}, int(max(indices))
+    found: dict[int, FrameHWC] = {}
+    with opened(source) as (container, stream):
+        for number, frame in enumerate(container.decode(stream)):
+            if number in wanted:
+                found[number] = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+            if number == last:
+                break
+    return np.stack([found[int(index)] for index in indices])
+
+
 def iterate(source: Source) -> Iterator[FrameHWC]:
     """Every frame in order as uint8 RGB (H, W, 3), decoded lazily; the same errors as `decode`."""
     with opened(source) as (container, stream):

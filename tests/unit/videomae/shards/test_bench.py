@@ -1,0 +1,38 @@
+"""The benchmark of loading: every way makes the clips it should, and the ratios follow from the rates."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from videomae.shards.__main__ import main
+from videomae.shards.bench import FRAMES, SIZE, crop_clips
+from videomae.shards.build import BuildConfig, build
+from videomae.shards.permutation import generator
+from videomae.shards.reader import ShardReader
+
+
+def test_the_benchmark_reports_all_figures(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("decord", reason="the official way needs decord: pip install -e '.[bench]'")
+    assert main(["bench", str(videos), "--clips", "4", "--rounds", "1", "--workers", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    rates = result["per_core"]
+    assert result["ratio_official"] == pytest.approx(rates["ours"] / rates["official"])
+    assert result["ratio_official_k4"] == pytest.approx(rates["ours_k4"] / rates["official"])
+    assert result["ratio_originals"] == pytest.approx(rates["ours"] / rates["official_originals"])
+    assert result["ratio_webdataset"] == pytest.approx(rates["ours"] / rates["webdataset"])
+    assert result["fraction_of_floor"] == pytest.approx(rates["ours"] / rates["floor"])
+    assert result["packing"]["psnr"] > 25
+    assert result["clips"] == 4
+
+
+def test_crops_of_one_decoding_are_those_of_decodings_apart(videos: Path, tmp_path: Path) -> None:
+    manifest = build(videos, tmp_path / "out", BuildConfig()).manifests["train"]
+    sample = ShardReader(manifest).read(0)
+    rngs = [generator(key=(0, 0), counter=(0, repeat, 4)) for repeat in range(3)]
+    together = crop_clips(sample, tuple(rngs))
+    first = crop_clips(sample, (generator(key=(0, 0), counter=(0, 0, 4)),))
+    assert [clip.shape for clip in together] == [(FRAMES, 3, SIZE, SIZE)] * 3
+    assert torch.equal(together[0], first[0])
+    assert not torch.equal(together[0], together[1])
