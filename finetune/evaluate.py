@@ -76,6 +76,10 @@ class Evaluator:
         Raises:
             BadSampleError: a video cannot be read; none is left out of an evaluation.
         """
+        return self.summary(*self.probabilities(module))
+
+    def probabilities(self, module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+        """Mean probabilities (S, K) over the views of every video, and labels (S,), the same on every rank."""
         was_training = module.training
         module.eval()
         try:
@@ -83,8 +87,10 @@ class Evaluator:
         finally:
             module.train(was_training)
         parts = [part for share in shares for part in share]
-        probabilities_SK = np.concatenate([part[0] for part in parts])
-        labels_S = np.concatenate([part[1] for part in parts])
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def summary(self, probabilities_SK: np.ndarray, labels_S: np.ndarray) -> Evaluation:
+        """What probabilities of this split's videos amount to."""
         predictions_S = probabilities_SK.argmax(axis=1)
         return Evaluation(
             accuracy=Accuracy(int((predictions_S == labels_S).sum()), len(labels_S)),

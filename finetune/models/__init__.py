@@ -10,7 +10,7 @@ import typing
 from typing import Annotated, Any, cast
 
 import pydantic
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.models import (
     c3d,
@@ -120,7 +120,15 @@ def build(config: ModelConfig, classes: int, *, initialise: bool = True) -> nn.M
     """
     if classes < 2:
         raise ValueError(f"a classifier needs at least 2 classes, got {classes}; look at the folders of the data")
-    return _FAMILIES[type(config)](config, classes, initialise=initialise)
+    module: nn.Module = _FAMILIES[type(config)](config, classes, initialise=initialise)
+    module.register_forward_pre_hook(_in_own_precision)
+    return module
+
+
+def _in_own_precision(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Pixels come in float32; an engine may keep the weights in another type."""
+    dtype = next(module.parameters()).dtype
+    return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in inputs)
 
 
 def parse_model(values: dict[str, Any], *, source: str) -> ModelConfig:

@@ -101,6 +101,14 @@ def test_forward_and_backward_reach_every_trained_parameter(name: str):
 
 
 @pytest.mark.parametrize("name", models.names())
+@torch.no_grad()
+def test_weights_in_half_precision_take_pixels_in_float32(name: str):
+    logits_BK = build(name).eval().bfloat16()(clips(name, 1))
+    assert logits_BK.dtype == torch.bfloat16
+    assert logits_BK.isfinite().all()
+
+
+@pytest.mark.parametrize("name", models.names())
 def test_four_clips_are_overfitted(name: str):
     module = without_chance(build(name)).train()
     video_BCTHW, labels_B = clips(name, 4), torch.tensor([0, 1, 2, 1])

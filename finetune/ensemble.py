@@ -1,0 +1,102 @@
+"""Several finished runs as one: `python -m finetune.ensemble RUN RUN ... [--fusion average|svm] [--json]`.
+
+Every run looks at the val split through its own input. `average` takes the mean of the probabilities; `svm` fits a
+linear SVM to the runs' scores on the train split, which is how a two-stream network is fused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finetune.config import FinetuneConfig
+from finetune.evaluate import Evaluation, Evaluator, describe
+from finetune.export import Classifier, load_classifier
+from finetune.fusion import FusionError, LinearSvm, average, features
+from finetune.stream import split
+from videomae.command import guarded
+from videomae.config import load
+from videomae.distributed import World, read_world
+from videomae.progress import log_to
+from videomae.run import RunDirectory
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished run."""
+
+    config: FinetuneConfig
+    classifier: Classifier
+
+    @classmethod
+    def read(cls, folder: Path) -> Member:
+        """From the run's directory; its export must be there."""
+        run = RunDirectory(folder)
+        return cls(load(FinetuneConfig, run.config), load_classifier(run.export))
+
+    def evaluator(self, name: str, world: World) -> Evaluator:
+        """For the split `name`, as the run evaluates."""
+        return Evaluator(
+            manifest=split(self.config, name),
+            input=self.classifier.model.input,
+            evaluation=self.config.evaluation,
+            loader=self.config.loader,
+            world=world,
+        )
+
+    def probabilities(self, name: str, world: World) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (S, K) and labels (S,) of the split `name`."""
+        return self.evaluator(name, world).probabilities(self.classifier.module.to(world.device))
+
+
+def fuse(members: Sequence[Member], fusion: str, world: World) -> Evaluation:
+    """Evaluate the members together on the val split.
+
+    Raises:
+        FusionError: fewer than two members, or members of other classes or other videos.
+    """
+    if len(members) < 2:
+        raise FusionError(f"a fusion needs at least 2 runs, got {len(members)}")
+    classes = {member.classifier.classes for member in members}
+    if len(classes) > 1:
+        raise FusionError(f"the runs tell different classes apart: {sorted(classes)}; give runs on the same data")
+    scored = [member.probabilities("val", world) for member in members]
+    labels_S = scored[0][1]
+    if any(not np.array_equal(labels_S, labels) for _, labels in scored):
+        raise FusionError("the runs' val splits hold different videos; give runs on the same shards")
+    val = [probabilities for probabilities, _ in scored]
+    fused_SK = average(val)
+    if fusion == "svm":
+        train = [member.probabilities("train", world) for member in members]
+        seen_SF = features([probabilities for probabilities, _ in train])
+        svm = LinearSvm.fit(seen_SF, train[0][1], classes=fused_SK.shape[1])
+        scores_SK = svm.scores(features(val))
+        odds_SK = np.exp(scores_SK - scores_SK.max(axis=1, keepdims=True))
+        fused_SK = odds_SK / odds_SK.sum(axis=1, keepdims=True)
+    return members[0].evaluator("val", world).summary(fused_SK, labels_S)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m finetune.ensemble", description="Several finished runs as one.")
+    parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs on the same shards")
+    parser.add_argument("--fusion", choices=("average", "svm"), default="average")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, alone")
+    given = parser.parse_args(arguments)
+    return guarded(lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> None:
+    log_to(None)
+    result = fuse([Member.read(folder) for folder in given.runs], given.fusion, read_world({}))
+    sys.stdout.write(json.dumps(result.to_dict()) + "\n" if given.json else describe(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
