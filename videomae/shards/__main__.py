@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_verify(commands.add_parser("verify", help="check every byte of shards against their manifest"))
     _add_show(commands.add_parser("show", help="print a data card and draw a contact sheet"))
     _add_bench(commands.add_parser("bench", help="measure loading against the official way, webdataset and the floor"))
+    _add_simulate(commands.add_parser("simulate", help="plan a cluster job without data: time, memory, shards a rank"))
     parsed = parser.parse_args(arguments)
     progress.log_to(None)
     try:
@@ -214,6 +215,24 @@ def _bench(arguments: argparse.Namespace) -> int:
             drawn = SyntheticConfig(train=max(4, arguments.clips // 4 * 4), val=4, width=640, height=360)
             synthesize(source, drawn, workers=os.cpu_count() or 1)
         result = bench(source, clips=arguments.clips, rounds=arguments.rounds, workers=workers, official=official)
+    print(json.dumps(result.to_json()) if arguments.json else "\n".join(result.lines()))
+    return 0
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--samples", type=float, default=1e10)
+    parser.add_argument("--ranks", type=int, default=16384)
+    parser.add_argument("--per-rank", type=int, default=4, help="samples that a rank takes of every batch")
+    parser.add_argument("--lanes", default="", help="numbers of lanes, separated by commas")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.set_defaults(run=_simulate)
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from videomae.shards.simulate import simulate
+
+    lanes = [int(count) for count in arguments.lanes.split(",") if count]
+    result = simulate(samples=int(arguments.samples), ranks=arguments.ranks, per_rank=arguments.per_rank, lanes=lanes)
     print(json.dumps(result.to_json()) if arguments.json else "\n".join(result.lines()))
     return 0
 
