@@ -25,6 +25,8 @@ DOORS = {
     "wandb": "videomae/metrics.py",
     "av": "videomae/video/",
     "torchvision": "videomae/torchvision_door.py",
+    "timm": "videomae/weights/image_vit.py",
+    "cv2": "finetune/flow.py",
 }
 SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "benchmark": BenchmarkConfig}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -47,10 +48,9 @@ def split_qkv_bias(state: State) -> State:
 
 
 def _timm_state(dim: int, depth: int, patch: int) -> State:
-    import videomae.torchvision_door  # isort: skip  # timm imports torchvision, which the door prepares
+    import_module("videomae.torchvision_door")  # timm imports torchvision, which the door makes importable
     import timm
 
-    del videomae
     size = _SIZES.get((dim, depth))
     name = f"vit_{size}_patch{patch}_224"
     if size is None or not timm.is_model_pretrained(name):

@@ -134,6 +134,14 @@ def test_it_compiles_without_a_break_to_the_same_logits(name: str):
         torch.testing.assert_close(compiled(video_BCTHW), module(video_BCTHW))
 
 
+def test_the_real_compiler_gives_the_same_logits_and_gradients():
+    module, video_BCTHW = build("videomae"), clips("videomae", 2)
+    plain = torch.autograd.grad(module(video_BCTHW).square().sum(), list(module.parameters()))
+    compiled = torch.compile(module, fullgraph=True)
+    gradients = torch.autograd.grad(compiled(video_BCTHW).square().sum(), list(module.parameters()))
+    torch.testing.assert_close(gradients, plain, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", models.names())
 def test_another_shape_is_refused_with_both_shapes_named(name: str):
     module, video_BCTHW = build(name), clips(name, 2)

@@ -183,6 +183,26 @@ def test_an_image_vit_without_a_class_token_is_refused_where_one_is_needed(image
         model("vivit_3", weights=image_vit[1], depth=3)
 
 
+def test_published_image_weights_come_from_timm_and_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    import timm
+
+    settings = {"frames": 2, "size": 32, "patch": 16, "dim": 192, "depth": 12, "heads": 3, "weights": "imagenet"}
+    theirs = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: theirs)
+    ours = model("vivit_1", **settings)
+    assert torch.equal(ours.state_dict()["blocks.11.mlp.fc2.weight"], theirs.state_dict()["blocks.11.mlp.fc2.weight"])
+    assert ours.config.pretrained == "ImageNet ViT"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(WeightsError, match=r"vit_tiny_patch16_224.*no network.*model\.weights=PATH"):
+        model("vivit_1", **settings)
+    with pytest.raises(WeightsError, match="no image ViT of dim 32"):
+        model("vivit_1", weights="imagenet")
+
+
 def test_sizes_that_do_not_divide_are_refused_at_once():
     for wrong in ({"frames": 7}, {"size": 30}, {"heads": 5}, {"name": "vivit_4", "heads": 1}):
         with pytest.raises(ValueError, match=r"must be a multiple|half of its heads"):
