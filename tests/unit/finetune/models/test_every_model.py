@@ -1,6 +1,7 @@
 """What holds for every registered model: it learns, compiles, refuses other shapes and round-trips."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -134,7 +135,9 @@ def test_it_compiles_without_a_break_to_the_same_logits(name: str):
         torch.testing.assert_close(compiled(video_BCTHW), module(video_BCTHW))
 
 
-def test_the_real_compiler_gives_the_same_logits_and_gradients():
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the default compiler of torch.compile needs g++ on a CPU")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # from its own imports
+def test_the_default_compiler_gives_the_same_gradients():
     module, video_BCTHW = build("videomae"), clips("videomae", 2)
     plain = torch.autograd.grad(module(video_BCTHW).square().sum(), list(module.parameters()))
     compiled = torch.compile(module, fullgraph=True)
