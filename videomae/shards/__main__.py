@@ -16,6 +16,7 @@ from pathlib import Path
 
 from videomae import progress
 from videomae.shards.manifest import read_splits
+from videomae.shards.sources import Listing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,6 +54,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="where the shards go")
     parser.add_argument("--short-side", type=int, default=256, help="pixels of the shorter side; 0 keeps the source's")
     parser.add_argument("--fps", type=float, default=15.0, help="stored frame rate, never raised; 0 keeps the source's")
+    parser.add_argument("--jpeg", action="store_true", help="store every frame as a JPEG instead of as H.264")
     parser.add_argument("--gop", type=int, default=16, help="frames from one keyframe to the next")
     parser.add_argument("--crf", type=int, default=23, help="x264's constant rate factor: lower is better and larger")
     parser.add_argument("--preset", default="veryfast", help="x264's preset")
@@ -61,6 +63,12 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bytes-per-shard", type=float, help="or at this many bytes of video, such as 2e8")
     parser.add_argument("--frames-fps", type=float, default=30.0, help="the rate that frame folders were extracted at")
     parser.add_argument("--unlabelled", action="store_true", help="take every video below the source, without classes")
+    parser.add_argument("--train-list", type=Path, help="file of `path label` lines, paths relative to the source")
+    parser.add_argument("--val-list", type=Path, help="the same for the val split")
+    parser.add_argument("--classes", type=Path, help="file with a class's name a line, for lists with numbered labels")
+    parser.add_argument("--ucf101", type=Path, help="folder with UCF101's official trainlist/testlist files")
+    parser.add_argument("--hmdb51", type=Path, help="folder with HMDB51's official split files")
+    parser.add_argument("--official-split", type=int, choices=(1, 2, 3), default=1, help="of UCF101 or HMDB51")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--overwrite", action="store_true", help="replace a build made otherwise")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -74,6 +82,7 @@ def _build(arguments: argparse.Namespace) -> int:
     encoding = {
         "short_side": arguments.short_side or None,
         "fps": arguments.fps or None,
+        "codec": "jpeg" if arguments.jpeg else "h264",
         "gop": arguments.gop,
         "crf": arguments.crf,
         "preset": arguments.preset,
@@ -83,13 +92,28 @@ def _build(arguments: argparse.Namespace) -> int:
         "encoding": encoding,
         "samples_per_shard": arguments.samples_per_shard,
         "bytes_per_shard": None if arguments.bytes_per_shard is None else int(arguments.bytes_per_shard),
-        "unlabelled": arguments.unlabelled,
         "frames_fps": arguments.frames_fps,
     }
     config = parse(BuildConfig, values, source="build options")
-    result = build(arguments.source, arguments.out, config, workers=arguments.workers, overwrite=arguments.overwrite)
+    result = build(_listing(arguments), arguments.out, config, workers=arguments.workers, overwrite=arguments.overwrite)
     _report(arguments, result)
     return 0
+
+
+def _listing(arguments: argparse.Namespace) -> Listing:
+    from videomae.shards.source_lists import from_hmdb51, from_lists, from_ucf101
+    from videomae.shards.sources import find
+
+    lists = {"train": arguments.train_list, "val": arguments.val_list}
+    given = {split: file for split, file in lists.items() if file}
+    if arguments.ucf101:
+        return from_ucf101(arguments.source, arguments.ucf101, arguments.official_split)
+    if arguments.hmdb51:
+        return from_hmdb51(arguments.source, arguments.hmdb51, arguments.official_split)
+    if given:
+        classes = arguments.classes.read_text().split("\n") if arguments.classes else []
+        return from_lists(arguments.source, given, classes=[name.strip() for name in classes if name.strip()])
+    return find(arguments.source, unlabelled=arguments.unlabelled)
 
 
 def _report(arguments: argparse.Namespace, result: object) -> None:

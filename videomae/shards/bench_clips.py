@@ -52,8 +52,8 @@ def prepare(source: Path, folder: Path, *, count: int) -> Clips:
             resized[-1].write_bytes(transcode(path, _RESIZED))
             task.advance()
     start = time.process_time()
-    config = BuildConfig(unlabelled=True)
-    manifest = build(folder / "originals", folder / "shards", config).manifests["train"]
+    config = BuildConfig()
+    manifest = build(find(folder / "originals", unlabelled=True), folder / "shards", config).manifests["train"]
     seconds = time.process_time() - start
     packing = Packing(
         seconds_per_clip=seconds / len(originals),

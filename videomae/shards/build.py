@@ -1,4 +1,4 @@
-"""Builds a data set's shards: lists the sources, packs them in parallel, writes tars, manifests and the build's record.
+"""Builds a data set's shards: packs the listed sources in parallel, writes tars, manifests and the build's record.
 
     OUT/<split>/manifest.json  OUT/<split>/000000.tar  OUT/<split>/000000.index.json  OUT/build.json
 
@@ -27,7 +27,7 @@ from videomae.shards.manifest import Manifest, ShardError
 from videomae.shards.packing_pool import pack_all
 from videomae.shards.record import NAME as RECORD
 from videomae.shards.record import Record
-from videomae.shards.sources import Listing, Source, find
+from videomae.shards.sources import Listing, Source
 from videomae.shards.split_writer import SplitWriter
 from videomae.video import EncodingConfig
 
@@ -47,7 +47,6 @@ class BuildConfig:
     encoding: EncodingConfig = EncodingConfig()
     samples_per_shard: int = 1000
     bytes_per_shard: int | None = None  # of video; a shard is closed at whichever comes first
-    unlabelled: bool = False  # take every video below the folder, as one split without classes
     frames_fps: float = 30.0  # the rate that frame folders were extracted at
 
     def __post_init__(self) -> None:
@@ -63,15 +62,15 @@ class BuildResult:
     reused: bool
 
 
-def build(source: Path, out: Path, config: BuildConfig, *, workers: int = 1, overwrite: bool = False) -> BuildResult:
-    """Build the shards of `source` into `out`, or reuse them where an equal build stands there.
+def build(
+    listing: Listing, out: Path, config: BuildConfig, *, workers: int = 1, overwrite: bool = False
+) -> BuildResult:
+    """Build the shards of `listing` into `out`, or reuse them where an equal build stands there.
 
     Raises:
-        SourceError: the source folder cannot be used.
         BuildError: nothing could be read, `out` holds something else, or the disk is full. `out` is then untouched.
     """
-    listing = find(source, unlabelled=config.unlabelled)
-    record = Record.of(to_dict(config), source, listing)
+    record = Record.of(to_dict(config), listing)
     if _stands(out, record, overwrite=overwrite):
         return BuildResult(manifests=_manifests(out, listing), reused=True)
     staging = out.with_name(out.name + ".building")

@@ -21,14 +21,14 @@ class Record:
     files: dict[str, list[int]]
 
     @classmethod
-    def of(cls, options: dict[str, Any], folder: Path, listing: Listing) -> Record:
-        """The record of a build that is about to start."""
+    def of(cls, options: dict[str, Any], listing: Listing) -> Record:
+        """The record of a build that is about to start. Files that are listed but missing have no size or time."""
         files: dict[str, list[int]] = {}
-        for sources in listing.splits.values():
-            for file in (file for source in sources for file in source.files):
-                status = file.stat()
-                files[file.relative_to(folder).as_posix()] = [status.st_size, status.st_mtime_ns]
-        return cls(options=options, files=files)
+        for source in (source for sources in listing.splits.values() for source in sources):
+            for file in source.files:
+                name = source.name if file == source.path else f"{source.name}/{file.name}"
+                files[name] = [file.stat().st_size, file.stat().st_mtime_ns] if file.exists() else []
+        return cls(options={**options, "labels": listing.digest}, files=files)
 
     @classmethod
     def read(cls, folder: Path) -> Record:

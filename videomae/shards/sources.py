@@ -7,6 +7,8 @@ classes. A class folder may repeat its split, as RWF-2000's `Train_Fight` does.
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,16 @@ class Listing:
     classes: tuple[str, ...]
     splits: dict[str, tuple[Source, ...]]
 
+    @property
+    def digest(self) -> str:
+        """A hash of every source's split, class and group."""
+        rows = [
+            (split, source.name, source.class_name, source.label, source.group)
+            for split, sources in self.splits.items()
+            for source in sources
+        ]
+        return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()[:16]
+
 
 def find(folder: Path, *, unlabelled: bool = False) -> Listing:
     """List the videos of `folder` by its layout; `unlabelled` takes every video under it, as one split without classes.
@@ -75,7 +87,7 @@ def _find_unlabelled(folder: Path) -> Listing:
     if not files:
         raise SourceError(f"no videos under {folder}; wanted files ending in {', '.join(SUFFIXES)}")
     sources = tuple(
-        Source(path=file, name=_name(folder, file), split="train", class_name="", label=-1, group=_group(file.stem))
+        Source(path=file, name=_name(folder, file), split="train", class_name="", label=-1, group=group_of(file.stem))
         for file in files
     )
     return Listing(classes=(), splits={"train": sources})
@@ -95,7 +107,7 @@ def _find_labelled(folder: Path, splits: list[str]) -> Listing:
                 split=split,
                 class_name=name,
                 label=classes.index(name),
-                group=groups.get((split, name, _stem(video)), _group(_stem(video))),
+                group=groups.get((split, name, _stem(video)), group_of(_stem(video))),
             )
             for name in sorted(by_class)
             for video in by_class[name]
@@ -143,7 +155,7 @@ def _read_groups(file: Path) -> dict[tuple[str, str, str], str]:
         return {(row["split"], row["class"], row["clip"]): row["source_group"] for row in rows}
 
 
-def _group(stem: str) -> str:
+def group_of(stem: str) -> str:
     """The source video that a clip was cut from, by the naming of RWF-2000 and UCF101; else the clip itself."""
     match = _YOUTUBE_CLIP.match(stem) or _UCF_CLIP.match(stem)
     return match.group(1) if match else stem

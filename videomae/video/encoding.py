@@ -25,10 +25,14 @@ class EncodingConfig:
 
     short_side: int | None = 256  # pixels; None keeps the source's size; never enlarged
     fps: float | None = 15.0  # clips are sampled at 15 fps or less; None keeps the source's rate; never raised
+    codec: Literal["h264", "jpeg"] = (
+        "h264"  # jpeg: each frame by itself, many times the bytes; the next five are h264's
+    )
     gop: int = 16  # frames from one keyframe to the next
     b_frames: int = 0  # x264's own default is 3: smaller, and slower to decode
     crf: int = 23  # x264's constant rate factor: lower is better and larger
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"] = "veryfast"
+    jpeg_quantizer: int = 3  # from 2 (best) to 31
     fast_decode: bool = True  # x264's tune=fastdecode: larger by about a third, decoded in about two thirds of the time
 
     def __post_init__(self) -> None:
@@ -36,6 +40,8 @@ class EncodingConfig:
             raise ValueError(f"short_side must be at least 16 pixels, got {self.short_side}")
         if self.fps is not None and not (0 < self.fps <= 1000):
             raise ValueError(f"fps must be between 0 and 1000, got {self.fps}")
+        if not 2 <= self.jpeg_quantizer <= 31:
+            raise ValueError(f"jpeg_quantizer must be from 2 to 31, got {self.jpeg_quantizer}")
         if not 0 <= self.b_frames <= 16:
             raise ValueError(f"b_frames must be from 0 to 16, got {self.b_frames}")
         if self.gop < 1 or not 0 <= self.crf <= 51:
@@ -87,7 +93,7 @@ def _mux(frames: Iterable[VideoFrame], rate: Fraction, config: EncodingConfig) -
             if stream is None:
                 stream = _output_stream(container, rate, config, width=frame.width, height=frame.height)
             picture = frame.reformat(
-                width=stream.width, height=stream.height, format="yuv420p", interpolation="BICUBIC", threads=1
+                width=stream.width, height=stream.height, format=stream.pix_fmt, interpolation="BICUBIC", threads=1
             )
             picture.pts, picture.time_base = number, 1 / rate
             picture.pict_type = PictureType.NONE
@@ -101,6 +107,13 @@ def _mux(frames: Iterable[VideoFrame], rate: Fraction, config: EncodingConfig) -
 def _output_stream(
     container: OutputContainer, rate: Fraction, config: EncodingConfig, *, width: int, height: int
 ) -> VideoStream:
+    stream = _jpeg_stream(container, rate, config) if config.codec == "jpeg" else _h264_stream(container, rate, config)
+    scale = 1.0 if config.short_side is None else min(1.0, config.short_side / min(width, height))
+    stream.width, stream.height = (max(2, 2 * round(side * scale / 2)) for side in (width, height))
+    return stream
+
+
+def _h264_stream(container: OutputContainer, rate: Fraction, config: EncodingConfig) -> VideoStream:
     options = {
         "crf": str(config.crf),
         "preset": config.preset,
@@ -115,7 +128,18 @@ def _output_stream(
     keys = f"keyint={config.gop}:min-keyint={config.gop}:scenecut=0:open-gop=0"
     options["x264-params"] = f"{keys}:bframes={config.b_frames}:mbtree=0"
     stream = container.add_stream("libx264", rate=rate, options=options)
-    scale = 1.0 if config.short_side is None else min(1.0, config.short_side / min(width, height))
-    stream.width, stream.height = (max(2, 2 * round(side * scale / 2)) for side in (width, height))
     stream.pix_fmt = "yuv420p"
+    return stream
+
+
+def _jpeg_stream(container: OutputContainer, rate: Fraction, config: EncodingConfig) -> VideoStream:
+    options = {
+        "threads": "1",
+        "flags": "+bitexact",
+        "qmin": str(config.jpeg_quantizer),
+        "qmax": str(config.jpeg_quantizer),
+    }
+    stream = container.add_stream("mjpeg", rate=rate, options=options)
+    stream.pix_fmt = "yuvj420p"
+    stream.codec_context.color_range = 2  # JPEG's full range, which swscale then converts to
     return stream

@@ -13,6 +13,7 @@ from videomae.shards.bench import FRAMES, SIZE, crop_clips
 from videomae.shards.build import BuildConfig, build
 from videomae.shards.permutation import generator
 from videomae.shards.reader import ShardReader
+from videomae.shards.sources import find
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")
@@ -36,7 +37,7 @@ def test_the_benchmark_reports_all_figures(
 
 
 def test_crops_of_one_decoding_are_those_of_decodings_apart(videos: Path, tmp_path: Path) -> None:
-    manifest = build(videos, tmp_path / "out", BuildConfig()).manifests["train"]
+    manifest = build(find(videos), tmp_path / "out", BuildConfig()).manifests["train"]
     sample = ShardReader(manifest).read(0)
     rngs = [generator(key=(0, 0), counter=(0, repeat, 4)) for repeat in range(3)]
     together = crop_clips(sample, tuple(rngs))

@@ -37,7 +37,7 @@ def leftovers(out: Path) -> list[str]:
 
 
 def test_a_build_holds_every_video_with_its_label(videos: Path, tmp_path: Path) -> None:
-    result = build(videos, tmp_path / "out", SMALL)
+    result = build(find(videos), tmp_path / "out", SMALL)
     assert not result.reused
     train = Manifest.read(tmp_path / "out" / "train")
     assert train.classes == ("Calm", "Fight")
@@ -56,14 +56,14 @@ def test_a_build_holds_every_video_with_its_label(videos: Path, tmp_path: Path) 
 
 
 def test_workers_and_repetition_give_the_same_bytes(videos: Path, tmp_path: Path) -> None:
-    build(videos, tmp_path / "one", SMALL)
-    build(videos, tmp_path / "two", SMALL, workers=2)
+    build(find(videos), tmp_path / "one", SMALL)
+    build(find(videos), tmp_path / "two", SMALL, workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")
 def test_stock_webdataset_reads_the_shards(videos: Path, tmp_path: Path) -> None:
-    build(videos, tmp_path / "out", SMALL)
+    build(find(videos), tmp_path / "out", SMALL)
     shards = [str(path) for path in sorted((tmp_path / "out" / "train").glob("*.tar"))]
     samples = list(webdataset.WebDataset(shards, shardshuffle=False))  # pyright: ignore[reportAttributeAccessIssue]
     reader = ShardReader(Manifest.read(tmp_path / "out" / "train"))
@@ -77,17 +77,17 @@ def test_stock_webdataset_reads_the_shards(videos: Path, tmp_path: Path) -> None
 
 def test_a_second_build_reuses_the_first_or_says_what_differs(videos: Path, tmp_path: Path, write_video: Any) -> None:
     out = tmp_path / "out"
-    build(videos, out, SMALL)
+    build(find(videos), out, SMALL)
     before = contents(out)
-    assert build(videos, out, SMALL).reused
+    assert build(find(videos), out, SMALL).reused
     other = BuildConfig(encoding=EncodingConfig(short_side=20, fps=5), samples_per_shard=3)
     with pytest.raises(BuildError, match=r"short_side: 24 -> 20.*--overwrite"):
-        build(videos, out, other)
+        build(find(videos), out, other)
     write_video(videos / "train" / "Calm" / "new.mp4", 77)
     with pytest.raises(BuildError, match=r"1 source file\(s\) added, such as train/Calm/new.mp4"):
-        build(videos, out, SMALL)
+        build(find(videos), out, SMALL)
     assert contents(out) == before
-    assert not build(videos, out, SMALL, overwrite=True).reused
+    assert not build(find(videos), out, SMALL, overwrite=True).reused
     assert Manifest.read(out / "train").samples == 9
 
 
@@ -97,7 +97,7 @@ def test_videos_that_cannot_be_read_are_named_and_left_out(videos: Path, tmp_pat
     whole = (folder / "clip1.mp4").read_bytes()
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     write_video(folder / "single.mp4", 5, frames=1)
-    result = build(videos, tmp_path / "out", SMALL, workers=2)
+    result = build(find(videos), tmp_path / "out", SMALL, workers=2)
     left = {item.source: item.reason for item in result.manifests["train"].left_out}
     assert left.keys() == {f"train/Calm/{name}.mp4" for name in ("text", "cut", "single")}
     assert "1 frame" in left["train/Calm/single.mp4"]
@@ -110,7 +110,7 @@ def test_nothing_readable_is_an_error_and_leaves_nothing(tmp_path: Path) -> None
             (tmp_path / "videos" / split / name).mkdir(parents=True)
             (tmp_path / "videos" / split / name / "x.mp4").write_text("no video")
     with pytest.raises(BuildError, match=r"none of the 2 videos of train/ could be read: train/./x.mp4"):
-        build(tmp_path / "videos", tmp_path / "out", SMALL)
+        build(find(tmp_path / "videos"), tmp_path / "out", SMALL)
     assert leftovers(tmp_path / "out") == []
 
 
@@ -137,7 +137,7 @@ def remove(*patterns: str) -> Any:
 def test_sources_that_cannot_be_used_are_refused(videos: Path, tmp_path: Path, change: Any, said: str) -> None:
     change(videos)
     with pytest.raises(SourceError, match=said):
-        build(videos, tmp_path / "out", SMALL)
+        build(find(videos), tmp_path / "out", SMALL)
     assert leftovers(tmp_path / "out") == []
 
 
@@ -147,14 +147,14 @@ def test_a_full_disk_is_said_and_leaves_nothing(videos: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(ShardWriter, "add", full)
     with pytest.raises(BuildError, match=r"no space left .* --short-side"):
-        build(videos, tmp_path / "out", SMALL)
+        build(find(videos), tmp_path / "out", SMALL)
     assert leftovers(tmp_path / "out") == []
 
 
 def test_a_killed_build_goes_on_to_the_same_bytes(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(videos, tmp_path / "whole", SMALL)
+    build(find(videos), tmp_path / "whole", SMALL)
     for moment, finished in ((2, 0), (4, 3), (7, 6), (9, 8)):
         out = tmp_path / f"out{moment}"
         packed: list[str] = []
@@ -168,13 +168,13 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
         with monkeypatch.context() as patched:
             patched.setattr(packing_pool, "pack", killed)
             with pytest.raises(KeyboardInterrupt):
-                build(videos, out, SMALL)
+                build(find(videos), out, SMALL)
         assert not out.exists()
         with monkeypatch.context() as patched:
             patched.setattr(
                 packing_pool, "pack", lambda *args, packed=packed: (packed.append(args[0].name), pack(*args))[1]
             )
-            build(videos, out, SMALL)
+            build(find(videos), out, SMALL)
         assert contents(out) == contents(tmp_path / "whole")
         assert len(packed) == moment + 12 - finished  # only what stood in the open shard is packed again
 
@@ -185,8 +185,8 @@ def test_two_builds_into_one_place_do_not_mix(videos: Path, tmp_path: Path) -> N
     with (staging / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(BuildError, match="another build is writing"):
-            build(videos, tmp_path / "out", SMALL)
-    build(videos, tmp_path / "out", SMALL)
+            build(find(videos), tmp_path / "out", SMALL)
+    build(find(videos), tmp_path / "out", SMALL)
 
 
 def kill_on_clip3(source: Source, *rest: Any) -> Any:
@@ -199,7 +199,7 @@ def test_a_video_that_kills_its_decoder_is_left_out(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing_pool, "pack", kill_on_clip3)
-    manifest = build(videos / "train" / "Calm", tmp_path / "out", SMALL, workers=2).manifests["train"]
+    manifest = build(find(videos / "train" / "Calm"), tmp_path / "out", SMALL, workers=2).manifests["train"]
     assert [left.source for left in manifest.left_out] == ["clip3.mp4"]
     assert "died" in manifest.left_out[0].reason
     assert manifest.samples == 3
@@ -207,7 +207,7 @@ def test_a_video_that_kills_its_decoder_is_left_out(
 
 def test_bytes_can_bound_a_shard(videos: Path, tmp_path: Path) -> None:
     config = BuildConfig(encoding=SMALL.encoding, bytes_per_shard=1)
-    assert [shard.samples for shard in build(videos, tmp_path / "out", config).manifests["val"].shards] == [1] * 4
+    assert [shard.samples for shard in build(find(videos), tmp_path / "out", config).manifests["val"].shards] == [1] * 4
 
 
 def test_another_folder_is_never_overwritten_unasked(videos: Path, tmp_path: Path) -> None:
@@ -215,13 +215,13 @@ def test_another_folder_is_never_overwritten_unasked(videos: Path, tmp_path: Pat
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     for overwrite in (False, True):
         with pytest.raises(BuildError, match="not a build of shards"):
-            build(videos, tmp_path / "out", SMALL, overwrite=overwrite)
+            build(find(videos), tmp_path / "out", SMALL, overwrite=overwrite)
     assert (tmp_path / "out" / "thesis.tex").read_text() == "precious"
 
 
 def test_copies_across_splits_are_reported(videos: Path, tmp_path: Path) -> None:
     shutil.copy(videos / "train" / "Calm" / "clip3.mp4", videos / "val" / "Calm" / "copy.mp4")
-    manifests = build(videos, tmp_path / "out", SMALL).manifests
+    manifests = build(find(videos), tmp_path / "out", SMALL).manifests
     (copy,) = manifests["val"].duplicates
     assert (copy.key.split("-")[1], copy.other_split, copy.other_source) == ("copy", "train", "train/Calm/clip3.mp4")
     (original,) = manifests["train"].duplicates
@@ -236,7 +236,7 @@ def test_frame_folders_are_videos(tmp_path: Path, videos: Path) -> None:
         folder.mkdir(parents=True)
         for number in range(1, 12):
             Image.fromarray(np.full((32, 32, 3), 20 * number, np.uint8)).save(folder / f"{number}.png")
-    manifest = build(videos, tmp_path / "out", BuildConfig(encoding=EncodingConfig(fps=15.0))).manifests["train"]
+    manifest = build(find(videos), tmp_path / "out", BuildConfig(encoding=EncodingConfig(fps=15.0))).manifests["train"]
     reader = ShardReader(manifest)
     assert manifest.classes == ("Calm", "Fight")
     assert reader.entry(0).group == "abcdefghijk"
@@ -260,7 +260,7 @@ def test_groups_come_from_the_csv_the_name_or_the_clip(videos: Path, write_video
 def test_loose_videos_are_packed_without_classes(tmp_path: Path, write_video: Any) -> None:
     for number in range(3):
         write_video(tmp_path / "videos" / f"{number}.mp4", number)
-    manifest = build(tmp_path / "videos", tmp_path / "out", SMALL).manifests["train"]
+    manifest = build(find(tmp_path / "videos"), tmp_path / "out", SMALL).manifests["train"]
     assert manifest.classes == ()
     assert [ShardReader(manifest).entry(number).label for number in range(3)] == [-1] * 3
 

@@ -17,6 +17,7 @@ from videomae.shards.foreign import index_folder
 from videomae.shards.index import index_tar, tar_samples
 from videomae.shards.manifest import Manifest, ShardError
 from videomae.shards.reader import ShardReader
+from videomae.shards.sources import find
 from videomae.shards.verification import verify
 from videomae.video import EncodingConfig
 
@@ -25,7 +26,7 @@ SMALL = BuildConfig(encoding=EncodingConfig(short_side=24, fps=5), samples_per_s
 
 @pytest.fixture
 def built(videos: Path, tmp_path: Path) -> Path:
-    build(videos, tmp_path / "out", SMALL)
+    build(find(videos), tmp_path / "out", SMALL)
     return tmp_path / "out"
 
 
