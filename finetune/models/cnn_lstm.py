@@ -10,30 +10,22 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from einops import rearrange
 from torch import Tensor, nn
 
 from finetune.models import resnet
-from finetune.models.contract import ModelInput, Published
+from finetune.models.contract import Published
 from videomae.config import configclass
 from videomae.weights.torchvision import source_label
 
 
 @configclass
-class CnnLstmConfig:
+class CnnLstmConfig(resnet.FramesConfig):
     """ResNet-18 -> 512 on each frame -> LSTM -> 128 -> classes."""
 
     name: Literal["cnn_lstm", "cnn_lstm_many", "cnn_lstm_frozen"] = "cnn_lstm"
-    frames: int = 16
-    size: int = 224
     hidden: int = 389
     layers: int = 3
     dropout: float = 0.0  # between the layers of the LSTM
-    weights: str | None = None  # "imagenet", a file, or none
-
-    @property
-    def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size)
 
     @property
     def pretrained(self) -> str:
@@ -64,8 +56,7 @@ class CnnLstm(nn.Module):
     def states(self, video_BCTHW: Tensor) -> Tensor:
         """states_BTD of the top layer after each frame."""
         self.input.check(video_BCTHW)
-        features_ND = self.network(rearrange(video_BCTHW, "b c t h w -> (b t) c h w"))
-        return self.lstm(rearrange(features_ND, "(b t) d -> b t d", t=self.input.frames))[0]
+        return self.lstm(resnet.frame_features(self.network, video_BCTHW))[0]
 
     def frame_logits(self, video_BCTHW: Tensor) -> Tensor:
         """logits_BTK after each frame."""

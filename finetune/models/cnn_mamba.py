@@ -6,37 +6,24 @@ import math
 from typing import Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.models import resnet
-from finetune.models.contract import ModelInput, Published
+from finetune.models.contract import Published
 from finetune.models.selective_scan import SelectiveScan
 from videomae.config import configclass
-from videomae.weights.torchvision import source_label
 
 
 @configclass
-class CnnMambaConfig:
+class CnnMambaConfig(resnet.FramesConfig):
     """ResNet-18 -> 512 on each frame -> Mamba layers -> norm -> mean over time -> classes."""
 
     name: Literal["cnn_mamba"] = "cnn_mamba"
-    frames: int = 16
-    size: int = 224
     layers: int = 3
     expand: int = 2
     state: int = 16
     kernel: int = 4
-    weights: str | None = None  # "imagenet", a file, or none
-
-    @property
-    def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size)
-
-    @property
-    def pretrained(self) -> str:
-        return source_label(self.weights)
 
 
 class MambaLayer(nn.Module):
@@ -85,8 +72,7 @@ class CnnMamba(nn.Module):
     def states(self, video_BCTHW: Tensor) -> Tensor:
         """states_BTD after each frame; none sees a later frame."""
         self.input.check(video_BCTHW)
-        features_ND = self.network(rearrange(video_BCTHW, "b c t h w -> (b t) c h w"))
-        return self.norm(self.layers(rearrange(features_ND, "(b t) d -> b t d", t=self.input.frames)))
+        return self.norm(self.layers(resnet.frame_features(self.network, video_BCTHW)))
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         return self.classifier(self.states(video_BCTHW).mean(1))

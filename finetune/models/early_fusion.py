@@ -8,27 +8,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from finetune.models import resnet
-from finetune.models.contract import ModelInput, Published
+from finetune.models.contract import Published
 from videomae.config import configclass
-from videomae.weights.torchvision import source_label
 
 
 @configclass
-class EarlyFusionConfig:
+class EarlyFusionConfig(resnet.FramesConfig):
     """ResNet-18 whose first convolution takes 3T channels, -> 512 -> 128 -> classes."""
 
     name: Literal["early_fusion"] = "early_fusion"
-    frames: int = 16
-    size: int = 224
-    weights: str | None = None  # "imagenet", a file, or none
-
-    @property
-    def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size)
-
-    @property
-    def pretrained(self) -> str:
-        return source_label(self.weights)
 
 
 class EarlyFusion(nn.Module):

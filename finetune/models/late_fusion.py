@@ -7,31 +7,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from einops import rearrange
 from torch import Tensor, nn
 
 from finetune.models import resnet
-from finetune.models.contract import ModelInput, Published
+from finetune.models.contract import Published
 from videomae.config import configclass
-from videomae.weights.torchvision import source_label
 
 
 @configclass
-class LateFusionConfig:
+class LateFusionConfig(resnet.FramesConfig):
     """ResNet-18 -> 512 on each frame, joined over time, -> 128 -> classes."""
 
     name: Literal["late_fusion", "late_fusion_fc"] = "late_fusion"
-    frames: int = 16
-    size: int = 224
-    weights: str | None = None  # "imagenet", a file, or none
-
-    @property
-    def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size)
-
-    @property
-    def pretrained(self) -> str:
-        return source_label(self.weights)
 
 
 class LateFusion(nn.Module):
@@ -47,8 +34,7 @@ class LateFusion(nn.Module):
     def features(self, video_BCTHW: Tensor) -> Tensor:
         """features_BTD of each frame by itself."""
         self.input.check(video_BCTHW)
-        features_ND = self.network(rearrange(video_BCTHW, "b c t h w -> (b t) c h w"))
-        return rearrange(features_ND, "(b t) d -> b t d", t=self.input.frames)
+        return resnet.frame_features(self.network, video_BCTHW)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         features_BTD = self.features(video_BCTHW)

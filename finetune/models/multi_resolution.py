@@ -14,31 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.models import resnet
-from finetune.models.contract import ModelInput, Published
+from finetune.models.contract import Published
 from videomae.config import configclass
-from videomae.weights.torchvision import source_label
 
 
 @configclass
-class MultiResolutionConfig:
+class MultiResolutionConfig(resnet.FramesConfig):
     """Two ResNet-18, each on frames of half the size, -> 1024 -> 128 -> classes."""
 
     name: Literal["multi_resolution"] = "multi_resolution"
-    frames: int = 16
-    size: int = 224
-    weights: str | None = None  # "imagenet", a file, or none
 
     def __post_init__(self) -> None:
         if self.size % 2:
             raise ValueError(f"size must be even, for the fovea is half of it; got {self.size}, try {self.size + 1}")
-
-    @property
-    def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size)
-
-    @property
-    def pretrained(self) -> str:
-        return source_label(self.weights)
 
 
 class MultiResolution(nn.Module):

@@ -14,31 +14,17 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.models.contract import ModelInput, Published
-from finetune.models.videomae import encoder_config, encoder_label, load_backbone
+from finetune.models.contract import Published
+from finetune.models.videomae import EncoderStart, encoder_config, encoder_label, load_backbone
 from videomae.config import configclass
-from videomae.encoder import EncoderConfig, VideoEncoder, initialize
+from videomae.encoder import VideoEncoder, initialize
 
 
 @configclass
-class ProbeConfig:
-    """An encoder, given by its settings or by an export, and the probe that `name` says."""
+class ProbeConfig(EncoderStart):
+    """The encoder, frozen, and the probe that `name` says; without weights it is a baseline of random features."""
 
     name: Literal["videomae_linear", "videomae_attentive"] = "videomae_linear"
-    encoder: EncoderConfig | None = None  # None: as the weights say, or ViT-B
-    weights: str | None = None  # folder or .safetensors of an exported encoder; None: random, which is a baseline
-
-    @property
-    def frames(self) -> int:
-        return encoder_config(self.encoder, self.weights).frames
-
-    @property
-    def size(self) -> int:
-        return encoder_config(self.encoder, self.weights).size
-
-    @property
-    def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size)
 
     @property
     def pretrained(self) -> str:

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
+from finetune.models.contract import ModelInput
+from videomae.config import configclass
 from videomae.torchvision_door import models
 from videomae.weights.files import load_strictly
-from videomae.weights.torchvision import torchvision_state
+from videomae.weights.torchvision import source_label, torchvision_state
 
 WIDTH = 512
+
+
+@configclass
+class FramesConfig:
+    """What all models on this network are told; a model's own config names it and may add to it."""
+
+    name: str
+    frames: int = 16
+    size: int = 224
+    weights: str | None = None  # "imagenet", a file, or none
+
+    @property
+    def input(self) -> ModelInput:
+        return ModelInput(frames=self.frames, size=self.size)
+
+    @property
+    def pretrained(self) -> str:
+        return source_label(self.weights)
 
 
 def resnet18(*, weights: str | None, conv1_frames: int = 1, flow_fields: int = 0) -> models.ResNet:
@@ -33,6 +54,12 @@ def resnet18(*, weights: str | None, conv1_frames: int = 1, flow_fields: int = 0
         start = kernel.repeat(1, conv1_frames, 1, 1) / conv1_frames
         network.conv1 = _first_layer(start, keep=weights is not None)
     return network
+
+
+def frame_features(network: nn.Module, video_BCTHW: Tensor) -> Tensor:
+    """features_BTD of each frame by itself."""
+    features_ND = network(rearrange(video_BCTHW, "b c t h w -> (b t) c h w"))
+    return rearrange(features_ND, "(b t) d -> b t d", b=len(video_BCTHW))
 
 
 def classifier(features: int, classes: int) -> nn.Sequential:

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from einops import rearrange
 from torch import Tensor, nn
 
 from finetune.models import resnet
-from finetune.models.contract import ModelInput, Published
+from finetune.models.contract import Published
 from videomae.config import configclass
-from videomae.weights.torchvision import source_label
 
 
 @configclass
-class SingleFrameConfig:
+class SingleFrameConfig(resnet.FramesConfig):
     """ResNet-18 -> 512 -> 128 -> classes on each frame."""
 
     name: Literal["single_frame"] = "single_frame"
-    frames: int = 16
-    size: int = 224
-    weights: str | None = None  # "imagenet", a file, or none
-
-    @property
-    def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size)
-
-    @property
-    def pretrained(self) -> str:
-        return source_label(self.weights)
 
 
 class SingleFrame(nn.Module):
@@ -43,8 +30,7 @@ class SingleFrame(nn.Module):
     def frame_logits(self, video_BCTHW: Tensor) -> Tensor:
         """logits_BTK of each frame by itself."""
         self.input.check(video_BCTHW)
-        features_ND = self.network(rearrange(video_BCTHW, "b c t h w -> (b t) c h w"))
-        return rearrange(self.classifier(features_ND), "(b t) k -> b t k", t=self.input.frames)
+        return self.classifier(resnet.frame_features(self.network, video_BCTHW))
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         return self.frame_logits(video_BCTHW).mean(1)

@@ -20,19 +20,12 @@ from videomae.weights.files import WeightsError, load_strictly, without
 
 
 @configclass
-class VideomaeConfig:
-    """An encoder, given by its settings or by the export to start from, and its head."""
+class EncoderStart:
+    """An encoder, given by its settings or by the export to start from; a model's own config adds what stands on it."""
 
-    name: Literal["videomae"] = "videomae"
+    name: str
     encoder: EncoderConfig | None = None  # None: as the weights say, or ViT-B
     weights: str | None = None  # folder or .safetensors of an exported encoder; None: from scratch
-    drop_path: float = 0.1
-    head_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("drop_path", "head_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
     @property
     def frames(self) -> int:
@@ -49,6 +42,20 @@ class VideomaeConfig:
     @property
     def pretrained(self) -> str:
         return encoder_label(self.weights)
+
+
+@configclass
+class VideomaeConfig(EncoderStart):
+    """The encoder, fine-tuned, and its head."""
+
+    name: Literal["videomae"] = "videomae"
+    drop_path: float = 0.1
+    head_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("drop_path", "head_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
 
 class VideomaeClassifier(nn.Module):
