@@ -1,0 +1,64 @@
+"""A full disk: a clear error, nothing half-written, what was there stays. A small tmpfs is the disk; root mounts it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.processes import run_command
+from tests.stages import losses, pretrain_arguments
+from videomae.checkpoint import find_fault
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    mounted = shutil.which("mount") is not None and os.geteuid() == 0
+    if not mounted or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_checkpoint_that_does_not_fit_loses_nothing(shards: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 3) as disk:
+        run = disk / "run"
+        # the model has 0.1 M parameters: with its optimizer's state a checkpoint takes 1.1 MB, so two fit and three do not
+        settings = ("checkpoint={every: 1 steps, keep: 9}", "panels=0")
+        said = run_command("pretrain", *pretrain_arguments(run, shards, *settings), expect=1)
+        assert "checkpoint not saved, earlier ones are kept" in said
+        assert "free space below" in said
+        assert "Traceback" not in said
+        kept = sorted(run.glob("checkpoints/step-*"))
+        assert kept
+        assert all(find_fault(folder) is None for folder in kept)
+        assert not list(run.glob("checkpoints/.staging"))
+        shutil.rmtree(kept[0])  # the user frees space, and the same command goes on
+        settings = ("checkpoint={every: 1 steps, keep: 1}", "panels=0")
+        run_command("pretrain", *pretrain_arguments(run, shards, *settings))
+        assert len(losses(run)) == 6
+
+
+def test_shards_that_do_not_fit_leave_nothing(videos: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        (disk / "ballast").write_bytes(bytes(900_000))
+        said = run_command("videomae.shards", "build", videos, disk / "shards", "--workers", "1", expect=2)
+        assert "space" in said
+        assert "Traceback" not in said
+        assert [path.name for path in disk.iterdir()] == ["ballast"]
+
+
+def test_synthetic_videos_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        (disk / "ballast").write_bytes(bytes(900_000))
+        said = run_command("videomae.shards", "synthesize", disk / "videos", "--train", "24", "--val", "8", expect=2)
+        assert "space" in said
+        assert "Traceback" not in said
+        assert [path.name for path in disk.iterdir()] == ["ballast"]
