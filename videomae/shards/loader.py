@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from videomae.config import configclass
+from videomae.shards.lookahead import Lookahead
 from videomae.shards.manifest import ShardError
 from videomae.shards.order import Order, Place, Replacements
 from videomae.shards.permutation import generator
@@ -83,10 +84,20 @@ def train_stream(
     places = _TrainPlaces(order, start=rank * share, share=share, micro_batch=micro_batch, first=start_batch)
     listed = Quarantine(quarantine, config.quota, samples=order.samples)
     micro_batches = share // micro_batch
-    for number, (batch, faults) in enumerate(_load(dataset, places, collate, config)):
-        for fault in faults:
-            listed.record(fault, step=start_batch + number // micro_batches)
-        yield batch
+    ahead = None
+    if reader.cache is not None:
+        ahead = Lookahead(reader.cache, reader.manifest, order, start=rank * share, stop=(rank + 1) * share)
+    try:
+        for number, (batch, faults) in enumerate(_load(dataset, places, collate, config)):
+            step, micro_batch_of_step = divmod(number, micro_batches)
+            for fault in faults:
+                listed.record(fault, step=start_batch + step)
+            if ahead is not None and micro_batch_of_step == 0:
+                ahead.advance(start_batch + step)
+            yield batch
+    finally:
+        if ahead is not None:
+            ahead.close()
 
 
 def evaluation_stream(

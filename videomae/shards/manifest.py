@@ -11,7 +11,6 @@ import itertools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 FORMAT = "videomae-shards-1"
 NAME = "manifest.json"
@@ -30,6 +29,14 @@ class Shard:
     bytes: int
     sha256: str
     index_sha256: str
+
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name or not self.name.endswith(".tar") or self.name.startswith("."):
+            raise ShardError(f"a shard is called {self.name!r}; wanted a plain file name that ends in .tar")
+        if self.samples < 0 or self.bytes < 0:
+            raise ShardError(
+                f"shard {self.name} has {self.samples} samples in {self.bytes} bytes; build the shards again"
+            )
 
     @property
     def index_name(self) -> str:
@@ -55,7 +62,10 @@ class Duplicate:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One split's shards. `folder` is where they lie; it is not stored, so a folder can be moved."""
+    """One split's shards. `folder` is where they lie; it is not stored, so a folder can be moved.
+
+    For shards behind a URL, `url` says where, and `folder` is this node's cache of them.
+    """
 
     folder: Path
     split: str
@@ -63,6 +73,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     left_out: tuple[LeftOut, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
+    url: str = ""
 
     @functools.cached_property
     def starts(self) -> tuple[int, ...]:
@@ -83,33 +94,43 @@ class Manifest:
     def write(self) -> None:
         """Write manifest.json into the folder, the same text for the same content."""
         values = {"format": FORMAT, **asdict(self)}
-        del values["folder"]
+        del values["folder"], values["url"]
         (self.folder / NAME).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def read(cls, folder: Path | str) -> Manifest:
-        """Read a split's manifest.
+        """Read a split's manifest from a local folder, or from an http(s), s3 or gs URL.
 
         Raises:
             ShardError: there is none, it is damaged, or it is of another format.
+            RemoteError: the URL cannot be reached.
         """
+        from videomae.shards import cache, remote
+
+        url = remote.as_url(folder)
+        if url is not None:
+            place = remote.RemoteFolder(url)
+            local = cache.ShardCache(place).folder
+            return cls.parse(place.read(NAME), folder=local, source=f"{url}/{NAME}", url=url)
         folder = Path(folder)
         file = folder / NAME
         if not file.is_file():
             raise ShardError(_missing(folder))
-        try:
-            values = json.loads(file.read_text())
-        except ValueError as error:
-            raise ShardError(f"{file}: not valid JSON ({error}); build the shards again") from None
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise ShardError(f"{file}: not a manifest of format {FORMAT}; build the shards again")
-        return cls._from_values(folder, values)
+        return cls.parse(file.read_bytes(), folder=folder, source=str(file))
 
     @classmethod
-    def _from_values(cls, folder: Path, values: dict[str, Any]) -> Manifest:
+    def parse(cls, text: bytes, *, folder: Path, source: str, url: str = "") -> Manifest:
+        """A manifest from its text; `source` is named in errors."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ShardError(f"{source}: not valid JSON ({error}); build the shards again") from None
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise ShardError(f"{source}: not a manifest of format {FORMAT}; build the shards again")
         try:
             return cls(
                 folder=folder,
+                url=url,
                 split=str(values["split"]),
                 classes=tuple(values["classes"]),
                 shards=tuple(Shard(**shard) for shard in values["shards"]),
@@ -117,7 +138,7 @@ class Manifest:
                 duplicates=tuple(Duplicate(**duplicate) for duplicate in values["duplicates"]),
             )
         except (KeyError, TypeError) as error:
-            raise ShardError(f"{folder / NAME}: {error} missing or wrong; build the shards again") from None
+            raise ShardError(f"{source}: {error} missing or wrong; build the shards again") from None
 
 
 def read_splits(folder: Path) -> list[Manifest]:

@@ -9,10 +9,13 @@ import os
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from videomae.shards.cache import ShardCache
 from videomae.shards.index import Entry, Index, file_sha256
-from videomae.shards.manifest import Manifest, ShardError
+from videomae.shards.manifest import Manifest, Shard, ShardError
+from videomae.shards.remote import RemoteFolder
 
 _OPEN_FILES = 64
 _KEPT_INDEXES = 256
@@ -40,6 +43,7 @@ class ShardReader:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
+        self.cache = ShardCache(RemoteFolder(manifest.url)) if manifest.url else None
         self._indexes: OrderedDict[int, Index] = OrderedDict()
         self._files: OrderedDict[int, int] = OrderedDict()
 
@@ -94,11 +98,7 @@ class ShardReader:
             return self._indexes[shard]
         described = self.manifest.shards[shard]
         path = self.manifest.folder / described.index_name
-        if not path.is_file():
-            raise ShardError(f"no index at {path}; copy it, or build the shards again")
-        if file_sha256(path) != described.index_sha256:
-            raise ShardError(f"{path} is not the index that the manifest speaks of; copy it again")
-        index = Index.from_json(path.read_text(), source=str(path))
+        index = Index.from_json(self._index_text(path, described), source=str(path))
         if len(index) != described.samples:
             raise ShardError(f"{path} holds {len(index)} samples, the manifest says {described.samples}")
         self._indexes[shard] = index
@@ -106,11 +106,24 @@ class ShardReader:
             self._indexes.popitem(last=False)
         return index
 
+    def _index_text(self, path: Path, shard: Shard) -> str:
+        if self.cache is not None:
+            return self.cache.fetch_text(path.name, sha256=shard.index_sha256)
+        if not path.is_file():
+            raise ShardError(f"no index at {path}; copy it, or build the shards again")
+        if file_sha256(path) != shard.index_sha256:
+            raise ShardError(f"{path} is not the index that the manifest speaks of; copy it again")
+        return path.read_text()
+
     def _file(self, shard: int) -> int:
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
-        self._files[shard] = os.open(self.manifest.folder / self.manifest.shards[shard].name, os.O_RDONLY)
+        described = self.manifest.shards[shard]
+        path = self.manifest.folder / described.name
+        if self.cache is not None:
+            path = self.cache.fetch(described.name, size=described.bytes, sha256=described.sha256)
+        self._files[shard] = os.open(path, os.O_RDONLY)
         if len(self._files) > _OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
         return self._files[shard]

@@ -1,0 +1,257 @@
+"""Shards behind a real nginx that fails as networks do: nothing lost, nothing invented, every fault named."""
+
+import itertools
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from videomae.shards import cache, remote
+from videomae.shards.index import file_sha256
+from videomae.shards.loader import LoaderConfig, train_stream
+from videomae.shards.manifest import Manifest
+from videomae.shards.meta import Meta
+from videomae.shards.order import Order, OrderConfig
+from videomae.shards.reader import Sample, ShardReader
+from videomae.shards.remote import ChangedError, RemoteConfig, RemoteError, RemoteFolder
+from videomae.shards.writer import ShardWriter
+
+pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx: apt-get install nginx-light")
+FAST = RemoteConfig(chunk_bytes=4096, attempts=12, first_wait=0.01, longest_wait=0.05, timeout=5)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of ten samples, each of some kilobytes of noise."""
+    folder = tmp_path_factory.mktemp("published") / "train"
+    folder.mkdir()
+    random_bytes = np.random.default_rng(0)
+    shards = []
+    for number in range(3):
+        writer = ShardWriter(folder, number)
+        for sample in range(10 * number, 10 * number + 10):
+            meta = Meta(
+                label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x.mp4"
+            )
+            writer.add(f"{sample:03d}", random_bytes.bytes(3000 + sample), meta)
+        shards.append(writer.finish())
+    Manifest(folder=folder, split="train", classes=(), shards=tuple(shards)).write()
+    return folder
+
+
+class CuttingHandler(BaseHTTPRequestHandler):
+    """Promises a range and, half of the time, closes the line in the middle of it."""
+
+    folder: Path
+    rng = random.Random(3)
+
+    def do_GET(self) -> None:
+        content = (self.folder / self.path.rpartition("/")[2]).read_bytes()
+        asked = self.headers.get("Range")
+        first, last = 0, len(content) - 1
+        if asked:
+            first, last = (int(text) for text in asked.removeprefix("bytes=").split("-"))
+            last = min(last, len(content) - 1)
+        body = content[first : last + 1]
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if self.rng.random() < 0.5 else body)
+        self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str((self.folder / self.path.rpartition("/")[2]).stat().st_size))
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an nginx with one path for every way of failing."""
+    CuttingHandler.folder = published
+    cutter = ThreadingHTTPServer(("127.0.0.1", 0), CuttingHandler)
+    threading.Thread(target=cutter.serve_forever, daemon=True).start()
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+    folder.chmod(0o755)
+    for parent in (published, *published.parents[:3]):
+        parent.chmod(0o755)
+    (folder / "nginx.conf").write_text(f"""
+daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log; user root;
+events {{ worker_connections 64; }}
+http {{
+  access_log {folder}/access.log;
+  client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
+  uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
+  split_clients $request_id $busy {{ 50% 1; * 0; }}
+  split_clients $request_id $gone {{ 50% 1; * 0; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location /good/ {{ alias {published}/; }}
+    location /busy/ {{ if ($busy) {{ return 503; }} alias {published}/; }}
+    location /reset/ {{ if ($gone) {{ return 444; }} alias {published}/; }}
+    location /slow/ {{ alias {published}/; limit_rate 40k; }}
+    location /cut/ {{ proxy_pass http://127.0.0.1:{cutter.server_port}/; proxy_buffering off; }}
+    location /down/ {{ return 503; }}
+    location /hang/ {{ alias {published}/; limit_rate 1; }}
+  }}
+}}""")
+    process = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)])
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(10)
+    cutter.shutdown()
+    cutter.server_close()
+
+
+@pytest.fixture(autouse=True)
+def quick_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache for every test, and little patience."""
+    monkeypatch.setattr(cache, "CacheConfig", lambda: CONFIG(folder=tmp_path / "cache"))
+    monkeypatch.setattr(remote, "RemoteConfig", lambda: FAST)
+
+
+CONFIG = cache.CacheConfig
+
+
+@pytest.mark.parametrize("way", ["good", "busy", "reset", "cut", "slow"])
+def test_every_sample_comes_through_whole(server: str, published: Path, way: str) -> None:
+    reader = ShardReader(Manifest.read(f"{server}/{way}"))
+    local = ShardReader(Manifest.read(published))
+    assert [reader.read(number) for number in range(30)] == [local.read(number) for number in range(30)]
+
+
+def test_a_broken_download_goes_on_where_it_stopped(
+    server: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = Manifest.read(published).shards[0]
+    content = (published / shard.name).read_bytes()
+    (tmp_path / "0.tar.partial").write_bytes(content[:9000])
+    folder = RemoteFolder(f"{server}/good", FAST)
+    asked: list[int] = []
+    fetch = folder._chunk
+    monkeypatch.setattr(folder, "_chunk", lambda name, start, end: (asked.append(start), fetch(name, start, end))[1])
+    folder.download(shard.name, tmp_path / "0.tar", size=shard.bytes, sha256=shard.sha256)
+    assert asked[0] == 9000
+    assert (tmp_path / "0.tar").read_bytes() == content
+
+
+def test_a_wrong_beginning_is_thrown_away_once(server: str, published: Path, tmp_path: Path) -> None:
+    shard = Manifest.read(published).shards[0]
+    (tmp_path / "0.tar.partial").write_bytes(b"#" * 9000)
+    RemoteFolder(f"{server}/good", FAST).download(shard.name, tmp_path / "0.tar", size=shard.bytes, sha256=shard.sha256)
+    assert file_sha256(tmp_path / "0.tar") == shard.sha256
+    with pytest.raises(ChangedError, match="publish the shards again"):
+        RemoteFolder(f"{server}/good", FAST).download(shard.name, tmp_path / "1.tar", size=shard.bytes, sha256="0" * 64)
+    assert sorted(path.name for path in tmp_path.glob("*.tar*")) == ["0.tar"]
+
+
+@pytest.mark.parametrize(
+    ("way", "said"), [("down", "gave up after 12 attempts.*503"), ("nowhere", "check the address"), ("hang", "gave up")]
+)
+def test_a_place_that_never_answers_is_an_error_that_says_so(server: str, way: str, said: str) -> None:
+    impatient = RemoteConfig(attempts=12 if way == "down" else 2, first_wait=0.01, longest_wait=0.02, timeout=0.5)
+    with pytest.raises(RemoteError, match=said):
+        RemoteFolder(f"{server}/{way}", impatient).read("manifest.json")
+
+
+def test_an_address_without_a_server_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RemoteError, match="gave up after 12 attempts"):
+        Manifest.read(f"http://127.0.0.1:{free_port()}/train")
+
+
+def look(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[tuple[str, int]]:
+    return [(sample.key, len(sample.video))]
+
+
+def as_list(items: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    return items
+
+
+@pytest.mark.parametrize(("start_method", "way"), [("fork", "busy"), ("spawn", "good")])
+def test_workers_stream_from_afar_as_from_disk(
+    server: str, published: Path, tmp_path: Path, start_method: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDEOMAE_CACHE", str(tmp_path / "cache"))  # spawned workers make their own config
+
+    def batches(place: str, workers: int) -> list[list[tuple[str, int]]]:
+        reader = ShardReader(Manifest.read(place))
+        stream = train_stream(
+            reader=reader, order=Order.of(reader.manifest, 6, OrderConfig()), transform=look, collate=as_list, rank=0,
+            size=1, micro_batch=3, start_batch=0, repeats=1, quarantine=tmp_path / "quarantine.jsonl",
+            config=LoaderConfig(workers=workers, start_method=start_method),  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+        return list(itertools.islice(stream, 25))
+
+    assert batches(f"{server}/{way}", 2) == batches(str(published), 0)
+    assert not (tmp_path / "quarantine.jsonl").exists()
+
+
+def fetch_all(url: str, folder: Path) -> None:
+    place = RemoteFolder(url, FAST)
+    manifest = Manifest.parse(place.read("manifest.json"), folder=folder, source=url, url=url)
+    for shard in manifest.shards:
+        path = cache.ShardCache(place, CONFIG(folder=folder)).fetch(shard.name, size=shard.bytes, sha256=shard.sha256)
+        assert file_sha256(path) == shard.sha256
+
+
+def test_processes_of_a_node_download_a_shard_once(server: str, tmp_path: Path, published: Path) -> None:
+    log = Path(
+        subprocess.run(
+            ["find", str(published.parents[1]), "-name", "access.log"], capture_output=True, text=True, check=True
+        ).stdout.split()[0]
+    )
+    before = len(log.read_text().splitlines())
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=fetch_all, args=(f"{server}/slow", tmp_path / "c")) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    asked = [line for line in log.read_text().splitlines()[before:] if "000000.tar" in line]
+    chunks = -(-(published / "000000.tar").stat().st_size // FAST.chunk_bytes)
+    assert len(asked) == chunks  # three processes, the requests of one
+
+
+def test_a_downloader_that_is_killed_leaves_the_lock_and_its_bytes_to_the_next(
+    server: str, tmp_path: Path, published: Path
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=fetch_all, args=(f"{server}/slow", tmp_path / "c"))
+    process.start()
+    deadline = time.monotonic() + 30
+    while not list((tmp_path / "c").rglob("*.tar.partial")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    fetch_all(f"{server}/good", tmp_path / "c")
+    shard = Manifest.read(published).shards[0]
+    fetch_all(f"{server}/slow", tmp_path / "c")
+    assert {file_sha256(path) for path in (tmp_path / "c").rglob("000000.tar")} == {shard.sha256}

@@ -1,0 +1,106 @@
+"""The node's cache of remote shards: bounded, and what is needed last goes first."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from videomae.shards.cache import CacheConfig, ShardCache
+from videomae.shards.manifest import Shard, ShardError
+from videomae.shards.remote import RemoteFolder, as_url
+
+
+class Remote(RemoteFolder):
+    """Makes files up instead of fetching them, and counts."""
+
+    def __init__(self, url: str = "http://example.org/train") -> None:
+        super().__init__(url)
+        self.fetched: list[str] = []
+
+    def download(self, name: str, target: Path, *, size: int, sha256: str) -> None:
+        self.fetched.append(name)
+        target.write_bytes(bytes(size))
+
+
+def fetch(cache: ShardCache, *numbers: int) -> None:
+    for number in numbers:
+        cache.fetch(f"{number}.tar", size=1000, sha256="")
+        for age, path in enumerate(sorted(cache.folder.glob("*.tar"), key=lambda path: -path.stat().st_mtime)):
+            os.utime(path, (1e9 - age, 1e9 - age))  # clocks are too coarse for a test
+
+
+def cached(cache: ShardCache) -> set[int]:
+    return {int(path.stem) for path in cache.folder.glob("*.tar")}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ShardCache:
+    """Room for three shards."""
+    return ShardCache(Remote(), CacheConfig(folder=tmp_path, gigabytes=3.5e-6))
+
+
+def test_what_is_there_is_not_fetched_again(cache: ShardCache) -> None:
+    fetch(cache, 1, 2, 1, 2)
+    assert isinstance(cache._remote, Remote)
+    assert cache._remote.fetched == ["1.tar", "2.tar"]
+
+
+def test_what_is_needed_last_goes_first(cache: ShardCache) -> None:
+    fetch(cache, 1, 2, 3)
+    cache.announce(["4.tar", "1.tar", "3.tar", "2.tar"])
+    fetch(cache, 4)
+    assert cached(cache) == {1, 3, 4}
+
+
+def test_what_nobody_announced_goes_before_that_the_longest_unused_first(cache: ShardCache) -> None:
+    fetch(cache, 1, 2, 3)
+    cache.announce(["4.tar", "1.tar"])
+    fetch(cache, 4)
+    assert cached(cache) == {1, 3, 4}
+
+
+def test_the_plans_of_all_processes_count_but_not_of_dead_ones(cache: ShardCache, tmp_path: Path) -> None:
+    fetch(cache, 1, 2, 3)
+    cache.announce(["1.tar", "2.tar", "3.tar"])
+    name = cache.folder.name
+    (tmp_path / "plans" / "1.json").write_text(json.dumps([f"{name}/3.tar"]))  # the first process of a machine lives
+    (tmp_path / "plans" / "999999999.json").write_text(json.dumps([f"{name}/2.tar"]))
+    fetch(cache, 4)
+    assert cached(cache) == {1, 3, 4}
+    assert not (tmp_path / "plans" / "999999999.json").exists()
+
+
+def test_two_data_sets_share_the_room(tmp_path: Path) -> None:
+    config = CacheConfig(folder=tmp_path, gigabytes=3.5e-6)
+    one, two = ShardCache(Remote("http://a/b"), config), ShardCache(Remote("http://a/c"), config)
+    fetch(one, 1, 2)
+    fetch(two, 1, 2)
+    assert len(list(tmp_path.glob("*/*.tar"))) == 3
+
+
+def test_a_shard_larger_than_the_cache_is_an_error(cache: ShardCache) -> None:
+    with pytest.raises(ShardError, match="VIDEOMAE_CACHE_GB"):
+        cache.fetch("1.tar", size=10_000, sha256="")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd.tar", "/etc/x.tar", ".hidden.tar", "a/b.tar", "x.txt"])
+def test_a_manifest_cannot_name_files_elsewhere(name: str) -> None:
+    with pytest.raises(ShardError, match="plain file name"):
+        Shard(name=name, samples=1, bytes=1, sha256="", index_sha256=hashlib.sha256(b"").hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("place", "url"),
+    [
+        ("http://host/a/", "http://host/a"),
+        (Path("s3://bucket/a"), "s3://bucket/a"),
+        (Path("https://host") / "train", "https://host/train"),
+        ("/data/http/x", None),
+        ("pipe:curl x", None),
+        ("file:///etc", None),
+    ],
+)
+def test_only_known_schemes_are_remote(place: str | Path, url: str | None) -> None:
+    assert as_url(place) == url
