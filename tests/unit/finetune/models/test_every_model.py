@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, object]] = {
     "cnn_lstm_frozen": {"frames": 3, "size": 33, "hidden": 96, "layers": 2},
     "cnn_mamba": {"frames": 3, "size": 33, "layers": 1, "state": 4},
     "c3d": {"frames": 17, "size": 23, "shrink": 32, "dropout": 0.0},
-    "s3d": {"frames": 6, "size": 35, "dropout": 0.0},
+    "s3d": {"frames": 9, "size": 35, "dropout": 0.0},
     "i3d": {"frames": 3, "size": 33, "resnet": "resnet18"},
     "i3d_non_local": {"frames": 3, "size": 33, "resnet": "resnet18"},
     "temporal_stream": {"frames": 3, "size": 33},

@@ -112,7 +112,7 @@ def test_resnets_receptive_fields_are_the_known_ones(capsys: pytest.CaptureFixtu
 def test_a_wrong_name_or_setting_is_one_clear_line(capsys: pytest.CaptureFixture[str]):
     for arguments, words in (
         (["single_fram"], "did you mean single_frame"),
-        (["s3d", "size=5"], "at least 5 frames of 17 x 17"),
+        (["s3d", "size=5"], "at least 8 frames of 17 x 17"),
         (["s3d", "sise=5"], "did you mean 'size'"),
         (["s3d", "size"], "key=value"),
     ):
