@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
+from torch import nn
 
 from finetune.config import FinetuneConfig
 from finetune.evaluate import FILE, Evaluation, Evaluator
@@ -14,11 +15,10 @@ from finetune.models import build
 from finetune.objective import Objective
 from finetune.stream import open_stream, split
 from videomae.distributed import World
-from videomae.engine import Engine, EnginePlan, build_engine
-from videomae.optimizer import parameter_groups
+from videomae.engine import Engine
 from videomae.run import RunDirectory, write_whole
-from videomae.schedule import make_timetable, steps_of
-from videomae.training import Training, open_run
+from videomae.schedule import steps_of
+from videomae.training import Training, open_run, plan, start_engine
 
 
 def train(config: FinetuneConfig, world: World) -> RunDirectory:
@@ -31,19 +31,17 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
         videomae.stopping.Stopped: a stop was asked for; the state is saved.
     """
     stream, classes = open_stream(config, world), split(config, "train").classes
-    timetable = make_timetable(
-        config.schedule,
-        peak_rate=config.optimizer.peak(config.batch),
-        steps_per_epoch=stream.batches_per_epoch,
-        batch=config.batch,
-    )
+    timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)
     run, finished = open_run("Fine-tuning", config, world)
     if finished:
         return run
-    engine = start_engine(config, world, classes=len(classes))
+    model = initial_model(config, classes=len(classes))
+    engine = start_engine(model, config, world, rate_factor=layer_rates(model, config.layer_decay))
     training = Training("Fine-tuning", config, engine=engine, timetable=timetable)
     evaluate = Evaluator(split(config, "val"), config.model.input, config.evaluation, config.loader, world)
-    evaluate_every = steps_of(config.evaluation.every, steps_per_epoch=timetable.steps_per_epoch, batch=config.batch)
+    evaluate_every = max(
+        1, steps_of(config.evaluation.every, steps_per_epoch=stream.batches_per_epoch, batch=config.batch)
+    )
     objective = Objective(config.mixup, input=config.model.input, classes=len(classes), device=world.device)
     for step, micro_batches in training.steps(stream.batches):
         objective.seed(config.seed, step, world.rank)
@@ -58,15 +56,10 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
     return run
 
 
-def start_engine(config: FinetuneConfig, world: World, *, classes: int) -> Engine:
-    """The model of the config, initialised or loaded, under its engine."""
+def initial_model(config: FinetuneConfig, *, classes: int) -> nn.Module:
+    """The model of the config, initialised by the seed or started from the weights that it names."""
     torch.manual_seed(config.seed)
-    model = build(config.model, classes)
-    groups = parameter_groups(
-        model, weight_decay=config.optimizer.weight_decay, rate_factor=layer_rates(model, config.layer_decay)
-    )
-    _, micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
-    return build_engine(model, groups, EnginePlan(config.engine, config.optimizer, world, micro_batches))
+    return build(config.model, classes)
 
 
 def record_evaluation(result: Evaluation, training: Training, step: int) -> None:

@@ -10,11 +10,9 @@ from pretrain.objective import Objective
 from pretrain.reconstruct import reconstruct, write_panels
 from pretrain.stream import examples, open_stream
 from videomae.distributed import World
-from videomae.engine import Engine, EnginePlan, build_engine
-from videomae.optimizer import parameter_groups
+from videomae.engine import Engine
 from videomae.run import RunDirectory
-from videomae.schedule import make_timetable
-from videomae.training import Training, open_run
+from videomae.training import Training, open_run, plan, start_engine
 from videomae.weights.export import save_encoder
 
 PANELS = "reconstructions"
@@ -30,16 +28,11 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
         videomae.stopping.Stopped: a stop was asked for; the state is saved.
     """
     stream = open_stream(config, world)
-    timetable = make_timetable(
-        config.schedule,
-        peak_rate=config.optimizer.peak(config.batch),
-        steps_per_epoch=stream.batches_per_epoch,
-        batch=config.batch,
-    )
+    timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)
     run, finished = open_run("Pretraining", config, world)
     if finished:
         return run
-    engine = start_engine(config, world)
+    engine = start_engine(initial_model(config), config, world)
     training = Training("Pretraining", config, engine=engine, timetable=timetable)
     loss_of = Objective(config.objective, encoder=config.encoder, device=world.device)
     for step, micro_batches in training.steps(stream.batches):
@@ -50,13 +43,10 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
     return run
 
 
-def start_engine(config: PretrainConfig, world: World) -> Engine:
-    """A freshly initialised autoencoder under the engine of the config."""
+def initial_model(config: PretrainConfig) -> MaskedAutoencoder:
+    """A freshly initialised autoencoder; the same for the same seed."""
     torch.manual_seed(config.seed)
-    model = MaskedAutoencoder(config.encoder, config.decoder)
-    groups = parameter_groups(model, weight_decay=config.optimizer.weight_decay)
-    _, micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
-    return build_engine(model, groups, EnginePlan(config.engine, config.optimizer, world, micro_batches))
+    return MaskedAutoencoder(config.encoder, config.decoder)
 
 
 def export(config: PretrainConfig, engine: Engine) -> None:

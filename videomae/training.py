@@ -15,15 +15,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from torch import nn
+
 from videomae.checkpoint import CheckpointConfig, CheckpointStore
 from videomae.config import configclass
 from videomae.distributed import World
-from videomae.engine import Engine, EngineConfig, Update
+from videomae.engine import Engine, EngineConfig, EnginePlan, Update, build_engine
 from videomae.metrics import MetricsConfig, MetricsLog, read, require_finite
-from videomae.optimizer import OptimizerConfig
+from videomae.optimizer import OptimizerConfig, parameter_groups
 from videomae.progress import Task, log_to, logger, track
 from videomae.run import RunDirectory, write_whole
-from videomae.schedule import ScheduleConfig, Timetable, steps_of
+from videomae.schedule import ScheduleConfig, Timetable, make_timetable, steps_of
 from videomae.shards.loader import LoaderConfig
 from videomae.stopping import Stopped, StopRequest
 
@@ -58,6 +60,25 @@ def open_run(title: str, config: TrainingConfig, world: World) -> tuple[RunDirec
     if finished and world.first:
         logger.info("%s in %s is finished already and is reused; remove the folder to start again", title, run.path)
     return run, finished
+
+
+def plan(config: TrainingConfig, *, steps_per_epoch: int) -> Timetable:
+    """The run's durations and rates on a data set of `steps_per_epoch` batches.
+
+    Raises:
+        ValueError: see `make_timetable`.
+    """
+    peak_rate = config.optimizer.peak(config.batch)
+    return make_timetable(config.schedule, peak_rate=peak_rate, steps_per_epoch=steps_per_epoch, batch=config.batch)
+
+
+def start_engine(
+    model: nn.Module, config: TrainingConfig, world: World, *, rate_factor: Callable[[str], float] = lambda name: 1.0
+) -> Engine:
+    """`model` under the config's engine; `rate_factor(name)` is the factor on a parameter's rate."""
+    groups = parameter_groups(model, weight_decay=config.optimizer.weight_decay, rate_factor=rate_factor)
+    _, micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
+    return build_engine(model, groups, EnginePlan(config.engine, config.optimizer, world, micro_batches))
 
 
 class Training:
