@@ -34,7 +34,8 @@ def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         with contextlib.ExitStack() as stack:
             file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(source.open("rb"))
-            container = stack.enter_context(av.open(file, mode="r", options={"format_whitelist": _FORMATS}))
+            options = {"format_whitelist": _FORMATS}
+            container = stack.enter_context(av.open(file, mode="r", options=options, metadata_errors="replace"))
             if not container.streams.video:
                 raise VideoError("the file holds no video stream")
             stream = container.streams.video[0]
@@ -53,6 +54,8 @@ def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"not a readable video: {error.strerror or error}") from None
+    except (UnicodeError, OverflowError) as error:
+        raise VideoError(f"not a readable video: {error}") from None
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:

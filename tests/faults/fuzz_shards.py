@@ -1,0 +1,132 @@
+"""Mutates tars and videos and reads them: no crash, no hang, no sample that was never there.
+
+    python -m tests.faults.fuzz_shards --tars 2000 --videos 2000 [--seed 0]
+
+Each reading runs in this process: a crash or a hang ends it, and so fails the test that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import hashlib
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from videomae.shards.index import index_tar
+from videomae.shards.manifest import ShardError
+from videomae.shards.meta import Meta
+from videomae.shards.writer import ShardWriter
+from videomae.video import EncodingConfig, VideoError, decode, decode_boxes, encode, probe, transcode
+
+SECONDS_PER_CASE = 20
+_STORED = EncodingConfig(short_side=None, fps=None)
+
+
+def mutate(content: bytes, rng: np.random.Generator) -> bytes:
+    """One to four cuts, flips, overwritten, repeated, removed or zeroed stretches."""
+    data = bytearray(content)
+    for _ in range(int(rng.integers(1, 5))):
+        if not data:
+            break
+        start = int(rng.integers(len(data)))
+        length = int(min(len(data) - start, 2 ** rng.integers(0, 12)))
+        kind = rng.integers(7)
+        if kind == 0:
+            del data[start:]
+        elif kind == 1:
+            data[start] ^= 1 << int(rng.integers(8))
+        elif kind == 2:
+            data[start : start + length] = rng.bytes(length)
+        elif kind == 3:
+            data[start:start] = data[start : start + length]
+        elif kind == 4:
+            del data[start : start + length]
+        elif kind == 5:
+            data[start : start + length] = bytes(length)
+        else:
+            data[start : start + 4] = bytes([0xFF, 0xFF, 0xFF, 0xFF])[: len(data[start : start + 4])]
+    return bytes(data)
+
+
+def fuzz_tars(count: int, seed: int, folder: Path) -> Counter[str]:
+    """Index mutated tars; every sample that comes out is one that went in, by the bytes of its video."""
+    rng = np.random.default_rng(seed)
+    writer = ShardWriter(folder, 0)
+    known = set()
+    for number in range(6):
+        video = rng.bytes(int(rng.integers(200, 1500)))
+        known.add(hashlib.sha256(video).hexdigest())
+        meta = Meta(label=0, class_name="a", group="g", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+        writer.add(f"{number:03d}", video, meta)
+    writer.finish()
+    whole = writer.path.read_bytes()
+    outcomes: Counter[str] = Counter()
+    for case in range(count):
+        content = mutate(whole, np.random.default_rng([seed, case]))
+        path = folder / "mutated.tar"
+        path.write_bytes(content)
+        faulthandler.dump_traceback_later(SECONDS_PER_CASE, exit=True)
+        try:
+            index = index_tar(path)
+        except ShardError:
+            outcomes["refused"] += 1
+            continue
+        entries = [index[place] for place in range(len(index))]
+        videos = [content[entry.offset : entry.offset + entry.size] for entry in entries]
+        changed = sum(hashlib.sha256(video).hexdigest() not in known for video in videos)
+        assert changed <= 4, f"case {case}: {changed} samples that were never written"  # one for each mutation
+        assert all(len(video) == entry.size for video, entry in zip(videos, entries, strict=True)), case
+        outcomes["data changed" if changed else "read"] += 1
+    return outcomes
+
+
+def fuzz_videos(count: int, seed: int) -> Counter[str]:
+    """Probe, decode and transcode mutated videos; what comes out has the shape that was asked for."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 255, (12, 48, 64, 3), dtype=np.uint8)
+    smooth = np.clip(frames // 8 + np.arange(12, dtype=np.uint8)[:, None, None, None] * 10, 0, 255).astype(np.uint8)
+    videos = [
+        encode(smooth, 10, _STORED),
+        encode(smooth, 10, EncodingConfig(short_side=None, fast_decode=False, b_frames=2, gop=5)),
+        encode(smooth, 10, EncodingConfig(codec="jpeg")),
+    ]
+    outcomes: Counter[str] = Counter()
+    for case in range(count):
+        content = mutate(videos[case % len(videos)], np.random.default_rng([seed, case]))
+        faulthandler.dump_traceback_later(SECONDS_PER_CASE, exit=True)
+        try:
+            info = probe(content)
+            assert info.frames > 0, case
+            index_T = np.array([0, info.frames // 2, info.frames - 1])
+            found = decode(content, index_T)
+            assert found.shape[0] == 3, case
+            assert found.dtype == np.uint8, case
+            assert np.array_equal(decode_boxes(content, index_T, None)[0], found), case
+            if case % 4 == 0:
+                transcode(content, EncodingConfig(short_side=32))
+        except VideoError:
+            outcomes["refused"] += 1
+            continue
+        outcomes["decoded"] += 1
+    return outcomes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fuzz the reading of tars and videos.")
+    parser.add_argument("--tars", type=int, default=2000)
+    parser.add_argument("--videos", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        print("tars", dict(fuzz_tars(arguments.tars, arguments.seed, Path(folder))), flush=True)
+    print("videos", dict(fuzz_videos(arguments.videos, arguments.seed)), flush=True)
+    faulthandler.cancel_dump_traceback_later()
+
+
+if __name__ == "__main__":
+    main()
