@@ -15,6 +15,7 @@ TINY_RUN = (
     "decoder={dim: 24, depth: 1, heads: 3}",
     "mask.ratio=0.75",
     "batch=8",
+    "optimizer.lr=4e-3",
     "data.repeats=1",
     "schedule={duration: 6 steps, warmup: 2 steps}",
     "engine.kind=local",
