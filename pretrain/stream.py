@@ -10,13 +10,13 @@ import numpy as np
 from pretrain.batch import PretrainBatch, PretrainItem, collate
 from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
-from videomae.augment import flip, multi_scale_crop
+from videomae.augment import flip, multi_scale_box, resize
 from videomae.distributed import World
 from videomae.sampling import dense
 from videomae.shards.manifest import Manifest
 from videomae.shards.reader import Sample, ShardReader
 from videomae.stream import BatchStream
-from videomae.video import decode
+from videomae.video import decode_boxes
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,10 @@ class MaskedClips:
     def __call__(self, sample: Sample, rngs: Sequence[np.random.Generator]) -> list[PretrainItem]:
         data, encoder = self.config.data, self.config.encoder
         index_T = dense(sample.frames, encoder.frames, data.stride, rngs[0])
-        frames_THWC = decode(sample.video, index_T)
+        boxes = [multi_scale_box(sample.height, sample.width, rng, data.scales) for rng in rngs]
         items = []
-        for rng in rngs:
-            frames_TCHW = multi_scale_crop(frames_THWC, encoder.size, rng, scales=data.scales)
-            frames_TCHW = flip(frames_TCHW, rng, probability=data.flip)
+        for frames_THWC, rng in zip(decode_boxes(sample.video, index_T, boxes), rngs, strict=True):
+            frames_TCHW = flip(resize(frames_THWC, encoder.size), rng, probability=data.flip)
             items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng)))
         return items
 
