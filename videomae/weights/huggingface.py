@@ -74,7 +74,7 @@ def from_huggingface(state: Mapping[str, Tensor], *, source: str) -> State:
         if absent:
             raise WeightsError(f"{source}: missing keys: {', '.join(absent)} of {name}")
         renamed[f"{name}.qkv.weight"] = torch.cat([found["query"], found["key"], found["value"]])
-    if "head.weight" in renamed:
+    if any(key.startswith(("head.", "fc_norm.")) for key in renamed):
         return {key.removeprefix("encoder."): value for key, value in renamed.items()}
     return renamed
 

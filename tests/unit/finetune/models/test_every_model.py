@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune import models
-from videomae.config import parse, to_dict
+from videomae.config import ConfigError, parse, to_dict
 
 SMALL: dict[str, dict[str, object]] = {
     "single_frame": {"frames": 3, "size": 33},
@@ -154,6 +154,26 @@ def test_another_shape_is_refused_with_both_shapes_named(name: str):
             module(wrong)
         assert str(tuple(wrong.shape)) in str(error.value)
         assert wanted in str(error.value)
+
+
+@pytest.mark.parametrize(("frames", "size"), [(1, 7), (2, 50), (3, 2), (17, 31)])
+@pytest.mark.parametrize("name", models.names())
+def test_odd_sizes_are_refused_by_the_config_or_run(name: str, frames: int, size: int):
+    values = {"name": name, **SMALL[name]}
+    if isinstance(encoder := SMALL[name].get("encoder"), dict):
+        values["encoder"] = {**encoder, "frames": frames, "size": size}
+    else:
+        values |= {"frames": frames, "size": size}
+    try:
+        config = models.parse_model(values, source=name)
+    except ConfigError as error:
+        refusal = str(error)
+    else:
+        with torch.device("meta"):
+            logits_BK = models.build(config, CLASSES).eval()(torch.empty(1, *config.input.shape))
+        assert logits_BK.shape == (1, CLASSES)
+        return
+    assert str(frames) in refusal or str(size) in refusal
 
 
 @pytest.mark.parametrize("name", models.names())
