@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from videomae.config import configclass
 from videomae.shards.lookahead import Lookahead
 from videomae.shards.manifest import ShardError
+from videomae.shards.mixture import MixedReader, MixedReplacements, Mixture
 from videomae.shards.order import Order, Place, Replacements
 from videomae.shards.permutation import generator
 from videomae.shards.quarantine import BadSampleError, Fault, Quarantine, QuotaConfig
@@ -52,8 +53,8 @@ class LoaderConfig:
 
 def train_stream(
     *,
-    reader: ShardReader,
-    order: Order,
+    reader: ShardReader | MixedReader,
+    order: Order | Mixture,
     transform: Transform[Item],
     collate: Collate[Item, Batch],
     rank: int,
@@ -85,7 +86,7 @@ def train_stream(
     listed = Quarantine(quarantine, config.quota, samples=order.samples)
     micro_batches = share // micro_batch
     ahead = None
-    if reader.cache is not None:
+    if isinstance(reader, ShardReader) and isinstance(order, Order) and reader.cache is not None:
         ahead = Lookahead(reader.cache, reader.manifest, order, start=rank * share, stop=(rank + 1) * share)
     try:
         for number, (batch, faults) in enumerate(_load(dataset, places, collate, config)):
@@ -131,7 +132,7 @@ def evaluation_stream(
 class _TrainPlaces:
     """A rank's micro-batches of places, without end."""
 
-    order: Order
+    order: Order | Mixture
     start: int
     share: int
     micro_batch: int
@@ -151,12 +152,12 @@ class _Samples(Dataset[tuple[list[Item], list[Fault]]], Generic[Item]):
 
     def __init__(
         self,
-        reader: ShardReader,
+        reader: ShardReader | MixedReader,
         transform: Transform[Item],
         *,
         seed: int,
         repeats: int,
-        replacements: Replacements | None,
+        replacements: Replacements | MixedReplacements | None,
     ) -> None:
         self._reader, self._transform, self._seed, self._repeats = reader, transform, seed, repeats
         self._replacements = replacements
@@ -182,12 +183,8 @@ class _Samples(Dataset[tuple[list[Item], list[Fault]]], Generic[Item]):
         return self._transform(self._reader.read(sample, weight=place.weight), rngs)
 
     def _fault(self, sample: int, error: ValueError) -> Fault:
-        shard, place = self._reader.manifest.locate(sample)
-        try:
-            key = self._reader.entry(sample).key
-        except ShardError:
-            key = f"number {place}"
-        return Fault(shard=self._reader.manifest.shards[shard].name, key=key, reason=str(error))
+        shard, key = self._reader.where(sample)
+        return Fault(shard=shard, key=key, reason=str(error))
 
 
 class _Collate(Generic[Item, Batch]):

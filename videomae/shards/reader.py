@@ -88,6 +88,15 @@ class ShardReader:
             weight=weight,
         )
 
+    def where(self, sample: int) -> tuple[str, str]:
+        """The names of a sample's shard and of itself, as far as the index can be read."""
+        shard, place = self.manifest.locate(sample)
+        try:
+            key = self._index(shard)[place].key
+        except ShardError:
+            key = f"number {place}"
+        return self.manifest.shards[shard].name, key
+
     def close(self) -> None:
         while self._files:
             os.close(self._files.popitem()[1])

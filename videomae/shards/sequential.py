@@ -1,0 +1,79 @@
+"""Reads tars in sequence with stock webdataset, for shards that have no index and cannot get one.
+
+What it cannot promise, where an index can: a tar cut at a member's end passes for whole, so samples can be missing
+without a word; a sample's bytes are not checked; a stream resumes only from its beginning; ranks get what their shards
+hold, so they end at different times; shuffling reaches no farther than its buffer. Prefer the command `index`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from webdataset.compat import WebDataset
+
+from videomae.shards.manifest import ShardError
+from videomae.shards.reader import Sample
+from videomae.shards.remote import as_url
+from videomae.video import SUFFIXES, VideoError, probe
+
+_log = logging.getLogger(__name__)
+
+
+def read_in_sequence(
+    shards: Sequence[str], *, rank: int = 0, size: int = 1, shuffle: int = 0, seed: int = 0, allow_pipe: bool = False
+) -> Iterator[Sample]:
+    """The samples of this rank's shards, one pass. `shuffle` is the number of samples that are mixed in memory.
+
+    Nothing is decoded by webdataset, so no pickle is ever opened; a `pipe:` address, which runs a command, is refused
+    unless `allow_pipe` is passed. A sample that is no video is logged and left out.
+
+    Raises:
+        ShardError: no shards for this rank, an address that runs a command, or a tar that cannot be read.
+    """
+    mine = list(shards)[rank::size]
+    if not mine:
+        raise ShardError(f"{len(shards)} shard(s) for {size} ranks leave rank {rank} without any; build smaller shards")
+    for shard in mine:
+        if not allow_pipe and as_url(shard) is None and ":" in shard.partition("/")[0]:
+            raise ShardError(
+                f"{shard!r} would run a command or use an unknown scheme; pass allow_pipe=True if you trust it"
+            )
+    _log.warning("reading without an index: cut tars go unseen, and no sample is checked; better run `index` first")
+    pipeline: Any = WebDataset(mine, shardshuffle=False, nodesplitter=None, empty_check=False)
+    if shuffle:
+        pipeline = pipeline.shuffle(shuffle, seed=seed)
+    try:
+        for number, raw in enumerate(pipeline):
+            sample = _sample(number, raw)
+            if sample is not None:
+                yield sample
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise ShardError(f"{', '.join(mine)}: {error}; copy the shard again") from None
+
+
+def _sample(number: int, raw: dict[str, Any]) -> Sample | None:
+    video = next((value for suffix, value in raw.items() if f".{suffix}" in SUFFIXES), None)
+    try:
+        if video is None:
+            raise VideoError("no video among its parts")
+        info, meta = probe(video), json.loads(raw.get("json", b"{}"))
+        label = int(raw.get("cls", meta.get("label", -1)))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        _log.warning("left out %s in %s: %s", raw.get("__key__"), raw.get("__url__"), error)
+        return None
+    return Sample(
+        id=number,
+        key=raw["__key__"],
+        shard=str(raw["__url__"]).rpartition("/")[2],
+        video=video,
+        label=label,
+        group=str(meta.get("group", raw["__key__"])),
+        frames=info.frames,
+        fps=info.fps,
+        width=info.width,
+        height=info.height,
+    )
