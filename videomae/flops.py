@@ -32,7 +32,10 @@ class CountsItself(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCount:
-    """One module that was called: what it did itself, without the modules inside it."""
+    """One module that was called: what it did itself, without the modules inside it.
+
+    Parameters of a module that is never called, because another reaches for its weight, stand with the module round it.
+    """
 
     name: str  # dotted path, "" for the counted module itself
     kind: str
@@ -69,7 +72,18 @@ def count(module: nn.Module, *inputs: Tensor) -> Count:
         stack.enter_context(torch.no_grad())
         stack.enter_context(tally)
         skeleton(*(tensor.to("meta") for tensor in inputs))
-    layers = tuple(_layer_count(name, layer, tally) for name, layer in tally.called.items())
+    parameters = _parameters_by_caller(skeleton, set(tally.called))
+    layers = tuple(
+        LayerCount(
+            name=name,
+            kind=type(layer).__name__,
+            output=tally.outputs.get(name, ()),
+            parameters=parameters[name],
+            multiply_adds=tally.multiply_adds.get(name, 0),
+            is_leaf=next(layer.children(), None) is None,
+        )
+        for name, layer in tally.called.items()
+    )
     return Count(
         layers=layers,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
@@ -131,15 +145,15 @@ def _skeleton(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, replaced).eval()
 
 
-def _layer_count(name: str, layer: nn.Module, tally: _Tally) -> LayerCount:
-    return LayerCount(
-        name=name,
-        kind=type(layer).__name__,
-        output=tally.outputs.get(name, ()),
-        parameters=sum(parameter.numel() for parameter in layer.parameters(recurse=False)),
-        multiply_adds=tally.multiply_adds.get(name, 0),
-        is_leaf=next(layer.children(), None) is None,
-    )
+def _parameters_by_caller(skeleton: nn.Module, called: set[str]) -> dict[str, int]:
+    """Own parameters of every called module, and of what was never called within it; shared ones count at the first."""
+    parameters = dict.fromkeys(called, 0)
+    for name, parameter in skeleton.named_parameters():
+        owner = name.rpartition(".")[0]
+        while owner not in called:
+            owner = owner.rpartition(".")[0]
+        parameters[owner] += parameter.numel()
+    return parameters
 
 
 def _shape(output: Any) -> tuple[int, ...]:

@@ -55,9 +55,7 @@ class Probe(nn.Module):
     def features(self, video_BCTHW: Tensor) -> Tensor:
         """features_BD that the linear layer reads."""
         self.input.check(video_BCTHW)
-        with torch.no_grad():
-            tokens_BND = self.encoder(video_BCTHW)
-        return self.norm(self.pool(tokens_BND))
+        return self.norm(self.pool(self.encoder(video_BCTHW)))  # nothing in the encoder asks for a gradient
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         return self.head(self.features(video_BCTHW))

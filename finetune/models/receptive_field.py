@@ -87,7 +87,10 @@ def _pooling(average: Callable[..., Tensor]) -> Callable[..., Tensor]:
         **_: Any,
     ) -> Tensor:
         del dilation
-        return _one(average(input, kernel_size, stride, padding, ceil_mode))
+        axes = input.dim() - 2
+        sides = (padding,) * axes if isinstance(padding, int) else tuple(padding)
+        padded = functional.pad(input, [side for pair in reversed(sides) for side in (pair, pair)])
+        return _one(average(padded, kernel_size, stride, 0, ceil_mode))
 
     return pool
 
@@ -165,17 +168,14 @@ def _kept(name: str, layer: nn.Module, outputs: dict[str, Tensor]) -> Iterator[N
 
 
 def _middle(output: Tensor) -> Tensor:
-    """The sum over axis 1 at the middle of the other axes: in maps that is one place, all channels."""
-    if output.dim() <= 2:
-        return output[len(output) // 2].sum()
-    if output.dim() == 3:  # tokens: one token, all channels
-        return output[len(output) // 2, output.shape[1] // 2].sum()
-    place = tuple(size // 2 for size in output.shape[2:])
-    return output[(len(output) // 2, slice(None), *place)].sum()
+    """One value in the middle of every axis; after sums over channels, it has seen what all channels there have."""
+    return output[tuple(size // 2 for size in output.shape)]
 
 
 def _extent(output: Tensor, video_BCTHW: Tensor) -> ReceptiveField:
     """From the first to the last pixel along each axis that reaches the middle of `output`; none if none does."""
+    if not output.requires_grad:
+        return ReceptiveField(frames=0, height=0, width=0)
     (gradient,) = torch.autograd.grad(
         _middle(output), video_BCTHW, retain_graph=True, allow_unused=True, materialize_grads=True
     )

@@ -64,6 +64,20 @@ def test_layers_stand_in_call_order_with_output_shapes_and_shared_weights_count_
     assert result.multiply_adds == 64
 
 
+class Reaching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 2)
+
+    def forward(self, rows_BD: Tensor) -> Tensor:
+        return functional.linear(rows_BD, self.inner.weight)
+
+
+def test_parameters_of_a_module_that_is_never_called_stand_with_the_one_round_it():
+    result = count(nn.Sequential(Reaching()), torch.empty(1, 4))
+    assert [(layer.name, layer.parameters) for layer in result.layers] == [("", 0), ("0", 10)]
+
+
 def test_the_counted_module_is_left_as_it_was():
     layer = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).train()
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune import models
+from finetune.models.tables import layer_rows
 from videomae.config import ConfigError, parse, to_dict
 
 SMALL: dict[str, dict[str, object]] = {
@@ -174,6 +175,18 @@ def test_odd_sizes_are_refused_by_the_config_or_run(name: str, frames: int, size
         assert logits_BK.shape == (1, CLASSES)
         return
     assert str(frames) in refusal or str(size) in refusal
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_its_layer_table_can_be_made(name: str):
+    rows = layer_rows(config_of(name), CLASSES)
+    assert sum(row.parameters for row in rows) == sum(parameter.numel() for parameter in build(name).parameters())
+    fields = [row.receptive_field for row in rows if row.receptive_field != "-"]
+    if name == "temporal_stream":  # optical flow has no gradient
+        assert not fields
+    else:
+        assert all(int(span) > 0 for field in fields for span in field.split("x"))
+        assert len(fields) > len(rows) / 3
 
 
 @pytest.mark.parametrize("name", models.names())

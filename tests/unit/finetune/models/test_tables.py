@@ -109,6 +109,19 @@ def test_resnets_receptive_fields_are_the_known_ones(capsys: pytest.CaptureFixtu
     assert fields["classifier.0"] == "2x96x96"
 
 
+def test_receptive_fields_follow_factorised_attention(capsys: pytest.CaptureFixture[str]):
+    small = ["frames=8", "size=64", "dim=48", "heads=4", "depth=1", "--json"]
+    assert main(["vivit_3", *small]) == 0
+    fields = {layer["name"]: layer["receptive_field"] for layer in json.loads(capsys.readouterr().out)}
+    assert fields["patch_embed.proj"] == fields["blocks.0.norm1"] == "2x16x16"
+    assert fields["blocks.0.attn"] == "2x64x64"
+    assert fields["blocks.0.temporal_attn"] == "8x64x64"
+    assert main(["swin3d_t", "frames=4", "size=64", "--json"]) == 0
+    fields = {layer["name"]: layer["receptive_field"] for layer in json.loads(capsys.readouterr().out)}
+    assert fields["network.features.0.0.norm1"] == "2x4x4"
+    assert fields["network.features.0.0.attn"] == "4x28x28"  # a window of 7 x 7 patches
+
+
 def test_a_wrong_name_or_setting_is_one_clear_line(capsys: pytest.CaptureFixture[str]):
     for arguments, words in (
         (["single_fram"], "did you mean single_frame"),
