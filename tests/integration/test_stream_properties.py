@@ -1,0 +1,101 @@
+"""The stream of a job of any shape is one global sequence, and a killed job goes on with it bit for bit."""
+
+import itertools
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from videomae.shards.loader import LoaderConfig, train_stream
+from videomae.shards.manifest import Manifest
+from videomae.shards.meta import Meta
+from videomae.shards.order import Order, OrderConfig
+from videomae.shards.reader import Sample, ShardReader
+from videomae.shards.writer import ShardWriter
+
+Seen = tuple[str, tuple[float, ...], float]
+
+
+@pytest.fixture(scope="module")
+def shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """211 samples in shards of uneven sizes."""
+    folder = tmp_path_factory.mktemp("uneven")
+    shards, first = [], 0
+    for number, count in enumerate((50, 3, 70, 1, 40, 47)):
+        writer = ShardWriter(folder, number)
+        for sample in range(first, first + count):
+            meta = Meta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+            writer.add(f"{sample:04d}", b"%04d" % sample, meta)
+        first += count
+        shards.append(writer.finish())
+    Manifest(folder=folder, split="train", classes=(), shards=tuple(shards)).write()
+    return folder
+
+
+def look(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Seen]:
+    assert sample.video == sample.key.encode()
+    return [(sample.key, tuple(rng.random(3)), sample.weight) for rng in rngs]
+
+
+def kill_yourself(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Seen]:
+    if sample.key == "0100":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return look(sample, rngs)
+
+
+def as_list(items: list[Seen]) -> list[Seen]:
+    return items
+
+
+def batches(
+    folder: Path, order: Order, *, rank: int, size: int, start: int, stop: int, workers: int
+) -> list[list[Seen]]:
+    """A rank's items of each global batch [start, stop)."""
+    share = order.batch // size
+    stream = train_stream(
+        reader=ShardReader(Manifest.read(folder)), order=order, transform=look, collate=as_list, rank=rank, size=size,
+        micro_batch=share, start_batch=start, repeats=2, config=LoaderConfig(workers=workers),
+        quarantine=folder / "quarantine.jsonl",
+    )  # fmt: skip
+    return list(itertools.islice(stream, stop - start))
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_job_sees_the_same_global_sequence_and_resumes_in_it(shard_folder: Path, data: st.DataObject) -> None:
+    size = data.draw(st.sampled_from([1, 2, 3, 4, 8, 16, 64]), "ranks")
+    batch = size * data.draw(st.integers(1, max(1, 64 // size)), "samples a rank")
+    lanes = data.draw(st.sampled_from([None, *(lane for lane in (1, 2, 4, 8) if batch % lane == 0)]), "lanes")
+    partial = data.draw(st.sampled_from(["drop", "pad"]), "partial")
+    seed, workers = data.draw(st.integers(0, 2**32), "seed"), data.draw(st.integers(0, 4), "workers")
+    config = OrderConfig(seed=seed, lanes=lanes, partial=partial)  # pyright: ignore[reportArgumentType]
+    order = Order.of(Manifest.read(shard_folder), batch, config)
+    stop = order.batches + 2
+    kill = data.draw(st.integers(0, stop - 1), "killed before batch")
+    alone = batches(shard_folder, order, rank=0, size=1, start=0, stop=stop, workers=0)
+    ranks = [
+        batches(shard_folder, order, rank=rank, size=size, start=kill, stop=stop, workers=workers if rank == 0 else 0)
+        for rank in range(size)
+    ]
+    together = [list(itertools.chain.from_iterable(shares)) for shares in zip(*ranks, strict=True)]
+    assert together == alone[kill:]
+    epoch = [key for found in alone[: order.batches] for key, _, weight in found[::2] if weight]
+    assert len(epoch) == len(set(epoch)) == order.used
+    if partial == "pad":
+        assert len(epoch) == 211
+
+
+def test_a_killed_worker_ends_the_stream_with_an_error_instead_of_a_hang(shard_folder: Path) -> None:
+    order = Order.of(Manifest.read(shard_folder), 8, OrderConfig())
+    stream = train_stream(
+        reader=ShardReader(Manifest.read(shard_folder)), order=order, transform=kill_yourself, collate=as_list, rank=0,
+        size=1, micro_batch=8, start_batch=0, repeats=1, config=LoaderConfig(workers=2),
+        quarantine=shard_folder / "quarantine.jsonl",
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"killed by signal|exited unexpectedly"):
+        for _ in itertools.islice(stream, order.batches):
+            pass
