@@ -30,7 +30,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 def test_a_checkpoint_that_does_not_fit_loses_nothing(shards: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 3) as disk:
         run = disk / "run"
-        # the model has 0.1 M parameters: with its optimizer's state a checkpoint takes 1.1 MB, so two fit and three do not
+        # 0.1 M parameters: with the optimizer's state a checkpoint takes 1.1 MB, so two fit and three do not
         settings = ("checkpoint={every: 1 steps, keep: 9}", "panels=0")
         said = run_command("pretrain", *pretrain_arguments(run, shards, *settings), expect=1)
         assert "checkpoint not saved, earlier ones are kept" in said
