@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from videomae.config import load
-from videomae.distributed import World, connected
+from videomae.distributed import World, connected, end_process
 from videomae.progress import log_to, logger
 from videomae.run import RunDirectory
 from videomae.stopping import EXIT_STOPPED, Stopped
@@ -22,13 +22,19 @@ EXIT_MISTAKE = 2  # the user's mistake: bad config, bad data
 def run_stage(
     module: str, schema: type[T], train: Callable[[T, World], RunDirectory], arguments: Sequence[str] | None = None
 ) -> int:
-    """Parse `CONFIG [key=value ...]`, train on this process's rank, and return the exit code."""
+    """Parse `CONFIG [key=value ...]`, train on this process's rank, and return the exit code.
+
+    One process of several ends here and does not return.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=f"Run a config of the {module} stage.")
     parser.add_argument("config", type=Path, help="a YAML file, such as those below configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example optimizer.lr=3e-4")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     given = parser.parse_args(arguments)
-    return guarded(lambda: _run(schema, train, given.config, given.overrides))
+    code = guarded(lambda: _run(schema, train, given.config, given.overrides))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        end_process(code)
+    return code
 
 
 def _run(schema: type[T], train: Callable[[T, World], RunDirectory], config: Path, overrides: Sequence[str]) -> None:

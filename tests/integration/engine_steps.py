@@ -12,7 +12,7 @@ import torch
 from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.objective import Objective, ObjectiveConfig
 from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch
-from videomae.distributed import World, connected
+from videomae.distributed import World, connected, end_process
 from videomae.engine import EngineConfig, EnginePlan, build_engine
 from videomae.optimizer import OptimizerConfig, parameter_groups
 
@@ -52,3 +52,5 @@ def print_steps(world: World, kind: str, stage: str, precision: str, accumulatio
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        end_process(0)

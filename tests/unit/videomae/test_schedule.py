@@ -28,8 +28,8 @@ def test_the_rate_rises_linearly_then_falls_by_a_cosine() -> None:
     assert rates[10] == pytest.approx(1.0)
     assert rates[60] == pytest.approx(0.55)  # half way: the mean of peak and end
     assert rates[110] == pytest.approx(0.1)
-    assert all(a <= b for a, b in itertools.pairwise(rates))
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a <= b for a, b in itertools.pairwise(rates[:11]))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused() -> None:
