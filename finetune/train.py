@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,7 +19,9 @@ from videomae.distributed import World
 from videomae.engine import Engine
 from videomae.run import RunDirectory, write_whole
 from videomae.schedule import steps_of
+from videomae.shards.manifest import NAME as MANIFEST
 from videomae.training import Training, open_run, plan, start_engine
+from videomae.weights.export import TENSORS
 
 
 def train(config: FinetuneConfig, world: World) -> RunDirectory:
@@ -32,7 +35,7 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
     """
     stream, classes = open_stream(config, world), split(config, "train").classes
     timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)
-    run, finished = open_run("Fine-tuning", config, world)
+    run, finished = open_run("Fine-tuning", config, world, inputs=inputs(config))
     if finished:
         return run
     model = initial_model(config, classes=len(classes))
@@ -54,6 +57,13 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
     export(config, engine, result)
     training.finish()
     return run
+
+
+def inputs(config: FinetuneConfig) -> list[Path]:
+    """The files that a run's result depends on beside its config."""
+    files = [Path(config.data.shards) / name / MANIFEST for name in ("train", "val")]
+    weights = getattr(config.model, "weights", None)
+    return [*files, Path(weights) / TENSORS, Path(weights)] if weights else files
 
 
 def initial_model(config: FinetuneConfig, *, classes: int) -> nn.Module:

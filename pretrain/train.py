@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from pretrain.autoencoder import MaskedAutoencoder
@@ -12,6 +14,7 @@ from pretrain.stream import examples, open_stream
 from videomae.distributed import World
 from videomae.engine import Engine
 from videomae.run import RunDirectory
+from videomae.shards.manifest import NAME as MANIFEST
 from videomae.training import Training, open_run, plan, start_engine
 from videomae.weights.export import save_encoder
 
@@ -29,7 +32,7 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
     """
     stream = open_stream(config, world)
     timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)
-    run, finished = open_run("Pretraining", config, world)
+    run, finished = open_run("Pretraining", config, world, inputs=[Path(config.data.shards) / MANIFEST])
     if finished:
         return run
     engine = start_engine(initial_model(config), config, world)

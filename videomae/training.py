@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,15 +51,32 @@ class TrainingConfig:
         return RunDirectory(Path(self.run))
 
 
-def open_run(title: str, config: TrainingConfig, world: World) -> tuple[RunDirectory, bool]:
-    """Create or reopen the run's directory, send log lines there, and say whether the run is already finished."""
+def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequence[Path]) -> tuple[RunDirectory, bool]:
+    """Create or reopen the run's directory, send log lines there, and say whether the run is already finished.
+
+    Raises:
+        ConfigError: the directory holds a run with other settings.
+        ValueError: the run is finished, and one of the `inputs` was written since.
+    """
     run = config.directory
     run.prepare(config, world)
     log_to(run.log(world.rank), console_too=world.first)
     finished = world.share(run.summary.exists())
-    if finished and world.first:
-        logger.info("%s in %s is finished already and is reused; remove the folder to start again", title, run.path)
+    if finished:
+        world.on_first(lambda: _refuse_stale(run, inputs))
+        if world.first:
+            logger.info("%s in %s is finished already and is reused; remove the folder to start again", title, run.path)
     return run, finished
+
+
+def _refuse_stale(run: RunDirectory, inputs: Sequence[Path]) -> None:
+    ended = run.summary.stat().st_mtime
+    newer = [str(path) for path in inputs if path.exists() and path.stat().st_mtime > ended]
+    if newer:
+        raise ValueError(
+            f"{run.path} is finished, but {', '.join(newer)} was written since, so its result is of other inputs; "
+            f"remove {run.path} to run again, or give this run its own directory"
+        )
 
 
 def plan(config: TrainingConfig, *, steps_per_epoch: int) -> Timetable:

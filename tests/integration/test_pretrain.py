@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,15 @@ def test_a_stop_file_stops_once(shards: Path, tmp_path: Path) -> None:
     assert not (run / "STOP").exists()
     run_command("pretrain", *pretrain_arguments(run, shards))
     assert len(losses(run)) == 6
+
+
+def test_a_finished_run_of_older_shards_is_not_reused(shards: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    train(pretrain_config(tmp_path / "run", copy), world_of_one())
+    os.utime(copy / "train" / "manifest.json", (time.time() + 5, time.time() + 5))
+    with pytest.raises(ValueError, match=r"manifest\.json was written since.*remove"):
+        train(pretrain_config(tmp_path / "run", copy), world_of_one())
 
 
 def test_other_settings_in_the_same_directory_are_refused(undisturbed: Path, shards: Path) -> None:
