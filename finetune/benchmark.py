@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from finetune.models import ModelConfig, published
 from finetune.results import About
 from finetune.stream import split
 from finetune.train import train
-from videomae.command import guarded
+from videomae.command import finish, guarded
 from videomae.config import ConfigError, configclass, load, parse, set_value, to_dict
 from videomae.distributed import World, connected
 from videomae.flops import count
@@ -120,8 +121,8 @@ def benchmark(config: BenchmarkConfig, world: World) -> list[Row]:
                 logger.info("row %r, seed %d", row.title, seed)
             finetuning = config.finetuning(row, seed)
             train(finetuning, world)
-            if world.first:
-                rows.append(_describe(row.title, finetuning, folder=folder, device=world.device))
+            describe = partial(_describe, row.title, finetuning, folder=folder, device=world.device)
+            rows.append(world.from_first(describe))
     log_to(None, console_too=world.first)
     if world.first:
         write_whole(folder / RESULT, json.dumps([asdict(row) for row in rows], indent=1))
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, alone")
     given = parser.parse_intermixed_args(arguments)
-    return guarded(lambda: _run(given))
+    return finish(guarded(lambda: _run(given)))
 
 
 def _run(given: argparse.Namespace) -> None:

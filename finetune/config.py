@@ -38,6 +38,12 @@ class EvaluationConfig:
     crops: int = 1  # spatial views: 1 centre, 3 along the long side
     batch: int = 16  # clips a forward pass
 
+    def __post_init__(self) -> None:
+        if self.clips < 1 or self.crops < 1 or self.batch < 1:
+            raise ValueError(
+                f"clips, crops and batch must be at least 1, got {self.clips}, {self.crops} and {self.batch}"
+            )
+
 
 @configclass
 class FinetuneConfig(TrainingConfig):
@@ -51,6 +57,11 @@ class FinetuneConfig(TrainingConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:
+        if self.engine.zero_stage == 3:
+            raise ValueError(
+                "engine.zero_stage=3 cannot evaluate: ranks have different numbers of videos, and there a forward pass "
+                "is a meeting of all; type engine.zero_stage=2, or less"
+            )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
         if self.batch % self.data.repeats:

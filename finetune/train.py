@@ -33,7 +33,7 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
         ValueError: config, data, weights and world do not fit together.
         videomae.stopping.Stopped: a stop was asked for; the state is saved.
     """
-    stream, classes = open_stream(config, world), split(config, "train").classes
+    stream, classes = open_stream(config, world), common_classes(config)
     timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)
     run, finished = open_run("Fine-tuning", config, world, inputs=inputs(config))
     if finished:
@@ -51,7 +51,9 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
         update = engine.update(micro_batches, objective, rate=timetable.rate(step))
         training.record(step, update)
         if (step + 1) % evaluate_every == 0 and step + 1 < timetable.total:
+            engine.agree()
             record_evaluation(evaluate(engine.module), training, step + 1)
+    engine.agree()
     result = evaluate(engine.module)
     record_evaluation(result, training, timetable.total)
     export(config, engine, result)
@@ -59,11 +61,26 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
     return run
 
 
+def common_classes(config: FinetuneConfig) -> tuple[str, ...]:
+    """The classes of both splits.
+
+    Raises:
+        ValueError: train and val have different classes, or the same in another order.
+    """
+    ours, theirs = split(config, "train").classes, split(config, "val").classes
+    if ours != theirs:
+        raise ValueError(
+            f"{config.data.shards}: train has the classes {', '.join(ours)}, val has {', '.join(theirs)}; "
+            "build both splits from the same classes"
+        )
+    return ours
+
+
 def inputs(config: FinetuneConfig) -> list[Path]:
     """The files that a run's result depends on beside its config."""
     files = [Path(config.data.shards) / name / MANIFEST for name in ("train", "val")]
     weights = getattr(config.model, "weights", None)
-    return [*files, Path(weights) / TENSORS, Path(weights)] if weights else files
+    return [*files, Path(weights) / TENSORS] if weights else files
 
 
 def initial_model(config: FinetuneConfig, *, classes: int) -> nn.Module:

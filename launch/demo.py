@@ -42,7 +42,8 @@ def main() -> int:
 def commands(out: Path, data: Path | None) -> list[Command]:
     """The command of every stage, in order."""
     videos, shards, pretraining = data or out / "videos", out / "shards", out / "pretrain"
-    processes = torch.cuda.device_count() or CPU_PROCESSES
+    devices = torch.cuda.device_count() or CPU_PROCESSES
+    processes = max(count for count in (1, 2, 4, 8) if count <= devices)  # the demo's batch holds eight videos
     synthesize = [] if data else [_python("videomae.shards", "synthesize", videos)]
     overrides = [f"run={pretraining}", f"data.shards={shards / 'train'}"]
     tested = [f"run={out}", f"protocol.data.shards={shards}", f"encoder={pretraining / 'export'}"]

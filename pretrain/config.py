@@ -40,6 +40,8 @@ class PretrainConfig(TrainingConfig):
     panels: int = 4  # clips drawn as original / masked / reconstructed at the end
 
     def __post_init__(self) -> None:
+        if self.encoder.drop_path:
+            raise ValueError(f"pretraining drops no paths (VideoMAE, appendix), got {self.encoder.drop_path}; set 0")
         hidden_count(self.mask, self.encoder)
         if self.batch % self.data.repeats:
             raise ValueError(f"batch={self.batch} must be a multiple of data.repeats={self.data.repeats}")

@@ -12,11 +12,12 @@ from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
 from videomae.augment import flip, multi_scale_box, resize
 from videomae.distributed import World
+from videomae.progress import logger
 from videomae.sampling import dense
-from videomae.shards.manifest import Manifest
+from videomae.shards.manifest import Manifest, ShardError
 from videomae.shards.reader import Sample, ShardReader
 from videomae.stream import BatchStream
-from videomae.video import decode_boxes
+from videomae.video import VideoError, decode_boxes
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,17 @@ def open_stream(config: PretrainConfig, world: World) -> BatchStream[PretrainIte
     )
 
 
-def examples(config: PretrainConfig, count: int) -> PretrainBatch:
-    """`count` clips spread over the data set, cropped and masked as in training, always the same."""
+def examples(config: PretrainConfig, count: int) -> PretrainBatch | None:
+    """Up to `count` clips spread over the data set, cropped and masked as in training, always the same.
+
+    Samples that cannot be read are left out; None if none can.
+    """
     manifest = Manifest.read(config.data.shards)
     reader, clips = ShardReader(manifest), MaskedClips(config)
-    chosen = np.linspace(0, manifest.samples - 1, count).round().astype(int)
-    return collate([clips(reader.read(int(id)), [np.random.default_rng([config.seed, id])])[0] for id in chosen])
+    items = []
+    for id in np.linspace(0, manifest.samples - 1, count).round().astype(int):
+        try:
+            items += clips(reader.read(int(id)), [np.random.default_rng([config.seed, id])])
+        except (ShardError, VideoError) as error:
+            logger.warning("no picture of sample %d: %s", id, error)
+    return collate(items) if items else None

@@ -60,8 +60,9 @@ def export(config: PretrainConfig, engine: Engine) -> None:
     encoder = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     run = config.directory
     save_encoder(encoder, config.encoder, run.export, {"run": run.path.name, "shards": config.data.shards})
-    if config.panels:
+    batch = examples(config, config.panels) if config.panels else None
+    if batch is not None:
         model = MaskedAutoencoder(config.encoder, config.decoder).eval()
         model.load_state_dict(state)
-        triples = reconstruct(model, examples(config, config.panels), normalized=config.objective.normalize)
+        triples = reconstruct(model, batch, normalized=config.objective.normalize)
         write_panels(triples, run.path / PANELS)

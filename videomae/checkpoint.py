@@ -23,6 +23,7 @@ from videomae.progress import logger
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 _STAGING = ".staging"
+_REPLACED = ".replaced"
 
 
 @configclass
@@ -66,10 +67,7 @@ class CheckpointStore:
         """
         target = self._folder / f"step-{progress['step']:08d}"
         staging = self._folder / _STAGING
-        if self._world.first:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-        self._world.barrier()
+        self._world.on_first(lambda: _empty(staging))
         self._on_every_rank(lambda: write(staging), staging)
         self._on_every_rank(lambda: self._commit(staging, target, progress) if self._world.first else None, staging)
         return target
@@ -108,12 +106,21 @@ class CheckpointStore:
             str(path.relative_to(staging)): _describe(path) for path in sorted(staging.rglob("*")) if path.is_file()
         }
         _write_synced(staging / MANIFEST, json.dumps({"files": files}, indent=1))
+        replaced = self._folder / _REPLACED
+        shutil.rmtree(replaced, ignore_errors=True)
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(replaced)
         staging.rename(target)
         _sync_folder(self._folder)
-        for old in sorted(self._folder.glob("step-*"))[: -self._keep]:
+        shutil.rmtree(replaced, ignore_errors=True)
+        # Later steps than this one are damaged or of an abandoned course: they must not push this one out.
+        for old in sorted(path for path in self._folder.glob("step-*") if path.name <= target.name)[: -self._keep]:
             shutil.rmtree(old)
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def find_fault(folder: Path) -> str | None:

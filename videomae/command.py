@@ -31,7 +31,11 @@ def run_stage(
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example optimizer.lr=3e-4")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     given = parser.parse_args(arguments)
-    code = guarded(lambda: _run(schema, train, given.config, given.overrides))
+    return finish(guarded(lambda: _run(schema, train, given.config, given.overrides)))
+
+
+def finish(code: int) -> int:
+    """Give back `code` in a process of its own; one of several processes ends here."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         end_process(code)
     return code

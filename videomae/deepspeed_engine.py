@@ -76,7 +76,11 @@ class DeepSpeedEngine:
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
+    def agree(self) -> None:
+        self.world.average(self.module.buffers())
+
     def save(self, folder: Path) -> None:
+        self.agree()
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
 
     def load(self, folder: Path) -> None:
@@ -89,6 +93,7 @@ class DeepSpeedEngine:
     def full_state(self) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_fp32_param
 
+        self.agree()
         state = {}
         for name, parameter in self.module.named_parameters():
             master = safe_get_full_fp32_param(parameter) if self._keeps_masters() else None

@@ -10,16 +10,17 @@ import atexit
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed
 from torch import Tensor
 
+T = TypeVar("T")
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 
@@ -62,17 +63,29 @@ class World:
         """Rank 0's `value` on every rank."""
         return self.gather(value)[0] if self.size > 1 else value
 
-    def on_first(self, action: Callable[[], None]) -> None:
-        """Run `action` on rank 0 while the others wait; an error there is raised on every rank, so that none hangs."""
-        fault: BaseException | None = None
+    def from_first(self, action: Callable[[], T]) -> T:
+        """What `action` gives on rank 0, on every rank; an error there is raised on every rank, so that none hangs."""
+        result, fault = None, None
         if self.first:
             try:
-                action()
+                result = action()
             except Exception as error:  # whatever it is, the others must hear of it
                 fault = error
-        fault = self.share(fault)
+        result, fault = self.share((result, fault))
         if fault is not None:
             raise fault
+        return cast(T, result)
+
+    def on_first(self, action: Callable[[], object]) -> None:
+        """Run `action` on rank 0 while the others wait; errors as in `from_first`."""
+        self.from_first(lambda: (action(), None)[1])
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace floating-point tensors by their mean over all ranks, in place."""
+        for tensor in tensors:
+            if self.size > 1 and tensor.is_floating_point():
+                torch.distributed.all_reduce(tensor)
+                tensor /= self.size
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on at least one rank; the same answer on every rank."""

@@ -70,6 +70,13 @@ class Engine(Protocol):
         """Backward over all micro-batches, then one step at learning rate `rate` x each group's factor."""
         ...
 
+    def agree(self) -> None:
+        """Make what is not trained, such as the running statistics of batch norms, the same on all ranks: their mean.
+
+        Called by all ranks before the module is evaluated, saved or given away.
+        """
+        ...
+
     def save(self, folder: Path) -> None:
         """Write module and optimizer state; called by all ranks with the same folder."""
         ...
@@ -136,6 +143,9 @@ class LocalEngine:
         self._optimizer.step()
         self._optimizer.zero_grad()
         return Update(torch.stack(losses).mean(), norm)
+
+    def agree(self) -> None:
+        pass  # one rank
 
     def save(self, folder: Path) -> None:
         torch.save({"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / STATE_FILE)

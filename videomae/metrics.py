@@ -89,7 +89,7 @@ def require_finite(value: float, *, what: str, step: int) -> None:
     if not math.isfinite(value):
         raise FloatingPointError(
             f"{what} is {value} at step {step}; the checkpoints before it are whole: "
-            "start again with a lower optimizer.lr, or with optimizer.clip=1.0"
+            "start a run of its own with run=PATH and a lower optimizer.lr, or with optimizer.clip=1.0"
         )
 
 

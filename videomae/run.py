@@ -80,13 +80,16 @@ class RunDirectory:
 
     def _prepare(self, config: Any, world: World) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        if self.config.exists():
+        begun = self.summary.exists() or any(self.checkpoints.glob("step-*"))
+        if begun and self.config.exists():
             changed = _changes(yaml.safe_load(self.config.read_text()), to_dict(config))
             if changed:
                 raise ConfigError(
                     f"{self.path} holds a run with other settings ({'; '.join(changed[:4])}); "
                     f"give this one its own directory with run=PATH, or remove {self.path}"
                 )
+        if self.summary.exists():
+            return  # the record of a finished run stays that of the run
         write_whole(self.config, dump(config))
         write_whole(self.path / "environment.json", json.dumps(describe_environment(world), indent=1))
 
@@ -140,7 +143,9 @@ def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list
     changes = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
-        if before == after or (not prefix and key in EXECUTION):
+        if before == after or (not prefix and key in EXECUTION and key != "engine"):
+            continue
+        if prefix == "engine." and key != "precision":
             continue
         if isinstance(before, dict) and isinstance(after, dict):
             changes += _changes(before, after, f"{prefix}{key}.")

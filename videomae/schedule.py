@@ -82,6 +82,11 @@ def make_timetable(schedule: ScheduleConfig, *, peak_rate: float, steps_per_epoc
     if total < 1:
         raise ValueError(f"schedule.duration={schedule.duration!r} is less than one step")
     warmup = steps_of(schedule.warmup, steps_per_epoch=steps_per_epoch, batch=batch)
+    if warmup >= total:
+        raise ValueError(
+            f"schedule.warmup={schedule.warmup!r} is {warmup} steps and the whole run, "
+            f"schedule.duration={schedule.duration!r}, only {total}; shorten the warm-up"
+        )
     return Timetable(schedule, peak_rate, steps_per_epoch, total, warmup)
 
 

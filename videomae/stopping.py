@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from types import FrameType
+from typing import ClassVar
 
 from videomae.distributed import World
 from videomae.progress import logger
@@ -22,22 +23,24 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Remembers that a stop was asked for."""
+    """Remembers that a stop was asked for; what reaches one of them, all later ones of the process know."""
+
+    _reason: ClassVar[str | None] = None
 
     def __init__(self, run_folder: Path, world: World) -> None:
         self._file = run_folder / "STOP"
         self._world = world
-        self._reason: str | None = None
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
 
     def agreed(self) -> bool:
         """Whether any rank was asked to stop; called by all ranks at the same step."""
-        if self._reason is None and self._world.first and self._file.exists():
-            self._reason = f"{self._file} exists"
-        stop = self._world.any(self._reason is not None)
-        if stop and self._reason is not None:
-            logger.info("stopping: %s", self._reason)
+        reason = StopRequest._reason
+        if reason is None and self._world.first and self._file.exists():
+            reason = f"{self._file} exists"
+        stop = self._world.any(reason is not None)
+        if stop and reason is not None:
+            logger.info("stopping: %s", reason)
         return stop
 
     def clear(self) -> None:
@@ -46,6 +49,6 @@ class StopRequest:
             self._file.unlink(missing_ok=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._reason is not None:
+        if number == signal.SIGINT and StopRequest._reason is not None:
             raise KeyboardInterrupt  # asked twice by hand: at once, unsaved
-        self._reason = f"signal {signal.Signals(number).name}"
+        StopRequest._reason = f"signal {signal.Signals(number).name}"

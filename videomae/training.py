@@ -115,6 +115,8 @@ class Training:
             steps_of(config.checkpoint.every, steps_per_epoch=timetable.steps_per_epoch, batch=config.batch),
         )
         self._meter = _Meter()
+        self._update: Update | None = None
+        self._saved = -1
         self.start = self._resume()
 
     def _resume(self) -> int:
@@ -161,9 +163,10 @@ class Training:
         """
         done, total = step + 1, self._timetable.total
         self._meter.steps += 1
+        self._update = update
         if done % self._config.metrics.every == 0 or done == total:
+            self._require_finite(done)
             loss = float(update.loss)
-            require_finite(loss, what="the loss", step=done)
             self._log.write(
                 "train",
                 done,
@@ -175,7 +178,6 @@ class Training:
             )
             self._meter.note = f"loss {loss:.4f}"
         if done % self._save_every == 0 or done == total:
-            require_finite(float(update.loss), what="the loss", step=done)
             self._save(done)
 
     def write(self, kind: str, step: int, **values: float) -> None:
@@ -183,7 +185,15 @@ class Training:
         self._log.write(kind, step, epoch=round(self._timetable.epoch(step), 4), **values)
 
     def _save(self, done: int) -> None:
-        self._store.save({"step": done, "seed": self._config.seed}, self._engine.save)
+        if done != self._saved:
+            self._require_finite(done)
+            self._store.save({"step": done, "seed": self._config.seed}, self._engine.save)
+            self._saved = done
+
+    def _require_finite(self, done: int) -> None:
+        if self._update is not None:
+            require_finite(float(self._update.loss), what="the loss", step=done)
+            require_finite(float(self._update.gradient_norm), what="the gradient's norm", step=done)
 
     def finish(self) -> None:
         """Mark the run as finished, after everything else is written."""

@@ -1,6 +1,7 @@
 """Fine-tuning runs: from scratch and from an exported encoder, evaluated, exported, resumed; baselines by name."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from finetune.objective import Objective
 from finetune.stream import LabelledBatch
 from finetune.train import train
 from pretrain.train import train as pretrain
-from tests.processes import run_command
+from tests.processes import run_command, run_processes
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
 from videomae.engine import EngineConfig, EnginePlan, LocalEngine
@@ -150,3 +151,29 @@ def test_layer_decay_needs_blocks(shards: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="needs a model of transformer blocks"):
         train(config, world_of_one())
+
+
+def test_on_two_processes_the_export_is_what_was_evaluated(shards: Path, tmp_path: Path) -> None:
+    """Batch norms keep running statistics of their own on each process until these are averaged."""
+    model = "model={name: early_fusion, frames: 4, size: 32}"
+    finetune_config(tmp_path / "run", shards)  # writes the file that the command reads
+    engine = "engine={kind: deepspeed, zero_stage: 1}"
+    run_processes(2, "finetune", tmp_path / "run.yaml", model, engine)
+    again = json.loads(run_command("finetune.evaluate", tmp_path / "run", "--json"))
+    recorded = json.loads((tmp_path / "run" / FILE).read_text())
+    assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-4)
+
+
+def test_a_corrected_command_may_use_the_directory_of_a_failed_one(shards: Path, tmp_path: Path) -> None:
+    finetune_config(tmp_path / "run", shards)
+    run_command("finetune", tmp_path / "run.yaml", "model.weights=/nowhere/export", expect=2)
+    run_command("finetune", tmp_path / "run.yaml", "schedule.duration=2 steps")
+
+
+def test_splits_of_other_classes_are_refused(shards: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    manifest = copy / "val" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("NonFight", "Peace"))
+    with pytest.raises(ValueError, match=r"val has .*Peace.*same classes"):
+        train(finetune_config(tmp_path / "run", copy), world_of_one())

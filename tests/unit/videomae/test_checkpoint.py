@@ -77,3 +77,19 @@ def test_a_kill_during_the_save_leaves_the_old_one(tmp_path: Path) -> None:
     assert newest.step == 1
     save(tmp_path, 2)
     assert not (tmp_path / ".staging").exists()
+
+
+def test_damaged_later_steps_do_not_push_out_a_new_save(tmp_path: Path) -> None:
+    save(tmp_path, 300, keep=1)
+    (tmp_path / "step-00000300" / "deep" / "state.bin").unlink()
+    save(tmp_path, 150, keep=1)
+    newest = store(tmp_path).newest()
+    assert newest is not None
+    assert newest.step == 150
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, 7)
+    save(tmp_path, 7)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000007"]
+    assert find_fault(tmp_path / "step-00000007") is None
