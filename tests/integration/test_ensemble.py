@@ -21,7 +21,8 @@ STREAMS = (
 def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("streams")
     for number, model in enumerate(STREAMS):
-        train(finetune_config(folder / str(number), shards, model, "schedule={duration: 2 steps}"), world_of_one())
+        schedule = "schedule={duration: 2 steps, warmup: 0 steps}"
+        train(finetune_config(folder / str(number), shards, model, schedule), world_of_one())
     return [folder / str(number) for number in range(len(STREAMS))]
 
 
