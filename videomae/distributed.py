@@ -10,7 +10,7 @@ import atexit
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -89,11 +89,15 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on at least one rank; the same answer on every rank."""
+        return self.any_of([flag])[0]
+
+    def any_of(self, flags: Sequence[bool]) -> tuple[bool, ...]:
+        """For each of `flags`, whether it is set on at least one rank; one collective for all of them."""
         if self.size == 1:
-            return flag
-        count = torch.tensor(int(flag))
-        torch.distributed.all_reduce(count)
-        return bool(count.item())
+            return tuple(flags)
+        counts = torch.tensor([int(flag) for flag in flags])
+        torch.distributed.all_reduce(counts)
+        return tuple(bool(count) for count in counts.tolist())
 
 
 def read_world(environment: Mapping[str, str]) -> World:
