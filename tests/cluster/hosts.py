@@ -1,0 +1,211 @@
+"""Hosts on one machine: each has its own network, host name, processes, shared memory and /run; the disk is shared.
+
+A host is a set of Linux namespaces that its first process holds open. It dies with the process that made it, however
+that one ends, and takes its processes, addresses and mounts along: nothing is left to clean up, and nothing of the
+machine itself is written. The hosts hang on one switch (a bridge in a namespace of its own), where a cable can be
+pulled; each host's own end can be made slow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.processes import ROOT
+
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_NAMESPACES = ("--net", "--uts", "--mount", "--pid", "--ipc")
+_TOOLS = ("setpriv", "unshare", "nsenter", "ip", "tc", "mount")
+# The first process of a host: it sets the host up, then only reaps what is orphaned, as an init does.
+_INIT = """set -e
+hostname "$1"; ip link set lo up
+mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run; mkdir /run/sshd /run/munge
+for file in hosts resolv.conf nsswitch.conf; do mount --bind "$2/$file" "/etc/$file"; done
+shift 2
+while [ $# -gt 0 ]; do mount --bind "$1" "$2"; shift 2; done
+echo ready
+sleep infinity & wait
+"""
+
+
+def missing(*tools: str) -> str:
+    """Why this machine can have no such hosts, or tools for them; empty if it can."""
+    absent = [tool for tool in (*_TOOLS, *tools) if shutil.which(tool, path=_PATH) is None]
+    if absent:
+        return f"not installed: {', '.join(absent)} (.ci/run installs them on Debian)"
+    tried = subprocess.run(
+        ["unshare", *_NAMESPACES, "--fork", "--mount-proc", "bash", "-c", "mount -t tmpfs t /run && ip link set lo up"],
+        env={**os.environ, "PATH": _PATH},
+        capture_output=True,
+        text=True,
+    )
+    return "" if tried.returncode == 0 else f"no right to make namespaces (root has it): {tried.stderr.strip()}"
+
+
+def until(condition: Callable[[], object], *, seconds: float, what: str, shown: Callable[[], str] = str) -> None:
+    """Wait until `condition()` is true; fail after `seconds` with `shown()`, which tells what the children said."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}\n{shown()}"
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A command running on a host, its whole output in a file."""
+
+    entered: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return f"--- {self.log.name}\n{self.log.read_text(errors='replace')}"
+
+    def running(self) -> bool:
+        return self.entered.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the command itself, not those that it started."""
+        os.kill(_child(self.entered.pid), number)
+
+    def wait(self, *, seconds: float) -> int:
+        """The exit code; fails with all that was said if it takes longer than `seconds`."""
+        until(lambda: not self.running(), seconds=seconds, what="the end of the command", shown=lambda: self.said)
+        return self.entered.wait()
+
+
+class Host:
+    """One host; `files` are bound over paths of the machine, as this host alone sees them."""
+
+    def __init__(self, name: str, address: str, folder: Path, files: Mapping[Path, str]) -> None:
+        self.name, self.address, self.folder = name, address, folder
+        mounts = [str(word) for pair in files.items() for word in pair]
+        self._holder = subprocess.Popen(
+            [
+                *("setpriv", "--pdeathsig", "KILL", "unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc"),
+                *("bash", "-c", _INIT, "init", name, str(folder), *mounts),
+            ],
+            env={**os.environ, "PATH": _PATH},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert self._holder.stdout is not None
+        said = self._holder.stdout.readline()
+        assert said == b"ready\n", f"host {name} does not start: {said + self._holder.stdout.read()!r}"
+        self.init = _child(self._holder.pid)
+        self._count = 0
+
+    def words(self, *command: str | Path, **environment: str) -> list[str]:
+        """The words that run `command` on this host, in the repository's root."""
+        settings = [f"{name}={value}" for name, value in {"PATH": _PATH, **environment}.items()]
+        enter = ("nsenter", "--target", str(self.init), *_NAMESPACES, "env", "--chdir", str(ROOT))
+        return [*enter, *settings, *map(str, command)]
+
+    def run(self, *command: str | Path, expect: int = 0, seconds: float = 60, **environment: str) -> str:
+        """Run `command` to its end; returns standard output, fails with all output on another exit code."""
+        words = self.words(*command, **environment)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds)
+        shown = f"{self.name}$ {' '.join(map(str, command))}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
+        assert done.returncode == expect, f"exit {done.returncode}, wanted {expect}\n{shown}"
+        return done.stdout if expect == 0 else done.stdout + done.stderr
+
+    def start(self, *command: str | Path, **environment: str) -> Process:
+        """Start `command`; it lives at most as long as the host."""
+        self._count += 1
+        log = self.folder / f"{self.name}-{self._count:02d}-{Path(command[0]).name}.log"
+        with log.open("wb") as output:
+            words = self.words(*command, **environment)
+            return Process(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output), log)
+
+    def processes(self, naming: str = "") -> dict[int, str]:
+        """The command lines with `naming` in them of all that runs on this host, by the machine's process id."""
+        space = Path(f"/proc/{self.init}/ns/pid").readlink()
+        found: dict[int, str] = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                if (folder / "ns/pid").readlink() == space and line and naming in line:
+                    found[int(folder.name)] = line
+            except OSError:
+                continue  # it has just ended
+        return {pid: line for pid, line in found.items() if pid != self.init and line != "sleep infinity"}
+
+    def kill(self, naming: str) -> list[int]:
+        """SIGKILL all that has `naming` in its command line; returns their ids."""
+        killed = list(self.processes(naming))
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        return killed
+
+    def slow_down(self, rate: str | None) -> None:
+        """Let out no more than `rate` (such as 1mbit); None: as fast as it goes."""
+        limit = ("replace", "dev", "eth0", "root", "tbf", "rate", str(rate), "burst", "16kb", "latency", "400ms")
+        self.run("tc", "qdisc", *(limit if rate else ("del", "dev", "eth0", "root")))
+
+    def end(self) -> None:
+        """Pull the plug."""
+        self._holder.kill()
+        self._holder.wait()
+
+
+@dataclass(frozen=True)
+class Network:
+    """Hosts that reach each other by name."""
+
+    hosts: dict[str, Host]
+    switch: Host
+
+    def __getitem__(self, name: str) -> Host:
+        return self.hosts[name]
+
+    def cable(self, name: str, *, plugged: bool) -> None:
+        """Pull the network cable of a host, or plug it in again."""
+        self.switch.run("ip", "link", "set", name, "up" if plugged else "down")
+
+
+@contextmanager
+def network(folder: Path, names: Sequence[str], files: Mapping[Path, str] | None = None) -> Iterator[Network]:
+    """Hosts called `names`, with 10.77.0.1, 10.77.0.2, ... as their addresses; they see `files` bound over theirs."""
+    addresses = {name: f"10.77.0.{number}" for number, name in enumerate(names, start=1)}
+    lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
+    (folder / "hosts").write_text("\n".join(lines) + "\n")
+    (folder / "resolv.conf").write_text("")
+    # Without a name server every unknown name costs ten seconds, so none is asked.
+    (folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nshadow: files\nhosts: files\n")
+    with ExitStack() as stack:
+
+        def host(name: str, address: str) -> Host:
+            made = Host(name, address, folder, files or {})
+            stack.callback(made.end)
+            return made
+
+        switch = host("switch", "")
+        switch.run("ip", "link", "add", "bridge", "type", "bridge")
+        switch.run("ip", "link", "set", "bridge", "up")
+        made = {name: host(name, address) for name, address in addresses.items()}
+        for one in made.values():
+            _connect(switch, one)
+        yield Network(made, switch)
+
+
+def _connect(switch: Host, host: Host) -> None:
+    # From the machine's view of process ids, so only the switch's network is entered.
+    cable = ["ip", "link", "add", host.name, "type", "veth", "peer", "name", "eth0", "netns", str(host.init)]
+    subprocess.run(["nsenter", "--target", str(switch.init), "--net", *cable], check=True, capture_output=True)
+    switch.run("ip", "link", "set", host.name, "master", "bridge", "up")
+    host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
+    host.run("ip", "link", "set", "eth0", "up")
+
+
+def _child(pid: int) -> int:
+    """The one child of a process that only waits for it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    until(lambda: children.read_text().split(), seconds=10, what=f"process {pid} starts its command")
+    return int(children.read_text().split()[0])
