@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.processes import ROOT
 
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"  # daemons stand where a user's path may not lead
 _NAMESPACES = ("--net", "--uts", "--mount", "--pid", "--ipc")
 _TOOLS = ("setpriv", "unshare", "nsenter", "ip", "tc", "mount")
 # The first process of a host: it sets the host up, then only reaps what is orphaned, as an init does.
@@ -37,12 +37,12 @@ sleep infinity & wait
 
 def missing(*tools: str) -> str:
     """Why this machine can have no such hosts, or tools for them; empty if it can."""
-    absent = [tool for tool in (*_TOOLS, *tools) if shutil.which(tool, path=_PATH) is None]
+    absent = [tool for tool in (*_TOOLS, *tools) if shutil.which(tool, path=PATH) is None]
     if absent:
         return f"not installed: {', '.join(absent)} (.ci/run installs them on Debian)"
     tried = subprocess.run(
         ["unshare", *_NAMESPACES, "--fork", "--mount-proc", "bash", "-c", "mount -t tmpfs t /run && ip link set lo up"],
-        env={**os.environ, "PATH": _PATH},
+        env={**os.environ, "PATH": PATH},
         capture_output=True,
         text=True,
     )
@@ -92,7 +92,7 @@ class Host:
                 *("setpriv", "--pdeathsig", "KILL", "unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc"),
                 *("bash", "-c", _INIT, "init", name, str(folder), *mounts),
             ],
-            env={**os.environ, "PATH": _PATH},
+            env={**os.environ, "PATH": PATH},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -100,11 +100,11 @@ class Host:
         said = self._holder.stdout.readline()
         assert said == b"ready\n", f"host {name} does not start: {said + self._holder.stdout.read()!r}"
         self.init = _child(self._holder.pid)
-        self._count = 0
+        self._started: list[Process] = []
 
     def words(self, *command: str | Path, **environment: str) -> list[str]:
         """The words that run `command` on this host, in the repository's root."""
-        settings = [f"{name}={value}" for name, value in {"PATH": _PATH, **environment}.items()]
+        settings = [f"{name}={value}" for name, value in {"PATH": PATH, **environment}.items()]
         enter = ("nsenter", "--target", str(self.init), *_NAMESPACES, "env", "--chdir", str(ROOT))
         return [*enter, *settings, *map(str, command)]
 
@@ -118,11 +118,12 @@ class Host:
 
     def start(self, *command: str | Path, **environment: str) -> Process:
         """Start `command`; it lives at most as long as the host."""
-        self._count += 1
-        log = self.folder / f"{self.name}-{self._count:02d}-{Path(command[0]).name}.log"
+        log = self.folder / f"{self.name}-{len(self._started):02d}-{Path(command[0]).name}.log"
         with log.open("wb") as output:
             words = self.words(*command, **environment)
-            return Process(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output), log)
+            made = Process(subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=output, stderr=output), log)
+        self._started.append(made)
+        return made
 
     def processes(self, naming: str = "") -> dict[int, str]:
         """The command lines with `naming` in them of all that runs on this host, by the machine's process id."""
@@ -152,7 +153,9 @@ class Host:
     def end(self) -> None:
         """Pull the plug."""
         self._holder.kill()
-        self._holder.wait()
+        self._holder.communicate()
+        for process in self._started:
+            process.wait(seconds=20)
 
 
 @dataclass(frozen=True)

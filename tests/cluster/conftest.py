@@ -1,0 +1,43 @@
+"""The clusters that these tests run on; a machine that cannot have them skips and says why.
+
+A cluster is started by the first test that wants it and serves the whole session. Everything of it is its own, network
+addresses included, so two test processes may each have one at the same time.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import slurm as slurm_cluster
+from tests.cluster import ssh as ssh_hosts
+from tests.cluster.hosts import Network, missing
+from tests.cluster.slurm import Slurm
+
+
+def _skip_where_missing(*tools: str) -> None:
+    reason = missing(*tools)
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """Slurm: login node `head`, compute nodes `n1` and `n2`."""
+    _skip_where_missing(*slurm_cluster.TOOLS)
+    with slurm_cluster.slurm(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """Two hosts `n1` and `n2` with sshd."""
+    _skip_where_missing(*ssh_hosts.TOOLS)
+    with ssh_hosts.ssh(tmp_path_factory.mktemp("ssh")) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder that all hosts see, as a cluster's file system."""
+    return tmp_path

@@ -1,0 +1,65 @@
+"""The hosts that the other tests stand on: apart from each other and from the machine, and gone with their owner."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.cluster.hosts import Network, until
+from tests.cluster.slurm import Slurm
+from tests.processes import ROOT
+
+_OWNER = """
+import sys, time
+from pathlib import Path
+from tests.cluster.hosts import network
+with network(Path(sys.argv[1]), ["one"]) as hosts:
+    hosts["one"].start("sleep", "600")
+    print(hosts["one"].init, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_hosts_reach_each_other_until_the_cable_is_pulled(ssh: Network) -> None:
+    address = "import socket; print(socket.gethostname(), socket.gethostbyname(socket.gethostname()))"
+    assert ssh["n1"].run("ssh", "n2", f"{sys.executable} -c '{address}'") == f"n2 {ssh['n2'].address}\n"
+    ssh.cable("n2", plugged=False)
+    connect = "import socket; socket.create_connection(('n2', 22), timeout=1)"
+    said = ssh["n1"].run(sys.executable, "-c", connect, expect=1)
+    assert "timed out" in said or "No route" in said
+    ssh.cable("n2", plugged=True)
+    until(lambda: ssh["n1"].run("ssh", "n2", "hostname") == "n2\n", seconds=20, what="n2 answers again")
+
+
+def test_a_slow_host_is_slow(ssh: Network) -> None:
+    blob = "head -c 300000 /dev/zero"
+    ssh["n2"].slow_down("1mbit")
+    try:
+        timed = f"import time, subprocess; t = time.time(); subprocess.run(['ssh', 'n2', '{blob}'], stdout=-3)"
+        seconds = float(ssh["n1"].run(sys.executable, "-c", f"{timed}; print(time.time() - t)"))
+    finally:
+        ssh["n2"].slow_down(None)
+    assert 2.0 < seconds < 20.0  # 2.4 megabits
+
+
+def test_a_signal_reaches_the_command_alone_and_processes_are_seen_by_host(ssh: Network) -> None:
+    sleeper = ssh["n1"].start("sleep", "456")
+    until(lambda: ssh["n1"].processes("sleep 456"), seconds=20, what="sleep has started")
+    assert ssh["n2"].processes("sleep 456") == {}
+    sleeper.signal(signal.SIGUSR1)
+    assert sleeper.wait(seconds=20) == -signal.SIGUSR1
+
+
+def test_hosts_die_with_the_process_that_made_them(ssh: Network, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", _OWNER, str(tmp_path)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ}) as owner:
+        assert owner.stdout is not None
+        init = Path("/proc") / owner.stdout.readline().strip()
+        assert init.is_dir()
+        owner.kill()
+        until(lambda: not init.exists(), seconds=20, what="the host ends with its owner")
+
+
+def test_slurm_runs_a_step_on_both_nodes(slurm: Slurm) -> None:
+    assert sorted(slurm.head.run("srun", "-N2", "hostname").split()) == ["n1", "n2"]
