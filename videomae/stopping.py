@@ -7,6 +7,8 @@ SIGTERM, SIGUSR1 and SIGINT, and a file called STOP in the run's directory, ask 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import ClassVar
@@ -14,12 +16,18 @@ from typing import ClassVar
 from videomae.distributed import World
 from videomae.progress import logger
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+EXIT_FAILED = 1
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on where it stopped
+EXIT_LIMIT = 76  # a limit of health is reached: starting again would do the same again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Stopped(Exception):
     """The run was asked to stop and has saved; the same command continues it."""
+
+
+class LimitReached(Exception):
+    """The run has used up a limit of its health; somebody has to look before it is started again."""
 
 
 class StopRequest:
@@ -52,3 +60,19 @@ class StopRequest:
         if number == signal.SIGINT and StopRequest._reason is not None:
             raise KeyboardInterrupt  # asked twice by hand: at once, unsaved
         StopRequest._reason = f"signal {signal.Signals(number).name}"
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold the signals back; processes that are started inside never see them, however early they come."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore() -> None:
+    """Leave the signals to the process that started this one."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
