@@ -22,7 +22,7 @@ DOORS = {
     "deepspeed": "videomae/deepspeed_engine.py",
     "webdataset": "videomae/shards/",
     "fsspec": "videomae/shards/",
-    "wandb": "videomae/metrics.py",
+    "wandb": "videomae/metrics/wandb_mirror.py",
     "av": "videomae/video/",
     "torchvision": "videomae/torchvision_door.py",
     "timm": "videomae/weights/image_vit.py",

@@ -21,13 +21,14 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
 from videomae.config import ConfigError, dump, to_dict
-from videomae.distributed import World
+
+if TYPE_CHECKING:
+    from videomae.distributed import World
 
 EXECUTION = ("engine", "loader", "checkpoint", "metrics", "run")  # sections that say how, not what
 _PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "timm", "av", "numpy", "wandb")
@@ -106,6 +107,8 @@ def write_whole(path: Path, text: str) -> None:
 
 def describe_environment(world: World) -> dict[str, Any]:
     """Versions, machine, command and git state, for the record."""
+    import torch  # here alone: what only reads a run starts without it
+
     versions = {}
     for name in _PACKAGES:
         try:

@@ -1,0 +1,78 @@
+"""The file of metrics is the truth: cut back to the resumed step, whole after any crash, always valid JSON."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import world_of_one
+from videomae.metrics import MetricsConfig, MetricsLog, read, require_finite
+from videomae.metrics.log import Follower
+from videomae.run import RunDirectory
+
+
+def open_log(folder: Path) -> MetricsLog:
+    return MetricsLog(RunDirectory(folder), MetricsConfig(wandb="disabled"), world=world_of_one())
+
+
+def test_lines_are_cut_back_to_the_resumed_step(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    for step in range(1, 6):
+        log.write("train", step, loss=1 / step)
+    log.cut_back(3)
+    log.write("train", 4, loss=9.0)
+    assert [(line["step"], line["loss"]) for line in read(tmp_path / "metrics.jsonl")][2:] == [(3, 1 / 3), (4, 9.0)]
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out_and_gone_after_the_resume(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"kind": "train", "step": 1}\n{"kind": "tra')
+    assert read(file) == [{"kind": "train", "step": 1}]
+    log = open_log(tmp_path)
+    log.cut_back(1)
+    log.write("train", 2, loss=0.5)
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2]
+
+
+def test_what_is_no_number_is_valid_json_and_comes_back_as_a_float(tmp_path: Path) -> None:
+    def refuse(word: str) -> float:
+        raise AssertionError(f"{word} is not JSON")
+
+    open_log(tmp_path).write("train", 1, loss=math.nan, gradient_norm=math.inf, low=-math.inf, mfu=None)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=refuse)["gradient_norm"] == "Infinity"
+    (line,) = read(tmp_path / "metrics.jsonl")
+    assert math.isnan(line["loss"])
+    assert (line["gradient_norm"], line["low"], line["mfu"]) == (math.inf, -math.inf, None)
+
+
+def test_the_bare_words_of_older_files_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": NaN}\n[1]\n')
+    (line,) = read(tmp_path / "metrics.jsonl")
+    assert math.isnan(line["loss"])
+
+
+def test_a_follower_gives_whole_lines_once_and_all_again_after_a_cut(tmp_path: Path) -> None:
+    file, log = tmp_path / "metrics.jsonl", open_log(tmp_path)
+    follower = Follower(file)
+    assert follower.new() == (False, [])
+    log.write("train", 1)
+    log.write("train", 2)
+    again, lines = follower.new()
+    assert (again, [line["step"] for line in lines]) == (True, [1, 2])
+    with file.open("a") as growing:
+        growing.write('{"kind": "train", "st')
+        growing.flush()
+        assert follower.new() == (False, [])
+        growing.write('ep": 3}\n')
+    assert follower.new() == (False, [{"kind": "train", "step": 3}])
+    log.cut_back(1)
+    log.write("train", 2, loss=0.5)
+    assert follower.new() == (True, [{"kind": "train", "step": 1}, {"kind": "train", "step": 2, "loss": 0.5}])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_stops_the_run_with_advice(value: float) -> None:
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step 7.*optimizer\.clip"):
+        require_finite(value, what="the loss", step=7)

@@ -1,0 +1,140 @@
+"""metrics.jsonl: appending to it, cutting it back, reading it and following its growth.
+
+Each line is a JSON object with `kind` (train, evaluation, checkpoint, ...), `step` and values. After a resume the lines
+past the resumed step are cut off, so the file reads as if the run had never stopped.
+
+JSON has no word for a float that is no number: such values are written as the strings "NaN", "Infinity" and
+"-Infinity", as W&B does, and `read` gives the floats back. A line that a crash cut short is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videomae.metrics.config import MetricsConfig
+from videomae.metrics.mirror import Mirror, start_mirror
+from videomae.progress import logger
+from videomae.run import RunDirectory, write_whole
+
+if TYPE_CHECKING:
+    from videomae.distributed import World
+
+Line = dict[str, Any]
+_NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class MetricsLog:
+    """Appends to a run's metrics.jsonl; only rank 0 writes, and keeps the mirror."""
+
+    def __init__(self, run: RunDirectory, metrics: MetricsConfig, *, world: World) -> None:
+        self._run, self._metrics = run, metrics
+        self._writes = world.first
+        self._mirror: Mirror | None = None
+        self._mirrored = False  # the mirror is started with the first line
+
+    def cut_back(self, step: int) -> None:
+        """Drop what was logged after `step`: it will be done again."""
+        if self._writes and self._run.metrics.exists():
+            kept = [line for line in read(self._run.metrics) if line.get("step", 0) <= step]
+            write_whole(self._run.metrics, "".join(encode(line) for line in kept))
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Append one line; `kind` and `step` come first."""
+        if not self._writes:
+            return
+        with self._run.metrics.open("a") as file:
+            file.write(encode({"kind": kind, "step": step, **values}))
+        if not self._mirrored:
+            self._mirrored, self._mirror = True, start_mirror(self._run, self._metrics)
+        if self._mirror is not None:
+            self._mirror.look()
+
+    def close(self) -> None:
+        """Give the mirror a bounded time to take the rest of the file."""
+        if self._mirror is not None:
+            self._mirror.close()
+
+
+def encode(line: Line) -> str:
+    """One line of valid JSON, its end included."""
+    return json.dumps({key: _plain(value) for key, value in line.items()}, allow_nan=False) + "\n"
+
+
+def decode(text: str) -> Line | None:
+    """The inverse of `encode`; None for what is no JSON object, such as half a line."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(line, dict):
+        return None
+    return {key: _NO_NUMBERS.get(value, value) if isinstance(value, str) else value for key, value in line.items()}
+
+
+def read(file: Path) -> list[Line]:
+    """The lines of a metrics.jsonl; what is no line, such as a last one cut short by a crash, is left out."""
+    lines = []
+    for number, text in enumerate(file.read_text().splitlines() if file.exists() else [], start=1):
+        line = decode(text)
+        if line is None:
+            logger.warning("%s:%d is cut short and left out", file, number)
+        else:
+            lines.append(line)
+    return lines
+
+
+class Follower:
+    """Reads a growing metrics.jsonl piece by piece, and from its start again when it was cut back."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._identity: tuple[int, int] | None = None
+        self._offset = 0
+
+    def new(self) -> tuple[bool, list[Line]]:
+        """Whether the file is another one than before, and its whole lines that were not given yet."""
+        try:
+            handle = self._file.open("rb")
+        except FileNotFoundError:
+            return False, []
+        with handle:
+            status = os.fstat(handle.fileno())
+            identity = (status.st_dev, status.st_ino)
+            again = identity != self._identity or status.st_size < self._offset
+            if again:
+                self._identity, self._offset = identity, 0
+            handle.seek(self._offset)
+            whole, newline, _ = handle.read().rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        return again, list(_decoded(whole))
+
+
+def _decoded(whole: bytes) -> Iterator[Line]:
+    for text in whole.decode(errors="replace").splitlines():
+        line = decode(text)
+        if line is not None:
+            yield line
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value
+
+
+def require_finite(value: float, *, what: str, step: int) -> None:
+    """Stop the run on a value that is not a number.
+
+    Raises:
+        FloatingPointError: `value` is infinite or not a number.
+    """
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"{what} is {value} at step {step}; the checkpoints before it are whole: "
+            "start a run of its own with run=PATH and a lower optimizer.lr, or with optimizer.clip=1.0"
+        )
