@@ -1,12 +1,16 @@
-"""The engine on DeepSpeed, and the one place that imports it.
+"""The engine on DeepSpeed, and with `deepspeed_state` the one place that knows it.
 
-DeepSpeed's settings are derived here from our config and written to the run directory; there is no second
-file to disagree with. Every value on which DeepSpeed's own default would act silently (clipping at 1.0) is written.
+DeepSpeed's settings are derived here from our config and written to the run directory; there is no second file to
+disagree with. Every value on which DeepSpeed's own default would act silently is written.
+
+At stage 0 the weights stay float32 and half precision is PyTorch's autocast, as in the reference. From stage 1 on the
+module is in half precision and ZeRO keeps float32 masters.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,25 +19,55 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videomae.deepspeed_state import ZeroHolder, keep_lowering, norm_of
 from videomae.distributed import World, join
-from videomae.engine import Batch, EnginePlan, Update, set_rate
-from videomae.optimizer import adamw
+from videomae.engine import Batch, EnginePlan, Update, require_average, summarize
+from videomae.engine_state import EngineState, Holder, PlainHolder
+from videomae.local_engine import total_norm
+from videomae.mixed_precision import FIRST_SCALE_POWER, GROWTH_STEPS, MixedPrecision
+from videomae.optimizer import AdamW, Verdict, judge
+from videomae.snapshot import Snapshot
 
-TAG = "deepspeed"
+BUCKET = 50_000_000  # values that are reduced at a time; DeepSpeed's own half a billion would hold gigabytes
 
 
 def derive_settings(plan: EnginePlan) -> dict[str, Any]:
     """DeepSpeed's dictionary.
 
     The batch size that DeepSpeed wants is only used by it to count samples, which we do ourselves: it is set to 1.
+    Gradients are clipped, and steps skipped, by our AdamW, so DeepSpeed is told not to.
     """
+    stage = plan.config.zero_stage
+    precision = plan.config.precision if stage else "fp32"  # at stage 0 it sees float32 only
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": plan.micro_batches,
-        "gradient_clipping": plan.optimizer.clip or 0.0,
-        "zero_optimization": {"stage": plan.config.zero_stage},
-        "bf16": {"enabled": plan.config.precision == "bf16"},
+        "gradient_clipping": 0.0,
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": stage == 3,
+            "contiguous_gradients": True,
+            "reduce_scatter": True,
+            "round_robin_gradients": False,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+        },
         "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
+        "fp16": {
+            "enabled": precision == "fp16",
+            "auto_cast": False,
+            "loss_scale": 0,  # dynamic
+            "initial_scale_power": FIRST_SCALE_POWER,
+            "loss_scale_window": GROWTH_STEPS,
+            "hysteresis": 1,
+            "min_loss_scale": 1,
+        },
+        "torch_autocast": {"enabled": False},
+        "data_types": {"grad_accum_dtype": precision},
+        "communication_data_type": precision,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
@@ -48,64 +82,86 @@ class DeepSpeedEngine:
         join(self.world)
         deepspeed.init_distributed(dist_init_required=False)
         self.module = module.to(self.world.device)
-        self._config = plan.config
+        self._config, self._partitioned = plan.optimizer, plan.config.zero_stage > 0
         self.settings: dict[str, Any] | None = derive_settings(plan)
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=self.module, optimizer=adamw(groups, plan.optimizer), config=self.settings, dist_init_required=False
+        self._precision = MixedPrecision("fp32" if self._partitioned else plan.config.precision, self.world.device)
+        self._optimizer = AdamW(groups, plan.optimizer)
+        self._hyperparameters = [{**group, "params": None} for group in groups]
+        initial = _on_host(self.module) if self._partitioned else {}
+        if not self._partitioned:
+            self._optimizer.prepare(parameter for group in groups for parameter in group["params"])
+        self._engine, self._zero, _, _ = deepspeed.initialize(
+            model=self.module, optimizer=self._optimizer, config=self.settings, dist_init_required=False
         )
+        self._state = EngineState(self.module, self._holder(initial), self.world)
+
+    def _holder(self, initial: dict[str, Tensor]) -> Holder:
+        if not self._partitioned:
+            return PlainHolder(self.module, self._optimizer, self._precision)
+        keep_lowering(self._zero)
+        return ZeroHolder(self.module, self._zero, self._optimizer, initial)
 
     def update(
-        self, micro_batches: Sequence[Batch], loss_of: Callable[[nn.Module, Batch], Tensor], *, rate: float
+        self,
+        micro_batches: Sequence[Batch],
+        loss_of: Callable[[nn.Module, Batch], Tensor],
+        *,
+        rate: float,
+        ceiling: float = math.inf,
     ) -> Update:
-        set_rate(self._optimizer, rate)
-        losses, own_norm = [], None
+        self._optimizer.set_rate(rate)
+        losses = []
         for number, batch in enumerate(micro_batches, start=1):
-            loss = loss_of(self._engine, batch)
-            self._engine.backward(loss)
-            losses.append(loss.detach())
-            if number == len(micro_batches):
-                own_norm = self._norm_before_step()
-            self._engine.step()
-        norm = own_norm if own_norm is not None else torch.as_tensor(self._engine.get_global_grad_norm())
-        return Update(self.world.mean(torch.stack(losses).mean()), norm.float())
+            losses.append(self._backward(loss_of, batch))
+            if number < len(micro_batches):
+                self._engine.step()  # only counts
+        mean, highest = summarize(losses, self.world)
+        self._precision.unscale(self._optimizer)
+        self._optimizer.expect(lambda: judge(self._norm(), mean, clip=self._config.clip, ceiling=ceiling))
+        self._engine.step()
+        verdict = self._optimizer.verdict or self._overflow()
+        return Update(mean, highest, verdict.norm, verdict.skip)
 
-    def _norm_before_step(self) -> Tensor | None:
-        """Stage 0 in float32 reports no norm by itself; there the gradients stand reduced on every rank."""
-        if self._config.zero_stage > 0 or self._config.precision != "fp32":
-            return None
-        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+    def _backward(self, loss_of: Callable[[nn.Module, Batch], Tensor], batch: Batch) -> Tensor:
+        """Forward and backward of one micro-batch. At stage 0 autocast is ours, which DeepSpeed's forward would end."""
+        if self._partitioned:
+            loss = loss_of(self._engine, batch)
+        else:
+            with self._precision.autocast():
+                loss = loss_of(self.module, batch)
+        self._engine.backward(self._precision.scale(loss))
+        return loss.detach()
+
+    def _norm(self) -> Tensor:
+        return norm_of(self._zero) if self._partitioned else total_norm(self.module)
+
+    def _overflow(self) -> Verdict:
+        """ZeRO saw gradients that are not finite and took no step at all."""
+        device = self.world.device
+        return Verdict(torch.full((), math.inf, device=device), torch.ones((), device=device), None)
 
     def agree(self) -> None:
         self.world.average(self.module.buffers())
 
+    def snapshot(self) -> Snapshot:
+        return self._state.snapshot()
+
     def save(self, folder: Path) -> None:
-        self.agree()
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+        self.snapshot().write(folder)
 
     def load(self, folder: Path) -> None:
-        if not (folder / TAG).is_dir():
-            raise ValueError(f"{folder} holds no folder {TAG!r}: it was not written by engine.kind=deepspeed")
-        path, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
-        if path is None:
-            raise ValueError(f"DeepSpeed found nothing to load in {folder / TAG}")
+        self._state.load(folder)
+        for group, wanted in zip(self._optimizer.param_groups, self._hyperparameters, strict=True):
+            assert all(group[key] == wanted[key] for key in ("weight_decay", "rate_factor")), "groups out of order"
 
-    def full_state(self) -> dict[str, Tensor]:
-        from deepspeed.utils import safe_get_full_fp32_param
-
+    def full_state(self, *, average: bool = False) -> dict[str, Tensor]:
+        require_average(self._config, average)
         self.agree()
-        state = {}
-        for name, parameter in self.module.named_parameters():
-            master = safe_get_full_fp32_param(parameter) if self._keeps_masters() else None
-            state[name] = (parameter if master is None else master).detach().float().cpu()
-        persistent = self.module.state_dict().keys()
-        for name, buffer in self.module.named_buffers():
-            if name in persistent:
-                state[name] = buffer.detach().float().cpu()
-        return state
+        return self._state.full(average=average)
 
-    def _keeps_masters(self) -> bool:
-        return self._config.zero_stage > 0 or self._config.precision != "fp32"
+
+def _on_host(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in module.named_parameters()}
 
 
 def _import_deepspeed(world: World) -> Any:

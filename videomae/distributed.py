@@ -51,6 +51,20 @@ class World:
         torch.distributed.all_reduce(total)
         return total / self.size
 
+    def every(self, value: Tensor) -> Tensor:
+        """A scalar of each rank, in rank order and float32, on this rank's device; one collective, no wait for it."""
+        own = value.detach().float().reshape(1)
+        if self.size == 1:
+            return own
+        values = own.new_empty(self.size)
+        torch.distributed.all_gather_into_tensor(values, own)
+        return values
+
+    def add(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its sum over all ranks, in place."""
+        if self.size > 1:
+            torch.distributed.all_reduce(tensor)
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's picklable `value`, in rank order, on every rank."""
         if self.size == 1:

@@ -1,11 +1,13 @@
-"""One optimizer step, wherever it runs: the Engine protocol, and the one-process reference in plain PyTorch.
+"""One optimizer step, wherever it runs: the Engine protocol, its config, and what an update saw.
 
 An engine owns the module, the optimizer and how gradients travel; it knows nothing of videos, masks or epochs. The loss
-comes in as a function of the module and a micro-batch. `DeepSpeedEngine` (its own file) must match `LocalEngine`.
+comes in as a function of the module and a micro-batch. `LocalEngine` is the reference in plain PyTorch, which
+`DeepSpeedEngine` must match; each has its own file.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,13 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from videomae.blocks import prepare_blocks
 from videomae.config import configclass
 from videomae.distributed import World
-from videomae.optimizer import OptimizerConfig, adamw
+from videomae.optimizer import OptimizerConfig
+from videomae.snapshot import Snapshot
 
 Batch = TypeVar("Batch")
-STATE_FILE = "engine.pt"
 
 
 @configclass
@@ -28,8 +31,10 @@ class EngineConfig:
 
     kind: Literal["local", "deepspeed"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 0  # the smallest that fits is the fastest
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16, with a dynamic loss scale, for GPUs without bf16
     micro_batch: int | None = None  # clips a forward pass on one device; None takes the whole share of the batch
+    activation_checkpointing: bool = False  # keep each block's input only and compute the rest again: less memory
+    compile: bool = False  # torch.compile, a block at a time
 
     def split(self, *, batch: int, world_size: int) -> tuple[int, int]:
         """How a global `batch` is cut: (clips a micro-batch, micro-batches a step on each rank).
@@ -51,10 +56,12 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimizer step saw: the mean loss over micro-batches and ranks, and the norm before clipping."""
+    """What one optimizer step saw: scalars on the device, the same on every rank."""
 
-    loss: Tensor
-    gradient_norm: Tensor
+    loss: Tensor  # mean over micro-batches and ranks
+    loss_max: Tensor  # of the ranks' own means
+    gradient_norm: Tensor  # over all ranks and parameters, before clipping; not finite where a gradient was not
+    skipped: Tensor  # 1 if the step changed nothing, else 0
 
 
 class Engine(Protocol):
@@ -65,32 +72,49 @@ class Engine(Protocol):
     settings: dict[str, Any] | None  # of the library beneath, where there is one, for the record
 
     def update(
-        self, micro_batches: Sequence[Batch], loss_of: Callable[[nn.Module, Batch], Tensor], *, rate: float
+        self,
+        micro_batches: Sequence[Batch],
+        loss_of: Callable[[nn.Module, Batch], Tensor],
+        *,
+        rate: float,
+        ceiling: float = math.inf,
     ) -> Update:
-        """Backward over all micro-batches, then one step at learning rate `rate` x each group's factor."""
+        """Backward over all micro-batches, then one step at learning rate `rate` x each group's factor.
+
+        A step whose loss or gradient norm is not finite, or whose norm is above `ceiling`, changes neither weights nor
+        moments, averages or step counts, on any rank.
+        """
         ...
 
     def agree(self) -> None:
         """Make what is not trained, such as the running statistics of batch norms, the same on all ranks: their mean.
 
-        Called by all ranks before the module is evaluated, saved or given away.
+        Called by all ranks before the module is evaluated or given away.
         """
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """This rank's share of module and optimizer, copied to the host; no rank waits for another."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write module and optimizer state; called by all ranks with the same folder."""
+        """Write this rank's share into `folder`; called by all ranks with the same folder, which may be at any time."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; called by all ranks.
+        """Restore what `save` wrote with any number of processes, ZeRO stage, precision or engine; called by all ranks.
 
         Raises:
-            ValueError: the state is missing or does not fit this module.
+            StateError: the state is missing, damaged, or does not fit this module.
         """
         ...
 
-    def full_state(self) -> dict[str, Tensor]:
-        """The whole module in float32 on the host, complete on every rank; called by all ranks."""
+    def full_state(self, *, average: bool = False) -> dict[str, Tensor]:
+        """The whole module in float32 on the host, or the average of its weights; called by all ranks.
+
+        Raises:
+            ValueError: an `average` is asked for, but optimizer.ema is not set.
+        """
         ...
 
 
@@ -105,63 +129,28 @@ class EnginePlan:
 
 
 def build_engine(module: nn.Module, groups: list[dict[str, Any]], plan: EnginePlan) -> Engine:
-    """The engine that `plan.config.kind` names, with AdamW over `groups`; `module` is moved to the rank's device."""
+    """The engine that `plan.config.kind` names, with AdamW over `groups`; `module` is moved to the rank's device.
+
+    Raises:
+        ValueError: the plan does not fit the module or the number of processes.
+    """
+    prepare_blocks(module, checkpointing=plan.config.activation_checkpointing, compiled=plan.config.compile)
     if plan.config.kind == "local":
+        from videomae.local_engine import LocalEngine
+
         return LocalEngine(module, groups, plan)
     from videomae.deepspeed_engine import DeepSpeedEngine  # only runs that use DeepSpeed need it installed
 
     return DeepSpeedEngine(module, groups, plan)
 
 
-class LocalEngine:
-    """The reference: one process, plain PyTorch."""
-
-    def __init__(self, module: nn.Module, groups: list[dict[str, Any]], plan: EnginePlan) -> None:
-        if plan.world.size > 1:
-            raise ValueError(
-                f"engine.kind=local runs in one process, got {plan.world.size}; type engine.kind=deepspeed"
-            )
-        self.world = plan.world
-        self.settings: dict[str, Any] | None = None
-        self.module = module.to(self.world.device)
-        self._clip = plan.optimizer.clip
-        self._autocast = plan.config.precision == "bf16"
-        self._optimizer = adamw(groups, plan.optimizer)
-
-    def update(
-        self, micro_batches: Sequence[Batch], loss_of: Callable[[nn.Module, Batch], Tensor], *, rate: float
-    ) -> Update:
-        losses = []
-        for batch in micro_batches:
-            with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self._autocast):
-                loss = loss_of(self.module, batch)
-            (loss / len(micro_batches)).backward()
-            losses.append(loss.detach())
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip or float("inf"))
-        set_rate(self._optimizer, rate)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return Update(torch.stack(losses).mean(), norm)
-
-    def agree(self) -> None:
-        pass  # one rank
-
-    def save(self, folder: Path) -> None:
-        torch.save({"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / STATE_FILE)
-
-    def load(self, folder: Path) -> None:
-        if not (folder / STATE_FILE).is_file():
-            raise ValueError(f"{folder} holds no {STATE_FILE}: it was not written by engine.kind=local")
-        state = torch.load(folder / STATE_FILE, map_location=self.world.device, weights_only=True)
-        self.module.load_state_dict(state["module"])
-        self._optimizer.load_state_dict(state["optimizer"])
-
-    def full_state(self) -> dict[str, Tensor]:
-        return {name: value.detach().float().cpu() for name, value in self.module.state_dict().items()}
+def summarize(losses: Sequence[Tensor], world: World) -> tuple[Tensor, Tensor]:
+    """Mean and maximum over ranks of the mean of each rank's `losses`; one collective."""
+    every = world.every(torch.stack(list(losses)).mean())
+    return every.mean(), every.max()
 
 
-def set_rate(optimizer: Any, rate: float) -> None:
-    """Give every parameter group `rate` times its own factor."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate_factor"]
+def require_average(config: OptimizerConfig, asked: bool) -> None:
+    """Raises ValueError if the average of the weights is `asked` for and not kept."""
+    if asked and config.ema is None:
+        raise ValueError("no average of the weights is kept; type optimizer.ema=0.9999, or take the weights themselves")

@@ -18,7 +18,8 @@ from pretrain.train import train as pretrain
 from tests.processes import run_command, run_processes
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
-from videomae.engine import EngineConfig, EnginePlan, LocalEngine
+from videomae.engine import EngineConfig, EnginePlan
+from videomae.local_engine import LocalEngine
 from videomae.metrics import read
 from videomae.optimizer import OptimizerConfig, parameter_groups
 from videomae.shards.manifest import Manifest

@@ -111,7 +111,7 @@ def test_a_crash_after_a_checkpoint_repeats_only_what_was_lost(
     undisturbed: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = pretrain_config(tmp_path / "run", shards, "checkpoint.every=2 steps")
-    from videomae.engine import LocalEngine
+    from videomae.local_engine import LocalEngine
 
     original, calls = LocalEngine.update, []
 
