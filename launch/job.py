@@ -1,4 +1,4 @@
-"""A job: which stage a config belongs to, and the command that runs it on this machine."""
+"""A job: which stage a config belongs to, its settings, and the command that runs it on this machine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import yaml
 
-Launcher = Literal["local", "torchrun", "deepspeed"]
-LAUNCHERS: tuple[Launcher, ...] = ("local", "torchrun", "deepspeed")
+from finetune.benchmark import BenchmarkConfig
+from finetune.config import FinetuneConfig
+from pretrain.config import PretrainConfig
+from videomae.config import load
+
+Launcher = Literal["local", "torchrun", "deepspeed", "slurm"]
+LAUNCHERS: tuple[Launcher, ...] = ("local", "torchrun", "deepspeed", "slurm")
 _MODULES = {"pretrain": "pretrain", "finetune": "finetune", "benchmark": "finetune.benchmark"}
+_SCHEMAS: dict[str, type] = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "finetune.benchmark": BenchmarkConfig,
+}
 # A stopping run needs time to save: torchrun would kill it after 30 s, and would not pass SIGUSR1 on at all.
 _TORCHRUN_SIGNALS = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout", "120")
 
@@ -52,11 +62,19 @@ class Job:
             )
         return cls(_MODULES[stage], config, tuple(overrides))
 
+    def settings(self) -> Any:
+        """The resolved config, of the stage's own type; its `run` is the run's directory.
+
+        Raises:
+            ConfigError: a key is unknown, or a value wrong.
+        """
+        return load(_SCHEMAS[self.module], self.config, self.overrides)
+
     def command(self, *, on: Launcher, processes: int | None = None) -> Command:
         """The command line; without `processes` every GPU of this machine gets one, and a machine without GPUs one.
 
         Raises:
-            ValueError: `local` is asked for more than one process.
+            ValueError: `local` is asked for more than one process, or the launcher is one of other machines.
         """
         count = processes or max(1, torch.cuda.device_count())
         stage = [self.module, str(self.config), *self.overrides]
@@ -68,5 +86,7 @@ class Job:
         if on == "torchrun":
             launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *_TORCHRUN_SIGNALS]
             return Command([sys.executable, "-m", *launcher, "-m", *stage], threads)
-        launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(count), "--module"]
-        return Command([*launcher, *stage], threads)
+        if on == "deepspeed":
+            launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(count), "--module"]
+            return Command([*launcher, *stage], threads)
+        raise ValueError("--on slurm needs to know the cluster; type --cluster configs/cluster/slurm.yaml")

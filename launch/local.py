@@ -12,7 +12,10 @@ from videomae.stopping import SIGNALS
 
 def run(command: Command) -> int:
     """Run `command` to its end with its output on ours; a signal to us reaches it, so that it can save and leave."""
-    process = subprocess.Popen(command.words, env={**command.environment, **os.environ})
+    # What the user has set counts, but for the code that this run is to take.
+    variables = {**command.environment, **os.environ}
+    variables |= {name: value for name, value in command.environment.items() if name.startswith("PYTHON")}
+    process = subprocess.Popen(command.words, env=variables)
     for number in SIGNALS:
         # A terminal's ctrl-C reaches the whole process group by itself; only signals to us alone are passed on.
         if number != signal.SIGINT:

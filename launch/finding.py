@@ -1,0 +1,140 @@
+"""What there is of a run: nothing, waiting, running, stopped, failed, broken or finished, wherever it was started."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from launch import slurm
+from launch.run_directory import Launch, read_launch
+from videomae import status
+from videomae.status import Status
+
+State = Literal["new", "waiting", "running", "stopped", "failed", "broken", "finished"]
+_SILENT_MINUTES = 15  # a run on another machine that wrote nothing for so long is taken for dead
+_RESULTS = ("summary.json", "benchmark.json")  # written last
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A run's state and what is known of it."""
+
+    run: str
+    state: State
+    step: int | None
+    total: int | None
+    kind: str | None
+    job: str | None
+    host: str | None
+    updated: str | None  # ISO 8601, UTC
+    said: str  # in words, with what to type
+
+    @property
+    def alive(self) -> bool:
+        return self.state in ("waiting", "running")
+
+
+def look(run: Path) -> Finding:
+    """Find out what there is of the run in the folder `run`."""
+    launch, last = read_launch(run), newest_status(run)
+    state, detail = _state(run, launch, last)
+    return Finding(
+        run=str(run),
+        state=state,
+        step=last.step if last else None,
+        total=last.total if last else None,
+        kind=launch.kind if launch else (last.launcher.kind if last else None),
+        job=_job(launch, last),
+        host=last.host if last else (launch.host if launch else None),
+        updated=last.updated if last else None,
+        said=_say(run, state, detail, last),
+    )
+
+
+def newest_status(run: Path) -> Status | None:
+    """The run's status; of a benchmark, that of the row that was last at work."""
+    files = [run / status.FILE, *run.glob(f"rows/*/{status.FILE}")]
+    found = [one for one in map(status.read, files) if one is not None]
+    return max(found, key=lambda one: one.updated, default=None)
+
+
+def _job(launch: Launch | None, last: Status | None) -> str | None:
+    if launch is not None and launch.kind == "slurm":
+        return launch.job
+    return last.launcher.job if launch is None and last is not None and last.launcher.kind == "slurm" else None
+
+
+def _state(run: Path, launch: Launch | None, last: Status | None) -> tuple[State, str]:
+    """The state, and what tells it beside the status."""
+    if launch is None and last is None:
+        return ("finished", "") if _finished(run) else ("new", "")
+    job = _job(launch, last)
+    if job is not None:
+        try:
+            entry = slurm.queued([job]).get(job)
+        except slurm.SlurmError as error:
+            if last is not None and last.state == "running" and not _silent(last):
+                return "running", f"Slurm's job {job}, by its status; {error}"
+        else:
+            if entry is not None:
+                return ("waiting" if entry.startswith("PENDING") else "running"), f"Slurm's job {job}: {entry}"
+    elif _processes_live(launch, last):
+        return "running", ""
+    if _finished(run):
+        return "finished", ""
+    if last is None or last.state == "running":
+        gone = f"; Slurm says of job {job}: {slurm.ended(job) or 'nothing'}" if job else ""
+        return "broken", gone
+    return ("failed" if last.state == "failed" else "stopped"), ""
+
+
+def _finished(run: Path) -> bool:
+    return any((run / name).exists() for name in _RESULTS)
+
+
+def _processes_live(launch: Launch | None, last: Status | None) -> bool:
+    here = socket.gethostname()
+    places = [(launch.host, launch.pid, launch.submitted)] if launch else []
+    if last is not None and last.state == "running":
+        places.append((last.host, last.pid, last.started))
+        if last.host != here and (launch is None or launch.host != here) and not _silent(last):
+            return True  # nobody here can look; what wrote a moment ago is taken for alive
+    return any(host == here and alive(pid, since) for host, pid, since in places)
+
+
+def alive(pid: int, since: str) -> bool:
+    """Whether process `pid` of this machine lives and is the one that wrote its number at the time `since`."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    except (OSError, StopIteration):
+        return False
+    begun = int(boot.split()[1]) + int(fields[18]) / os.sysconf("SC_CLK_TCK")
+    return state != "Z" and begun <= datetime.fromisoformat(since).timestamp() + 2
+
+
+def _silent(last: Status) -> bool:
+    age = datetime.now(UTC) - datetime.fromisoformat(last.updated)
+    return age.total_seconds() > 60 * _SILENT_MINUTES
+
+
+def _say(run: Path, state: State, detail: str, last: Status | None) -> str:
+    at = f"step {last.step} of {last.total or '?'}" if last else "its beginning"
+    where = detail or (f"process {last.pid} on {last.host}" if last else "its launcher")
+    reason = f" ({last.reason})" if last and last.reason else ""
+    logs = f"`python -m launch logs {run}` shows what it said"
+    return {
+        "new": f"{run} holds no run yet",
+        "waiting": f"{run} waits: {where}. To take it out: python -m launch stop {run}",
+        "running": f"{run} is running at {at}: {where}. To see it: python -m launch logs {run} -f; to end it: "
+        f"python -m launch stop {run}",
+        "stopped": f"{run} stopped and saved at {at}{reason}; the same command goes on",
+        "failed": f"{run} failed at {at}{reason}; {logs}, and the same command goes on from its newest checkpoint",
+        "broken": f"{run} ended at {at} without a word{detail}; {logs}, and the same command goes on from its newest "
+        "checkpoint",
+        "finished": f"{run} is finished; remove the folder to start it again",
+    }[state]

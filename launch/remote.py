@@ -1,0 +1,131 @@
+"""Runs of processes that our signals do not reach: hosts behind ssh, and DeepSpeed's own launcher.
+
+ssh passes no signal on, and DeepSpeed's launcher dies of one without a word to its processes. So a signal to us becomes
+a file STOP in the run's directory, which the run looks for; it saves, all end, and so do we. What has not ended after
+the deadline is ended by force.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from launch.cluster import Host, SshConfig
+from launch.run_directory import Place
+from videomae.progress import logger
+from videomae.stopping import SIGNALS
+
+_GRACE = 60.0  # seconds for the other hosts to end by themselves when one has failed
+_POLL = 0.2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command that runs here, and how to end by force what it started."""
+
+    words: Sequence[str]
+    end: Callable[[], None] = lambda: None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None  # to run in
+
+
+def ssh_words(ssh: SshConfig, host: str, command: Sequence[str]) -> list[str]:
+    """The words that run `command` on `host`; nothing is asked for, and what a value holds stays in it."""
+    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={ssh.wait_seconds}", *ssh.options]
+    return ["ssh", *options, host, shlex.join(command)]
+
+
+def host_parts(place: Place, ssh: SshConfig, hosts: Sequence[Host]) -> list[Part]:
+    """A part for every host, which runs host.sh there."""
+
+    def end(number: int, name: str) -> None:
+        file = shlex.quote(str(place.record / f"host-{number}.pid"))
+        # torchrun's processes lead sessions of their own, DeepSpeed's are of the launcher's group.
+        find = f'pid=$(cat {file}) && group=$(ps -o pgid= -p "$pid")'
+        kill = f'{find} && {{ pkill -KILL -P "$pid"; pkill -KILL -g $group; }}'
+        subprocess.run(ssh_words(ssh, name, ["bash", "-c", kill]), capture_output=True, timeout=60)
+
+    return [
+        Part(
+            ssh_words(ssh, host.name, ["bash", str(place.record / "host.sh"), str(number)]),
+            lambda number=number, name=host.name: end(number, name),
+        )
+        for number, host in enumerate(hosts)
+    ]
+
+
+class Stopping:
+    """Turns signals to this process into the run's STOP file, and remembers how long ago."""
+
+    def __init__(self, stop: Path) -> None:
+        self._stop = stop
+        self.since: float | None = None
+        self.now = threading.Event()
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.since is not None and number == signal.SIGINT:
+            self.now.set()  # asked twice by hand
+        elif self.since is None:
+            self.since = time.monotonic()
+            self._stop.touch()
+
+
+def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
+    """Run all parts to their end with their output on ours; returns the first exit code that is not 0.
+
+    A signal asks the run to stop and save; a second ctrl-C, or `stop_seconds` without an end, ends it unsaved.
+    """
+    stopping = Stopping(place.stop)
+    # Sessions of their own: a terminal's ctrl-C comes to us alone.
+    running = [
+        subprocess.Popen(
+            part.words,
+            env={**os.environ, **part.environment},
+            cwd=part.folder,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for part in parts
+    ]
+    failed_at: float | None = None
+    told = False
+    while any(process.poll() is None for process in running):
+        time.sleep(_POLL)
+        now = time.monotonic()
+        if failed_at is None and any(process.poll() for process in running):
+            failed_at = now
+        if stopping.since is not None and not told:
+            told = True
+            logger.info("asked to stop: %s; the run saves at its next step, within %.0f s", place.stop, stop_seconds)
+        late = stopping.since is not None and now - stopping.since > stop_seconds
+        if late or stopping.now.is_set() or (failed_at is not None and now - failed_at > _GRACE):
+            logger.info("ending by force what still runs")
+            _end(parts, running)
+            break
+    codes = [process.wait() for process in running]
+    return next((code if code > 0 else 128 - code for code in codes if code), 0)
+
+
+def _end(parts: Sequence[Part], running: Sequence[subprocess.Popen[bytes]]) -> None:
+    for part in parts:
+        try:
+            part.end()
+        except subprocess.SubprocessError as error:
+            logger.warning("%s", error)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in running:
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+        until = time.monotonic() + 35  # DeepSpeed's launcher gives its processes 30 s
+        while time.monotonic() < until and any(process.poll() is None for process in running):
+            time.sleep(_POLL)

@@ -1,0 +1,89 @@
+"""The one door to Slurm's commands: submit, ask, signal, cancel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class SlurmError(ValueError):
+    """A command of Slurm is missing or refused; the message holds what it said."""
+
+
+def submit(script: Path, *, after: Sequence[str] = ()) -> str:
+    """Submit a script; `after` are jobs that must end well first, or this one is cancelled. Returns the job's number.
+
+    Raises:
+        SlurmError: there is no sbatch, or it refuses.
+    """
+    return _ask(submit_words(script, after=after)).split(";")[0]
+
+
+def submit_words(script: Path, *, after: Sequence[str] = ()) -> list[str]:
+    """The words of the command that `submit` runs."""
+    order = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
+    return ["sbatch", "--parsable", *order, str(script)]
+
+
+def queued(jobs: Sequence[str]) -> dict[str, str]:
+    """The state of each job that is in the queue, such as PENDING, RUNNING (n[1-2]) or PENDING (Dependency).
+
+    Jobs that have left the queue are missing from it. Without squeue, or when it does not answer, nothing is known
+    and SlurmError says so.
+    """
+    if not jobs:
+        return {}
+    # Asking for one job that is long gone is an error, so the user's whole queue is asked for.
+    lines = _ask(["squeue", "--noheader", "--me", "--array", "--format=%i|%A|%T|%R"]).splitlines()
+    found = {}
+    for line in lines:
+        name, number, state, why = line.split("|", 3)
+        for job in {name, number} & set(jobs):
+            found[job] = f"{state} {why if why.startswith('(') else f'({why})'}"
+    return found
+
+
+def ended(job: str) -> str | None:
+    """What accounting says of a job that has left the queue, such as FAILED or NODE_FAIL; None where there is none."""
+    for words in (
+        ["sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={job}"],
+        ["scontrol", "--oneliner", "show", "job", job],
+    ):
+        try:
+            said = _ask(words).strip()
+        except SlurmError:
+            continue
+        if words[0] == "sacct" and said:
+            return said.splitlines()[-1].split()[0]
+        for field in said.split():
+            if field.startswith("JobState="):
+                return field.removeprefix("JobState=")
+    return None
+
+
+def cancel(job: str, *, signal: str | None = None) -> None:
+    """End a job at once, or send its processes a signal.
+
+    Raises:
+        SlurmError: Slurm refuses.
+    """
+    _ask(["scancel", *([f"--signal={signal}"] if signal else []), job])
+
+
+def inside(environment: Mapping[str, str]) -> bool:
+    """Whether this is a shell within an allocation, as salloc gives one."""
+    return "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
+
+
+def _ask(words: Sequence[str]) -> str:
+    if shutil.which(words[0]) is None:
+        raise SlurmError(f"{words[0]} is not on this machine; type this on a login node of the cluster")
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{words[0]} did not answer within 60 s; look with `sinfo` whether Slurm is up") from None
+    if done.returncode:
+        raise SlurmError(f"{' '.join(words)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return done.stdout.strip()
