@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from videomae.checkpoint import CheckpointConfig, CheckpointStore
+from videomae.checkpoint import AtOnce, CheckpointConfig, CheckpointStore, Saver, SaveReport, deadline, starting_point
 from videomae.config import configclass
 from videomae.distributed import World
 from videomae.engine import Engine, EngineConfig, EnginePlan, Update, build_engine
@@ -108,19 +108,34 @@ class Training:
         self._stop = StopRequest(run.path, self._world)
         if self._world.first and engine.settings is not None:
             write_whole(run.deepspeed_settings, json.dumps(engine.settings, indent=1))
-        self._store = CheckpointStore(run.checkpoints, world=self._world, keep=config.checkpoint.keep)
         self._log = MetricsLog(run, config=config, metrics=config.metrics, world=self._world)
-        self._save_every = max(
-            1,
-            steps_of(config.checkpoint.every, steps_per_epoch=timetable.steps_per_epoch, batch=config.batch),
-        )
+        self._saver = self._make_saver()
         self._meter = _Meter()
         self._update: Update | None = None
-        self._saved = -1
         self.start = self._resume()
 
+    def _make_saver(self) -> Saver:
+        config, timetable = self._config.checkpoint, self._timetable
+
+        def steps(duration: str) -> int:
+            return max(1, steps_of(duration, steps_per_epoch=timetable.steps_per_epoch, batch=self._config.batch))
+
+        self._store = CheckpointStore(
+            self._config.directory.checkpoints,
+            world=self._world,
+            keep=config.keep,
+            keep_every=steps(config.keep_every) if config.keep_every else None,
+            sweep_beside=config.asynchronous,
+        )
+        take = getattr(self._engine, "snapshot", None) or (lambda: AtOnce(self._engine.save))
+        return Saver(self._store, config, every=steps(config.every), take=take, report=self._record_save)
+
+    def _record_save(self, save: SaveReport) -> None:
+        values = {"seconds": save.seconds, "blocked_seconds": save.blocked_seconds, "bytes": save.bytes}
+        self._log.write("checkpoint", save.step, **values, **({"fault": save.fault} if save.fault else {}))
+
     def _resume(self) -> int:
-        checkpoint = self._store.newest()
+        checkpoint = starting_point(self._store, self._config.checkpoint.resume)
         if checkpoint is None:
             self._log.cut_back(0)
             return 0
@@ -149,8 +164,12 @@ class Training:
                 self._stop_if_asked(step + 1, task)
 
     def _stop_if_asked(self, done: int, task: Task) -> None:
+        if self._saver.pending:
+            busy, failed = self._world.any_of((self._saver.busy, self._saver.failed))
+            self._saver.settle(busy=busy, failed=failed)
         if done < self._timetable.total and self._stop.agreed():
-            self._save(done)
+            with deadline(self._config.checkpoint.deadline, "the save before the stop"):
+                self._save(done, must=True)
             self._stop.clear()
             self._log.close()
             raise Stopped(f"{self._title} stopped and saved at step {done}; the same command continues it")
@@ -177,18 +196,23 @@ class Training:
                 **self._meter.read(self._config.batch),
             )
             self._meter.note = f"loss {loss:.4f}"
-        if done % self._save_every == 0 or done == total:
-            self._save(done)
+        if self._saver.due(done) or done == total:
+            self._save(done, must=done == total)
 
     def write(self, kind: str, step: int, **values: float) -> None:
         """Log other values, such as an evaluation's."""
         self._log.write(kind, step, epoch=round(self._timetable.epoch(step), 4), **values)
 
-    def _save(self, done: int) -> None:
-        if done != self._saved:
-            self._require_finite(done)
-            self._store.save({"step": done, "seed": self._config.seed}, self._engine.save)
-            self._saved = done
+    def _save(self, done: int, *, must: bool) -> None:
+        self._require_finite(done)
+        engine = self._config.engine
+        written_by = {
+            "kind": engine.kind,
+            "zero_stage": engine.zero_stage,
+            "precision": engine.precision,
+            "world": self._world.size,
+        }
+        self._saver.save({"step": done, "seed": self._config.seed, "engine": written_by}, must=must)
 
     def _require_finite(self, done: int) -> None:
         if self._update is not None:

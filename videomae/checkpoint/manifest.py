@@ -1,0 +1,162 @@
+"""What belongs to a checkpoint: size and SHA-256 of every file in manifest.json, and whether they still hold.
+
+Nothing here talks to other ranks; each rank describes the files that it wrote, and checks the share that it is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+FORMAT = "videomae-checkpoint-1"
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file as it was written."""
+
+    bytes: int
+    sha256: str
+
+
+Files = Mapping[str, FileRecord]
+
+
+class DamagedError(ValueError):
+    """A checkpoint that is not what was written; the message says in which way."""
+
+
+def describe(folder: Path) -> dict[str, FileRecord]:
+    """Every file below `folder` by its relative name, each flushed to the disk first.
+
+    Raises:
+        OSError: a file cannot be flushed or read back.
+    """
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[path.relative_to(folder).as_posix()] = FileRecord(path.stat().st_size, digest(path))
+    return files
+
+
+def to_text(files: Files, **about: Any) -> str:
+    """The text of a manifest; `about` are further values, for people."""
+    listed = {name: {"bytes": record.bytes, "sha256": record.sha256} for name, record in sorted(files.items())}
+    return json.dumps({"format": FORMAT, **about, "files": listed}, indent=1) + "\n"
+
+
+def read(folder: Path) -> dict[str, FileRecord]:
+    """The files that the manifest in `folder` lists.
+
+    Raises:
+        DamagedError: there is no manifest, or none of ours.
+    """
+    try:
+        values = json.loads((folder / MANIFEST).read_text())
+        if values.get("format", FORMAT) != FORMAT:
+            raise DamagedError(f"its {MANIFEST} has the format {values['format']!r}, wanted {FORMAT!r}")
+        files = {str(name): FileRecord(int(of["bytes"]), str(of["sha256"])) for name, of in values["files"].items()}
+    except DamagedError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"no readable {MANIFEST} ({error})") from None
+    outside = [name for name in files if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts]
+    if outside:
+        raise DamagedError(f"its {MANIFEST} names {outside[0]!r}, which lies outside")
+    if PROGRESS not in files:
+        raise DamagedError(f"{PROGRESS} is missing from its {MANIFEST}")
+    return files
+
+
+def find_fault(folder: Path) -> str | None:
+    """What is wrong with the checkpoint at `folder`, or None if every byte is what was written."""
+    try:
+        files = read(folder)
+        check_listing(folder, files)
+        check_contents(folder, files, files)
+    except DamagedError as error:
+        return str(error)
+    return None
+
+
+def find_quick_fault(folder: Path) -> str | None:
+    """As `find_fault`, by names and sizes only."""
+    try:
+        check_listing(folder, read(folder))
+    except DamagedError as error:
+        return str(error)
+    return None
+
+
+def check_listing(folder: Path, files: Files) -> None:
+    """Hold the names and sizes in `folder` against `files`.
+
+    Raises:
+        DamagedError: a file is missing, has another size, or is not listed.
+    """
+    for name, record in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedError(f"{name} is missing")
+        if path.stat().st_size != record.bytes:
+            raise DamagedError(f"{name} has {path.stat().st_size} bytes, its manifest says {record.bytes}")
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    foreign = sorted(found - files.keys() - {MANIFEST})
+    if foreign:
+        raise DamagedError(f"{foreign[0]} is there, but not in its manifest")
+
+
+def check_contents(folder: Path, files: Files, names: Iterable[str]) -> None:
+    """Hash the files called `names`.
+
+    Raises:
+        DamagedError: one has changed, or cannot be read.
+    """
+    for name in names:
+        try:
+            if digest(folder / name) != files[name].sha256:
+                raise DamagedError(f"{name} has changed since it was written")
+        except OSError as error:
+            raise DamagedError(f"{name} cannot be read ({error})") from None
+
+
+def share_of(files: Files, *, rank: int, size: int) -> list[str]:
+    """The names that `rank` checks: the files are dealt out by size, so that the ranks have about the same to read."""
+    dealt: list[list[str]] = [[] for _ in range(size)]
+    loads = [0] * size
+    for name in sorted(files, key=lambda name: (-files[name].bytes, name)):
+        lightest = loads.index(min(loads))
+        dealt[lightest].append(name)
+        loads[lightest] += files[name].bytes
+    return dealt[rank]
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a file and flush it to the disk."""
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
