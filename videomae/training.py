@@ -108,7 +108,7 @@ class Training:
         self._stop = StopRequest(run.path, self._world)
         if self._world.first and engine.settings is not None:
             write_whole(run.deepspeed_settings, json.dumps(engine.settings, indent=1))
-        self._log = MetricsLog(run, config=config, metrics=config.metrics, world=self._world)
+        self._log = MetricsLog(run, config.metrics, world=self._world)
         self._saver = self._make_saver()
         self._meter = _Meter()
         self._update: Update | None = None
