@@ -113,6 +113,14 @@ class World:
         torch.distributed.all_reduce(counts)
         return tuple(bool(count) for count in counts.tolist())
 
+    def largest(self, values: Sequence[float]) -> tuple[float, ...]:
+        """The largest of all ranks for each of `values`; one collective for all of them."""
+        if self.size == 1:
+            return tuple(values)
+        found = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return tuple(found.tolist())
+
 
 def read_world(environment: Mapping[str, str]) -> World:
     """Resolve the world from the environment's variables.
