@@ -1,6 +1,6 @@
 """Who this process is among all: rank, size and device, and the few things that all ranks agree on.
 
-The world is read from the variables of torchrun or DeepSpeed, of Slurm, or from nothing (one process). This module owns
+The world is read from the variables of the launcher (videomae.ranks), or from nothing: one process. This module owns
 torch.distributed; nobody else calls it. Every collective here is a no-op in a world of one.
 """
 
@@ -20,9 +20,9 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from videomae.ranks import Ranks, read_ranks
+
 T = TypeVar("T")
-_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class World:
     size: int
     local_rank: int
     device: torch.device
+    address: str | None = None  # where all ranks meet; None in a world of one
+    port: int | None = None
 
     @property
     def first(self) -> bool:
@@ -126,38 +128,21 @@ def read_world(environment: Mapping[str, str]) -> World:
     """Resolve the world from the environment's variables.
 
     Raises:
-        ValueError: the variables of a launcher are only partly set.
+        ValueError: the variables of a launcher are only partly set, or the process has no GPU where there are some.
     """
-    set_by_torchrun = [name for name in _TORCHRUN if name in environment]
-    if {"RANK", "WORLD_SIZE"} & set(set_by_torchrun):
-        missing = [name for name in _TORCHRUN if name not in environment]
-        if missing:
-            raise ValueError(
-                f"{', '.join(set_by_torchrun)} set, but not {', '.join(missing)}; "
-                "start with torchrun, deepspeed or srun, or unset them all for one process"
-            )
-        rank, size, local_rank = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    elif int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
-        rank, size, local_rank = (int(environment[name]) for name in _SLURM)
-        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
-        if missing:
-            raise ValueError(
-                f"{size} Slurm tasks, but {' and '.join(missing)} not set; "
-                'export MASTER_ADDR="$(scontrol show hostnames | head -n1)" and a MASTER_PORT before srun'
-            )
-    else:
-        rank, size, local_rank = 0, 1, 0
-    return World(rank, size, local_rank, _device(local_rank))
+    ranks = read_ranks(environment)
+    return World(ranks.rank, ranks.size, ranks.local_rank, _device(ranks, environment), ranks.address, ranks.port)
 
 
-def _device(local_rank: int) -> torch.device:
+def _device(ranks: Ranks, environment: Mapping[str, str]) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} visible; start one process per GPU"
-        )
-    return torch.device("cuda", local_rank)
+    count = torch.cuda.device_count()
+    if count == 1 and ranks.tasks_own_gpus and "," not in environment.get("CUDA_VISIBLE_DEVICES", ","):
+        return torch.device("cuda", 0)  # the one GPU that this task sees is its own
+    if ranks.local_rank >= count:
+        raise ValueError(f"local rank {ranks.local_rank} has no GPU: {count} visible; start one process per GPU")
+    return torch.device("cuda", ranks.local_rank)
 
 
 @contextmanager
@@ -185,11 +170,11 @@ def join(world: World, *, timeout_minutes: float = 30.0) -> None:
         return
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    # A world of one is connected too: DeepSpeed wants a process group even there.
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(_free_port())
-    for name, value in (("RANK", world.rank), ("WORLD_SIZE", world.size), ("LOCAL_RANK", world.local_rank)):
+    # A world of one is connected too: DeepSpeed wants a process group even there, and these variables.
+    os.environ["MASTER_ADDR"] = world.address or "127.0.0.1"
+    os.environ["MASTER_PORT"] = str(world.port or _free_port())
+    device = world.local_rank if world.device.index is None else world.device.index
+    for name, value in (("RANK", world.rank), ("WORLD_SIZE", world.size), ("LOCAL_RANK", device)):
         os.environ[name] = str(value)
     torch.distributed.init_process_group(
         backend="cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo",
