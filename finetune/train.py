@@ -80,7 +80,9 @@ def inputs(config: FinetuneConfig) -> list[Path]:
     """The files that a run's result depends on beside its config."""
     files = [Path(config.data.shards) / name / MANIFEST for name in ("train", "val")]
     weights = getattr(config.model, "weights", None)
-    return [*files, Path(weights) / TENSORS] if weights else files
+    if not weights:
+        return files
+    return [*files, Path(weights) if Path(weights).is_file() else Path(weights) / TENSORS]
 
 
 def initial_model(config: FinetuneConfig, *, classes: int) -> nn.Module:

@@ -2,6 +2,7 @@
 
 config.yaml         the resolved config; runs again as it is
 ds_config.json      DeepSpeed's settings, derived (runs with that engine)
+inputs.json         SHA-256 of what the run is made from
 environment.json    versions, machine, command, git state
 metrics.jsonl       every logged value, a JSON object a line
 quarantine.jsonl    samples that could not be used
@@ -81,7 +82,7 @@ class RunDirectory:
 
     def _prepare(self, config: Any, world: World) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        begun = self.summary.exists() or any(self.checkpoints.glob("step-*"))
+        begun = self.summary.exists() or any(self.checkpoints.glob("*step-*"))
         if begun and self.config.exists():
             changed = _changes(yaml.safe_load(self.config.read_text()), to_dict(config))
             if changed:

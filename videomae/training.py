@@ -17,10 +17,11 @@ from typing import TypeVar
 
 from torch import nn
 
-from videomae.checkpoint import AtOnce, CheckpointConfig, CheckpointStore, Saver, SaveReport, deadline, starting_point
+from videomae.checkpoint import CheckpointConfig, CheckpointStore, Saver, SaveReport, deadline, starting_point
 from videomae.config import configclass
 from videomae.distributed import World
 from videomae.engine import Engine, EngineConfig, EnginePlan, Update, build_engine
+from videomae.inputs import hold
 from videomae.metrics import MetricsConfig, MetricsLog, read, require_finite
 from videomae.optimizer import OptimizerConfig, parameter_groups
 from videomae.progress import Task, log_to, logger, track
@@ -56,27 +57,19 @@ def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequen
 
     Raises:
         ConfigError: the directory holds a run with other settings.
-        ValueError: the run is finished, and one of the `inputs` was written since.
+        ValueError: the run began with other `inputs`, or is finished and shall not be reused.
     """
     run = config.directory
     run.prepare(config, world)
     log_to(run.log(world.rank), console_too=world.first)
+    world.on_first(lambda: hold(run, inputs))
     finished = world.share(run.summary.exists())
     if finished:
-        world.on_first(lambda: _refuse_stale(run, inputs))
+        if config.checkpoint.resume == "never":
+            raise ValueError(f"checkpoint.resume=never, but {run.path} is finished; type run=PATH for a new run")
         if world.first:
             logger.info("%s in %s is finished already and is reused; remove the folder to start again", title, run.path)
     return run, finished
-
-
-def _refuse_stale(run: RunDirectory, inputs: Sequence[Path]) -> None:
-    ended = run.summary.stat().st_mtime
-    newer = [str(path) for path in inputs if path.exists() and path.stat().st_mtime > ended]
-    if newer:
-        raise ValueError(
-            f"{run.path} is finished, but {', '.join(newer)} was written since, so its result is of other inputs; "
-            f"remove {run.path} to run again, or give this run its own directory"
-        )
 
 
 def plan(config: TrainingConfig, *, steps_per_epoch: int) -> Timetable:
@@ -127,7 +120,7 @@ class Training:
             keep_every=steps(config.keep_every) if config.keep_every else None,
             sweep_beside=config.asynchronous,
         )
-        take = getattr(self._engine, "snapshot", None) or (lambda: AtOnce(self._engine.save))
+        take = self._engine.snapshot
         return Saver(self._store, config, every=steps(config.every), take=take, report=self._record_save)
 
     def _record_save(self, save: SaveReport) -> None:

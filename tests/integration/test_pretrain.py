@@ -141,13 +141,21 @@ def test_a_stop_file_stops_once(shards: Path, tmp_path: Path) -> None:
     assert len(losses(run)) == 6
 
 
-def test_a_finished_run_of_older_shards_is_not_reused(shards: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "shards"
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_of_other_shards_is_neither_reused_nor_continued(shards: Path, tmp_path: Path, finished: bool) -> None:
+    copy, run = tmp_path / "shards", tmp_path / "run"
     shutil.copytree(shards, copy)
-    train(pretrain_config(tmp_path / "run", copy), world_of_one())
-    os.utime(copy / "train" / "manifest.json", (time.time() + 5, time.time() + 5))
-    with pytest.raises(ValueError, match=r"manifest\.json was written since.*remove"):
-        train(pretrain_config(tmp_path / "run", copy), world_of_one())
+    train(pretrain_config(run, copy), world_of_one())
+    if not finished:
+        (run / "summary.json").unlink()
+    manifest = copy / "train" / "manifest.json"
+    os.utime(manifest, (time.time() + 5, time.time() + 5))
+    train(pretrain_config(run, copy), world_of_one())  # built again to the same bytes: nothing has changed
+    if not finished:
+        (run / "summary.json").unlink()
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(ValueError, match=r"manifest\.json changed since .*run began.*run=PATH"):
+        train(pretrain_config(run, copy), world_of_one())
 
 
 def test_other_settings_in_the_same_directory_are_refused(undisturbed: Path, shards: Path) -> None:

@@ -9,12 +9,11 @@ from videomae.checkpoint.config import CheckpointConfig
 from videomae.checkpoint.loading import CheckpointError, Found, newest, verify
 from videomae.checkpoint.manifest import find_fault, find_quick_fault
 from videomae.checkpoint.resume import starting_point
-from videomae.checkpoint.saving import AtOnce, Saver, SaveReport, Snapshot, deadline
+from videomae.checkpoint.saving import Saver, SaveReport, Snapshot, deadline
 from videomae.checkpoint.staging import SaveError
 from videomae.checkpoint.store import Checkpoint, CheckpointStore
 
 __all__ = [
-    "AtOnce",
     "Checkpoint",
     "CheckpointConfig",
     "CheckpointError",

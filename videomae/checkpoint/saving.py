@@ -41,18 +41,6 @@ class Snapshot(Protocol):
         ...
 
 
-class AtOnce:
-    """In place of a snapshot, for an engine that has none: writes what is there when it is written."""
-
-    bytes = 0
-
-    def __init__(self, write: Callable[[Path], None]) -> None:
-        self._write = write
-
-    def write(self, folder: Path) -> None:
-        self._write(folder)
-
-
 @dataclass(frozen=True)
 class SaveReport:
     """What a save took: seconds in all, seconds in which no step could be done, and this rank's bytes."""
