@@ -12,7 +12,9 @@ import pytest
 from tests.cluster import slurm as slurm_cluster
 from tests.cluster import ssh as ssh_hosts
 from tests.cluster.hosts import Network, missing
+from tests.cluster.runs import two_process_arguments
 from tests.cluster.slurm import Slurm
+from tests.processes import run_processes
 
 
 def _skip_where_missing(*tools: str) -> None:
@@ -37,7 +39,9 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
         yield hosts
 
 
-@pytest.fixture
-def shared(tmp_path: Path) -> Path:
-    """A folder that all hosts see, as a cluster's file system."""
-    return tmp_path
+@pytest.fixture(scope="session")
+def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that all others have to equal: two processes under torchrun on this machine."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    run_processes(2, "pretrain", *two_process_arguments(run, shards))
+    return run

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from tests.cluster.hosts import Host, Network, Process, network, until
@@ -28,17 +29,20 @@ SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 ReturnToService=2
 SlurmdTimeout=4
+KillWait=3
 MinJobAge=3600
 SlurmdParameters=config_overrides
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile=/run/slurmctld.pid
 SlurmdPidFile=/run/slurmd.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd-%n.log
 NodeName=n[1-2] CPUs=2 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=INFINITE
 """
+
+
+_SOON = timedelta(seconds=5)
+_ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE")
 
 
 @dataclass
@@ -59,19 +63,28 @@ class Slurm:
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def wait(self, number: str, *states: str, seconds: float, restarts: int = 0) -> dict[str, str]:
-        """Wait until a job that was requeued at least `restarts` times is in one of `states`; a requeued job need not
-        wait for the two minutes that Slurm gives its nodes to get well."""
+        """Wait until a job that was requeued at least `restarts` times is in one of `states`.
+
+        Slurm gives the nodes of a requeued job two minutes to get well; here two seconds, after which they take it
+        for another one than they have just been told to end.
+        """
         seen: dict[str, str] = {}
 
         def reached() -> bool:
             seen.update(self.job(number))
-            if seen["JobState"] == "PENDING" and seen["Reason"] == "BeginTime":
-                self.head.run("scontrol", "update", f"jobid={number}", "StartTime=now")
-            return seen["JobState"] in states and int(seen["Restarts"]) >= restarts
+            if seen["Reason"] == "BeginTime" and datetime.fromisoformat(seen["StartTime"]) > datetime.now() + _SOON:
+                self.head.run("scontrol", "update", f"jobid={number}", "StartTime=now+2")
+            there = seen["JobState"] in states and int(seen["Restarts"]) >= restarts
+            assert there or seen["JobState"] not in _ENDS, f"job {number} is at its end: {seen}\n{self.logs()}"
+            return there
 
         what = f"job {number} is {' or '.join(states)}, restarted {restarts} times"
         until(reached, seconds=seconds, what=what, shown=lambda: f"{seen}\n{self.logs()}")
         return seen
+
+    def ended(self, number: str) -> bool:
+        """Whether a job is over and does not come back."""
+        return self.job(number)["JobState"] in _ENDS
 
     def start_node(self, name: str) -> None:
         """Start slurmd on a node and wait until Slurm can use it."""

@@ -1,0 +1,74 @@
+"""A tiny pretraining run of two processes, launched, watched and disturbed by the tests of this folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.hosts import Host, Process, until
+from tests.stages import pretrain_arguments
+from videomae.metrics import read
+
+STEPS = 240
+# A start takes some ten seconds on two idle cores; what is bounded here is a hang, on a machine with other work.
+START_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory, and what starts it on two hosts."""
+
+    path: Path
+    shards: Path
+    cluster: dict[str, Any]
+    overrides: tuple[str, ...] = ()
+
+    def words(self, launcher: str, **cluster: Any) -> list[str | Path]:
+        """What a user types, with further settings of the cluster."""
+        file = self.path.parent / f"{self.path.name}-{launcher}.yaml"
+        file.write_text(yaml.safe_dump({**self.cluster, "environment": {"OMP_NUM_THREADS": "1"}, **cluster}))
+        settings = two_process_arguments(self.path, self.shards, *self.overrides)
+        return [sys.executable, "-m", "launch", *settings, "--on", launcher, "--cluster", file]
+
+    def start(self, host: Host, launcher: str, **cluster: Any) -> Process:
+        return host.start(*self.words(launcher, **cluster))
+
+    @property
+    def step(self) -> int:
+        """The last step on disk."""
+        lines = read(self.path / "metrics.jsonl") if (self.path / "metrics.jsonl").exists() else []
+        return max((line["step"] for line in lines), default=0)
+
+    def reaches(self, step: int, *, over: Callable[[], bool]) -> None:
+        """Wait for a step; fails as soon as what should get there is `over`."""
+
+        def there() -> bool:
+            assert self.step >= step or not over(), f"over before step {step}\n{self.said()}"
+            return self.step >= step
+
+        until(there, seconds=START_SECONDS, what=f"step {step}", shown=self.said)
+
+    @property
+    def starts(self) -> int:
+        """How often it went on from a checkpoint."""
+        return self.said().count("resumes at step")
+
+    def said(self) -> str:
+        """Everything that the processes and scripts of the run wrote."""
+        files = [path for path in sorted(self.path.glob("logs/*")) if path.is_file()]
+        return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')}" for path in files)
+
+
+def two_process_arguments(run: Path, shards: Path, *overrides: str) -> list[str]:
+    """Config and overrides: four clips a step on each of two processes, under DeepSpeed."""
+    settings = (
+        "engine={kind: deepspeed, zero_stage: 1, micro_batch: 4}",
+        f"schedule.duration={STEPS} steps",
+        "checkpoint.every=20 steps",
+    )
+    return pretrain_arguments(run, shards, *settings, *overrides)

@@ -1,0 +1,53 @@
+"""Runs under a real Slurm of two nodes: stopped, struck and killed, they come back and end as if nothing had been."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.runs import START_SECONDS, Run
+from tests.cluster.slurm import NODES, Slurm
+from tests.stages import losses
+
+NODES_OF_TWO = {"nodes": 2, "processes_per_node": 1}
+
+
+@pytest.mark.timeout(900)
+def test_a_run_survives_all_that_befalls_it(slurm: Slurm, shards: Path, tmp_path: Path, undisturbed: Path) -> None:
+    run = Run(tmp_path / "run", shards, NODES_OF_TWO)
+    job = json.loads(slurm.head.run(*run.words("slurm"), "--json"))["job"]
+
+    # Time is up, or somebody wants the nodes: it saves and comes back as the same job.
+    run.reaches(20, over=lambda: slurm.ended(job))
+    slurm.head.run("scancel", "--signal=USR1", job)
+    slurm.wait(job, "RUNNING", "COMPLETED", seconds=START_SECONDS, restarts=1)
+    run.reaches(70, over=lambda: slurm.ended(job))
+    assert run.starts == 1
+
+    # A node loses its power: Slurm notices, and the job waits for the node.
+    slurm.network.cable("n2", plugged=False)
+    slurm.kill_node("n2")
+    slurm.wait(job, "PENDING", seconds=START_SECONDS, restarts=2)
+    slurm.network.cable("n2", plugged=True)
+    slurm.start_node("n2")
+    slurm.wait(job, "RUNNING", "COMPLETED", seconds=START_SECONDS, restarts=2)
+    run.reaches(140, over=lambda: slurm.ended(job))
+    assert run.starts == 2
+
+    # A process dies: the job ends at once, on both nodes.
+    assert slurm.network["n2"].kill(" -m pretrain ")
+    ended = slurm.wait(job, "FAILED", "COMPLETED", seconds=30)
+    assert ended["JobState"] == "FAILED", run.said()
+    for node in NODES:
+        assert slurm.network[node].processes("pretrain") == {}
+
+    # By hand, in an allocation that is there: it goes on to its end.
+    salloc = ("salloc", "--nodes=2", "--ntasks-per-node=1")
+    slurm.head.run(*salloc, *run.words("slurm"), seconds=START_SECONDS)
+    assert run.starts == 3
+    assert losses(run.path) == losses(undisturbed)
+
+
+@pytest.mark.timeout(600)
+def test_a_chain_waits_for_what_it_needs(slurm: Slurm, shards: Path, tmp_path: Path, undisturbed: Path) -> None:
+    pass
