@@ -1,13 +1,12 @@
 """Video bytes to uint8 frames and back: probing, decoding, encoding. The only package that imports PyAV."""
 
 from videomae.video.container import MAX_FRAMES, MAX_PIXELS, SUFFIXES, Source, VideoError
+from videomae.video.cropping import Box, FrameHWC, FramesTHWC
 from videomae.video.decoding import (
-    Box,
-    FrameHWC,
-    FramesTHWC,
     VideoInfo,
     decode,
     decode_boxes,
+    decode_demuxed,
     decode_plainly,
     iterate,
     probe,
@@ -27,6 +26,7 @@ __all__ = [
     "VideoInfo",
     "decode",
     "decode_boxes",
+    "decode_demuxed",
     "decode_plainly",
     "encode",
     "iterate",

@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
 MAX_PIXELS = 8192 * 4608
 MAX_FRAMES = 1_000_000
+DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # the stream itself may speak of larger pictures than its container
 # Playlists and other formats that make FFmpeg open further files or addresses are not in the list.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,flv,asf,ogg"
 
@@ -42,6 +43,7 @@ def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
             if stream.codec_context is None:
                 raise VideoError("its video stream is damaged, or of a codec that FFmpeg does not know")
             stream.codec_context.thread_count = 1
+            stream.codec_context.options = dict(DECODER_OPTIONS)
             pixels = stream.width * stream.height
             if not 0 < pixels <= MAX_PIXELS:
                 raise VideoError(

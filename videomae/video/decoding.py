@@ -1,6 +1,7 @@
 """Decodes the frames asked for, and no more, to uint8 RGB.
 
-Only the groups of pictures that hold a wanted frame are decoded, and only what lies in a wanted box is converted.
+Only the groups of pictures that hold a wanted frame are decoded, and only what lies in a wanted box is converted. Of
+files as `encode` writes them, frames that are neither wanted nor referred to are not decoded either.
 Shapes: T frames, H height, W width, C = 3 (RGB).
 """
 
@@ -8,18 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import av.error
 import numpy as np
 import numpy.typing as npt
+from av.codec.context import CodecContext
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from videomae.video.container import Source, VideoError, frames_of, opened, packets_of, rate_of, untimed
+from videomae.video.container import (
+    DECODER_OPTIONS,
+    Source,
+    VideoError,
+    frames_of,
+    opened,
+    packets_of,
+    rate_of,
+    untimed,
+)
+from videomae.video.cropping import Box, Crops, Cut, FrameHWC, FramesTHWC
+from videomae.video.stored import StoredPacket, StoredTrack, parse
 
-FrameHWC = npt.NDArray[np.uint8]
-FramesTHWC = npt.NDArray[np.uint8]
+AnyPacket = TypeVar("AnyPacket", Packet, StoredPacket)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +44,6 @@ class VideoInfo:
     fps: float
     width: int
     height: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Box:
-    """A rectangle of a picture, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 def probe(source: Source) -> VideoInfo:
@@ -72,21 +76,53 @@ def decode_boxes(
     One array (len(indices), box.height, box.width, 3) for every box; None stands for one box of the whole picture.
     """
     wanted = [int(index) for index in indices]
+    track = parse(source) if isinstance(source, bytes) else None
+    found = None if track is None else _from_track(track, wanted, boxes)
+    return found or _from_container(source, wanted, boxes)
+
+
+def decode_demuxed(source: Source, indices: Sequence[int] | npt.NDArray[np.int64]) -> FramesTHWC:
+    """As `decode`, but always through FFmpeg's demuxer, which decodes every frame between those that are wanted.
+
+    What `decode` falls back to, and what it is measured and tested against.
+    """
+    return _from_container(source, [int(index) for index in indices], None)[0]
+
+
+def _from_track(track: StoredTrack, wanted: list[int], boxes: Sequence[Box] | None) -> list[FramesTHWC] | None:
+    """The crops of a plain file; None if anything is amiss, which the way through the demuxer then names."""
+    if not wanted or min(wanted) < 0 or max(wanted) >= len(track.packets):
+        return None
+    whole = Box(top=0, left=0, height=track.height, width=track.width)
+    crops = Crops(wanted, boxes or (whole,), whole)
+    try:
+        for index, frame in _select_stored(track, set(wanted)):
+            crops.take(index, frame)
+    except av.error.FFmpegError:
+        return None
+    return None if crops.missing else crops.frames_BTHWC
+
+
+def _from_container(source: Source, wanted: list[int], boxes: Sequence[Box] | None) -> list[FramesTHWC]:
     with opened(source) as (container, stream):
         packets = list(packets_of(container, stream))
         total = sum(not packet.is_discard for packet in packets)
         if not wanted or min(wanted) < 0 or max(wanted) >= total:
             raise VideoError(f"asked for frames {wanted[:1]}..{wanted[-1:]} of a video of {total} frames")
         whole = Box(top=0, left=0, height=stream.height, width=stream.width)
-        cuts = _Cuts(boxes or (whole,), whole)
+        crops = Crops(wanted, boxes or (whole,), whole)
         select = _select_by_counting if untimed(container) else _select
-        found = {index: cuts(frame) for index, frame in select(stream, packets, set(wanted))}
-    missing = sorted(set(wanted) - found.keys())
-    if missing:
+        for index, frame in select(stream, packets, set(wanted)):
+            crops.take(index, frame)
+        if crops.missing and select is _select:  # such as pictures refreshed bit by bit: its keyframes are none
+            for index, frame in _select(stream, packets, set(crops.missing), seek=False):
+                crops.take(index, frame)
+    if crops.missing:
         raise VideoError(
-            f"{len(missing)} of the frames asked for could not be decoded, the first is number {missing[0]}"
+            f"{len(crops.missing)} of the frames asked for could not be decoded, the first is number"
+            f" {min(crops.missing)}"
         )
-    return [np.stack([found[index][number] for index in wanted]) for number in range(len(cuts.boxes))]
+    return crops.frames_BTHWC
 
 
 def decode_plainly(source: Source, indices: Sequence[int] | npt.NDArray[np.int64]) -> FramesTHWC:
@@ -109,13 +145,38 @@ def iterate(source: Source) -> Iterator[FrameHWC]:
     """Every frame in order as uint8 RGB (H, W, 3), decoded lazily; the same errors as `decode`."""
     with opened(source) as (container, stream):
         whole = Box(top=0, left=0, height=stream.height, width=stream.width)
-        cut = _Cut(whole, whole)
+        cut = Cut(whole, whole)
         for frame in frames_of(container, stream):
-            yield cut(frame)
+            yield cut(frame).copy()
 
 
-def _select(stream: VideoStream, packets: list[Packet], wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode what `wanted` needs and nothing more; yields (index in display order, frame)."""
+def _select_stored(track: StoredTrack, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
+    """As `_select`, without the frames that are neither wanted nor referred to: leaving them out changes no other."""
+    decoder = CodecContext.create("h264", "r")
+    assert isinstance(decoder, VideoCodecContext)
+    decoder.extradata, decoder.thread_count, decoder.options = track.extradata, 1, dict(DECODER_OPTIONS)
+    times = sorted(packet.pts for packet in track.packets)
+    index_of = {times[index]: index for index in wanted}
+    for run in _runs(track.packets, set(index_of)):
+        needed = [packet for packet in run if packet.pts in index_of or not track.disposable(packet)]
+        for packet in [*needed, None]:
+            for frame in decoder.decode(packet and _packet(track, packet)):
+                if frame.pts in index_of:
+                    yield index_of[frame.pts], frame
+        decoder.flush_buffers()
+
+
+def _packet(track: StoredTrack, stored: StoredPacket) -> Packet:
+    packet = Packet(stored.stop - stored.start)  # of FFmpeg's making, with the room behind it that its decoders need
+    packet.update(track.video[stored.start : stored.stop])
+    packet.pts = stored.pts
+    return packet
+
+
+def _select(
+    stream: VideoStream, packets: list[Packet], wanted: set[int], *, seek: bool = True
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decode what `wanted` needs and nothing more; yields (index in display order, frame). Without `seek`, all."""
     shown = [packet for packet in packets if not packet.is_discard]
     times = sorted(packet.pts for packet in shown if packet.pts is not None)
     if len(times) != len(shown) or len(set(times)) != len(times):
@@ -123,7 +184,7 @@ def _select(stream: VideoStream, packets: list[Packet], wanted: set[int]) -> Ite
         return
     index_of = {time: index for index, time in enumerate(times)}
     pending = {times[index] for index in wanted}
-    for run in _runs(packets, pending):
+    for run in _runs(packets, pending) if seek else [packets]:
         for packet in [*run, None]:
             for frame in stream.codec_context.decode(packet):
                 if frame.pts in pending:
@@ -132,7 +193,7 @@ def _select(stream: VideoStream, packets: list[Packet], wanted: set[int]) -> Ite
         stream.codec_context.flush_buffers()
 
 
-def _runs(packets: list[Packet], pending: set[int]) -> Iterator[list[Packet]]:
+def _runs(packets: list[AnyPacket], pending: set[int]) -> Iterator[list[AnyPacket]]:
     """Stretches of packets that start at a keyframe and end with the last wanted frame before a gap."""
     start, end = 0, -1  # the open stretch is packets[start:end + 1]
     keys: list[int] = [0]
@@ -167,71 +228,3 @@ def _select_by_counting(
             count += 1
             if count > last:
                 return
-
-
-class _Cuts:
-    """Converts the insides of several boxes: one by one, or where they overlap much, what encloses them once."""
-
-    def __init__(self, boxes: Sequence[Box], whole: Box) -> None:
-        self.boxes = boxes
-        hull = _hull(boxes)
-        together = len(boxes) > 1 and sum(box.height * box.width for box in boxes) > hull.height * hull.width
-        self._cuts = [_Cut(box, whole) for box in ((hull,) if together else boxes)]
-        self._slices = [
-            (
-                slice(box.top - hull.top, box.top - hull.top + box.height),
-                slice(box.left - hull.left, box.left - hull.left + box.width),
-            )
-            for box in (boxes if together else ())
-        ]
-
-    def __call__(self, frame: VideoFrame) -> list[FrameHWC]:
-        pictures = [cut(frame) for cut in self._cuts]
-        return [pictures[0][inside] for inside in self._slices] or pictures
-
-
-def _hull(boxes: Sequence[Box]) -> Box:
-    """The smallest box around all."""
-    top, left = min(box.top for box in boxes), min(box.left for box in boxes)
-    bottom, right = max(box.top + box.height for box in boxes), max(box.left + box.width for box in boxes)
-    return Box(top=top, left=left, height=bottom - top, width=right - left)
-
-
-class _Cut:
-    """Converts the inside of a box to RGB. The planes of yuv420p are cut first, on even lines and columns."""
-
-    def __init__(self, box: Box, whole: Box) -> None:
-        bottom, right = box.top + box.height, box.left + box.width
-        if not (0 <= box.top < bottom <= whole.height and 0 <= box.left < right <= whole.width):
-            raise VideoError(f"{box} does not lie in a picture of {whole.width}x{whole.height}")
-        self._whole, self._all = whole, box == whole
-        top, left = box.top // 2 * 2, box.left // 2 * 2
-        self._rows, self._columns = slice(top, bottom + bottom % 2), slice(left, right + right % 2)
-        self._fits = self._rows.stop <= whole.height and self._columns.stop <= whole.width
-        self._inner = (slice(box.top - top, bottom - top), slice(box.left - left, right - left))
-        self._outer = (slice(box.top, bottom), slice(box.left, right))
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, frame: VideoFrame) -> FrameHWC:
-        plain = frame.format.name == "yuv420p" and (frame.width, frame.height) == (
-            self._whole.width,
-            self._whole.height,
-        )
-        if self._all or not plain or not self._fits:
-            return self._rgb(frame, self._whole.width, self._whole.height)[self._outer]
-        planes = (
-            np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size) for plane in frame.planes
-        )
-        height, width = self._rows.stop - self._rows.start, self._columns.stop - self._columns.start
-        packed = np.empty((height * 3 // 2, width), np.uint8)  # the planes one after the other, as av takes them
-        chroma = packed[height:].reshape(2, height // 2, width // 2)
-        for plane, target, scale in zip(planes, (packed[:height], *chroma), (1, 2, 2), strict=True):
-            rows = slice(self._rows.start // scale, self._rows.stop // scale)
-            target[...] = plane[rows, self._columns.start // scale : self._columns.stop // scale]
-        inside = VideoFrame.from_ndarray(packed, format="yuv420p")
-        inside.colorspace, inside.color_range = frame.colorspace, frame.color_range
-        return self._rgb(inside, width, height)[self._inner]
-
-    def _rgb(self, frame: VideoFrame, width: int, height: int) -> FrameHWC:
-        picture = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1)
-        return np.asarray(picture.to_ndarray(), dtype=np.uint8)
