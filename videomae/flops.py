@@ -91,6 +91,25 @@ def count(module: nn.Module, *inputs: Tensor) -> Count:
     )
 
 
+def training_multiply_adds(module: nn.Module, counted: Count) -> dict[str, int]:
+    """Multiply-adds of a forward and backward pass by part of `module`, its direct children; "" for what is its own.
+
+    The backward pass does each product of the forward pass once more for the weights and once more for what came in. A
+    frozen layer has no first, and a layer before which nothing is trained no second. What a checkpointed block does
+    again is no work of the model's and is not counted (model FLOPs, Chowdhery et al. 2022, appendix B).
+    """
+    modules = dict(module.named_modules())
+    totals: dict[str, int] = {}
+    trained_before = False
+    for layer in counted.layers:
+        trained = any(parameter.requires_grad for parameter in modules[layer.name].parameters())
+        passes = 1 + trained + trained_before
+        part = layer.name.partition(".")[0]
+        totals[part] = totals.get(part, 0) + passes * layer.multiply_adds
+        trained_before |= trained and layer.is_leaf
+    return totals
+
+
 @dataclass
 class _Tally(TorchDispatchMode):
     """Sums the multiply-adds of every operator under the module that is running."""

@@ -10,10 +10,11 @@ The stage brings the stream, the loss and the model; this module knows none of t
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -22,9 +23,11 @@ from videomae.config import configclass
 from videomae.distributed import World
 from videomae.engine import Engine, EngineConfig, EnginePlan, Update, build_engine
 from videomae.inputs import hold
-from videomae.metrics import MetricsConfig, MetricsLog, read, require_finite
+from videomae.meter import Workload
+from videomae.metrics import MetricsConfig, read, require_finite
 from videomae.optimizer import OptimizerConfig, parameter_groups
 from videomae.progress import Task, log_to, logger, track
+from videomae.recorder import Beside, Recorder
 from videomae.run import RunDirectory, write_whole
 from videomae.schedule import ScheduleConfig, Timetable, make_timetable, steps_of
 from videomae.shards.loader import LoaderConfig
@@ -94,16 +97,31 @@ def start_engine(
 class Training:
     """One stage's run from its last checkpoint to its end, on every rank."""
 
-    def __init__(self, title: str, config: TrainingConfig, *, engine: Engine, timetable: Timetable) -> None:
+    def __init__(
+        self,
+        title: str,
+        config: TrainingConfig,
+        *,
+        engine: Engine,
+        timetable: Timetable,
+        workload: Workload | None = None,
+    ) -> None:
         self._title, self._config, self._engine, self._timetable = title, config, engine, timetable
         self._world = engine.world
         run = config.directory
         self._stop = StopRequest(run.path, self._world)
         if self._world.first and engine.settings is not None:
             write_whole(run.deepspeed_settings, json.dumps(engine.settings, indent=1))
-        self._log = MetricsLog(run, config.metrics, world=self._world)
+        self._recorder = Recorder(
+            run,
+            config.metrics,
+            world=self._world,
+            timetable=timetable,
+            batch=config.batch,
+            precision=config.engine.precision,
+            workload=workload,
+        )
         self._saver = self._make_saver()
-        self._meter = _Meter()
         self._update: Update | None = None
         self.start = self._resume()
 
@@ -125,15 +143,15 @@ class Training:
 
     def _record_save(self, save: SaveReport) -> None:
         values = {"seconds": save.seconds, "blocked_seconds": save.blocked_seconds, "bytes": save.bytes}
-        self._log.write("checkpoint", save.step, **values, **({"fault": save.fault} if save.fault else {}))
+        self._recorder.write("checkpoint", save.step, **values, **({"fault": save.fault} if save.fault else {}))
 
     def _resume(self) -> int:
         checkpoint = starting_point(self._store, self._config.checkpoint.resume)
         if checkpoint is None:
-            self._log.cut_back(0)
+            self._recorder.cut_back(0)
             return 0
         self._engine.load(checkpoint.folder)
-        self._log.cut_back(checkpoint.step)
+        self._recorder.cut_back(checkpoint.step)
         if self._world.first:
             logger.info("%s resumes at step %d of %d", self._title, checkpoint.step, self._timetable.total)
         return checkpoint.step
@@ -149,11 +167,10 @@ class Training:
         batches = stream(self.start)
         with track(self._title, total=self._timetable.total, done=self.start, show=self._world.first) as task:
             for step in range(self.start, self._timetable.total):
-                asked = time.perf_counter()
-                micro_batches = next(batches)
-                self._meter.waited += time.perf_counter() - asked
+                with self._recorder.waiting(step):
+                    micro_batches = next(batches)
                 yield step, micro_batches
-                task.advance(note=self._meter.note)
+                task.advance(note=self._recorder.note)
                 self._stop_if_asked(step + 1, task)
 
     def _stop_if_asked(self, done: int, task: Task) -> None:
@@ -164,37 +181,34 @@ class Training:
             with deadline(self._config.checkpoint.deadline, "the save before the stop"):
                 self._save(done, must=True)
             self._stop.clear()
-            self._log.close()
+            self._recorder.close()
             raise Stopped(f"{self._title} stopped and saved at step {done}; the same command continues it")
 
-    def record(self, step: int, update: Update) -> None:
-        """Log and save after the 0-based `step`, when due.
+    def measures(self, step: int) -> bool:
+        """Whether the 0-based `step` will be logged, for what is only worth computing then."""
+        return self._recorder.due(step)
+
+    def record(self, step: int, update: Update, beside: Beside = MappingProxyType({})) -> None:
+        """Log and save after the 0-based `step`, when due; of the scalars `beside` the mean over ranks is logged.
 
         Raises:
             FloatingPointError: the loss is not finite.
         """
         done, total = step + 1, self._timetable.total
-        self._meter.steps += 1
         self._update = update
-        if done % self._config.metrics.every == 0 or done == total:
+        if self._recorder.due(step):
             self._require_finite(done)
-            loss = float(update.loss)
-            self._log.write(
-                "train",
-                done,
-                epoch=round(self._timetable.epoch(done), 4),
-                loss=loss,
-                gradient_norm=float(update.gradient_norm),
-                rate=self._timetable.rate(step),
-                **self._meter.read(self._config.batch),
-            )
-            self._meter.note = f"loss {loss:.4f}"
+        self._recorder.record(step, update, beside)
         if self._saver.due(done) or done == total:
             self._save(done, must=done == total)
 
-    def write(self, kind: str, step: int, **values: float) -> None:
+    def write(self, kind: str, step: int, **values: Any) -> None:
         """Log other values, such as an evaluation's."""
-        self._log.write(kind, step, epoch=round(self._timetable.epoch(step), 4), **values)
+        self._recorder.write(kind, step, **values)
+
+    def aside(self, what: str) -> AbstractContextManager[None]:
+        """What is done inside, such as an evaluation, does not count as training."""
+        return self._recorder.aside(what)
 
     def _save(self, done: int, *, must: bool) -> None:
         self._require_finite(done)
@@ -205,7 +219,8 @@ class Training:
             "precision": engine.precision,
             "world": self._world.size,
         }
-        self._saver.save({"step": done, "seed": self._config.seed, "engine": written_by}, must=must)
+        with self._recorder.aside("save"):
+            self._saver.save({"step": done, "seed": self._config.seed, "engine": written_by}, must=must)
 
     def _require_finite(self, done: int) -> None:
         if self._update is not None:
@@ -214,7 +229,7 @@ class Training:
 
     def finish(self) -> None:
         """Mark the run as finished, after everything else is written."""
-        self._log.close()
+        self._recorder.close()
         if self._world.first:
             lines = [line for line in read(self._config.directory.metrics) if line["kind"] == "train"]
             summary = {
@@ -224,25 +239,3 @@ class Training:
             }
             write_whole(self._config.directory.summary, json.dumps(summary, indent=1))
         self._world.barrier()
-
-
-class _Meter:
-    """Times since the last log line."""
-
-    def __init__(self) -> None:
-        self.note = ""
-        self.waited = 0.0
-        self.steps = 0
-        self._since = time.perf_counter()
-
-    def read(self, batch: int) -> dict[str, float]:
-        """Rates since the last call, and a fresh start."""
-        now = time.perf_counter()
-        seconds = max(now - self._since, 1e-9)
-        values = {
-            "samples_per_second": round(self.steps * batch / seconds, 3),
-            "seconds": round(seconds, 4),
-            "data_seconds": round(self.waited, 4),
-        }
-        self.waited, self.steps, self._since = 0.0, 0, now
-        return values

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny import world_of_one
-from videomae.metrics import MetricsConfig, MetricsLog, mirror, read
+from videomae.metrics import MetricsConfig, MetricsLog, read
 from videomae.metrics.mirror import mode_of, run_id
 from videomae.metrics.wandb_mirror import End, connect, follow
 from videomae.run import RunDirectory
