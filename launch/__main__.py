@@ -9,45 +9,36 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-from launch import slurm
-from launch.cluster import ClusterConfig
-from launch.job import LAUNCHERS, Job
+from launch import chain, logs, slurm, status, stop
+from launch.arguments import cluster_of, shared
+from launch.job import Job
 from launch.local import run
-from launch.submission import Submission, prepare, refuse_alive, shown, start, submit, write
+from launch.submission import Submission, described, prepare, refuse_alive, shown, start, submit, write
+from launch.sweep import submit_sweep, sweep
 from videomae.command import guarded
-from videomae.config import load
 from videomae.progress import log_to, logger
 
+_COMMANDS = {"chain": chain.main, "logs": logs.main, "status": status.main, "stop": stop.main}
 
-def main() -> int:
+
+def main(words: Sequence[str]) -> int:
+    """Launch one config, or hand over to one of the other commands."""
     log_to(None, console_too=True)
-    return launch(sys.argv[1:])
-
-
-def arguments() -> argparse.ArgumentParser:
-    """What `launch` and `chain` share."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--on", choices=LAUNCHERS, default="torchrun")
-    parser.add_argument("--cluster", type=Path, help="a file below configs/cluster/")
-    parser.add_argument("--nodes", type=int, help="default: the cluster file's, or all of its hosts")
-    parser.add_argument("--processes", type=int, help="on each node; default: one a GPU; 1 where there is none")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and scripts, and stop")
-    parser.add_argument("--prepare", action="store_true", help="make the run's directory, print the commands, and stop")
-    parser.add_argument("--force", action="store_true", help="start although the run seems to be alive")
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON, alone")
-    return parser
-
-
-def launch(words: list[str]) -> int:
-    """Launch one config."""
+    if words and words[0] in _COMMANDS:
+        return _COMMANDS[words[0]](words[1:])
     parser = argparse.ArgumentParser(
-        prog="python -m launch", description="From a config to processes.", parents=[arguments()]
+        prog="python -m launch",
+        description="From a config to processes.",
+        epilog=f"Also: python -m launch {'|'.join(_COMMANDS)}; each has its --help.",
+        parents=[shared()],
     )
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--prepare", action="store_true", help="make the run's directory, print the commands, and stop")
+    parser.add_argument("--sweep", metavar="KEY=A,B,C", help="an array of Slurm jobs, one for each value")
     given = parser.parse_intermixed_args(words)
     code = 0
 
@@ -55,51 +46,49 @@ def launch(words: list[str]) -> int:
         nonlocal code
         job = Job.read(given.config, given.overrides)
         submission = prepare(job, on=given.on, cluster=cluster_of(given), processes=given.processes)
-        code = _act(submission, given)
+        code = _sweep(submission, given) if given.sweep else _launch(submission, given)
 
     return guarded(act) or code
 
 
-def cluster_of(given: argparse.Namespace) -> ClusterConfig | None:
-    """The cluster's file under the flags, if one was given."""
-    if given.cluster is None:
-        if given.nodes not in (None, 1):
-            raise ValueError(f"--nodes {given.nodes} needs to know them; type --cluster configs/cluster/two_hosts.yaml")
-        return None
-    cluster = load(ClusterConfig, given.cluster)
-    changed = {"nodes": given.nodes, "processes_per_node": given.processes}
-    return replace(cluster, **{name: count for name, count in changed.items() if count is not None})
-
-
-def _act(submission: Submission, given: argparse.Namespace) -> int:
+def _launch(submission: Submission, given: argparse.Namespace) -> int:
     if given.dry_run:
-        print(json.dumps(described(submission), indent=1) if given.json else shown(submission))
+        _show(submission, as_json=given.json)
         return 0
-    finished = refuse_alive(submission, force=given.force)
-    if finished:
+    if refuse_alive(submission, force=given.force):
         logger.info("%s is finished; remove the folder to start it again", submission.place.run)
         return run(submission.plain) if submission.plain else 0  # the stage looks whether its inputs are newer
     if given.prepare:
         write(submission)
-        print(json.dumps(described(submission), indent=1) if given.json else shown(submission).split("\n\n# ----")[0])
+        _show(submission, as_json=given.json)
         return 0
-    if submission.on == "slurm" and not slurm.inside(os.environ):
-        number = submit(submission)
-        say = f"job {number}: python -m launch logs {submission.place.run} -f"
-        print(json.dumps({"run": str(submission.place.run), "job": number}) if given.json else say)
-        return 0
-    return start(submission)
+    if submission.on != "slurm" or slurm.inside(os.environ):
+        return start(submission)
+    _report(submission, submit(submission), as_json=given.json)
+    return 0
 
 
-def described(submission: Submission) -> dict[str, object]:
-    """A submission for machines to read."""
-    return {
-        "run": str(submission.place.run),
-        "on": submission.on,
-        "commands": [command.words for command in submission.commands()],
-        "scripts": submission.scripts,
-    }
+def _sweep(submission: Submission, given: argparse.Namespace) -> int:
+    planned = sweep(submission, given.sweep)
+    if given.dry_run:
+        _show(planned.array, as_json=given.json)
+    else:
+        _report(submission, submit_sweep(planned), as_json=given.json)
+    return 0
+
+
+def _show(submission: Submission, *, as_json: bool) -> None:
+    print(json.dumps(described(submission), indent=1) if as_json else shown(submission))
+
+
+def _report(submission: Submission, number: str, *, as_json: bool) -> None:
+    folder = submission.place.run
+    print(
+        json.dumps({"run": str(folder), "job": number})
+        if as_json
+        else f"job {number}: python -m launch logs {folder} -f"
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

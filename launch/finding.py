@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,8 +41,22 @@ class Finding:
 
 def look(run: Path) -> Finding:
     """Find out what there is of the run in the folder `run`."""
-    launch, last = read_launch(run), newest_status(run)
-    state, detail = _state(run, launch, last)
+    return look_at([run])[0]
+
+
+def look_at(runs: Sequence[Path]) -> list[Finding]:
+    """The same for many runs; Slurm is asked once."""
+    known = [(run, read_launch(run), newest_status(run)) for run in runs]
+    jobs = [job for _, launch, last in known if (job := _job(launch, last)) is not None]
+    try:
+        queue: dict[str, str] | slurm.SlurmError = slurm.queued(jobs)
+    except slurm.SlurmError as error:
+        queue = error
+    return [_find(run, launch, last, queue) for run, launch, last in known]
+
+
+def _find(run: Path, launch: Launch | None, last: Status | None, queue: dict[str, str] | slurm.SlurmError) -> Finding:
+    state, detail = _state(run, launch, last, queue)
     return Finding(
         run=str(run),
         state=state,
@@ -57,9 +72,17 @@ def look(run: Path) -> Finding:
 
 def newest_status(run: Path) -> Status | None:
     """The run's status; of a benchmark, that of the row that was last at work."""
-    files = [run / status.FILE, *run.glob(f"rows/*/{status.FILE}")]
-    found = [one for one in map(status.read, files) if one is not None]
-    return max(found, key=lambda one: one.updated, default=None)
+    return status.read(at_work(run) / status.FILE)
+
+
+def at_work(run: Path) -> Path:
+    """The folder of what is at work in a run: itself, or the row of a benchmark that was last at work."""
+    found = [
+        (last.updated, file.parent)
+        for file in (run / status.FILE, *run.glob(f"rows/*/{status.FILE}"))
+        if (last := status.read(file)) is not None
+    ]
+    return max(found, default=("", run))[1]
 
 
 def _job(launch: Launch | None, last: Status | None) -> str | None:
@@ -68,22 +91,21 @@ def _job(launch: Launch | None, last: Status | None) -> str | None:
     return last.launcher.job if launch is None and last is not None and last.launcher.kind == "slurm" else None
 
 
-def _state(run: Path, launch: Launch | None, last: Status | None) -> tuple[State, str]:
+def _state(
+    run: Path, launch: Launch | None, last: Status | None, queue: dict[str, str] | slurm.SlurmError
+) -> tuple[State, str]:
     """The state, and what tells it beside the status."""
     if launch is None and last is None:
         return ("finished", "") if _finished(run) else ("new", "")
     job = _job(launch, last)
-    if job is not None:
-        try:
-            entry = slurm.queued([job]).get(job)
-        except slurm.SlurmError as error:
-            if last is not None and last.state == "running" and not _silent(last):
-                return "running", f"Slurm's job {job}, by its status; {error}"
-        else:
-            if entry is not None:
-                return ("waiting" if entry.startswith("PENDING") else "running"), f"Slurm's job {job}: {entry}"
-    elif _processes_live(launch, last):
-        return "running", ""
+    if job is None:
+        if _processes_live(launch, last):
+            return "running", ""
+    elif isinstance(queue, slurm.SlurmError):
+        if last is not None and last.state == "running" and not _silent(last):
+            return "running", f"Slurm's job {job}, by its status, for {queue}"
+    elif job in queue:
+        return ("waiting" if queue[job].startswith("PENDING") else "running"), f"Slurm's job {job}: {queue[job]}"
     if _finished(run):
         return "finished", ""
     if last is None or last.state == "running":

@@ -19,12 +19,14 @@ from pathlib import Path
 from types import FrameType
 
 from launch.cluster import Host, SshConfig
+from launch.finding import at_work
 from launch.run_directory import Place
 from videomae.progress import logger
 from videomae.stopping import SIGNALS
 
 _GRACE = 60.0  # seconds for the other hosts to end by themselves when one has failed
 _POLL = 0.2
+_ASK_AGAIN = 5.0  # a benchmark may have gone on to its next row
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,18 @@ def ssh_words(ssh: SshConfig, host: str, command: Sequence[str]) -> list[str]:
     return ["ssh", *options, host, shlex.join(command)]
 
 
+def ask_to_stop(run: Path) -> Path:
+    """Write the file that makes a run save and leave; returns it."""
+    file = at_work(run) / "STOP"
+    file.touch()
+    return file
+
+
 def host_parts(place: Place, ssh: SshConfig, hosts: Sequence[Host]) -> list[Part]:
     """A part for every host, which runs host.sh there."""
 
     def end(number: int, name: str) -> None:
-        file = shlex.quote(str(place.record / f"host-{number}.pid"))
-        # torchrun's processes lead sessions of their own, DeepSpeed's are of the launcher's group.
-        find = f'pid=$(cat {file}) && group=$(ps -o pgid= -p "$pid")'
-        kill = f'{find} && {{ pkill -KILL -P "$pid"; pkill -KILL -g $group; }}'
-        subprocess.run(ssh_words(ssh, name, ["bash", "-c", kill]), capture_output=True, timeout=60)
+        subprocess.run(ssh_words(ssh, name, end_words(place.record, number)), capture_output=True, timeout=60)
 
     return [
         Part(
@@ -62,11 +67,18 @@ def host_parts(place: Place, ssh: SshConfig, hosts: Sequence[Host]) -> list[Part
     ]
 
 
+def end_words(record: Path, number: int) -> list[str]:
+    """The words that, on host `number`, end all that host.sh has started there."""
+    file = shlex.quote(str(record / f"host-{number}.pid"))
+    # torchrun's processes lead sessions of their own, DeepSpeed's are of the launcher's group.
+    find = f'pid=$(cat {file}) && group=$(ps -o pgid= -p "$pid")'
+    return ["bash", "-c", f'{find} && {{ pkill -KILL -P "$pid"; pkill -KILL -g $group; }}']
+
+
 class Stopping:
     """Turns signals to this process into the run's STOP file, and remembers how long ago."""
 
-    def __init__(self, stop: Path) -> None:
-        self._stop = stop
+    def __init__(self) -> None:
         self.since: float | None = None
         self.now = threading.Event()
         for number in SIGNALS:
@@ -77,7 +89,6 @@ class Stopping:
             self.now.set()  # asked twice by hand
         elif self.since is None:
             self.since = time.monotonic()
-            self._stop.touch()
 
 
 def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
@@ -85,7 +96,7 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
 
     A signal asks the run to stop and save; a second ctrl-C, or `stop_seconds` without an end, ends it unsaved.
     """
-    stopping = Stopping(place.stop)
+    stopping = Stopping()
     # Sessions of their own: a terminal's ctrl-C comes to us alone.
     running = [
         subprocess.Popen(
@@ -98,15 +109,17 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
         for part in parts
     ]
     failed_at: float | None = None
-    told = False
+    asked: float | None = None
     while any(process.poll() is None for process in running):
         time.sleep(_POLL)
         now = time.monotonic()
         if failed_at is None and any(process.poll() for process in running):
             failed_at = now
-        if stopping.since is not None and not told:
-            told = True
-            logger.info("asked to stop: %s; the run saves at its next step, within %.0f s", place.stop, stop_seconds)
+        if stopping.since is not None and (asked is None or now - asked > _ASK_AGAIN):
+            file = ask_to_stop(place.run)
+            if asked is None:
+                logger.info("asked to stop: %s; the run has %.0f s to save and leave", file, stop_seconds)
+            asked = now
         late = stopping.since is not None and now - stopping.since > stop_seconds
         if late or stopping.now.is_set() or (failed_at is not None and now - failed_at > _GRACE):
             logger.info("ending by force what still runs")

@@ -173,3 +173,13 @@ def shown(submission: Submission) -> str:
     for name, text in submission.scripts.items():
         blocks.append(f"\n# ---- {submission.place.record / name}\n{text}".rstrip())
     return "\n".join(blocks)
+
+
+def described(submission: Submission) -> dict[str, object]:
+    """The same for machines to read."""
+    return {
+        "run": str(submission.place.run),
+        "on": submission.on,
+        "commands": [command.words for command in submission.commands()],
+        "scripts": submission.scripts,
+    }

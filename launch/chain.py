@@ -1,0 +1,100 @@
+"""`python -m launch chain A.yaml [key=value ...] B.yaml ... [--on slurm --cluster FILE]`: one stage after another.
+
+Under Slurm all are submitted at once, each behind the one before it by afterok; a stage that fails takes those behind
+it out of the queue. Elsewhere they run in turn. A stage that is finished is passed over; one that waits or runs in
+Slurm's queue already is what the next one waits for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.arguments import cluster_of, shared
+from launch.finding import look
+from launch.job import Job
+from launch.submission import Submission, described, prepare, refuse_alive, shown, start, submit
+from videomae.command import guarded
+from videomae.progress import logger
+
+
+def main(words: Sequence[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m launch chain", description="Stages in turn.", parents=[shared()])
+    parser.add_argument("stages", nargs="+", metavar="CONFIG [key=value ...]", help="overrides follow their config")
+    given = parser.parse_intermixed_args(words)
+    code = 0
+
+    def act() -> None:
+        nonlocal code
+        cluster = cluster_of(given)
+        jobs = [Job.read(config, overrides) for config, overrides in stages(given.stages)]
+        chain = [prepare(job, on=given.on, cluster=cluster, processes=given.processes) for job in jobs]
+        folders = [submission.place.run for submission in chain]
+        if len(set(folders)) < len(folders):
+            raise ValueError(
+                f"each stage needs a directory of its own, got {', '.join(map(str, folders))}; set run=PATH"
+            )
+        if given.dry_run:
+            blocks = [shown(submission) for submission in chain]
+            print_json = json.dumps([described(submission) for submission in chain], indent=1)
+            sys.stdout.write((print_json if given.json else "\n\n".join(blocks)) + "\n")
+        elif given.on == "slurm":
+            _submit(chain, as_json=given.json)
+        else:
+            code = _run(chain, force=given.force)
+
+    return guarded(act) or code
+
+
+def stages(words: Sequence[str]) -> list[tuple[Path, list[str]]]:
+    """Split `A.yaml run=x B.yaml` into configs and the overrides that follow each.
+
+    Raises:
+        ValueError: an override stands before the first config.
+    """
+    found: list[tuple[Path, list[str]]] = []
+    for word in words:
+        if "=" not in word or Path(word).is_file():
+            found.append((Path(word), []))
+        elif found:
+            found[-1][1].append(word)
+        else:
+            raise ValueError(f"got {word!r} before the first config; overrides follow the config that they change")
+    return found
+
+
+def _submit(chain: Sequence[Submission], *, as_json: bool) -> None:
+    after: list[str] = []
+    rows = []
+    for submission in chain:
+        run = submission.place.run
+        found = look(run)
+        if found.alive and found.job is not None:
+            job, note = found.job, "is in the queue already"
+        elif refuse_alive(submission):
+            job, note = None, "is finished and passed over"
+        else:
+            job, note = submit(submission, after=after), f"after {', '.join(after)}" if after else "first"
+        after = [job] if job else after
+        rows.append({"run": str(run), "job": job, "note": note})
+    lines = [
+        f"{row['run']}: job {row['job']}, {row['note']}" if row["job"] else f"{row['run']} {row['note']}"
+        for row in rows
+    ]
+    sys.stdout.write((json.dumps(rows) if as_json else "\n".join(lines)) + "\n")
+
+
+def _run(chain: Sequence[Submission], *, force: bool) -> int:
+    for submission in chain:
+        if refuse_alive(submission, force=force):
+            logger.info("%s is finished and passed over", submission.place.run)
+            continue
+        code = start(submission)
+        if code:
+            logger.info("%s ended with %d, so what comes after it is not started", submission.place.run, code)
+            return code
+    return 0

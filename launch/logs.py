@@ -1,0 +1,89 @@
+"""`python -m launch logs RUN [-f] [--rank N] [--raw]`: what the processes of a run say."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from launch.finding import at_work, look
+from videomae.command import guarded
+from videomae.progress import logger
+
+_POLL = 0.5
+_LOOK = 5.0  # seconds from one look whether the run still lives to the next
+
+
+def main(words: Sequence[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m launch logs", description="What the processes of a run say.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the run ends; ctrl-C leaves it alone")
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--lines", type=int, default=40, help="of what was said before")
+    parser.add_argument("--raw", action="store_true", help="output as the launcher kept it: crashes, NCCL, Slurm")
+    given = parser.parse_args(words)
+    try:
+        return guarded(lambda: _show(given))
+    except KeyboardInterrupt:
+        return 0
+
+
+def _show(given: argparse.Namespace) -> None:
+    if not given.run.is_dir():
+        raise ValueError(f"no folder {given.run}; `python -m launch status` lists the runs")
+    file = log_file(given.run, rank=given.rank, raw=given.raw)
+    if file is None and not (given.follow and look(given.run).alive):
+        there = sorted(path.name for path in (at_work(given.run) / "logs").glob("*"))
+        raise ValueError(
+            f"rank {given.rank} has said nothing there; {', '.join(there) or 'no logs'} in {given.run}/logs"
+        )
+    if file is None or given.follow:
+        lines = follow(given.run, given.rank, given.lines, raw=given.raw)
+    else:
+        lines = iter(tail(file, given.lines))
+    for line in lines:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+def log_file(run: Path, *, rank: int, raw: bool) -> Path | None:
+    """The newest file that holds what was asked for, if there is one."""
+    names = (f"rank-{rank}.out", "slurm-*.log") if raw else (f"rank-{rank}.log",)
+    found = [path for folder in {run, at_work(run)} for name in names for path in (folder / "logs").glob(name)]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def tail(file: Path, count: int) -> list[str]:
+    """The last lines of `file`, with their ends."""
+    with file.open(errors="replace") as lines:
+        return list(deque(lines, maxlen=count))
+
+
+def follow(run: Path, rank: int, count: int, *, raw: bool) -> Iterator[str]:
+    """The last lines of the run's log, and then each new piece until the run ends."""
+    file, place = None, 0
+    looked, living = time.monotonic(), True
+    while True:
+        newest = log_file(run, rank=rank, raw=raw)
+        if newest != file and newest is not None:
+            if file is not None:
+                logger.info("==> %s", newest)
+            file, place = newest, newest.stat().st_size
+            yield from tail(newest, count)
+        if file is not None:
+            with file.open(errors="replace") as text:
+                text.seek(place if file.stat().st_size >= place else 0)
+                yield text.read()
+                place = text.tell()
+        if not living:
+            return
+        if time.monotonic() - looked > _LOOK:
+            looked, found = time.monotonic(), look(run)
+            living = found.alive
+            if found.state == "waiting" and file is None:
+                logger.info("%s", found.said)
+        time.sleep(_POLL if living else 0)

@@ -1,0 +1,81 @@
+"""`python -m launch status [RUN ...] [--json]`: where runs stand, wherever they were started."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from launch.finding import Finding, look_at
+from videomae.command import guarded
+from videomae.progress import console
+
+_MARKS = ("status.json", "launch", "summary.json", "benchmark.json")
+_INNER = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb"}
+
+
+def main(words: Sequence[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m launch status", description="Where runs stand.")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="runs, or folders of runs; default: runs")
+    parser.add_argument("--json", action="store_true", help="print JSON, alone")
+    given = parser.parse_args(words)
+    return guarded(lambda: _show(given.runs or [Path("runs")], as_json=given.json))
+
+
+def _show(folders: Iterable[Path], *, as_json: bool) -> None:
+    found = [one for one in look_at([run for folder in folders for run in runs_below(folder)]) if one.state != "new"]
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+        return
+    Console(width=None if console.is_terminal else 160).print(_table(found))
+    for one in found:
+        if one.state in ("failed", "broken"):
+            sys.stdout.write(f"{one.said}\n")
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """`folder` if it is a run, else the runs below it.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}; runs stand below runs/, or where their configs' `run` says")
+    for path, names, files in os.walk(folder):
+        if not {*names, *files}.isdisjoint(_MARKS):
+            yield Path(path)
+        names[:] = sorted(name for name in names if name not in _INNER and not name.startswith("launch."))
+
+
+def _table(found: Sequence[Finding]) -> Table:
+    table = Table()
+    for heading in ("run", "state", "step", "started by", "on", "last word"):
+        table.add_column(heading, overflow="fold")
+    for one in found:
+        table.add_row(
+            one.run,
+            one.state,
+            "" if one.step is None else f"{one.step}/{one.total or '?'}",
+            " ".join(filter(None, [one.kind, one.job])),
+            one.host or "",
+            "" if one.updated is None else ago(one.updated),
+        )
+    return table
+
+
+def ago(moment: str) -> str:
+    """An ISO time as the time since then, in its largest unit."""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"

@@ -1,0 +1,71 @@
+"""One array of Slurm jobs for the values of one setting: `python -m launch CONFIG --on slurm --sweep seed=0,1,2`.
+
+Each value makes a run of its own below the config's `run`: RUN/seed-0, RUN/seed-1, ... They share one script and one
+snapshot of the code, in RUN/launch, and each is watched and stopped as any other run.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from launch import slurm
+from launch.finding import look
+from launch.run_directory import Place
+from launch.slurm_script import job_scripts
+from launch.submission import Submission
+from videomae.progress import logger
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The array, and the runs that are its tasks."""
+
+    array: Submission
+    members: tuple[tuple[Place, Any], ...]  # with their resolved configs
+
+
+def sweep(submission: Submission, values: str) -> Sweep:
+    """`submission` once for each of the `values`, given as KEY=A,B,C; writes nothing.
+
+    Raises:
+        ValueError: `values` is malformed, or the launcher is not Slurm.
+    """
+    key, separator, listed = values.partition("=")
+    if not separator or submission.on != "slurm":
+        raise ValueError(f"--sweep takes KEY=A,B,C and needs --on slurm, got {values!r} and {submission.on}")
+    members = []
+    for value in listed.split(","):
+        name = f"{key.rsplit('.', 1)[-1]}-{re.sub(r'[^A-Za-z0-9._-]+', '_', value)}"
+        run = str(Path(submission.settings.run) / name)
+        job = replace(submission.job, overrides=(*submission.job.overrides, f"{key}={value}", f"run={run}"))
+        members.append((Place(submission.place.root, submission.place.root / run), job.settings()))
+    if len({place.run for place, _ in members}) < len(members):
+        raise ValueError(f"the values of a sweep must differ, got {listed}")
+    runs = [place.run for place, _ in members]
+    scripts = job_scripts(submission.job.module, submission.place, submission.cluster, members=runs)
+    return Sweep(replace(submission, scripts=scripts), tuple(members))
+
+
+def submit_sweep(planned: Sweep) -> str:
+    """Write all records and submit the array; returns its number.
+
+    Raises:
+        ValueError: one of the runs waits or is running.
+    """
+    for place, _ in planned.members:
+        found = look(place.run)
+        if found.alive:
+            raise ValueError(found.said)
+        if found.state != "new":
+            logger.info("%s", found.said)
+    array, module = planned.array, planned.array.job.module
+    commit = array.place.make(array.settings, array.scripts)
+    for place, settings in planned.members:
+        place.make(settings, {}, code=False)
+    number = slurm.submit(array.place.record / "job.sh")
+    for task, (place, _) in enumerate(planned.members):
+        place.note("slurm", module, job=f"{number}_{task}", commit=commit)
+    return number
