@@ -66,9 +66,10 @@ class Staging:
         complaints = [f"rank {rank}: {offer.fault}" for rank, offer in enumerate(offers) if offer.fault]
         blind = [f"rank {rank} on {offer.host}" for rank, offer in enumerate(offers) if not offer.sees]
         if blind:
-            complaints.append(
-                f"{blind[0]} does not see {self.folder}, which rank 0 on {offers[0].host} has just made; "
-                "the run's directory must lie on a filesystem that all nodes share"
+            self.discard()
+            raise SaveError(
+                f"checkpoint not saved: {blind[0]} does not see {self.folder}, which rank 0 on {offers[0].host} has "
+                "just made; the run's directory must lie on a filesystem that all nodes share: type run=PATH with one"
             )
         needed, free = sum(offer.bytes for offer in offers) + _MARGIN, min(offer.free for offer in offers)
         if not complaints and needed > free:
