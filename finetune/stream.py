@@ -21,6 +21,7 @@ from videomae.rand_augment import rand_augment
 from videomae.sampling import Indices, dense, multi_view, uniform_segments
 from videomae.shards.manifest import Manifest
 from videomae.shards.reader import Sample
+from videomae.stacking import stack_clips
 from videomae.stream import BatchStream
 from videomae.video import FramesTHWC, decode
 
@@ -52,7 +53,7 @@ class LabelledBatch:
 def collate(clips: Sequence[LabelledClip]) -> LabelledBatch:
     """Stack clips into a batch."""
     return LabelledBatch(
-        video_BCTHW=torch.stack([clip.frames_TCHW for clip in clips]).transpose(1, 2).contiguous(),
+        video_BCTHW=stack_clips([clip.frames_TCHW for clip in clips]),
         label_B=torch.tensor([clip.label for clip in clips]),
     )
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pretrain.masking import Mask
+from videomae.stacking import stack_clips
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class PretrainBatch:
 def collate(items: Sequence[PretrainItem]) -> PretrainBatch:
     """Stack clips into a batch."""
     return PretrainBatch(
-        video_BCTHW=torch.stack([item.frames_TCHW for item in items]).transpose(1, 2).contiguous(),
+        video_BCTHW=stack_clips([item.frames_TCHW for item in items]),
         visible_BV=torch.from_numpy(np.stack([item.mask.visible_V for item in items])),
         hidden_BH=torch.from_numpy(np.stack([item.mask.hidden_H for item in items])),
         silent_BS=torch.from_numpy(np.stack([item.mask.silent_S for item in items])),

@@ -125,12 +125,13 @@ def random_erasing(frames_TCHW: Tensor, rng: np.random.Generator, *, probability
 
 
 def normalize(video_BCTHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 pixels to float32, (pixel / 255 - mean) / std for each channel, on the device that they are on."""
+    """uint8 pixels to contiguous float32, (pixel / 255 - mean) / std for each channel, on the device they are on."""
     scale_C11 = torch.tensor([1 / (255 * value) for value in std], device=video_BCTHW.device).view(-1, 1, 1, 1)
     shift_C11 = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=video_BCTHW.device).view(
         -1, 1, 1, 1
     )
-    return video_BCTHW.float() * scale_C11 - shift_C11
+    floats_BCTHW = video_BCTHW.to(torch.float32, memory_format=torch.contiguous_format)
+    return floats_BCTHW * scale_C11 - shift_C11
 
 
 def _size(frames_THWC: FramesTHWC) -> tuple[int, int]:
