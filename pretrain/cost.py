@@ -18,9 +18,11 @@ import torch
 
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
 from pretrain.masking import MaskConfig, draw_mask
+from pretrain.objective import trivial_loss
 from videomae.config import parse
 from videomae.encoder import SIZES, EncoderConfig
-from videomae.flops import count
+from videomae.flops import count, training_multiply_adds
+from videomae.meter import Workload
 
 DECODERS = {
     "small": DecoderConfig(dim=192, depth=4, heads=3),
@@ -60,6 +62,21 @@ PUBLISHED = {
     "huge": _published(631.61, 60.88, 1191, 237.6, 176.1),
     "giant": _published(1011.6, 13.9, 2543, 262.4, 240.7),
 }
+
+
+def workload(encoder: EncoderConfig, decoder: DecoderConfig, mask: MaskConfig) -> Workload:
+    """What a training step does with one clip: the encoder on its visible tokens, the decoder on all that are drawn."""
+    with torch.device("meta"):
+        model = MaskedAutoencoder(encoder, decoder)
+        video_BCTHW = torch.empty(1, 3, encoder.frames, encoder.size, encoder.size)
+    counted = count(model, video_BCTHW, *_indices(mask, encoder))
+    parts = training_multiply_adds(model, counted)
+    visible = parts.pop("encoder")
+    return Workload(
+        multiply_adds={"encoder": visible, "decoder": sum(parts.values())},
+        parameters=counted.parameters,
+        trivial=trivial_loss(encoder),
+    )
 
 
 def measure(size: str) -> Cost:

@@ -4,6 +4,11 @@ Each cube's target is normalised by its own mean and standard deviation, a chann
 Tong et al. 2022): pixels in [0, 1], minus the mean, divided by (the square root of the unbiased variance + 1e-6).
 A model that predicts the mean has a normalised loss of (n - 1) / n for n pixels a cube and channel, close to 1.
 
+Whatever the target, both errors can be measured beside the loss, so that runs can be compared: the one in pixels, and
+the normalised one. Of plain pixels the latter is the error as a share of the variance within the cubes, taken over the
+whole batch, because cubes without any contrast have no finite one of their own; predicting each cube's mean gives the
+same (n - 1) / n.
+
 Shapes: B batch, N tokens, H hidden tokens (height in BCTHW), P values of a cube, flattened as (pixel, channel).
 """
 
@@ -19,6 +24,7 @@ from pretrain.batch import PretrainBatch
 from videomae.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from videomae.config import configclass
 from videomae.encoder import EncoderConfig, take_tokens
+from videomae.plateau import TrivialLoss
 
 EPSILON = 1e-6
 
@@ -94,17 +100,56 @@ def reconstruction_loss(predictions_BHP: Tensor, targets_BHP: Tensor) -> Tensor:
     return torch.nn.functional.mse_loss(predictions_BHP.float(), targets_BHP)
 
 
+@torch.no_grad()
+def measure(
+    predictions_BHP: Tensor, targets_BHP: Tensor, statistics: CubeStatistics, *, normalized: bool
+) -> dict[str, Tensor]:
+    """The errors of predictions in both units, scalars: `pixel_loss` (pixels in [0, 1]) and `normalised_loss`."""
+    error_BHP = (predictions_BHP.float() - targets_BHP).square()
+    error_BHXC = rearrange(error_BHP, "b h (x c) -> b h x c", c=3)
+    variance = statistics.deviation.square()
+    if normalized:
+        return {"normalised_loss": error_BHXC.mean(), "pixel_loss": (error_BHXC * variance).mean()}
+    return {"normalised_loss": error_BHXC.mean() / variance.mean(), "pixel_loss": error_BHXC.mean()}
+
+
+def trivial_loss(encoder: EncoderConfig) -> TrivialLoss:
+    """What predicting the mean of each cube and channel gives, in either unit's normalised error."""
+    pixels = encoder.tubelet * encoder.patch**2
+    return TrivialLoss(
+        key="normalised_loss",
+        value=(pixels - 1) / pixels,
+        answer="predicting the mean of every cube",
+        advice="if it stays so, raise optimizer.lr or the duration, lower mask.ratio for small data sets, and look at "
+        "the clips (python -m videomae.shards show SHARDS): flat ones leave only noise to predict, "
+        "for which objective.normalize=false is the better target",
+    )
+
+
 class Objective:
-    """The loss of a module on a batch; puts the batch on the device and normalises its pixels there."""
+    """The loss of a module on a batch; puts the batch on the device and normalises its pixels there.
+
+    With `measuring` set, the errors in both units are kept as well, until `measured` takes them.
+    """
 
     def __init__(self, config: ObjectiveConfig, *, encoder: EncoderConfig, device: torch.device) -> None:
         self._config, self._encoder, self._device = config, encoder, device
+        self.measuring = False
+        self._measured: list[dict[str, Tensor]] = []
 
     def __call__(self, module: nn.Module, batch: PretrainBatch) -> Tensor:
         batch = batch.to(self._device)
-        targets_BHP, _ = hidden_targets(
+        targets_BHP, statistics = hidden_targets(
             batch.video_BCTHW, batch.hidden_BH, encoder=self._encoder, normalize=self._config.normalize
         )
         video_BCTHW = normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD)
         predictions_BHP = module(video_BCTHW, batch.visible_BV, batch.hidden_BH, batch.silent_BS)
+        if self.measuring:
+            seen = measure(predictions_BHP.detach(), targets_BHP, statistics, normalized=self._config.normalize)
+            self._measured.append(seen)
         return reconstruction_loss(predictions_BHP, targets_BHP)
+
+    def measured(self) -> dict[str, Tensor]:
+        """The mean errors over the micro-batches since the last call; empty if none was measured."""
+        seen, self._measured = self._measured, []
+        return {name: torch.stack([one[name] for one in seen]).mean() for name in seen[0]} if seen else {}

@@ -21,7 +21,7 @@ class TrivialLoss:
 
 @dataclass
 class Plateau:
-    """Looks at the logged values after the warm-up; one window of them at the trivial loss is worth a warning."""
+    """Looks at logged values after the warm-up; both halves of a window at the trivial loss are worth a warning."""
 
     trivial: TrivialLoss
     warmup: int  # steps, in which nothing is expected of the loss
@@ -33,11 +33,14 @@ class Plateau:
         if self._warned or step <= self.warmup:
             return None
         self._seen.append(value)
-        middle = sum(self._seen) / len(self._seen)
-        if len(self._seen) < WINDOW or not abs(middle - self.trivial.value) <= TOLERANCE * self.trivial.value:
+        values, half = list(self._seen), WINDOW // 2
+        if len(values) < WINDOW or not (self._is_trivial(values[:half]) and self._is_trivial(values[half:])):
             return None
         self._warned = True
         return (
-            f"{self.trivial.key} has sat at {middle:.3f} for {WINDOW} log lines up to step {step}: "
+            f"{self.trivial.key} has sat at {sum(values) / WINDOW:.3f} for {WINDOW} log lines up to step {step}: "
             f"{self.trivial.answer} gives {self.trivial.value:.3f}, so nothing is learnt yet; {self.trivial.advice}"
         )
+
+    def _is_trivial(self, values: list[float]) -> bool:
+        return abs(sum(values) / len(values) - self.trivial.value) <= TOLERANCE * self.trivial.value

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pretrain.objective import cubes_of, hidden_targets, reconstruction_loss, to_pixels, video_of
+from pretrain.objective import cubes_of, hidden_targets, measure, reconstruction_loss, to_pixels, trivial_loss, video_of
 from videomae.encoder import EncoderConfig
 
 ENCODER = EncoderConfig(frames=4, size=16, tubelet=2, patch=8, dim=12, depth=1, heads=2)
@@ -64,3 +64,26 @@ def test_predicting_the_mean_costs_what_the_docstring_says() -> None:
     targets, _ = hidden_targets(video, hidden, encoder=ENCODER, normalize=True)
     pixels = ENCODER.cube_values // 3
     assert abs(reconstruction_loss(torch.zeros_like(predictions), targets).item() - (pixels - 1) / pixels) < 1e-4
+
+
+def test_both_errors_are_the_same_whichever_target_is_trained_on() -> None:
+    video, hidden, predictions = draw_case()
+    targets, statistics = hidden_targets(video, hidden, encoder=ENCODER, normalize=True)
+    pixels, _ = hidden_targets(video, hidden, encoder=ENCODER, normalize=False)
+    painted = to_pixels(predictions, statistics, normalize=True)
+    normalised = measure(predictions, targets, statistics, normalized=True)
+    plain = measure(painted, pixels, statistics, normalized=False)
+    torch.testing.assert_close(normalised["normalised_loss"], reconstruction_loss(predictions, targets))
+    torch.testing.assert_close(plain["pixel_loss"], (painted - pixels).square().mean())
+    torch.testing.assert_close(normalised["pixel_loss"], plain["pixel_loss"], rtol=1e-3, atol=0)
+
+
+def test_predicting_the_mean_has_the_trivial_loss_in_both_units() -> None:
+    video, hidden, predictions = draw_case()
+    for normalized in (True, False):
+        targets, statistics = hidden_targets(video, hidden, encoder=ENCODER, normalize=normalized)
+        means = torch.zeros_like(predictions)
+        if not normalized:
+            means = to_pixels(means, statistics, normalize=True)
+        measured = measure(means, targets, statistics, normalized=normalized)["normalised_loss"].item()
+        assert abs(measured - trivial_loss(ENCODER).value) < 1e-4

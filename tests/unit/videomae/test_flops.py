@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from videomae.flops import count
+from videomae.flops import count, training_multiply_adds
 
 
 def test_linear_counts_in_times_out_per_row():
@@ -92,3 +92,15 @@ def test_a_module_without_memory_can_be_counted():
     with torch.device("meta"):
         layer = nn.Linear(1_000_000, 1_000_000)
     assert count(layer, torch.empty(1, 1_000_000)).gmacs == 1000.0
+
+
+def test_the_backward_pass_does_a_product_twice_but_for_what_needs_no_gradient():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 16), nn.Linear(16, 2))
+    first, second, third = 4 * 8, 8 * 16, 16 * 2
+    counted = count(model, torch.empty(1, 4))
+    assert training_multiply_adds(model, counted) == {"": 0, "0": 2 * first, "1": 3 * second, "2": 3 * third}
+    model[0].requires_grad_(False)
+    assert training_multiply_adds(model, counted) == {"": 0, "0": first, "1": 2 * second, "2": 3 * third}
+    model[0].requires_grad_(True)
+    model[1].requires_grad_(False)
+    assert training_multiply_adds(model, counted)["1"] == 2 * second
