@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ class DeepSpeedEngine:
     def __init__(self, module: nn.Module, groups: list[dict[str, Any]], plan: EnginePlan) -> None:
         self.world = plan.world
         deepspeed = _import_deepspeed(self.world)
+        _require_half(deepspeed, plan)
         join(self.world)
         deepspeed.init_distributed(dist_init_required=False)
         self.module = module.to(self.world.device)
@@ -164,6 +166,15 @@ def _on_host(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in module.named_parameters()}
 
 
+def _require_half(deepspeed: Any, plan: EnginePlan) -> None:
+    supported = deepspeed.accelerator.get_accelerator().is_fp16_supported()
+    if plan.config.precision == "fp16" and plan.config.zero_stage > 0 and not supported:
+        raise ValueError(
+            f"engine.precision=fp16 with engine.zero_stage={plan.config.zero_stage} needs a device that computes in "
+            f"float16, this {plan.world.device.type} does not; type engine.precision=bf16 or engine.zero_stage=0"
+        )
+
+
 def _import_deepspeed(world: World) -> Any:
     """Import DeepSpeed, quiet, for the rank's device.
 
@@ -172,10 +183,12 @@ def _import_deepspeed(world: World) -> Any:
     """
     if world.device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # ZeRO calls collectives that torch 2.13 has renamed.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     import deepspeed
     import deepspeed.ops
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of client optimizers; ours is tested with it
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

@@ -23,6 +23,7 @@ from torch import Tensor
 from videomae.ranks import Ranks, read_ranks
 
 T = TypeVar("T")
+_PATIENCE = 1800.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,9 @@ class World:
 
     def every(self, value: Tensor) -> Tensor:
         """A scalar of each rank, in rank order and float32, on this rank's device; one collective, no wait for it."""
-        own = value.detach().float().reshape(1)
-        if self.size == 1:
-            return own
-        values = own.new_empty(self.size)
-        torch.distributed.all_gather_into_tensor(values, own)
+        values = value.new_zeros(self.size, dtype=torch.float32)
+        values[self.rank] = value.detach()
+        self.add(values)
         return values
 
     def add(self, tensor: Tensor) -> None:
@@ -146,7 +145,7 @@ def _device(ranks: Ranks, environment: Mapping[str, str]) -> torch.device:
 
 
 @contextmanager
-def connected(environment: Mapping[str, str]) -> Iterator[World]:
+def connected(environment: Mapping[str, str], *, patience: float = _PATIENCE) -> Iterator[World]:
     """The world of `environment`, its ranks connected for as long as the context is open.
 
     A world of one is not connected before an engine asks for it.
@@ -157,15 +156,18 @@ def connected(environment: Mapping[str, str]) -> Iterator[World]:
     world = read_world(environment)
     try:
         if world.size > 1:
-            join(world)
+            join(world, patience=patience)
         yield world
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def join(world: World, *, timeout_minutes: float = 30.0) -> None:
-    """Connect all ranks: NCCL on CUDA (gloo for tensors on the host), gloo on CPUs. Does nothing if connected."""
+def join(world: World, *, patience: float = _PATIENCE) -> None:
+    """Connect all ranks: NCCL on CUDA (gloo for tensors on the host), gloo on CPUs. Does nothing if connected.
+
+    A collective that takes longer than `patience` seconds is an error.
+    """
     if torch.distributed.is_initialized():
         return
     if world.device.type == "cuda":
@@ -180,7 +182,7 @@ def join(world: World, *, timeout_minutes: float = 30.0) -> None:
         backend="cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo",
         rank=world.rank,
         world_size=world.size,
-        timeout=timedelta(minutes=timeout_minutes),
+        timeout=timedelta(seconds=patience),
     )
 
 

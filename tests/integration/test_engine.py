@@ -1,41 +1,130 @@
-"""The DeepSpeed engine against plain PyTorch: losses, gradient norms and parameters of the same steps."""
+"""DeepSpeed's engine against plain PyTorch, and the state that it saves, loads and leaves alone.
+
+Three groups of processes run everything, a program each (engine_program.py). The full matrix of engines, and not the
+covering choice of here: `python -m tests.engine_matrix`.
+"""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.processes import run_command, run_processes
+from tests.engine_cases import PAIRWISE, STEPS, Case, Reference
+from tests.engine_runs import make_engine, run_steps
+from tests.processes import once, run_processes
+from tests.tiny import world_of_one
 
-PROGRAM = "tests.integration.engine_steps"
-
-
-def steps(processes: int, kind: str, stage: int, precision: str, accumulation: int, clip: float) -> dict[str, Any]:
-    arguments = (PROGRAM, kind, str(stage), precision, str(accumulation), str(clip))
-    printed = run_command(*arguments) if processes == 1 else run_processes(processes, *arguments)
-    return json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+PROGRAM = "tests.integration.engine_program"
+AVERAGED = Reference(clip=True, ema=True, decay=True)
+STAGES = (0, 1, 2, 3)
 
 
 @pytest.fixture(scope="module")
-def reference() -> dict[str, Any]:
-    return steps(1, "local", 0, "fp32", 2, 0.1)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two, then one, then four processes left: results as JSON, weights, and states."""
+    return once(tmp_path_factory, "engines", run_all)
 
 
-@pytest.mark.parametrize(("processes", "stage"), [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3)])
-def test_deepspeed_equals_plain_pytorch(reference: dict[str, Any], processes: int, stage: int) -> None:
-    ours = steps(processes, "deepspeed", stage, "fp32", 2, 0.1)
+def run_all(path: Path) -> None:
+    run_processes(2, PROGRAM, path, "pairwise", "resume", "begin", "skips")
+    run_processes(1, PROGRAM, path, "pairwise", "reshard", "middle")
+    run_processes(4, PROGRAM, path, "pairwise", "reshard", "end")
+
+
+class References:
+    """The reference engine's steps, each set of them done once."""
+
+    def __init__(self) -> None:
+        self._done: dict[Reference, dict[str, Any]] = {}
+
+    def __call__(self, reference: Reference) -> dict[str, Any]:
+        if reference not in self._done:
+            engine = make_engine(world_of_one(), reference, kind="local")
+            results: dict[str, Any] = run_steps(engine)
+            results["state"] = {f"master.{name}": value for name, value in engine.full_state().items()}
+            if reference.ema:
+                average = engine.full_state(average=True)
+                results["state"] |= {f"ema.{name}": value for name, value in average.items()}
+            self._done[reference] = results
+        return self._done[reference]
+
+
+@pytest.fixture(scope="module")
+def references() -> References:
+    return References()
+
+
+def results(folder: Path, job: str, processes: int) -> dict[str, Any]:
+    return json.loads((folder / f"{job}-{processes}.json").read_text())
+
+
+@pytest.mark.parametrize("case", PAIRWISE, ids=lambda case: case.name)
+def test_deepspeed_equals_plain_pytorch(folder: Path, references: References, case: Case) -> None:
+    ours, reference = results(folder, "pairwise", case.processes)[case.name], references(case.reference)
+    assert len(ours["losses"]) == STEPS
     assert ours["losses"] == pytest.approx(reference["losses"], rel=1e-5)
-    assert ours["norms"] == pytest.approx(reference["norms"], rel=1e-3)
-    assert ours["sums"] == pytest.approx(reference["sums"], rel=1e-3, abs=2e-3)
+    assert ours["norms"] == pytest.approx(reference["norms"], rel=1e-4)
+    state = torch.load(folder / case.name)
+    assert state.keys() == reference["state"].keys()
+    for name, value in state.items():
+        torch.testing.assert_close(value, reference["state"][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_clipping_is_what_the_config_says(reference: dict[str, Any]) -> None:
-    free = steps(1, "local", 0, "fp32", 2, 0.0)
-    unclipped = steps(1, "deepspeed", 0, "fp32", 2, 0.0)
-    assert unclipped["losses"] == pytest.approx(free["losses"], rel=1e-5)
-    assert max(reference["norms"]) > 0.1, "the reference must clip for this to show anything"
+def test_what_the_cases_vary_changes_the_numbers(references: References) -> None:
+    plain = references(Reference(clip=False, ema=False, decay=False))
+    for changed in (Reference(clip=True, ema=False, decay=False), Reference(clip=False, ema=False, decay=True)):
+        assert references(changed)["losses"][-1] != pytest.approx(plain["losses"][-1], rel=1e-5)
+    averaged = references(AVERAGED)["state"]
+    assert min(references(AVERAGED)["norms"]) > 0.01
+    weight = "encoder.blocks.0.mlp.fc1.weight"
+    assert not torch.allclose(averaged[f"ema.{weight}"], averaged[f"master.{weight}"], atol=1e-4)
 
 
-def test_bf16_follows_fp32(reference: dict[str, Any]) -> None:
-    ours = steps(2, "deepspeed", 1, "bf16", 2, 0.1)
-    assert ours["losses"] == pytest.approx(reference["losses"], rel=5e-3)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_run_is_the_same_to_the_bit(folder: Path, stage: int) -> None:
+    found = results(folder, "resume", 2)[f"zero{stage}"]
+    assert found["resumed"] == found["whole"]
+    assert found["same"], "weights, moments, averages or step counts differ"
+    assert found["stored"], "what was loaded is not what was saved"
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_any_engine_reads_what_two_processes_wrote_to_the_bit(folder: Path, processes: int) -> None:
+    found = results(folder, "reshard", processes)
+    assert len(found) == (20 if processes == 1 else 4)
+    assert [name for name, equal in found.items() if not equal] == []
+
+
+def test_a_run_on_two_then_one_then_four_processes_goes_on_as_the_reference(
+    folder: Path, references: References
+) -> None:
+    """At stages 1, 3 and 0, three steps each."""
+    parts = [results(folder, job, count) for job, count in (("begin", 2), ("middle", 1), ("end", 4))]
+    for key in ("losses", "norms"):
+        values = [value for part in parts for value in part[key]]
+        assert values == pytest.approx(references(AVERAGED)[key][:9], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_bad_step_changes_nothing_on_any_rank(folder: Path, precision: str, stage: int) -> None:
+    found = results(folder, "skips", 2)[f"{precision}-zero{stage}"]
+    for fault in ("nan loss", "nan gradient", "ceiling"):
+        assert found[fault]["skipped"] == [1.0, 1.0], fault
+        assert found[fault]["same"], fault
+        assert found[fault]["finite"] == [fault == "ceiling"] * 2
+    assert found["after"]["skipped"] == 0.0
+    assert found["after"]["losses"][0] == pytest.approx(found["after"]["losses"][1], rel=1e-4)
+    assert found["after"].get("same", True), "the steps after it are not those of a run that never saw it"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_fp16_lowers_its_scale_at_an_overflow_only(folder: Path, stage: int) -> None:
+    found = results(folder, "skips", 2)[f"fp16-zero{stage}"]
+    first, lowered = found["nan loss"]["scales"]
+    assert first == 2.0**16
+    assert lowered == first / 2
+    assert found["nan gradient"]["scales"] == [lowered, lowered / 2]
+    assert found["ceiling"]["scales"] == [lowered / 2, lowered / 2]

@@ -1,0 +1,62 @@
+"""Which engines are held against the reference: a covering choice for every run of the tests, and all of them.
+
+In `PAIRWISE` any two settings of two different factors meet in at least one case.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+STEPS = 20
+BATCH = 16  # clips a step, over all processes
+CLIP = 0.1  # below the norms that are met, so that it acts
+EMA = 0.9
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What decides the numbers."""
+
+    clip: bool
+    ema: bool
+    decay: bool  # several parameter groups with rates of their own
+
+    @property
+    def name(self) -> str:
+        parts = ("clip" if self.clip else "free", "ema" if self.ema else "plain", "decay" if self.decay else "even")
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A reference, and how DeepSpeed comes to the same numbers."""
+
+    processes: int
+    stage: int
+    accumulation: int  # micro-batches a step on each process
+    reference: Reference
+
+    @property
+    def name(self) -> str:
+        return f"{self.processes}x-zero{self.stage}-accumulate{self.accumulation}-{self.reference.name}"
+
+
+def _case(processes: int, stage: int, accumulation: int, flags: str) -> Case:
+    return Case(processes, stage, accumulation, Reference(*(flag == "1" for flag in flags)))
+
+
+REFERENCES = [Reference(*flags) for flags in product((False, True), repeat=3)]
+FULL = [Case(*values) for values in product((1, 2, 4), (0, 1, 2, 3), (1, 4), REFERENCES)]
+PAIRWISE = [
+    _case(1, 0, 1, "010"),
+    _case(1, 1, 4, "101"),
+    _case(1, 2, 4, "001"),
+    _case(1, 3, 1, "100"),
+    _case(2, 0, 4, "111"),
+    _case(2, 1, 4, "011"),
+    _case(2, 2, 1, "100"),
+    _case(2, 3, 1, "001"),
+    _case(4, 0, 4, "101"),
+    _case(4, 1, 1, "000"),
+    _case(4, 2, 4, "110"),
+    _case(4, 3, 4, "010"),
+]

@@ -1,0 +1,86 @@
+"""Engines over a tiny autoencoder, and their steps on one global sequence of batches, however it is cut."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain.autoencoder import MaskedAutoencoder
+from pretrain.batch import PretrainBatch
+from pretrain.objective import Objective, ObjectiveConfig
+from tests.engine_cases import BATCH, CLIP, EMA, STEPS, Reference
+from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch
+from videomae.distributed import World
+from videomae.engine import Engine, EngineConfig, EnginePlan, Update, build_engine
+from videomae.optimizer import OptimizerConfig, parameter_groups
+
+RATE = 1e-3
+Alter = Callable[[Tensor, int], Tensor]  # (loss, micro-batch on this rank) -> loss
+
+
+def make_engine(
+    world: World,
+    reference: Reference,
+    *,
+    accumulation: int = 1,
+    seed: int = 0,
+    encoder: Any = TINY_ENCODER,
+    **config: Any,
+) -> Engine:
+    """A new engine; `config` is EngineConfig's."""
+    torch.manual_seed(seed)
+    model = MaskedAutoencoder(encoder, TINY_DECODER)
+    groups = parameter_groups(
+        model,
+        weight_decay=0.05,
+        rate_factor=lambda name: 0.5 if reference.decay and name.startswith("encoder.") else 1.0,
+    )
+    optimizer = OptimizerConfig(clip=CLIP if reference.clip else None, ema=EMA if reference.ema else None)
+    return build_engine(model, groups, EnginePlan(EngineConfig(**config), optimizer, world, accumulation))
+
+
+def micro_batches(step: int, world: World, accumulation: int) -> list[PretrainBatch]:
+    """This rank's part of the global batch of `step`."""
+    whole = tiny_batch(seed=step, samples=BATCH)
+    clips = BATCH // world.size // accumulation
+    starts = [(world.rank * accumulation + number) * clips for number in range(accumulation)]
+    return [_slice(whole, start, start + clips) for start in starts]
+
+
+def _slice(batch: PretrainBatch, start: int, stop: int) -> PretrainBatch:
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return PretrainBatch(**{name: None if value is None else value[start:stop] for name, value in fields.items()})
+
+
+def run_step(
+    engine: Engine, step: int, *, accumulation: int = 1, ceiling: float = math.inf, alter: Alter = lambda loss, _: loss
+) -> Update:
+    """One update on the global batch of `step`."""
+    objective = Objective(ObjectiveConfig(), encoder=TINY_ENCODER, device=engine.world.device)
+    batches = micro_batches(step, engine.world, accumulation)
+    numbered = list(enumerate(batches))
+    return engine.update(
+        numbered, lambda module, item: alter(objective(module, item[1]), item[0]), rate=RATE, ceiling=ceiling
+    )
+
+
+def run_steps(engine: Engine, *, accumulation: int = 1, first: int = 0, count: int = STEPS) -> dict[str, list[float]]:
+    """Updates `first` to `first + count`: their losses and gradient norms."""
+    updates = [run_step(engine, step, accumulation=accumulation) for step in range(first, first + count)]
+    return {
+        "losses": [update.loss.item() for update in updates],
+        "norms": [update.gradient_norm.item() for update in updates],
+        "skipped": [update.skipped.item() for update in updates],
+    }
+
+
+def saved(engine: Engine, folder: Path) -> Path:
+    """`folder`, with the engine's state in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    engine.save(folder)
+    engine.world.barrier()
+    return folder

@@ -1,0 +1,191 @@
+"""A program for test_engine.py: many engines, one after another, in one group of processes.
+
+Arguments: folder, jobs. Each job leaves `JOB-N.json` of N processes in the folder, written by rank 0.
+"""
+
+import json
+import math
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.engine_cases import FULL, PAIRWISE, Case, Reference
+from tests.engine_runs import make_engine, run_step, run_steps, saved
+from videomae.distributed import World, connected, end_process
+from videomae.engine import Engine
+from videomae.fragments import read_full
+from videomae.snapshot import Snapshot
+
+AVERAGED = Reference(clip=True, ema=True, decay=True)
+KEYS = ("master", "exp_avg", "exp_avg_sq", "ema")
+STAGES = (0, 1, 2, 3)
+
+
+def cases(world: World, folder: Path, chosen: list[Case]) -> dict[str, Any]:
+    """Steps of each case; the weights that come of them are stored whole."""
+    results = {}
+    for case in (case for case in chosen if case.processes == world.size):
+        engine = make_engine(
+            world, case.reference, accumulation=case.accumulation, kind="deepspeed", zero_stage=case.stage
+        )
+        results[case.name] = run_steps(engine, accumulation=case.accumulation)
+        keep(engine, folder / case.name, average=case.reference.ema)
+    return results
+
+
+def keep(engine: Engine, path: Path, *, average: bool) -> None:
+    """Store the module and, if there is one, the average of its weights."""
+    state = {f"master.{name}": value for name, value in engine.full_state().items()}
+    if average:
+        state |= {f"ema.{name}": value for name, value in engine.full_state(average=True).items()}
+    if engine.world.first:
+        torch.save(state, path)
+
+
+def same(one: Snapshot, other: Snapshot, *, but: tuple[str, ...] = ()) -> bool:
+    """Whether two snapshots are equal to the bit."""
+    names = one.tensors.keys() - set(but)
+    return names == other.tensors.keys() - set(but) and all(
+        torch.equal(one.tensors[name], other.tensors[name]) for name in names
+    )
+
+
+def resume(world: World, folder: Path) -> dict[str, Any]:
+    """At each stage: three steps, a save, three more; against a new engine that loads and goes on."""
+    results = {}
+    for stage in STAGES:
+        settings = {"kind": "deepspeed", "zero_stage": stage, "precision": "bf16" if stage % 2 else "fp32"}
+        engine = make_engine(world, AVERAGED, **settings)
+        run_steps(engine, count=3)
+        place = saved(engine, folder / f"state-{world.size}-{stage}")
+        whole = run_steps(engine, first=3, count=3)
+        other = make_engine(world, AVERAGED, seed=1, **settings)
+        other.load(place)
+        loaded = saved(other, folder / f"again-{world.size}-{stage}")
+        resumed = run_steps(other, first=3, count=3)
+        results[f"zero{stage}"] = {
+            "whole": whole,
+            "resumed": resumed,
+            "same": all(world.gather(same(engine.snapshot(), other.snapshot()))),
+            "stored": equal_on_disk(place, loaded),
+        }
+    return results
+
+
+def equal_on_disk(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same state, however it is cut."""
+    pairs = [(read_full(one, key), read_full(other, key)) for key in KEYS]
+    return all(
+        left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+        for left, right in pairs
+    )
+
+
+def reshard(world: World, folder: Path, *, source: int) -> dict[str, Any]:
+    """Load what `source` processes wrote at each stage into every engine here, and write it again."""
+    results = {}
+    for stage in STAGES:
+        place = folder / f"state-{source}-{stage}"
+        for other in (*STAGES, "local") if world.size == 1 else (3 - stage,):
+            settings = {"kind": "local"} if other == "local" else {"kind": "deepspeed", "zero_stage": other}
+            precision = "fp32" if other == "local" else "bf16"
+            engine = make_engine(world, AVERAGED, seed=1, precision=precision, **settings)
+            engine.load(place)
+            again = saved(engine, folder / f"{source}-{stage}-to-{world.size}-{other}")
+            results[f"zero{stage}-to-{other}"] = equal_on_disk(place, again)
+    return results
+
+
+def travel(world: World, folder: Path, *, place: str, stage: int, first: int, to: str) -> dict[str, Any]:
+    """Go on for three steps, in float32, from the state at `place`, and leave it at `to`."""
+    engine = make_engine(world, AVERAGED, seed=first, kind="deepspeed", zero_stage=stage)
+    if first:
+        engine.load(folder / place)
+    results = run_steps(engine, first=first, count=3)
+    saved(engine, folder / to)
+    return results
+
+
+def skips(world: World, folder: Path) -> dict[str, Any]:
+    """At each stage and precision: steps that must change nothing, on one rank's fault or all ranks' ceiling."""
+    results = {}
+    for stage in STAGES:
+        for precision in ("fp32", "bf16", "fp16"):
+            settings = {"kind": "deepspeed", "zero_stage": stage, "precision": precision}
+            results[f"{precision}-zero{stage}"] = skip(world, settings)
+    return results
+
+
+def skip(world: World, settings: dict[str, Any]) -> dict[str, Any]:
+    last = world.rank == world.size - 1
+    faults = {
+        "nan loss": {"alter": lambda loss, number: loss * math.nan if last and number == 1 else loss},
+        "nan gradient": {"alter": lambda loss, number: break_gradient(loss) if last and number == 0 else loss},
+        "ceiling": {"ceiling": 1e-9},
+    }
+    engine, undisturbed = (make_engine(world, AVERAGED, accumulation=2, **settings) for _ in range(2))
+    step_on(engine, 0)
+    step_on(undisturbed, 0)
+    results: dict[str, Any] = {}
+    for name, fault in faults.items():
+        before = engine.snapshot()
+        update = run_step(engine, 1, accumulation=2, **fault)
+        results[name] = {
+            "same": all(world.gather(same(before, engine.snapshot(), but=("scaler",)))),
+            "skipped": world.gather(update.skipped.item()),
+            "finite": [math.isfinite(norm) for norm in world.gather(update.gradient_norm.item())],
+        }
+        results[name]["scales"] = [scale_of(before), scale_of(engine.snapshot())]
+    after, straight = step_on(engine, 2), step_on(undisturbed, 2)
+    results["after"] = {"skipped": after.skipped.item(), "losses": [after.loss.item(), straight.loss.item()]}
+    if settings["precision"] != "fp16":  # there the lowered scale rounds otherwise
+        results["after"]["same"] = all(world.gather(same(engine.snapshot(), undisturbed.snapshot())))
+    return results
+
+
+def break_gradient(loss: torch.Tensor) -> torch.Tensor:
+    """The same loss, whose gradient is not a number: infinity, of the root at 0, times 0."""
+    return loss + (loss - loss.detach()).abs().sqrt()
+
+
+def step_on(engine: Engine, step: int) -> Any:
+    return run_step(engine, step, accumulation=2)
+
+
+def scale_of(snapshot: Snapshot) -> float | None:
+    return snapshot.tensors["scaler"][0].item() if "scaler" in snapshot.tensors else None
+
+
+JOBS = {
+    "pairwise": lambda world, folder: cases(world, folder, PAIRWISE),
+    "full": lambda world, folder: cases(world, folder, FULL),
+    "resume": resume,
+    "reshard": lambda world, folder: reshard(world, folder, source=2),
+    "begin": lambda world, folder: travel(world, folder, place="", stage=1, first=0, to="after-3"),
+    "middle": lambda world, folder: travel(world, folder, place="after-3", stage=3, first=3, to="after-6"),
+    "end": lambda world, folder: travel(world, folder, place="after-6", stage=0, first=6, to="after-9"),
+    "skips": skips,
+}
+
+
+def main(folder: Path, jobs: list[str]) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with connected(os.environ) as world:
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator().is_fp16_supported = lambda: True  # slow on a CPU, yet right
+        for job in jobs:
+            results = JOBS[job](world, folder)
+            if world.first:
+                (folder / f"{job}-{world.size}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    main(Path(sys.argv[1]), sys.argv[2:])
+    end_process(0)
