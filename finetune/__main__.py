@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from finetune.config import FinetuneConfig
-from finetune.train import train
-from videomae.command import run_stage
+from videomae.stopping import listening
+
+
+def main() -> int:
+    """Listen for signals before the slow imports: one that comes early is a polite request too."""
+    with listening():
+        from finetune.config import FinetuneConfig
+        from finetune.train import train
+        from videomae.command import run_stage
+
+        return run_stage("finetune", FinetuneConfig, train)
+
 
 if __name__ == "__main__":
-    sys.exit(run_stage("finetune", FinetuneConfig, train))
+    sys.exit(main())

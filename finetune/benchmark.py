@@ -37,6 +37,7 @@ from videomae.distributed import World, connected
 from videomae.flops import count
 from videomae.progress import console, log_to, logger
 from videomae.run import write_whole
+from videomae.stopping import listening
 
 RESULT = "benchmark.json"
 
@@ -235,7 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, alone")
     given = parser.parse_intermixed_args(arguments)
-    return finish(guarded(lambda: _run(given)))
+    with listening():  # between the rows too
+        return finish(guarded(lambda: _run(given)))
 
 
 def _run(given: argparse.Namespace) -> None:

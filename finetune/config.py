@@ -7,7 +7,7 @@ from typing import Literal
 from finetune.mixup import MixupConfig
 from finetune.models import ModelConfig
 from videomae.config import configclass
-from videomae.training import TrainingConfig
+from videomae.stage import TrainingConfig
 
 
 @configclass

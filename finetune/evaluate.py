@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from videomae.shards.loader import LoaderConfig, evaluation_stream
 from videomae.shards.manifest import Manifest
 from videomae.shards.reader import ShardReader
 
+T = TypeVar("T")
 FILE = "evaluation.json"
 
 
@@ -60,6 +62,17 @@ class Evaluation:
         }
 
 
+class Pace(Protocol):
+    """Hands on batches, of which no rank has more than `most`, and may raise between them."""
+
+    def __call__(self, batches: Iterable[T], *, most: int) -> Iterable[T]: ...
+
+
+def unpaced(batches: Iterable[T], *, most: int) -> Iterable[T]:
+    """All `batches`, without a break."""
+    return batches
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Evaluates modules of one input on one split; every rank takes a share of the videos."""
@@ -70,20 +83,21 @@ class Evaluator:
     loader: LoaderConfig
     world: World
 
-    def __call__(self, module: nn.Module) -> Evaluation:
-        """Evaluate `module`, the same result on every rank.
+    def __call__(self, module: nn.Module, pace: Pace = unpaced) -> Evaluation:
+        """Evaluate `module`, the same result on every rank; `pace` may stop between two batches.
 
         Raises:
             BadSampleError: a video cannot be read; none is left out of an evaluation.
         """
-        return self.summary(*self.probabilities(module))
+        return self.summary(*self.probabilities(module, pace))
 
-    def probabilities(self, module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    def probabilities(self, module: nn.Module, pace: Pace = unpaced) -> tuple[np.ndarray, np.ndarray]:
         """Mean probabilities (S, K) over the views of every video, and labels (S,), the same on every rank."""
         was_training = module.training
         module.eval()
         try:
-            shares = self.world.gather([self._probabilities(module, batch) for batch in self._batches()])
+            batches = pace(self._batches(), most=self._most_batches)
+            shares = self.world.gather([self._probabilities(module, batch) for batch in batches])
         finally:
             module.train(was_training)
         parts = [part for share in shares for part in share]
@@ -100,15 +114,24 @@ class Evaluator:
             views=f"{self.evaluation.clips}x{self.evaluation.crops}",
         )
 
-    def _batches(self) -> Any:
-        views = self.evaluation.clips * self.evaluation.crops
+    @property
+    def _videos(self) -> int:
+        """Videos in a batch."""
+        return max(1, self.evaluation.batch // (self.evaluation.clips * self.evaluation.crops))
+
+    @property
+    def _most_batches(self) -> int:
+        """The largest number of batches that a rank has."""
+        return math.ceil(math.ceil(self.manifest.samples / self.world.size) / self._videos)
+
+    def _batches(self) -> Iterator[LabelledBatch]:
         return evaluation_stream(
             reader=ShardReader(self.manifest),
             transform=EvaluationViews(self.evaluation, self.input),
             collate=collate,
             rank=self.world.rank,
             size=self.world.size,
-            micro_batch=max(1, self.evaluation.batch // views),
+            micro_batch=self._videos,
             config=self.loader,
         )
 

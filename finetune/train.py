@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,9 +19,9 @@ from finetune.stream import open_stream, split
 from videomae.distributed import World
 from videomae.engine import Engine
 from videomae.run import RunDirectory, write_whole
-from videomae.schedule import steps_of
 from videomae.shards.manifest import NAME as MANIFEST
-from videomae.training import Training, open_run, plan, start_engine
+from videomae.stage import open_run, plan, start_engine
+from videomae.training import Training
 from videomae.weights.export import TENSORS
 
 
@@ -32,33 +33,44 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
     Raises:
         ValueError: config, data, weights and world do not fit together.
         videomae.stopping.Stopped: a stop was asked for; the state is saved.
+        videomae.stopping.LimitReached: the run is not healthy, or does not get on.
     """
     stream, classes = open_stream(config, world), common_classes(config)
     timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)
-    run, finished = open_run("Fine-tuning", config, world, inputs=inputs(config))
-    if finished:
-        return run
-    model = initial_model(config, classes=len(classes))
-    engine = start_engine(model, config, world, rate_factor=layer_rates(model, config.layer_decay))
-    training = Training("Fine-tuning", config, engine=engine, timetable=timetable)
-    evaluate = Evaluator(split(config, "val"), config.model.input, config.evaluation, config.loader, world)
-    evaluate_every = max(
-        1, steps_of(config.evaluation.every, steps_per_epoch=stream.batches_per_epoch, batch=config.batch)
-    )
-    objective = Objective(config.mixup, input=config.model.input, classes=len(classes), device=world.device)
-    for step, micro_batches in training.steps(stream.batches):
-        objective.seed(config.seed, step, world.rank)
-        update = engine.update(micro_batches, objective, rate=timetable.rate(step))
-        training.record(step, update)
-        if (step + 1) % evaluate_every == 0 and step + 1 < timetable.total:
+    with open_run("Fine-tuning", config, world, inputs=inputs(config)) as attempt:
+        if attempt.finished:
+            return attempt.run
+        model = initial_model(config, classes=len(classes))
+        engine = start_engine(model, config, world, rate_factor=layer_rates(model, config.layer_decay))
+        training = Training(attempt, config, engine=engine, timetable=timetable)
+        evaluator = Evaluator(split(config, "val"), config.model.input, config.evaluation, config.loader, world)
+        objective = Objective(config.mixup, input=config.model.input, classes=len(classes), device=world.device)
+        loss_of = training.timed(objective)
+
+        def evaluate(done: int) -> Evaluation:
             engine.agree()
-            record_evaluation(evaluate(engine.module), training, step + 1)
-    engine.agree()
-    result = evaluate(engine.module)
-    record_evaluation(result, training, timetable.total)
-    export(config, engine, result)
-    training.finish()
-    return run
+            result = evaluator(engine.module, training.paced)
+            training.write("evaluation", done, accuracy=result.accuracy.value, loss=result.loss)
+            return result
+
+        every = timetable.interval(config.evaluation.every, batch=config.batch)
+        for step, micro_batches in training.steps(stream.batches, between=at_multiples(every, evaluate)):
+            objective.seed(config.seed, step, world.rank)
+            update = engine.update(micro_batches, loss_of, rate=timetable.rate(step), ceiling=training.ceiling)
+            training.record(step, update)
+        export(config, engine, evaluate(timetable.total))
+        training.finish()
+    return attempt.run
+
+
+def at_multiples(of: int, action: Callable[[int], object]) -> Callable[[int], None]:
+    """Does `action(done)` when `done` steps are a multiple of `of`, but not before the first step."""
+
+    def act(done: int) -> None:
+        if done and done % of == 0:
+            action(done)
+
+    return act
 
 
 def common_classes(config: FinetuneConfig) -> tuple[str, ...]:
@@ -89,11 +101,6 @@ def initial_model(config: FinetuneConfig, *, classes: int) -> nn.Module:
     """The model of the config, initialised by the seed or started from the weights that it names."""
     torch.manual_seed(config.seed)
     return build(config.model, classes)
-
-
-def record_evaluation(result: Evaluation, training: Training, step: int) -> None:
-    """Log accuracy and loss on the val split after `step` steps."""
-    training.write("evaluation", step, accuracy=result.accuracy.value, loss=result.loss)
 
 
 def export(config: FinetuneConfig, engine: Engine, result: Evaluation) -> None:

@@ -9,7 +9,7 @@ from pretrain.masking import MaskConfig, hidden_count
 from pretrain.objective import ObjectiveConfig
 from videomae.config import configclass
 from videomae.encoder import EncoderConfig
-from videomae.training import TrainingConfig
+from videomae.stage import TrainingConfig
 
 
 @configclass

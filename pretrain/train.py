@@ -15,7 +15,8 @@ from videomae.distributed import World
 from videomae.engine import Engine
 from videomae.run import RunDirectory
 from videomae.shards.manifest import NAME as MANIFEST
-from videomae.training import Training, open_run, plan, start_engine
+from videomae.stage import open_run, plan, start_engine
+from videomae.training import Training
 from videomae.weights.export import save_encoder
 
 PANELS = "reconstructions"
@@ -29,21 +30,22 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
     Raises:
         ValueError: config, data and world do not fit together.
         videomae.stopping.Stopped: a stop was asked for; the state is saved.
+        videomae.stopping.LimitReached: the run is not healthy, or does not get on.
     """
     stream = open_stream(config, world)
     timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)
-    run, finished = open_run("Pretraining", config, world, inputs=[Path(config.data.shards) / MANIFEST])
-    if finished:
-        return run
-    engine = start_engine(initial_model(config), config, world)
-    training = Training("Pretraining", config, engine=engine, timetable=timetable)
-    loss_of = Objective(config.objective, encoder=config.encoder, device=world.device)
-    for step, micro_batches in training.steps(stream.batches):
-        update = engine.update(micro_batches, loss_of, rate=timetable.rate(step))
-        training.record(step, update)
-    export(config, engine)
-    training.finish()
-    return run
+    with open_run("Pretraining", config, world, inputs=[Path(config.data.shards) / MANIFEST]) as attempt:
+        if attempt.finished:
+            return attempt.run
+        engine = start_engine(initial_model(config), config, world)
+        training = Training(attempt, config, engine=engine, timetable=timetable)
+        loss_of = training.timed(Objective(config.objective, encoder=config.encoder, device=world.device))
+        for step, micro_batches in training.steps(stream.batches):
+            update = engine.update(micro_batches, loss_of, rate=timetable.rate(step), ceiling=training.ceiling)
+            training.record(step, update)
+        export(config, engine)
+        training.finish()
+    return attempt.run
 
 
 def initial_model(config: PretrainConfig) -> MaskedAutoencoder:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,9 +16,10 @@ from videomae.config import load
 from videomae.distributed import World, connected, end_process
 from videomae.progress import log_to, logger
 from videomae.run import RunDirectory
-from videomae.stopping import EXIT_STOPPED, Stopped
+from videomae.stage import TrainingConfig
+from videomae.stopping import EXIT_FAILED, EXIT_LIMIT, EXIT_STOPPED, LimitReached, Stopped
 
-T = TypeVar("T")
+T = TypeVar("T", bound=TrainingConfig)
 EXIT_MISTAKE = 2  # the user's mistake: bad config, bad data
 
 
@@ -35,29 +39,51 @@ def run_stage(
 
 
 def finish(code: int) -> int:
-    """Give back `code` in a process of its own; one of several processes ends here."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    """Give back `code` in a process of its own; one of several processes ends here, and one that was stopped.
+
+    Loader workers ignore the signals on which an interpreter counts at its exit, so they are ended first. A stop may be
+    a ctrl-C that also ended whoever read our output, and the interpreter would make another exit code of that.
+    """
+    for child in multiprocessing.active_children():
+        child.kill()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or code == EXIT_STOPPED:
         end_process(code)
     return code
 
 
 def _run(schema: type[T], train: Callable[[T, World], RunDirectory], config: Path, overrides: Sequence[str]) -> None:
-    with connected(os.environ) as world:
+    settings = load(schema, config, overrides)
+    with connected(os.environ, patience=settings.health.collective_seconds) as world:
         log_to(None, console_too=world.first)
-        run = train(load(schema, config, overrides), world)
+        run = train(settings, world)
         if world.first:
             logger.info("run directory: %s", run.path)
 
 
 def guarded(action: Callable[[], object]) -> int:
-    """Run `action`; a user's mistake or a full disk becomes one line on standard error, and an exit code."""
+    """Run `action`; a user's mistake, a full disk or a stop becomes one line on standard error, and an exit code.
+
+    0 finished, 2 the user's mistake, 75 stopped and saved, 76 a limit of health is reached, 1 everything else.
+    """
     try:
         action()
     except Stopped as stop:
-        sys.stderr.write(f"{stop}\n")
+        _say(str(stop))
         return EXIT_STOPPED
+    except LimitReached as limit:
+        _say(f"error: {limit}")
+        return EXIT_LIMIT
     except (ValueError, OSError, FloatingPointError) as error:
         logger.debug("the error's origin", exc_info=error)  # into the run's log, not before the user
-        sys.stderr.write(f"error: {error}\n")
-        return EXIT_MISTAKE if isinstance(error, ValueError) else 1
+        _say(f"error: {error}")
+        return EXIT_MISTAKE if isinstance(error, ValueError) else EXIT_FAILED
+    except Exception as error:  # our mistake, or another rank's end: all of it, to both
+        logger.debug("this rank ends", exc_info=error)
+        _say(traceback.format_exc().rstrip())
+        return EXIT_FAILED
     return 0
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody may be left to read it
+        sys.stderr.write(f"{text}\n")

@@ -74,8 +74,11 @@ class Recorder:
         return (step + 1) % self._every == 0 or step + 1 == self._timetable.total
 
     def cut_back(self, step: int) -> None:
-        """Training begins, or begins again, after `step` steps: drop what was logged beyond."""
-        self._log.cut_back(step)
+        """Training begins, or begins again, after `step` steps: drop what was logged beyond.
+
+        An evaluation follows the save of its step, and is done again too.
+        """
+        self._log.cut_back(step, again=("evaluation",))
         self._skipped = []
         self._meter.restart()
 

@@ -4,9 +4,10 @@ config.yaml         the resolved config; runs again as it is
 ds_config.json      DeepSpeed's settings, derived (runs with that engine)
 inputs.json         SHA-256 of what the run is made from
 environment.json    versions, machine, command, git state
+status.json         where it stands, as long as it runs and after it ended
 metrics.jsonl       every logged value, a JSON object a line
 quarantine.jsonl    samples that could not be used
-logs/rank-N.log     what each rank said
+logs/rank-N.log     what each rank said; rank-N.stacks.txt where it stood when it hung
 checkpoints/        see videomae.checkpoint
 export/             what later stages read
 summary.json        written last: the run is finished
@@ -31,7 +32,7 @@ from videomae.config import ConfigError, dump, to_dict
 if TYPE_CHECKING:
     from videomae.distributed import World
 
-EXECUTION = ("engine", "loader", "checkpoint", "metrics", "run")  # sections that say how, not what
+EXECUTION = ("engine", "loader", "checkpoint", "metrics", "health", "run")  # sections that say how, not what
 _PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "timm", "av", "numpy", "wandb")
 
 

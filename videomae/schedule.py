@@ -65,6 +65,10 @@ class Timetable:
             final_factor=self.schedule.final_factor,
         )
 
+    def interval(self, duration: str, *, batch: int) -> int:
+        """`duration` in steps, at least one: the time between two events of the run."""
+        return max(1, steps_of(duration, steps_per_epoch=self.steps_per_epoch, batch=batch))
+
     def epoch(self, step: int) -> float:
         """Epochs done after `step` steps."""
         return step / self.steps_per_epoch

@@ -1,25 +1,29 @@
-"""A polite stop: a signal or a file asks, all ranks agree on the step, the run saves and leaves.
+"""A polite stop: a signal, a file or the launcher's death asks, all ranks agree on the step, the run saves and leaves.
 
-SIGTERM, SIGUSR1 and SIGINT, and a file called STOP in the run's directory, ask for a stop. The process then ends with
-`EXIT_STOPPED`, which tells a scheduler that the same command goes on where it stopped.
+SIGTERM, SIGUSR1 and SIGINT ask for a stop; so do a file called STOP in the run's directory and the end of the launcher
+(see `videomae.ancestry`), which the run's watchdog looks for. This module remembers that somebody asked, lets the main
+thread stop waiting for data then, and owns the exit codes. It imports nothing heavy, so that a command can listen
+before its slow imports.
 """
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-from videomae.distributed import World
-from videomae.progress import logger
-
+T = TypeVar("T")
 EXIT_FAILED = 1
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on where it stopped
 EXIT_LIMIT = 76  # a limit of health is reached: starting again would do the same again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# Within this time a second SIGINT is an echo: a terminal's ctrl-C reaches a worker directly and through its launcher.
+_ECHO_SECONDS = 3.0
 
 
 class Stopped(Exception):
@@ -30,36 +34,71 @@ class LimitReached(Exception):
     """The run has used up a limit of its health; somebody has to look before it is started again."""
 
 
+class _Interrupted(BaseException):
+    """Raised in the main thread while it waits for data; no `except Exception` on the way may swallow it."""
+
+
 class StopRequest:
-    """Remembers that a stop was asked for; what reaches one of them, all later ones of the process know."""
+    """Whether and why this process was asked to stop, and since when."""
 
-    _reason: ClassVar[str | None] = None
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self.asked_at: float | None = None  # time.monotonic()
+        self._owner = os.getpid()
+        self._waits = False
 
-    def __init__(self, run_folder: Path, world: World) -> None:
-        self._file = run_folder / "STOP"
-        self._world = world
-        for number in SIGNALS:
-            signal.signal(number, self._on_signal)
+    def ask(self, reason: str) -> None:
+        """Ask for a stop, from any thread; the first reason counts. Ends a wait for data."""
+        if self.reason is None:
+            self.reason, self.asked_at = reason, time.monotonic()
+        self.interrupt()
 
-    def agreed(self) -> bool:
-        """Whether any rank was asked to stop; called by all ranks at the same step."""
-        reason = StopRequest._reason
-        if reason is None and self._world.first and self._file.exists():
-            reason = f"{self._file} exists"
-        stop = self._world.any(reason is not None)
-        if stop and reason is not None:
-            logger.info("stopping: %s", reason)
-        return stop
+    def interrupt(self) -> None:
+        """End the main thread's wait for data, if it waits and a stop is asked for."""
+        if self._waits and self.reason is not None and threading.current_thread() is not threading.main_thread():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    def clear(self) -> None:
-        """Remove a STOP file, so that the next start does not stop at once."""
-        if self._world.first:
-            self._file.unlink(missing_ok=True)
+    def unless_asked(self, wait: Callable[[], T]) -> T | None:
+        """What `wait` gives, or None as soon as a stop is asked for; what `wait` was doing is then broken off."""
+        try:
+            self._waits = True
+            return None if self.reason is not None else wait()
+        except _Interrupted:
+            return None
+        finally:
+            self._waits = False
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and StopRequest._reason is not None:
-            raise KeyboardInterrupt  # asked twice by hand: at once, unsaved
-        StopRequest._reason = f"signal {signal.Signals(number).name}"
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal; a second SIGINT by hand leaves at once, unsaved."""
+        if os.getpid() != self._owner:
+            return  # a forked child that has not set its own handlers yet
+        late = self.asked_at is not None and time.monotonic() - self.asked_at > _ECHO_SECONDS
+        if number == signal.SIGINT and late:
+            raise KeyboardInterrupt
+        self.ask(f"signal {signal.Signals(number).name}")
+        if self._waits:
+            self._waits = False
+            raise _Interrupted
+
+
+class _Listener:
+    current: ClassVar[StopRequest | None] = None
+
+
+@contextmanager
+def listening() -> Iterator[StopRequest]:
+    """Turn the signals into requests while open; inside an open one, it gives that one's request again."""
+    if _Listener.current is not None:
+        yield _Listener.current
+        return
+    request = _Listener.current = StopRequest()
+    before = {number: signal.signal(number, request.on_signal) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        _Listener.current = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from videomae.shards.loader import Transform, train_stream
 from videomae.shards.manifest import Manifest
 from videomae.shards.order import Order, OrderConfig
 from videomae.shards.reader import ShardReader
-from videomae.training import TrainingConfig
+from videomae.stage import TrainingConfig
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")

@@ -1,7 +1,7 @@
-"""The frame round a training loop, the same for every stage: resume, time, log, save, stop.
+"""The frame round a training loop, the same for every stage: resume, time, log, save, stop, go back.
 
     for step, micro_batches in training.steps(stream):
-        update = engine.update(micro_batches, loss_of, rate=timetable.rate(step))
+        update = engine.update(micro_batches, loss_of, rate=timetable.rate(step), ceiling=training.ceiling)
         training.record(step, update)
 
 The stage brings the stream, the loss and the model; this module knows none of them.
@@ -10,88 +10,30 @@ The stage brings the stream, the loss and the model; this module knows none of t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from videomae.checkpoint import CheckpointConfig, CheckpointStore, Saver, SaveReport, deadline, starting_point
-from videomae.config import configclass
-from videomae.distributed import World
-from videomae.engine import Engine, EngineConfig, EnginePlan, Update, build_engine
-from videomae.inputs import hold
+from videomae.attempt import Attempt
+from videomae.checkpoint import Checkpoint, CheckpointStore, Saver, SaveReport, starting_point
+from videomae.engine import Engine, Update
+from videomae.health import Guard
 from videomae.meter import Workload
-from videomae.metrics import MetricsConfig, read, require_finite
-from videomae.optimizer import OptimizerConfig, parameter_groups
-from videomae.progress import Task, log_to, logger, track
+from videomae.metrics import read
+from videomae.progress import logger, track
 from videomae.recorder import Beside, Recorder
-from videomae.run import RunDirectory, write_whole
-from videomae.schedule import ScheduleConfig, Timetable, make_timetable, steps_of
-from videomae.shards.loader import LoaderConfig
-from videomae.stopping import Stopped, StopRequest
+from videomae.rollback import last_good
+from videomae.run import write_whole
+from videomae.schedule import Timetable
+from videomae.stage import TrainingConfig
+from videomae.stopping import Stopped
+from videomae.stragglers import Stragglers
 
 T = TypeVar("T")
-
-
-@configclass
-class TrainingConfig:
-    """What every training stage is told; the stages' own configs add to it."""
-
-    run: str  # directory of this run
-    seed: int = 0
-    batch: int  # clips a step, over all processes
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    engine: EngineConfig = EngineConfig()
-    loader: LoaderConfig = LoaderConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    metrics: MetricsConfig = MetricsConfig()
-
-    @property
-    def directory(self) -> RunDirectory:
-        return RunDirectory(Path(self.run))
-
-
-def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequence[Path]) -> tuple[RunDirectory, bool]:
-    """Create or reopen the run's directory, send log lines there, and say whether the run is already finished.
-
-    Raises:
-        ConfigError: the directory holds a run with other settings.
-        ValueError: the run began with other `inputs`, or is finished and shall not be reused.
-    """
-    run = config.directory
-    run.prepare(config, world)
-    log_to(run.log(world.rank), console_too=world.first)
-    world.on_first(lambda: hold(run, inputs))
-    finished = world.share(run.summary.exists())
-    if finished:
-        if config.checkpoint.resume == "never":
-            raise ValueError(f"checkpoint.resume=never, but {run.path} is finished; type run=PATH for a new run")
-        if world.first:
-            logger.info("%s in %s is finished already and is reused; remove the folder to start again", title, run.path)
-    return run, finished
-
-
-def plan(config: TrainingConfig, *, steps_per_epoch: int) -> Timetable:
-    """The run's durations and rates on a data set of `steps_per_epoch` batches.
-
-    Raises:
-        ValueError: see `make_timetable`.
-    """
-    peak_rate = config.optimizer.peak(config.batch)
-    return make_timetable(config.schedule, peak_rate=peak_rate, steps_per_epoch=steps_per_epoch, batch=config.batch)
-
-
-def start_engine(
-    model: nn.Module, config: TrainingConfig, world: World, *, rate_factor: Callable[[str], float] = lambda name: 1.0
-) -> Engine:
-    """`model` under the config's engine; `rate_factor(name)` is the factor on a parameter's rate."""
-    groups = parameter_groups(model, weight_decay=config.optimizer.weight_decay, rate_factor=rate_factor)
-    _, micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
-    return build_engine(model, groups, EnginePlan(config.engine, config.optimizer, world, micro_batches))
 
 
 class Training:
@@ -99,17 +41,16 @@ class Training:
 
     def __init__(
         self,
-        title: str,
+        attempt: Attempt,
         config: TrainingConfig,
         *,
         engine: Engine,
         timetable: Timetable,
         workload: Workload | None = None,
     ) -> None:
-        self._title, self._config, self._engine, self._timetable = title, config, engine, timetable
+        self._attempt, self._config, self._engine, self._timetable = attempt, config, engine, timetable
         self._world = engine.world
         run = config.directory
-        self._stop = StopRequest(run.path, self._world)
         if self._world.first and engine.settings is not None:
             write_whole(run.deepspeed_settings, json.dumps(engine.settings, indent=1))
         self._recorder = Recorder(
@@ -121,27 +62,29 @@ class Training:
             precision=config.engine.precision,
             workload=workload,
         )
+        attempt.at_exit(self._recorder.close)
         self._saver = self._make_saver()
-        self._update: Update | None = None
-        self.start = self._resume()
+        self._guard, self._batches = Guard(config.health), 0  # batches used up: the steps, and what was passed over
+        self._stragglers = Stragglers(config.health, self._world, report=self._recorder.write)
+        self._save_is_due = False
+        self.start = self.done = self._resume()
 
     def _make_saver(self) -> Saver:
-        config, timetable = self._config.checkpoint, self._timetable
-
-        def steps(duration: str) -> int:
-            return max(1, steps_of(duration, steps_per_epoch=timetable.steps_per_epoch, batch=self._config.batch))
-
+        config, batch = self._config.checkpoint, self._config.batch
+        interval = self._timetable.interval
         self._store = CheckpointStore(
             self._config.directory.checkpoints,
             world=self._world,
             keep=config.keep,
-            keep_every=steps(config.keep_every) if config.keep_every else None,
+            keep_every=interval(config.keep_every, batch=batch) if config.keep_every else None,
             sweep_beside=config.asynchronous,
         )
-        take = self._engine.snapshot
-        return Saver(self._store, config, every=steps(config.every), take=take, report=self._record_save)
+        every = interval(config.every, batch=batch)
+        return Saver(self._store, config, every=every, take=self._engine.snapshot, report=self._record_save)
 
     def _record_save(self, save: SaveReport) -> None:
+        if save.fault is None:
+            self._attempt.progressed()
         values = {"seconds": save.seconds, "blocked_seconds": save.blocked_seconds, "bytes": save.bytes}
         self._recorder.write("checkpoint", save.step, **values, **({"fault": save.fault} if save.fault else {}))
 
@@ -150,57 +93,130 @@ class Training:
         if checkpoint is None:
             self._recorder.cut_back(0)
             return 0
-        self._engine.load(checkpoint.folder)
-        self._recorder.cut_back(checkpoint.step)
+        self._restore(checkpoint)
         if self._world.first:
-            logger.info("%s resumes at step %d of %d", self._title, checkpoint.step, self._timetable.total)
+            logger.info("%s resumes at step %d of %d", self._attempt.title, checkpoint.step, self._timetable.total)
         return checkpoint.step
 
-    def steps(self, stream: Callable[[int], Iterator[list[T]]]) -> Iterator[tuple[int, list[T]]]:
-        """Yield (0-based step, its micro-batches) to the end; `stream(start)` gives the batches from step `start`.
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self._engine.load(checkpoint.folder)
+        self._guard = Guard(self._config.health)
+        self._guard.load(checkpoint.progress.get("health"))
+        self._batches = checkpoint.batches
+        self._recorder.cut_back(checkpoint.step)
+
+    @property
+    def ceiling(self) -> float:
+        """The largest gradient norm with which the next step may be taken."""
+        return self._guard.ceiling
+
+    def timed(self, loss_of: Callable[[nn.Module, T], Tensor]) -> Callable[[nn.Module, T], Tensor]:
+        """`loss_of`, its time counted as this rank's own work; see `videomae.stragglers`."""
+        return self._stragglers.timed(loss_of)
+
+    def steps(
+        self, stream: Callable[[int], Iterator[list[T]]], *, between: Callable[[int], object] = lambda done: None
+    ) -> Iterator[tuple[int, list[T]]]:
+        """Yield (0-based step, its micro-batches) to the end; `stream(start)` gives the batches from number `start` on.
+
+        `between(done)` is called before every step, also of a step at which a run resumes or to which it goes back.
 
         Raises:
             Stopped: a stop was asked for; the state is saved.
+            LimitReached: the run is not healthy, and going back to a checkpoint has not helped.
         """
-        if self.start >= self._timetable.total:
+        total, watchdog = self._timetable.total, self._attempt.watchdog
+        if self.done >= total:
             return
-        batches = stream(self.start)
-        with track(self._title, total=self._timetable.total, done=self.start, show=self._world.first) as task:
-            for step in range(self.start, self._timetable.total):
-                with self._recorder.waiting(step):
-                    micro_batches = next(batches)
-                yield step, micro_batches
+        batches = stream(self._batches)
+        with track(self._attempt.title, total=total, done=self.done, show=self._world.first) as task:
+            while self.done < total:
+                between(self.done)
+                micro_batches = self._next(batches)
+                if self._meet():
+                    task.advance(self._go_back() - self.done)
+                    batches = stream(self._batches)
+                    continue
+                assert micro_batches is not None, "waiting is only given up for a stop, and then we have left"
+                self._batches += 1
+                yield self.done, micro_batches
                 task.advance(note=self._recorder.note)
-                self._stop_if_asked(step + 1, task)
+                watchdog.beat(f"step {self.done + 1}")
 
-    def _stop_if_asked(self, done: int, task: Task) -> None:
-        if self._saver.pending:
-            busy, failed = self._world.any_of((self._saver.busy, self._saver.failed))
-            self._saver.settle(busy=busy, failed=failed)
-        if done < self._timetable.total and self._stop.agreed():
-            with deadline(self._config.checkpoint.deadline, "the save before the stop"):
-                self._save(done, must=True)
-            self._stop.clear()
-            self._recorder.close()
-            raise Stopped(f"{self._title} stopped and saved at step {done}; the same command continues it")
+    def paced(self, batches: Iterable[T], *, most: int) -> Iterator[T]:
+        """The `batches` of an evaluation, of which some ranks have `most` and some fewer; a stop need not wait for all.
+
+        Raises:
+            Stopped: as in `steps`; the evaluation is done again when the run goes on.
+        """
+        left = iter(batches)
+        for number in range(1, most + 1):
+            self._attempt.watchdog.beat(f"batch {number} of {most} of the evaluation")
+            batch = self._attempt.stop.unless_asked(lambda: next(left, None))
+            self._meet()
+            if batch is not None:
+                yield batch
+
+    def _next(self, batches: Iterator[list[T]]) -> list[T] | None:
+        asked = time.perf_counter()
+        with self._recorder.waiting(self.done):
+            micro_batches = self._attempt.stop.unless_asked(lambda: next(batches))
+        self._stragglers.waited(time.perf_counter() - asked)
+        return micro_batches
+
+    def _meet(self) -> bool:
+        """In one collective, all ranks settle what has come up; gives whether the run must go back."""
+        asked, trouble = self._attempt.stop.reason, self._guard.trouble
+        flags = (asked is not None, trouble is not None, self._saver.busy, self._saver.failed)
+        stop, back, busy, failed = self._world.any_of(flags)
+        self._saver.settle(busy=busy, failed=failed)
+        if stop:
+            self._leave(asked)
+        return back
+
+    def _leave(self, asked: str | None) -> NoReturn:
+        if asked is not None:
+            logger.info("stopping: %s", asked)
+        with self._attempt.watchdog.allow("the save before the stop", self._config.checkpoint.deadline):
+            if self.done != self.start:
+                self._save(must=True)
+        self._attempt.stopped()
+        title = self._attempt.title
+        raise Stopped(f"{title} stopped and saved at step {self.done}; the same command continues it")
+
+    def _go_back(self) -> int:
+        """Load the last good checkpoint and pass over the data up to here; gives its step."""
+        guard, passed, left = self._guard, self._batches, self.done
+        self._saver.wait()
+        good = last_good(self._store, guard, self._config.directory, left=left)
+        logger.error("at step %d: %s; back to step %d, with other data", left, guard.trouble, good.step)
+        values = {"from_step": left, "from_batch": good.batches, "to_batch": passed, "reason": guard.trouble}
+        rollbacks = guard.rollbacks + 1
+        self._store.set_aside_after(good.step)
+        self._restore(good)
+        self._guard.rollbacks, self._batches = rollbacks, passed
+        self.done = good.step
+        self._recorder.write("rollback", self.done, **values)
+        self._saver.saved = -1  # the same step again, at another place in the data
+        self._save(must=True)
+        return self.done
 
     def measures(self, step: int) -> bool:
         """Whether the 0-based `step` will be logged, for what is only worth computing then."""
         return self._recorder.due(step)
 
     def record(self, step: int, update: Update, beside: Beside = MappingProxyType({})) -> None:
-        """Log and save after the 0-based `step`, when due; of the scalars `beside` the mean over ranks is logged.
-
-        Raises:
-            FloatingPointError: the loss is not finite.
-        """
-        done, total = step + 1, self._timetable.total
-        self._update = update
-        if self._recorder.due(step):
-            self._require_finite(done)
+        """Log and save after the 0-based `step`, when due; of the scalars `beside` the mean over ranks is logged."""
+        self.done, total = step + 1, self._timetable.total
+        self._guard.watch(update)
         self._recorder.record(step, update, beside)
-        if self._saver.due(done) or done == total:
-            self._save(done, must=done == total)
+        if self._recorder.due(step):
+            self._attempt.stands(self.done, total)
+            self._stragglers.look(self.done, steps=self._config.metrics.every)
+        # What is saved while steps are being skipped may be what has to be left behind: better a little later.
+        self._save_is_due = self._save_is_due or self._saver.due(self.done)
+        if self.done == total or (self._save_is_due and self._guard.clean):
+            self._save(must=self.done == total)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Log other values, such as an evaluation's."""
@@ -210,25 +226,31 @@ class Training:
         """What is done inside, such as an evaluation, does not count as training."""
         return self._recorder.aside(what)
 
-    def _save(self, done: int, *, must: bool) -> None:
-        self._require_finite(done)
-        engine = self._config.engine
-        written_by = {
-            "kind": engine.kind,
-            "zero_stage": engine.zero_stage,
-            "precision": engine.precision,
-            "world": self._world.size,
-        }
-        with self._recorder.aside("save"):
-            self._saver.save({"step": done, "seed": self._config.seed, "engine": written_by}, must=must)
+    def _save(self, *, must: bool) -> None:
+        self._save_is_due = False
+        patience = self._config.health.start_seconds
+        with self._attempt.watchdog.allow(f"the save at step {self.done}", patience), self._recorder.aside("save"):
+            self._saver.save(self._progress(), must=must)
 
-    def _require_finite(self, done: int) -> None:
-        if self._update is not None:
-            require_finite(float(self._update.loss), what="the loss", step=done)
-            require_finite(float(self._update.gradient_norm), what="the gradient's norm", step=done)
+    def _progress(self) -> dict[str, Any]:
+        """Where the run stands, for its checkpoint."""
+        engine = self._config.engine
+        return {
+            "step": self.done,
+            "batches": self._batches,
+            "seed": self._config.seed,
+            "engine": {
+                "kind": engine.kind,
+                "zero_stage": engine.zero_stage,
+                "precision": engine.precision,
+                "world": self._world.size,
+            },
+            "health": self._guard.state(),
+        }
 
     def finish(self) -> None:
         """Mark the run as finished, after everything else is written."""
+        self._attempt.watchdog.beat("the end of the run")
         self._recorder.close()
         if self._world.first:
             lines = [line for line in read(self._config.directory.metrics) if line["kind"] == "train"]
@@ -238,4 +260,27 @@ class Training:
                 "seconds": round(sum(line["seconds"] for line in lines), 3),
             }
             write_whole(self._config.directory.summary, json.dumps(summary, indent=1))
+        self._attempt.completed()
         self._world.barrier()
+
+
+class _Meter:
+    """Times since the last log line."""
+
+    def __init__(self) -> None:
+        self.note = ""
+        self.waited = 0.0
+        self.steps = 0
+        self._since = time.perf_counter()
+
+    def read(self, batch: int) -> dict[str, float]:
+        """Rates since the last call, and a fresh start."""
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        values = {
+            "samples_per_second": round(self.steps * batch / seconds, 3),
+            "seconds": round(seconds, 4),
+            "data_seconds": round(self.waited, 4),
+        }
+        self.waited, self.steps, self._since = 0.0, 0, now
+        return values

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,10 @@ class MetricsLog:
         self._mirror: Mirror | None = None
         self._mirrored = False  # the mirror is started with the first line
 
-    def cut_back(self, step: int) -> None:
-        """Drop what was logged after `step`: it will be done again."""
+    def cut_back(self, step: int, *, again: Sequence[str] = ()) -> None:
+        """Drop what was logged after `step`, and the kinds `again` at it: it will be done again."""
         if self._writes and self._run.metrics.exists():
-            kept = [line for line in read(self._run.metrics) if line.get("step", 0) <= step]
+            kept = [line for line in read(self._run.metrics) if line.get("step", 0) <= step - (line["kind"] in again)]
             write_whole(self._run.metrics, "".join(encode(line) for line in kept))
 
     def write(self, kind: str, step: int, **values: Any) -> None:

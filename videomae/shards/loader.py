@@ -7,7 +7,6 @@ of (seed, epoch, position, attempt), written down and capped; in evaluation it i
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from videomae.shards.order import Order, Place, Replacements
 from videomae.shards.permutation import generator
 from videomae.shards.quarantine import BadSampleError, Fault, Quarantine, QuotaConfig
 from videomae.shards.reader import Sample, ShardReader
+from videomae.stopping import held, ignore
 from videomae.video import VideoError
 
 Item = TypeVar("Item")
@@ -222,12 +222,12 @@ def _load(
             multiprocessing_context=config.start_method,
             worker_init_fn=_start_worker,
         )
-        batches = iter(loader)
+        with held():
+            batches = iter(loader)
     yield from batches
 
 
 def _start_worker(worker: int) -> None:
     """Leave signals to the main process, which saves and then ends the workers; one thread each."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    ignore()
     torch.set_num_threads(1)

@@ -1,0 +1,81 @@
+"""How every training stage opens: what it is told, its run directory, its timetable and its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from videomae.attempt import Attempt
+from videomae.checkpoint import CheckpointConfig
+from videomae.config import configclass
+from videomae.distributed import World
+from videomae.engine import Engine, EngineConfig, EnginePlan, build_engine
+from videomae.health import HealthConfig
+from videomae.inputs import hold
+from videomae.metrics import MetricsConfig
+from videomae.optimizer import OptimizerConfig, parameter_groups
+from videomae.progress import log_to, logger
+from videomae.run import RunDirectory
+from videomae.schedule import ScheduleConfig, Timetable, make_timetable
+from videomae.shards.loader import LoaderConfig
+
+
+@configclass
+class TrainingConfig:
+    """What every training stage is told; the stages' own configs add to it."""
+
+    run: str  # directory of this run
+    seed: int = 0
+    batch: int  # clips a step, over all processes
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    engine: EngineConfig = EngineConfig()
+    loader: LoaderConfig = LoaderConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    health: HealthConfig = HealthConfig()
+
+    @property
+    def directory(self) -> RunDirectory:
+        return RunDirectory(Path(self.run))
+
+
+def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequence[Path]) -> Attempt:
+    """Create or reopen the run's directory, send log lines there, and say whether the run is already finished.
+
+    Raises:
+        ConfigError: the directory holds a run with other settings.
+        ValueError: the run began with other `inputs`, or is finished and shall not be reused.
+    """
+    run = config.directory
+    run.prepare(config, world)
+    log_to(run.log(world.rank), console_too=world.first)
+    world.on_first(lambda: hold(run, inputs))
+    finished = world.share(run.summary.exists())
+    if finished:
+        if config.checkpoint.resume == "never":
+            raise ValueError(f"checkpoint.resume=never, but {run.path} is finished; type run=PATH for a new run")
+        if world.first:
+            logger.info("%s in %s is finished already and is reused; remove the folder to start again", title, run.path)
+    return Attempt(title, run, config.health, world, finished=finished)
+
+
+def plan(config: TrainingConfig, *, steps_per_epoch: int) -> Timetable:
+    """The run's durations and rates on a data set of `steps_per_epoch` batches.
+
+    Raises:
+        ValueError: see `make_timetable`.
+    """
+    peak_rate = config.optimizer.peak(config.batch)
+    return make_timetable(config.schedule, peak_rate=peak_rate, steps_per_epoch=steps_per_epoch, batch=config.batch)
+
+
+def start_engine(
+    model: nn.Module, config: TrainingConfig, world: World, *, rate_factor: Callable[[str], float] = lambda name: 1.0
+) -> Engine:
+    """`model` under the config's engine; `rate_factor(name)` is the factor on a parameter's rate."""
+    groups = parameter_groups(model, weight_decay=config.optimizer.weight_decay, rate_factor=rate_factor)
+    _, micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
+    return build_engine(model, groups, EnginePlan(config.engine, config.optimizer, world, micro_batches))
