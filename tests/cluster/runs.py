@@ -28,12 +28,13 @@ class Run:
     cluster: dict[str, Any]
     overrides: tuple[str, ...] = ()
 
-    def words(self, launcher: str, **cluster: Any) -> list[str | Path]:
-        """What a user types, with further settings of the cluster."""
+    def words(self, launcher: str, *more: str | Path, command: str = "", **cluster: Any) -> list[str | Path]:
+        """What a user types: `more` words after the config's, and further settings of the cluster."""
         file = self.path.parent / f"{self.path.name}-{launcher}.yaml"
         file.write_text(yaml.safe_dump({**self.cluster, "environment": {"OMP_NUM_THREADS": "1"}, **cluster}))
         settings = two_process_arguments(self.path, self.shards, *self.overrides)
-        return [sys.executable, "-m", "launch", *settings, "--on", launcher, "--cluster", file]
+        start = [sys.executable, "-m", "launch", *([command] if command else [])]
+        return [*start, *settings, *more, "--on", launcher, "--cluster", file]
 
     def start(self, host: Host, launcher: str, **cluster: Any) -> Process:
         return host.start(*self.words(launcher, **cluster))
@@ -54,9 +55,10 @@ class Run:
         until(there, seconds=START_SECONDS, what=f"step {step}", shown=self.said)
 
     @property
-    def starts(self) -> int:
+    def resumed(self) -> int:
         """How often it went on from a checkpoint."""
-        return self.said().count("resumes at step")
+        log = self.path / "logs" / "rank-0.log"
+        return log.read_text().count("resumes at step") if log.exists() else 0
 
     def said(self) -> str:
         """Everything that the processes and scripts of the run wrote."""

@@ -41,7 +41,6 @@ PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=INFINITE
 """
 
 
-_SOON = timedelta(seconds=5)
 _ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "DEADLINE")
 
 
@@ -72,7 +71,7 @@ class Slurm:
 
         def reached() -> bool:
             seen.update(self.job(number))
-            if seen["Reason"] == "BeginTime" and datetime.fromisoformat(seen["StartTime"]) > datetime.now() + _SOON:
+            if seen["Reason"] == "BeginTime" and _far(seen["EligibleTime"]):
                 self.head.run("scontrol", "update", f"jobid={number}", "StartTime=now+2")
             there = seen["JobState"] in states and int(seen["Restarts"]) >= restarts
             assert there or seen["JobState"] not in _ENDS, f"job {number} is at its end: {seen}\n{self.logs()}"
@@ -104,6 +103,11 @@ class Slurm:
             f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-60:])
             for path in sorted(self.folder.glob("*.log"))
         )
+
+
+def _far(moment: str) -> bool:
+    """Whether a time that Slurm gives is known, and more than a few seconds away."""
+    return moment != "Unknown" and datetime.fromisoformat(moment) > datetime.now() + timedelta(seconds=5)
 
 
 @contextmanager
