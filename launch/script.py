@@ -30,11 +30,6 @@ def directive(value: object) -> Shell:
     return Shell(quote(value).replace("\\", "\\\\"))
 
 
-def pattern(value: object) -> Shell:
-    """A path for an #SBATCH line where `%j` and the like mean something: its own per cent signs mean themselves."""
-    return directive(str(value).replace("%", "%%"))
-
-
 def quote(value: object) -> str:
     """`value` as one word of a shell, `Shell` as it is.
 
@@ -59,5 +54,5 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    engine.filters.update(directive=directive, pattern=pattern)
+    engine.filters.update(directive=directive)
     return re.sub(r"\n{3,}", "\n\n", engine.get_template(template).render(**values))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launch.cluster import ClusterConfig
 from launch.run_directory import Place
-from launch.script import Shell, directive, pattern, render, words
+from launch.script import Shell, directive, render, words
 
 
 def job_scripts(module: str, place: Place, cluster: ClusterConfig, *, members: Sequence[Path] = ()) -> dict[str, str]:
@@ -16,6 +16,9 @@ def job_scripts(module: str, place: Place, cluster: ClusterConfig, *, members: S
     Raises:
         ValueError: a value cannot stand in a script.
     """
+    for run in (place.run, *members):
+        if "%" in str(run) or "\\" in str(run):
+            raise ValueError(f"{run}: Slurm reads % and \\ in the path of its output as a pattern; rename the run")
     return {
         "job.sh": render(
             "job.sh.jinja",
@@ -69,8 +72,8 @@ def _directives(place: Place, cluster: ClusterConfig, members: Sequence[Path]) -
         "array": f"0-{len(members) - 1}" if members else None,
     }
     options = [Shell(f"--{name}={directive(value)}") for name, value in chosen.items() if value is not None]
-    output = pattern(place.run / "logs") + ("/slurm-%A_%a.log" if members else "/slurm-%j.log")
-    fixed = (f"--output={output}", "--open-mode=append", "--requeue", f"--signal=USR1@{slurm.signal_seconds}")
+    output = f"--output={directive(place.run / 'logs')}/slurm-{'%A_%a' if members else '%j'}.log"
+    fixed = (output, "--open-mode=append", "--requeue", f"--signal=USR1@{slurm.signal_seconds}")
     return [*options, *map(Shell, fixed), *map(directive, slurm.extra)]
 
 
