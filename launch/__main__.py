@@ -1,93 +1,22 @@
-"""`python -m launch CONFIG [--on local|torchrun|deepspeed|slurm] [--cluster FILE] [--dry-run] [key=value ...]`.
-
-Also `python -m launch chain|status|logs|stop`; each has its --help.
-"""
+"""`python -m launch CONFIG [...]`, and `python -m launch chain|status|logs|stop`; each has its --help."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
+import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from launch import chain, logs, slurm, status, stop
-from launch.arguments import cluster_of, shared
-from launch.job import Job
-from launch.local import run
-from launch.submission import Submission, described, prepare, refuse_alive, shown, start, submit, write
-from launch.sweep import submit_sweep, sweep
-from videomae.command import guarded
-from videomae.progress import log_to, logger
+from videomae.progress import log_to
 
-_COMMANDS = {"chain": chain.main, "logs": logs.main, "status": status.main, "stop": stop.main}
+_COMMANDS = ("chain", "logs", "status", "stop")
 
 
 def main(words: Sequence[str]) -> int:
-    """Launch one config, or hand over to one of the other commands."""
+    """Hand over to the command."""
     log_to(None, console_too=True)
-    if words and words[0] in _COMMANDS:
-        return _COMMANDS[words[0]](words[1:])
-    parser = argparse.ArgumentParser(
-        prog="python -m launch",
-        description="From a config to processes.",
-        epilog=f"Also: python -m launch {'|'.join(_COMMANDS)}; each has its --help.",
-        parents=[shared()],
-    )
-    parser.add_argument("config", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--prepare", action="store_true", help="make the run's directory, print the commands, and stop")
-    parser.add_argument("--sweep", metavar="KEY=A,B,C", help="an array of Slurm jobs, one for each value")
-    given = parser.parse_intermixed_args(words)
-    code = 0
-
-    def act() -> None:
-        nonlocal code
-        job = Job.read(given.config, given.overrides)
-        submission = prepare(job, on=given.on, cluster=cluster_of(given), processes=given.processes)
-        code = _sweep(submission, given) if given.sweep else _launch(submission, given)
-
-    return guarded(act) or code
-
-
-def _launch(submission: Submission, given: argparse.Namespace) -> int:
-    if given.dry_run:
-        _show(submission, as_json=given.json)
-        return 0
-    if refuse_alive(submission, force=given.force):
-        logger.info("%s is finished; remove the folder to start it again", submission.place.run)
-        return run(submission.plain) if submission.plain else 0  # the stage looks whether its inputs are newer
-    if given.prepare:
-        write(submission)
-        _show(submission, as_json=given.json)
-        return 0
-    if submission.on != "slurm" or slurm.inside(os.environ):
-        return start(submission)
-    _report(submission, submit(submission), as_json=given.json)
-    return 0
-
-
-def _sweep(submission: Submission, given: argparse.Namespace) -> int:
-    planned = sweep(submission, given.sweep)
-    if given.dry_run:
-        _show(planned.array, as_json=given.json)
-    else:
-        _report(submission, submit_sweep(planned), as_json=given.json)
-    return 0
-
-
-def _show(submission: Submission, *, as_json: bool) -> None:
-    print(json.dumps(described(submission), indent=1) if as_json else shown(submission))
-
-
-def _report(submission: Submission, number: str, *, as_json: bool) -> None:
-    folder = submission.place.run
-    print(
-        json.dumps({"run": str(folder), "job": number})
-        if as_json
-        else f"job {number}: python -m launch logs {folder} -f"
-    )
+    name, rest = (words[0], words[1:]) if words and words[0] in _COMMANDS else ("start", words)
+    # Only the one that is asked for: launching needs every model's config, which takes seconds to import.
+    return importlib.import_module(f"launch.{name}").main(rest)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""`python -m launch CONFIG [--on local|torchrun|deepspeed|slurm] [--cluster FILE] [--dry-run] [key=value ...]`.
-
-Also `python -m launch chain|status|logs|stop`; each has its --help.
-"""
+"""`python -m launch CONFIG [--on local|torchrun|deepspeed|slurm] [--cluster FILE] [--dry-run] [key=value ...]`."""
 
 from __future__ import annotations
 
@@ -12,27 +9,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch import chain, logs, slurm, status, stop
+from launch import slurm
 from launch.arguments import cluster_of, shared
 from launch.job import Job
 from launch.local import run
 from launch.submission import Submission, described, prepare, refuse_alive, shown, start, submit, write
 from launch.sweep import submit_sweep, sweep
 from videomae.command import guarded
-from videomae.progress import log_to, logger
-
-_COMMANDS = {"chain": chain.main, "logs": logs.main, "status": status.main, "stop": stop.main}
+from videomae.progress import logger
 
 
 def main(words: Sequence[str]) -> int:
-    """Launch one config, or hand over to one of the other commands."""
-    log_to(None, console_too=True)
-    if words and words[0] in _COMMANDS:
-        return _COMMANDS[words[0]](words[1:])
+    """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m launch",
         description="From a config to processes.",
-        epilog=f"Also: python -m launch {'|'.join(_COMMANDS)}; each has its --help.",
+        epilog="Also: python -m launch chain|status|logs|stop; each has its --help.",
         parents=[shared()],
     )
     parser.add_argument("config", type=Path)
@@ -78,17 +70,11 @@ def _sweep(submission: Submission, given: argparse.Namespace) -> int:
 
 
 def _show(submission: Submission, *, as_json: bool) -> None:
-    print(json.dumps(described(submission), indent=1) if as_json else shown(submission))
+    text = json.dumps(described(submission), indent=1) if as_json else shown(submission)
+    sys.stdout.write(f"{text}\n")
 
 
 def _report(submission: Submission, number: str, *, as_json: bool) -> None:
     folder = submission.place.run
-    print(
-        json.dumps({"run": str(folder), "job": number})
-        if as_json
-        else f"job {number}: python -m launch logs {folder} -f"
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    said = f"job {number}: python -m launch logs {folder} -f"
+    sys.stdout.write((json.dumps({"run": str(folder), "job": number}) if as_json else said) + "\n")
