@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from finetune.config import FinetuneConfig
+from finetune.cost import workload
 from finetune.evaluate import FILE, Evaluation, Evaluator
 from finetune.export import ClassifierDescription, save_classifier
 from finetune.layer_decay import layer_rates
@@ -19,6 +19,7 @@ from finetune.stream import open_stream, split
 from videomae.distributed import World
 from videomae.engine import Engine
 from videomae.run import RunDirectory, write_whole
+from videomae.schedule import at_multiples
 from videomae.shards.manifest import NAME as MANIFEST
 from videomae.stage import open_run, plan, start_engine
 from videomae.training import Training
@@ -41,16 +42,20 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
         if attempt.finished:
             return attempt.run
         model = initial_model(config, classes=len(classes))
-        engine = start_engine(model, config, world, rate_factor=layer_rates(model, config.layer_decay))
-        training = Training(attempt, config, engine=engine, timetable=timetable)
+        rates = layer_rates(model, config.layer_decay)
+        work = workload(model, input=config.model.input, classes=len(classes), rate_factor=rates)
+        engine = start_engine(model, config, world, rate_factor=rates)
+        training = Training(attempt, config, engine=engine, timetable=timetable, workload=work)
         evaluator = Evaluator(split(config, "val"), config.model.input, config.evaluation, config.loader, world)
         objective = Objective(config.mixup, input=config.model.input, classes=len(classes), device=world.device)
         loss_of = training.timed(objective)
 
         def evaluate(done: int) -> Evaluation:
-            engine.agree()
-            result = evaluator(engine.module, training.paced)
-            training.write("evaluation", done, accuracy=result.accuracy.value, loss=result.loss)
+            with training.aside("evaluation") as span:
+                engine.agree()
+                result = evaluator(engine.module, training.paced)
+            figures = {"accuracy": result.accuracy.value, "loss": result.loss, "seconds": round(span.seconds, 4)}
+            training.write("evaluation", done, **figures)
             return result
 
         every = timetable.interval(config.evaluation.every, batch=config.batch)
@@ -61,16 +66,6 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
         export(config, engine, evaluate(timetable.total))
         training.finish()
     return attempt.run
-
-
-def at_multiples(of: int, action: Callable[[int], object]) -> Callable[[int], None]:
-    """Does `action(done)` when `done` steps are a multiple of `of`, but not before the first step."""
-
-    def act(done: int) -> None:
-        if done and done % of == 0:
-            action(done)
-
-    return act
 
 
 def common_classes(config: FinetuneConfig) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ class PretrainConfig(TrainingConfig):
     mask: MaskConfig = MaskConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     panels: int = 4  # clips drawn as original / masked / reconstructed at the end
+    panels_every: str | None = None  # and during training, for example 100 epochs
 
     def __post_init__(self) -> None:
         if self.encoder.drop_path:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.config import PretrainConfig
+from pretrain.cost import workload
 from pretrain.objective import Objective
 from pretrain.reconstruct import reconstruct, write_panels
 from pretrain.stream import examples, open_stream
 from videomae.distributed import World
 from videomae.engine import Engine
 from videomae.run import RunDirectory
+from videomae.schedule import Timetable, at_multiples
 from videomae.shards.manifest import NAME as MANIFEST
 from videomae.stage import open_run, plan, start_engine
 from videomae.training import Training
@@ -38,12 +42,15 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
         if attempt.finished:
             return attempt.run
         engine = start_engine(initial_model(config), config, world)
-        training = Training(attempt, config, engine=engine, timetable=timetable)
-        loss_of = training.timed(Objective(config.objective, encoder=config.encoder, device=world.device))
-        for step, micro_batches in training.steps(stream.batches):
+        work = workload(config.encoder, config.decoder, config.mask)
+        training = Training(attempt, config, engine=engine, timetable=timetable, workload=work)
+        objective = Objective(config.objective, encoder=config.encoder, device=world.device)
+        loss_of, between = training.timed(objective), panels_between(config, engine, training, timetable)
+        for step, micro_batches in training.steps(stream.batches, between=between):
+            objective.measuring = training.measures(step)
             update = engine.update(micro_batches, loss_of, rate=timetable.rate(step), ceiling=training.ceiling)
-            training.record(step, update)
-        export(config, engine)
+            training.record(step, update, objective.measured())
+        export(config, engine, training)
         training.finish()
     return attempt.run
 
@@ -54,7 +61,23 @@ def initial_model(config: PretrainConfig) -> MaskedAutoencoder:
     return MaskedAutoencoder(config.encoder, config.decoder)
 
 
-def export(config: PretrainConfig, engine: Engine) -> None:
+def panels_between(
+    config: PretrainConfig, engine: Engine, training: Training, timetable: Timetable
+) -> Callable[[int], None]:
+    """What draws the pictures during training, before a step that is due for them; called by all ranks."""
+
+    def draw_now(done: int) -> None:
+        with training.aside("panels"):
+            state = engine.full_state()
+            if engine.world.first:
+                draw(config, state, training, done=done, folder=f"{PANELS}/step-{done:08d}")
+
+    if config.panels_every is None:
+        return lambda done: None
+    return at_multiples(timetable.interval(config.panels_every, batch=config.batch), draw_now)
+
+
+def export(config: PretrainConfig, engine: Engine, training: Training) -> None:
     """Write the encoder and the pictures of its reconstructions into the run's directory; called by all ranks."""
     state = engine.full_state()
     if not engine.world.first:
@@ -62,9 +85,15 @@ def export(config: PretrainConfig, engine: Engine) -> None:
     encoder = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     run = config.directory
     save_encoder(encoder, config.encoder, run.export, {"run": run.path.name, "shards": config.data.shards})
+    draw(config, state, training, done=training.done, folder=PANELS)
+
+
+def draw(config: PretrainConfig, state: dict[str, Tensor], training: Training, *, done: int, folder: str) -> None:
+    """Reconstruct the example clips with the model of `state` into `folder` of the run; called by rank 0."""
     batch = examples(config, config.panels) if config.panels else None
     if batch is not None:
         model = MaskedAutoencoder(config.encoder, config.decoder).eval()
         model.load_state_dict(state)
         triples = reconstruct(model, batch, normalized=config.objective.normalize)
-        write_panels(triples, run.path / PANELS)
+        paths = write_panels(triples, config.directory.path / folder)
+        training.write(PANELS, done, files=[f"{folder}/{path.name}" for path in paths])

@@ -35,6 +35,13 @@ class Workload:
 
 
 @dataclass
+class Span:
+    """How long something took, once it is over."""
+
+    seconds: float = 0.0
+
+
+@dataclass
 class Meter:
     """Measures the windows of one rank; `batch` is the global batch, of clips, and `devices` share it."""
 
@@ -62,13 +69,14 @@ class Meter:
         self._waited += self.clock() - start
 
     @contextmanager
-    def aside(self, what: str) -> Iterator[None]:
-        """What is done inside is no training; the next window tells it as `what`_seconds."""
-        start = self.clock()
+    def aside(self, what: str) -> Iterator[Span]:
+        """What is done inside is no training; this window's line tells it as `what`_seconds, and so does the span."""
+        start, span = self.clock(), Span()
         try:
-            yield
+            yield span
         finally:
-            self._aside[what] = self._aside.get(what, 0.0) + self.clock() - start
+            span.seconds = self.clock() - start
+            self._aside[what] = self._aside.get(what, 0.0) + span.seconds
 
     @property
     def waited(self) -> float:

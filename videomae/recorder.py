@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from videomae.distributed import World
 from videomae.engine import Update
-from videomae.meter import Meter, Workload, memory_gb
+from videomae.meter import Meter, Span, Workload, memory_gb
 from videomae.metrics import MetricsConfig, MetricsLog
 from videomae.peak import peak_of
 from videomae.plateau import Plateau
@@ -89,11 +89,9 @@ class Recorder:
         with self._meter.waiting():
             yield
 
-    @contextmanager
-    def aside(self, what: str) -> Iterator[None]:
+    def aside(self, what: str) -> AbstractContextManager[Span]:
         """What is done inside is no training, and its seconds are told apart."""
-        with self._meter.aside(what):
-            yield
+        return self._meter.aside(what)
 
     def record(self, step: int, update: Update, beside: Beside) -> None:
         """Take in the 0-based `step`, and log when due."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from videomae.config import configclass
@@ -72,6 +73,16 @@ class Timetable:
     def epoch(self, step: int) -> float:
         """Epochs done after `step` steps."""
         return step / self.steps_per_epoch
+
+
+def at_multiples(of: int, action: Callable[[int], object]) -> Callable[[int], None]:
+    """Does `action(done)` when `done` steps are a multiple of `of`, but not before the first step."""
+
+    def act(done: int) -> None:
+        if done and done % of == 0:
+            action(done)
+
+    return act
 
 
 def make_timetable(schedule: ScheduleConfig, *, peak_rate: float, steps_per_epoch: int, batch: int) -> Timetable:

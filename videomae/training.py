@@ -22,7 +22,7 @@ from videomae.attempt import Attempt
 from videomae.checkpoint import Checkpoint, CheckpointStore, Saver, SaveReport, starting_point
 from videomae.engine import Engine, Update
 from videomae.health import Guard
-from videomae.meter import Workload
+from videomae.meter import Span, Workload
 from videomae.metrics import read
 from videomae.progress import logger, track
 from videomae.recorder import Beside, Recorder
@@ -222,7 +222,7 @@ class Training:
         """Log other values, such as an evaluation's."""
         self._recorder.write(kind, step, **values)
 
-    def aside(self, what: str) -> AbstractContextManager[None]:
+    def aside(self, what: str) -> AbstractContextManager[Span]:
         """What is done inside, such as an evaluation, does not count as training."""
         return self._recorder.aside(what)
 
@@ -262,25 +262,3 @@ class Training:
             write_whole(self._config.directory.summary, json.dumps(summary, indent=1))
         self._attempt.completed()
         self._world.barrier()
-
-
-class _Meter:
-    """Times since the last log line."""
-
-    def __init__(self) -> None:
-        self.note = ""
-        self.waited = 0.0
-        self.steps = 0
-        self._since = time.perf_counter()
-
-    def read(self, batch: int) -> dict[str, float]:
-        """Rates since the last call, and a fresh start."""
-        now = time.perf_counter()
-        seconds = max(now - self._since, 1e-9)
-        values = {
-            "samples_per_second": round(self.steps * batch / seconds, 3),
-            "seconds": round(seconds, 4),
-            "data_seconds": round(self.waited, 4),
-        }
-        self.waited, self.steps, self._since = 0.0, 0, now
-        return values

@@ -62,7 +62,7 @@ class MetricsLog:
 
 def encode(line: Line) -> str:
     """One line of valid JSON, its end included."""
-    return json.dumps({key: _plain(value) for key, value in line.items()}, allow_nan=False) + "\n"
+    return json.dumps(plain(line), allow_nan=False) + "\n"
 
 
 def decode(text: str) -> Line | None:
@@ -121,7 +121,12 @@ def _decoded(whole: bytes) -> Iterator[Line]:
             yield line
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` with every float that is no number as its string, inside of dictionaries and lists too."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value
