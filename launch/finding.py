@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +110,9 @@ def _state(
     if _finished(run):
         return "finished", ""
     if last is None or last.state == "running":
-        gone = f"; Slurm says of job {job}: {slurm.ended(job) or 'nothing'}" if job else ""
+        gone = ""
+        if job is not None:
+            gone = f" ({queue if isinstance(queue, slurm.SlurmError) else f'Slurm on job {job}: {slurm.ended(job)}'})"
         return "broken", gone
     return ("failed" if last.state == "failed" else "stopped"), ""
 
@@ -148,12 +151,13 @@ def _say(run: Path, state: State, detail: str, last: Status | None) -> str:
     at = f"step {last.step} of {last.total or '?'}" if last else "its beginning"
     where = detail or (f"process {last.pid} on {last.host}" if last else "its launcher")
     reason = f" ({last.reason})" if last and last.reason else ""
-    logs = f"`python -m launch logs {run}` shows what it said"
+    name = shlex.quote(str(run))
+    logs = f"`python -m launch logs {name}` shows what it said"
     return {
         "new": f"{run} holds no run yet",
-        "waiting": f"{run} waits: {where}. To take it out: python -m launch stop {run}",
-        "running": f"{run} is running at {at}: {where}. To see it: python -m launch logs {run} -f; to end it: "
-        f"python -m launch stop {run}",
+        "waiting": f"{run} waits: {where}. To take it out: python -m launch stop {name}",
+        "running": f"{run} is running at {at}: {where}. To see it: python -m launch logs {name} -f; to end it: "
+        f"python -m launch stop {name}",
         "stopped": f"{run} stopped and saved at {at}{reason}; the same command goes on",
         "failed": f"{run} failed at {at}{reason}; {logs}, and the same command goes on from its newest checkpoint",
         "broken": f"{run} ended at {at} without a word{detail}; {logs}, and the same command goes on from its newest "

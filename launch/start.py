@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,5 +77,5 @@ def _show(submission: Submission, *, as_json: bool) -> None:
 
 def _report(submission: Submission, number: str, *, as_json: bool) -> None:
     folder = submission.place.run
-    said = f"job {number}: python -m launch logs {folder} -f"
+    said = f"job {number}: python -m launch logs {shlex.quote(str(folder))} -f"
     sys.stdout.write((json.dumps({"run": str(folder), "job": number}) if as_json else said) + "\n")

@@ -1,0 +1,21 @@
+#!/bin/bash
+# One host of a run on 2 host(s), started on each of them:
+#   on node1: bash THIS_FILE 0
+#   on node2: bash THIS_FILE 1
+set -eo pipefail
+
+node=$1
+record='/shared/project/runs/it'"'"'s "one" $(touch pwned) `touch pwned` & * #1/launch'  # this script, the code and the resolved config
+run='/shared/project/runs/it'"'"'s "one" $(touch pwned) `touch pwned` & * #1'
+cd /shared/project
+
+# The code as it was when this was submitted: a run that comes back is the same one, whatever became of the checkout.
+export PYTHONPATH="$record/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+mkdir -p "$run"/logs
+echo "$$" > "$record/host-$node.pid"
+exec python3 -m deepspeed.launcher.runner \
+    --hostfile="$record"/hostfile --no_ssh --node_rank="$node" \
+    --master_addr=node1 --master_port=30129 \
+    --module pretrain "$run"/launch/config.yaml

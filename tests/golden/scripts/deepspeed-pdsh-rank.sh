@@ -1,0 +1,17 @@
+#!/bin/bash
+# One process of a run, started by deepspeed's launcher, which adds --local_rank to the arguments.
+set -eo pipefail
+
+record=/shared/project/runs/vit_base/launch  # this script, the code and the resolved config
+run=/shared/project/runs/vit_base
+cd /shared/project
+
+# From the cluster's config.
+export NCCL_SOCKET_IFNAME=eth0
+
+# The code as it was when this was submitted: a run that comes back is the same one, whatever became of the checkout.
+export PYTHONPATH="$record/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+echo "$PPID" > "$record/host-$CROSS_RANK.pid"
+exec python3 -m pretrain "$run"/launch/config.yaml "$@"

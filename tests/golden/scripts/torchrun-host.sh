@@ -1,0 +1,30 @@
+#!/bin/bash
+# One host of a run on 2 host(s), started on each of them:
+#   on node1: bash THIS_FILE 0
+#   on node2: bash THIS_FILE 1
+set -eo pipefail
+
+node=$1
+record='/shared/project/runs/it'"'"'s "one" $(touch pwned) `touch pwned` & * #1/launch'  # this script, the code and the resolved config
+run='/shared/project/runs/it'"'"'s "one" $(touch pwned) `touch pwned` & * #1'
+cd /shared/project
+
+# From the cluster's config.
+export NCCL_SOCKET_IFNAME=eth0
+
+# The code as it was when this was submitted: a run that comes back is the same one, whatever became of the checkout.
+export PYTHONPATH="$record/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+mkdir -p "$run"/logs
+echo "$$" > "$record/host-$node.pid"
+hosts=(node1 node2)
+processes=(8 8)
+# torchrun passes a stop on to its processes and gives them 600 s to save.
+# The static rendezvous, because c10d's waits for ever for a first host that the network no longer reaches.
+exec python3 -m torch.distributed.run \
+    --nnodes=2 --nproc-per-node="${processes[$node]}" \
+    --rdzv-backend=static --rdzv-endpoint=node1:30129 --rdzv-id='it'"'"'s "one" $(touch pwned) `touch pwned` & * #1' \
+    --node-rank="$node" --local-addr="${hosts[$node]}" \
+    --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 --shutdown-timeout=600 \
+    -m pretrain "$run"/launch/config.yaml

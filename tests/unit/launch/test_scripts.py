@@ -1,0 +1,160 @@
+"""Generated scripts: what shellcheck says of them, what they were when somebody last read them, and what they do.
+
+`python -m tests.unit.launch.test_scripts` writes the golden files anew.
+"""
+
+import difflib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch.cluster import ClusterConfig, ContainerConfig, SlurmConfig
+from launch.host_script import host_scripts, rank_scripts
+from launch.run_directory import Place
+from launch.script import directive, quote
+from launch.slurm_script import job_scripts
+from tests.processes import ROOT
+from videomae.config import load
+
+GOLDEN = ROOT / "tests/golden/scripts"
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+SHARED = Path("/shared/project")
+EVIL = 'it\'s "one" $(touch pwned) `touch pwned` & * #1'
+
+
+def shipped(name: str) -> ClusterConfig:
+    cluster = load(ClusterConfig, ROOT / f"configs/cluster/{name}.yaml")
+    return replace(cluster, root=str(SHARED), python=cluster.python or "python3")
+
+
+def generated() -> dict[str, str]:
+    """Every kind of script, by the name of its golden file."""
+    place, odd = Place(SHARED, SHARED / "runs/vit_base"), Place(SHARED, SHARED / "runs" / EVIL)
+    hosts, alone = shipped("two_hosts"), shipped("two_hosts_no_ssh")
+    made = {
+        "slurm": job_scripts("pretrain", odd, replace(shipped("slurm"), nodes=4)),
+        "slurm-pyxis": job_scripts("pretrain", place, shipped("slurm_pyxis")),
+        "slurm-apptainer": job_scripts("finetune", place, shipped("slurm_apptainer")),
+        "slurm-sweep": job_scripts(
+            "finetune", place, shipped("slurm"), members=[place.run / "seed-0", odd.run / "seed-1"]
+        ),
+        "torchrun": host_scripts("pretrain", odd, hosts, hosts=hosts.machines(), on="torchrun"),
+        "deepspeed": host_scripts("pretrain", odd, alone, hosts=alone.machines(), on="deepspeed"),
+        "deepspeed-pdsh": rank_scripts("pretrain", place, hosts, hosts=hosts.machines()),
+    }
+    return {f"{kind}-{name}": text for kind, scripts in made.items() for name, text in scripts.items()}
+
+
+def test_scripts_are_those_that_were_read() -> None:
+    made, golden = generated(), {file.name: file.read_text() for file in GOLDEN.iterdir()}
+    assert made.keys() == golden.keys()
+    for name, text in made.items():
+        changes = list(difflib.unified_diff(golden[name].splitlines(), text.splitlines(), "golden", "now", lineterm=""))
+        assert not changes, f"{name}\n" + "\n".join(changes)
+
+
+def test_shellcheck_has_nothing_to_say(tmp_path: Path) -> None:
+    if SHELLCHECK is None:
+        pytest.skip("shellcheck is not installed")
+    scripts = {name: text for name, text in generated().items() if name.endswith(".sh")}
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(text)
+    # It suspects a mistake in every $(...) between single quotes; here that is what the quotes are for.
+    words = [SHELLCHECK, "--severity=style", "--exclude=SC2016", *scripts]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_value_is_quoted() -> None:
+    assert quote(EVIL) == directive(EVIL)
+    assert subprocess.run(["bash", "-c", f"printf %s {quote(EVIL)}"], capture_output=True, text=True).stdout == EVIL
+    with pytest.raises(ValueError, match="line breaks"):
+        quote("a\nb")
+    with pytest.raises(ValueError, match=r"got 'a\\nb'; line breaks"):
+        job_scripts("pretrain", Place(SHARED, SHARED / "a\nb"), ClusterConfig())
+    with pytest.raises(ValueError, match="Slurm reads %"):
+        job_scripts("pretrain", Place(SHARED, SHARED / "100%"), ClusterConfig())
+    with pytest.raises(ValueError, match="hands its words to pdsh unquoted"):
+        rank_scripts("pretrain", Place(SHARED, SHARED / EVIL), ClusterConfig(), hosts=())
+    pyxis = ClusterConfig(container=ContainerConfig(kind="pyxis", image="a"))
+    with pytest.raises(ValueError, match="pyxis is a part of Slurm"):
+        rank_scripts("pretrain", Place(SHARED, SHARED), pyxis, hosts=())
+
+
+class Stage:
+    """job.sh for real, with commands of Slurm that write down what they are told, and a stage that ends as told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.place = Place(folder, folder / EVIL)
+        cluster = ClusterConfig(
+            python=str(folder / "my python"),
+            environment={"VALUE": EVIL},
+            setup=('export SET_UP="by a line"',),
+            slurm=SlurmConfig(srun=(f"--comment={EVIL}",)),
+        )
+        self.place.make(cluster, job_scripts("pretrain", self.place, cluster), code=False)
+        self._command(
+            "my python",
+            'printf "%s|" "$@" "$VALUE" "$SET_UP" "$PYTHONPATH" "$MASTER_ADDR:$MASTER_PORT" >told; exit "$CODE"',
+        )
+        self._command("scontrol", 'if [ "$1" = show ]; then echo n1; echo n2; else echo "$@" >>requeued; fi')
+        self._command("srun", 'printf "%s|" "$@" >srun-told; while [ "$1" != bash ]; do shift; done; "$@"')
+
+    def _command(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(f"#!/bin/bash\ncd {quote(self.folder)} || exit\n{text}\n")
+        (self.folder / name).chmod(0o755)
+
+    def run(self, code: int, **variables: str) -> int:
+        """Run the job with a stage that ends with `code`; returns the job's code."""
+        environment = {"PATH": f"{self.folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "CODE": str(code)}
+        environment |= {"SLURM_JOB_NODELIST": "n[1-2]", **variables}
+        return subprocess.run(["bash", str(self.place.record / "job.sh")], env=environment).returncode
+
+    def told(self, name: str) -> list[str]:
+        file = self.folder / name
+        return file.read_text().split("|") if file.exists() else []
+
+
+def test_a_job_hands_on_what_it_was_given(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    assert stage.run(0) == 0
+    module, name, config, value, set_up, path, meeting, _ = stage.told("told")
+    assert (module, name, config) == ("-m", "pretrain", str(stage.place.config))
+    assert (value, set_up, path) == (EVIL, "by a line", str(stage.place.code))
+    assert meeting == "n1:16401"
+    assert f"--comment={EVIL}" in stage.told("srun-told")
+    assert "--kill-on-bad-exit=1" in stage.told("srun-told")
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize(
+    ("code", "batch", "held", "requeued"),
+    [(75, True, False, True), (75, True, True, False), (75, False, False, False), (76, True, False, False),
+     (2, True, False, False), (1, True, False, False), (0, True, False, False)],
+)  # fmt: skip
+def test_only_a_saved_job_comes_back(tmp_path: Path, code: int, batch: bool, held: bool, requeued: bool) -> None:
+    stage = Stage(tmp_path)
+    if held:
+        stage.place.held.touch()
+    assert stage.run(code, **({"ENVIRONMENT": "BATCH"} if batch else {})) == code
+    assert stage.told("requeued") == (["requeue 17\n"] if requeued else [])
+    assert (stage.place.record / "exit").read_text() == f"{code}\n"
+
+
+def test_a_mark_of_an_earlier_start_counts_for_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    assert stage.run(75) == 75
+    assert stage.run(0, ENVIRONMENT="BATCH") == 0
+
+
+if __name__ == "__main__":
+    for file in GOLDEN.iterdir():
+        file.unlink()
+    for file_name, script in generated().items():
+        (GOLDEN / file_name).write_text(script)
