@@ -1,0 +1,130 @@
+"""However a run is started, whatever it is doing, and whichever signal comes: it saves, says so, and leaves nobody."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.job import Launcher
+from tests.faults.started import Started, finetune, start
+from tests.stages import losses
+from videomae.checkpoint import find_fault
+from videomae.metrics import read
+from videomae.status import FILE, Status
+from videomae.status import read as read_status
+
+# How long each phase is made to take, in seconds. Each launcher meets each signal and each phase once, and each signal
+# each phase.
+PHASES = {"step": 0.2, "evaluate": 2.0, "save": 1.5}
+SETTINGS = ("schedule.duration=1000 steps", "evaluation={every: 12 steps, batch: 2}", "checkpoint.every=5 steps")
+LAUNCHERS: dict[Launcher, dict[str, signal.Signals]] = {
+    "local": {"step": signal.SIGTERM, "evaluate": signal.SIGUSR1, "save": signal.SIGINT},
+    "torchrun": {"step": signal.SIGUSR1, "evaluate": signal.SIGINT, "save": signal.SIGTERM},
+    "deepspeed": {"step": signal.SIGINT, "evaluate": signal.SIGTERM, "save": signal.SIGUSR1},
+}
+# torchrun makes 1 of every code but 0; deepspeed's command dies of the signal and knows nothing of the run.
+CODES: dict[Launcher, tuple[int, ...]] = {
+    "local": (75,),
+    "torchrun": (1,),
+    "deepspeed": (-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGINT, 1),
+}
+
+
+@contextmanager
+def running(run: Path, words: tuple[str, ...], *, on: Launcher, **faults: Any) -> Iterator[Started]:
+    started = start(run, words, on=on, **faults)
+    try:
+        yield started
+    finally:
+        started.kill()
+
+
+def engine(on: Launcher) -> str:
+    return f"engine.kind={'local' if on == 'local' else 'deepspeed'}"
+
+
+def status_of(started: Started) -> Status:
+    status = read_status(started.run / FILE)
+    assert status is not None, started.said
+    return status
+
+
+def assert_stopped_and_saved(started: Started, *, at_least: int) -> None:
+    status = status_of(started)
+    assert (status.state, status.exit_code) == ("stopped", 75), started.said
+    folders = sorted((started.run / "checkpoints").glob("step-*"))
+    assert [find_fault(folder) for folder in folders] == [None] * len(folders)
+    saved = json.loads((folders[-1] / "progress.json").read_text())["step"]
+    assert f"saved at step {saved};" in (status.reason or "")
+    assert saved >= at_least
+    assert status.starts_without_progress == 0
+
+
+@pytest.mark.parametrize("on", LAUNCHERS)
+def test_a_signal_to_the_launcher_saves_and_leaves_nobody(shards: Path, tmp_path: Path, on: Launcher) -> None:
+    run = tmp_path / "run"
+    words = finetune(run, shards, engine(on), *SETTINGS)
+    for phase, number in LAUNCHERS[on].items():
+        with running(run, words, on=on, seconds={phase: PHASES[phase]}) as started:
+            started.wait_for(phase)
+            if phase == "step":
+                started.wait_until(lambda: len(losses(run)) > 1)
+            began = time.monotonic()
+            code = started.signal(number)
+            assert code in CODES[on], started.said
+            assert_stopped_and_saved(started, at_least=1)
+            assert "Traceback" not in started.log.read_text(), started.said
+            if phase == "evaluate":  # one evaluation alone takes 8 s on two processes
+                assert not [line for line in read(run / "metrics.jsonl") if line["kind"] == "evaluation"]
+                assert time.monotonic() - began < 30
+
+
+def test_a_stopped_evaluation_is_done_when_the_run_goes_on(shards: Path, tmp_path: Path) -> None:
+    """And what comes of it is what an undisturbed run gives, each evaluation once."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    settings = (engine("local"), "evaluation.every=2 steps", "evaluation.batch=2", "checkpoint.every=3 steps")
+    words = finetune(run, shards, *settings)
+    for _ in range(2):  # the second meets the evaluation that the first has left
+        with running(run, words, on="local", seconds={"evaluate": 2.0}) as started:
+            started.wait_for("evaluate")
+            assert started.signal(signal.SIGTERM) == 75, started.said
+    with running(run, words, on="local") as started:
+        assert started.ended() == 0, started.said
+    with running(whole, finetune(whole, shards, *settings), on="local") as started:
+        assert started.ended() == 0, started.said
+    ours, theirs = (
+        [(line["step"], line["loss"]) for line in read(path / "metrics.jsonl") if line["kind"] == "evaluation"]
+        for path in (run, whole)
+    )
+    assert [step for step, _ in ours] == [2, 4, 6]
+    assert ours == theirs
+    assert losses(run) == losses(whole)
+
+
+@pytest.mark.parametrize("phase", ["build", "batch"])
+def test_a_signal_before_the_first_step_is_obeyed(shards: Path, tmp_path: Path, phase: str) -> None:
+    """The first batch would take a minute; its workers get the signal too, as from a terminal."""
+    run = tmp_path / "run"
+    words = finetune(run, shards, engine("local"), "loader.workers=1")
+    with running(run, words, on="local", seconds={"build": 2.0, "batch": 60.0}) as started:
+        started.wait_for(phase)
+        began = time.monotonic()
+        assert started.signal(signal.SIGTERM) == 75, started.said
+        assert time.monotonic() - began < 40
+        assert status_of(started).state == "stopped"
+        assert "saved at step 0" in (status_of(started).reason or "")
+
+
+def test_workers_whose_launcher_is_killed_save_and_leave(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = finetune(run, shards, engine("torchrun"), "schedule.duration=1000 steps", "loader.workers=1")
+    with running(run, words, on="torchrun", seconds={"step": 0.2}) as started:
+        started.wait_until(lambda: len(losses(run)) > 1)
+        assert started.signal(signal.SIGKILL) == -signal.SIGKILL
+        assert_stopped_and_saved(started, at_least=2)
+        assert "the launcher torch.distributed.run" in (run / "logs" / "rank-0.log").read_text()
