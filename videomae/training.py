@@ -177,9 +177,8 @@ class Training:
     def _leave(self, asked: str | None) -> NoReturn:
         if asked is not None:
             logger.info("stopping: %s", asked)
-        with self._attempt.watchdog.allow("the save before the stop", self._config.checkpoint.deadline):
-            if self.done != self.start:
-                self._save(must=True)
+        if self.done != self.start:
+            self._save(must=True, seconds=self._config.checkpoint.deadline)
         self._attempt.stopped()
         title = self._attempt.title
         raise Stopped(f"{title} stopped and saved at step {self.done}; the same command continues it")
@@ -226,9 +225,9 @@ class Training:
         """What is done inside, such as an evaluation, does not count as training."""
         return self._recorder.aside(what)
 
-    def _save(self, *, must: bool) -> None:
+    def _save(self, *, must: bool, seconds: float | None = None) -> None:
         self._save_is_due = False
-        patience = self._config.health.start_seconds
+        patience = seconds or self._config.health.start_seconds
         with self._attempt.watchdog.allow(f"the save at step {self.done}", patience), self._recorder.aside("save"):
             self._saver.save(self._progress(), must=must)
 

@@ -9,7 +9,7 @@ from videomae.checkpoint.config import CheckpointConfig
 from videomae.checkpoint.loading import CheckpointError, Found, newest, verify
 from videomae.checkpoint.manifest import find_fault, find_quick_fault
 from videomae.checkpoint.resume import starting_point
-from videomae.checkpoint.saving import Saver, SaveReport, Snapshot, deadline
+from videomae.checkpoint.saving import Saver, SaveReport, Snapshot
 from videomae.checkpoint.staging import SaveError
 from videomae.checkpoint.store import Checkpoint, CheckpointStore
 
@@ -23,7 +23,6 @@ __all__ = [
     "SaveReport",
     "Saver",
     "Snapshot",
-    "deadline",
     "find_fault",
     "find_quick_fault",
     "newest",

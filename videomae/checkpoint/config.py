@@ -16,7 +16,7 @@ class CheckpointConfig:
     keep_every: str | None = None  # and for ever the first one of each such stretch, such as "50 epochs"
     resume: str = "auto"  # auto | must | never | a checkpoint's folder or a run's directory; see resume.py
     asynchronous: bool = False  # train on while a copy of the state is written; costs the state's size in host memory
-    failures: int = 3  # regular saves in a row that may fail before the run stops; each raises an alarm
+    failures: int = 3  # intervals in a row that may pass without a save before the run stops; each raises an alarm
     deadline: float | None = 110.0  # seconds for the save of a stop, below the launcher's 120 before it kills
 
     def __post_init__(self) -> None:

@@ -1,8 +1,9 @@
 """Saving a running engine: at once or beside the training, and what happens when a save fails.
 
 A failed regular save raises an alarm on every rank and the run goes on: the disk may be full for an hour, and a week of
-work must not end for that. It is tried again after a tenth of the interval, and after `failures` regular saves in a row
-the run stops: a run that cannot save is not kept alive. The save of a stop, and the last one, raise at once.
+work must not end for that. It is tried again after a tenth of the interval, and after more than `failures` intervals in
+a row without a save the run stops: one that cannot save is not kept alive. The save of a stop, and the last one, raise
+at once.
 
 An asynchronous save copies the state, and a thread on each rank writes and hashes it. `busy` and `failed` go into the
 vote that all ranks take after a step, and `settle` acts on its outcome: it commits when the last rank is done, and
@@ -11,11 +12,9 @@ raises the alarm as soon as one has failed.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,7 +66,7 @@ class Saver:
         self._store, self._config, self._every = store, config, every
         self._take, self._report = take, report
         self._pending: _Pending | None = None
-        self._failures = 0
+        self._failures, self._failed_interval = 0, -1  # intervals in a row without a save, and the last of them
         self._retry = False
         self.saved = -1  # the last step that is on the disk
 
@@ -148,11 +147,11 @@ class Saver:
     def _fail(self, pending: _Pending, error: SaveError, *, must: bool) -> None:
         self._report(pending.report(str(error)))
         self._retry = True
-        if pending.step % self._every == 0:
-            self._failures += 1
+        if pending.step // self._every != self._failed_interval:
+            self._failures, self._failed_interval = self._failures + 1, pending.step // self._every
         if must or self._failures > self._config.failures:
             raise error
-        logger.error("ALARM at step %d (failure %d in a row): %s", pending.step, max(1, self._failures), error)
+        logger.error("ALARM at step %d (failure %d in a row): %s", pending.step, self._failures, error)
 
 
 class _Pending:
@@ -206,26 +205,3 @@ class _Pending:
     def report(self, fault: str | None = None) -> SaveReport:
         seconds = time.perf_counter() - self._began
         return SaveReport(self.step, round(seconds, 4), round(self.blocked, 4), self._bytes, fault)
-
-
-@contextmanager
-def deadline(seconds: float | None, what: str) -> Iterator[None]:
-    """End this process with exit code 1 if the block takes longer; a launcher's kill would say nothing.
-
-    A collective or a write that hangs cannot be interrupted, so this is no exception but the end.
-    """
-    if seconds is None:
-        yield
-        return
-
-    def end() -> None:
-        logger.critical("%s took longer than %g s (checkpoint.deadline); earlier checkpoints are whole", what, seconds)
-        os._exit(1)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -20,7 +20,7 @@ from videomae.distributed import World
 STAGING = ".staging"
 PATIENCE = 5.0  # seconds in which a file made on one node must show up on the others
 _TOKEN = ".token"
-_MARGIN = 1 << 20  # bytes beside the tensors: headers, manifest, progress
+_MARGIN = 1 << 17  # bytes of a rank beside its tensors: header, its part of the manifest
 
 
 class SaveError(OSError):
@@ -71,7 +71,7 @@ class Staging:
                 f"checkpoint not saved: {blind[0]} does not see {self.folder}, which rank 0 on {offers[0].host} has "
                 "just made; the run's directory must lie on a filesystem that all nodes share: type run=PATH with one"
             )
-        needed, free = sum(offer.bytes for offer in offers) + _MARGIN, min(offer.free for offer in offers)
+        needed, free = sum(offer.bytes + _MARGIN for offer in offers), min(offer.free for offer in offers)
         if not complaints and needed > free:
             complaints.append(f"it takes {needed / 1e6:.1f} MB and there are {free / 1e6:.1f} MB of space left")
         if complaints:

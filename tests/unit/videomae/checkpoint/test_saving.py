@@ -1,8 +1,6 @@
 """When a run saves, beside the training or not, and how many failures it bears."""
 
 import logging
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -129,20 +127,6 @@ def test_a_stop_waits_for_the_pending_save_and_saves_no_step_twice(tmp_path: Pat
     ours.save({"step": 25}, must=True)
     assert steps(tmp_path) == [10, 20, 25]
     assert ours.saved == 25
-
-
-def test_the_deadline_of_a_stop_ends_the_process() -> None:
-    program = (
-        "import time\nfrom videomae.checkpoint import deadline\n"
-        "with deadline(30, 'this'):\n    print('in time', flush=True)\n"
-        "with deadline(0.2, 'the save before the stop'):\n    time.sleep(30)\n"
-    )
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stdout == "in time\n"
-    assert "the save before the stop took longer than 0.2 s (checkpoint.deadline)" in done.stderr
-    assert time.monotonic() - began < 25
 
 
 @pytest.mark.parametrize("setting", [{"keep": 0}, {"failures": -1}, {"deadline": 0.0}, {"resume": ""}])

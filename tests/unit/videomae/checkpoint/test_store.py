@@ -75,7 +75,7 @@ def test_a_failed_save_leaves_the_old_one_and_no_debris(tmp_path: Path, error: E
 
 def test_space_is_checked_before_anything_is_written(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    with pytest.raises(SaveError, match=r"takes 1000000000001\.0 MB and there are \d+\.\d MB of space left"):
+    with pytest.raises(SaveError, match=r"takes 1000000000000\.1 MB and there are \d+\.\d MB of space left"):
         store(tmp_path).save({"step": 2}, lambda staging: pytest.fail("was written"), size=10**18)
     assert names(tmp_path) == ["latest", "step-00000001"]
 
