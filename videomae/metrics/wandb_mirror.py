@@ -25,8 +25,9 @@ from typing import Any
 
 import yaml
 
+from videomae.metrics.config import MetricsConfig
 from videomae.metrics.log import Follower, Line
-from videomae.metrics.mirror import CONNECTED, run_id
+from videomae.metrics.mirror import CONNECTED, mode_of, run_id
 from videomae.run import RunDirectory, write_whole
 
 LOOK_SECONDS = 0.5
@@ -50,6 +51,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wandb_run.finish()
     _remember(run, sent)
     return 0
+
+
+def send(folder: Path) -> str:
+    """Send what W&B has missed of a run, now; returns the run's address there, or where it was written.
+
+    Raises:
+        ValueError: nobody is logged in, or the server cannot be reached.
+    """
+    run = RunDirectory(folder)
+    mode = mode_of(MetricsConfig())
+    if mode != "online":
+        raise ValueError(f"W&B is {mode} here; log in by `wandb login`, or set WANDB_API_KEY")
+    wandb_run = connect(run, project_of(run), mode, None)
+    if wandb_run is None:
+        raise ValueError("W&B cannot be reached; the lines above say why")
+    sent = follow(run, wandb_run, None)
+    wandb_run.finish()
+    _remember(run, sent)
+    return str(getattr(wandb_run, "url", ""))
+
+
+def project_of(run: RunDirectory) -> str:
+    """The project that the run's config names."""
+    values = yaml.safe_load(run.config.read_text()) if run.config.exists() else {}
+    return str(values.get("metrics", {}).get("project", MetricsConfig().project))
 
 
 class End:
@@ -78,8 +104,8 @@ class End:
         os._exit(4)
 
 
-def connect(run: RunDirectory, project: str, mode: str, end: End) -> Any:
-    """The run at W&B, begun or resumed; None when training ended before the server answered."""
+def connect(run: RunDirectory, project: str, mode: str, end: End | None) -> Any:
+    """The run at W&B, begun or resumed; None if the end came before an answer, or at the first failure without `end`."""
     import wandb
 
     settings = wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off", x_stats_pid=os.getppid())
@@ -100,12 +126,12 @@ def connect(run: RunDirectory, project: str, mode: str, end: End) -> Any:
             sys.stderr.write(f"W&B: {error!r}\n")
             if attempt == 0:
                 _say("warning", f"not available ({_first_line(error)}), asked again later")
-        if end.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):
+        if end is None or end.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):
             return None
         attempt += 1
 
 
-def follow(run: RunDirectory, wandb_run: Any, end: End) -> dict[str, int]:
+def follow(run: RunDirectory, wandb_run: Any, end: End | None) -> dict[str, int]:
     """Send what stands in the file and what is added to it, up to the end; returns the last step sent of every kind."""
     follower, sent = Follower(run.metrics), _sent_before(run, wandb_run)
     done = dict(sent)  # what the file holds again after it was cut back
@@ -123,7 +149,7 @@ def follow(run: RunDirectory, wandb_run: Any, end: End) -> dict[str, int]:
             sent[kind] = max(step, sent.get(kind, -1))
         if finishing:
             return sent
-        finishing = end.wait(LOOK_SECONDS)  # and once more round, for what was written last
+        finishing = end is None or end.wait(LOOK_SECONDS)  # and once more round, for what was written last
 
 
 def _values(run: RunDirectory, kind: str, line: Line) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""The last figures of several runs beside each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from videomae.metrics.standing import Standing
+
+_TRAIN = ("epoch", "loss", "normalised_loss", "pixel_loss", "samples_per_second", "mfu", "data_percent", "memory_gb")
+
+
+def rows(standings: list[Standing]) -> list[dict[str, Any]]:
+    """A row a run: where it stands, the last training figures that any of them has, and the last evaluation's."""
+    found = []
+    for standing in standings:
+        evaluations = standing.lines.get("evaluation", [])
+        row: dict[str, Any] = {"run": str(standing.folder), "state": standing.state, "step": standing.step}
+        row |= {key: standing.latest.get(key) for key in _TRAIN}
+        row["accuracy"] = evaluations[-1].get("accuracy") if evaluations else None
+        found.append(row)
+    used = [key for key in found[0] if any(row[key] is not None for row in found)]
+    return [{key: row[key] for key in used} for row in found]
+
+
+def compare(found: list[dict[str, Any]]) -> Table:
+    """The rows as a table."""
+    table = Table()
+    for key in found[0]:
+        table.add_column(key.replace("_", " "), justify="left" if key in ("run", "state") else "right", overflow="fold")
+    for row in found:
+        table.add_row(*(_shown(value) for value in row.values()))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
