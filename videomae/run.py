@@ -126,10 +126,18 @@ def describe_environment(world: World) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
         "processes": world.size,
-        "git": {
-            "commit": _git("rev-parse", "HEAD"),
-            "changed_files": (_git("status", "--porcelain") or "").count("\n"),
-        },
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> dict[str, Any]:
+    copied = Path(__file__).parent.parent / "snapshot.json"
+    if copied.exists():  # this code is the copy that `python -m launch` made, which says what it is one of
+        snapshot = json.loads(copied.read_text())
+        return {"commit": snapshot["commit"], "changed_files": len(snapshot["changed"])}
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": (_git("status", "--porcelain") or "").count("\n"),
     }
 
 
