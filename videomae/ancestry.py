@@ -18,6 +18,7 @@ _LAUNCHERS = {
     "torch.distributed.launch",
     "deepspeed",
     "deepspeed.launcher.launch",
+    "deepspeed.launcher.runner",
     "launch",
     "launch.demo",
 }
