@@ -81,5 +81,7 @@ if __name__ == "__main__":
         stage.Objective = troubled(stage.Objective)
     slow(Evaluator, "_probabilities", "evaluate")
     slow(Snapshot, "write", "save")
-    main = {"pretrain": pretrain_main, "finetune": finetune_main}[sys.argv.pop(1)]
-    sys.exit(main())
+    mains = {"pretrain": pretrain_main, "finetune": finetune_main}
+    chosen = next(word for word in sys.argv if word in mains)  # the deepspeed launcher puts --local_rank before it
+    sys.argv.remove(chosen)
+    sys.exit(mains[chosen]())
