@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from videomae.metrics.standing import Standing
@@ -25,12 +27,13 @@ def rows(standings: list[Standing]) -> list[dict[str, Any]]:
 
 
 def compare(found: list[dict[str, Any]]) -> Table:
-    """The rows as a table."""
-    table = Table()
-    for key in found[0]:
-        table.add_column(key.replace("_", " "), justify="left" if key in ("run", "state") else "right", overflow="fold")
+    """The rows as a table, a column a run."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
     for row in found:
-        table.add_row(*(_shown(value) for value in row.values()))
+        table.add_column(Path(row["run"]).name, justify="right", overflow="fold")
+    for key in list(found[0])[1:]:
+        table.add_row(key.replace("_", " "), *(_shown(row[key]) for row in found))
     return table
 
 

@@ -54,16 +54,17 @@ def chart(values: Sequence[float], *, width: int, height: int) -> tuple[list[str
 
 
 def _stretch(values: Sequence[float], count: int) -> list[float]:
-    """`count` values on straight lines between few given ones."""
+    """`count` values on straight lines between few given ones; beside a gap the nearest one."""
     if len(values) < 2 or len(values) >= count:
         return list(values)
-    places = [column * (len(values) - 1) / (count - 1) for column in range(count)]
-    return [
-        values[int(place)] + (place % 1) * (values[min(int(place) + 1, len(values) - 1)] - values[int(place)])
-        if place % 1
-        else values[int(place)]
-        for place in places
-    ]
+    return [_at(values, column * (len(values) - 1) / (count - 1)) for column in range(count)]
+
+
+def _at(values: Sequence[float], place: float) -> float:
+    left, right = values[math.floor(place)], values[math.ceil(place)]
+    if math.isfinite(left) and math.isfinite(right):
+        return left + (place % 1) * (right - left)
+    return values[round(place)]
 
 
 def _row(value: float, low: float, high: float, *, rows: int) -> int:

@@ -105,7 +105,7 @@ class End:
 
 
 def connect(run: RunDirectory, project: str, mode: str, end: End | None) -> Any:
-    """The run at W&B, begun or resumed; None if the end came before an answer, or at the first failure without `end`."""
+    """The run at W&B, begun or resumed; None if the end came first, or at the first failure where there is no `end`."""
     import wandb
 
     settings = wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off", x_stats_pid=os.getppid())
