@@ -144,16 +144,19 @@ class Mlp(nn.Module):
 class DropPath(nn.Module):
     """Drops a residual branch for whole samples and scales the rest up (Huang et al. 2016)."""
 
+    keep: Tensor
+
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
+        # A number would be compiled into each block, and every block's differs.
+        self.register_buffer("keep", torch.tensor(1 - probability), persistent=False)
 
     def forward(self, branch_BND: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
             return branch_BND
-        keep = 1 - self.probability
-        kept_B = torch.empty(branch_BND.shape[0], device=branch_BND.device).bernoulli_(keep)
-        return branch_BND * (kept_B / keep).to(branch_BND.dtype).view(-1, *[1] * (branch_BND.dim() - 1))
+        kept_B = torch.bernoulli(self.keep.expand(branch_BND.shape[0]))
+        return branch_BND * (kept_B / self.keep).to(branch_BND.dtype).view(-1, *[1] * (branch_BND.dim() - 1))
 
 
 class Block(nn.Module):
