@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from videomae.deepspeed_state import ZeroHolder, keep_lowering, norm_of
 from videomae.distributed import World, join
 from videomae.engine import Batch, EnginePlan, Update, require_average, summarize
-from videomae.engine_state import EngineState, Holder, PlainHolder
+from videomae.engine_state import EngineState, Holder, PlainHolder, persistent_buffers
 from videomae.local_engine import total_norm
 from videomae.mixed_precision import FIRST_SCALE_POWER, GROWTH_STEPS, MixedPrecision
 from videomae.optimizer import AdamW, Verdict, judge
@@ -143,7 +143,7 @@ class DeepSpeedEngine:
         return Verdict(torch.full((), math.inf, device=device), torch.ones((), device=device), None)
 
     def agree(self) -> None:
-        self.world.average(self.module.buffers())
+        self.world.average(persistent_buffers(self.module).values())
 
     def snapshot(self) -> Snapshot:
         return self._state.snapshot()

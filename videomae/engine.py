@@ -36,6 +36,13 @@ class EngineConfig:
     activation_checkpointing: bool = False  # keep each block's input only and compute the rest again: less memory
     compile: bool = False  # torch.compile, a block at a time
 
+    def __post_init__(self) -> None:
+        if self.compile and self.zero_stage == 3 and self.kind == "deepspeed":
+            raise ValueError(
+                "engine.compile=true gains nothing with engine.zero_stage=3, which gathers weights in each layer and "
+                "breaks each block into pieces; type engine.compile=false, or engine.zero_stage=2 or less"
+            )
+
     def split(self, *, batch: int, world_size: int) -> tuple[int, int]:
         """How a global `batch` is cut: (clips a micro-batch, micro-batches a step on each rank).
 
