@@ -26,7 +26,7 @@ from videomae.stopping import SIGNALS
 
 _GRACE = 60.0  # seconds for the other hosts to end by themselves when one has failed
 _POLL = 0.2
-_ASK_AGAIN = 5.0  # a benchmark may have gone on to its next row
+STOP = "STOP"  # see videomae.stopping
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def ssh_words(ssh: SshConfig, host: str, command: Sequence[str]) -> list[str]:
 
 def ask_to_stop(run: Path) -> Path:
     """Write the file that makes a run save and leave; returns it."""
-    file = at_work(run) / "STOP"
+    file = at_work(run) / STOP
     file.touch()
     return file
 
@@ -109,17 +109,16 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
         for part in parts
     ]
     failed_at: float | None = None
-    asked: float | None = None
+    asked: Path | None = None
     while any(process.poll() is None for process in running):
         time.sleep(_POLL)
         now = time.monotonic()
         if failed_at is None and any(process.poll() for process in running):
             failed_at = now
-        if stopping.since is not None and (asked is None or now - asked > _ASK_AGAIN):
-            file = ask_to_stop(place.run)
-            if asked is None:
-                logger.info("asked to stop: %s; the run has %.0f s to save and leave", file, stop_seconds)
-            asked = now
+        if stopping.since is not None and asked != at_work(place.run) / STOP:
+            # Once, for the run takes the file away as it leaves; but a benchmark may go on to its next row.
+            asked = ask_to_stop(place.run)
+            logger.info("asked to stop: %s; the run has %.0f s to save and leave", asked, stop_seconds)
         late = stopping.since is not None and now - stopping.since > stop_seconds
         if late or stopping.now.is_set() or (failed_at is not None and now - failed_at > _GRACE):
             logger.info("ending by force what still runs")

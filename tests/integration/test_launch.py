@@ -1,0 +1,101 @@
+"""Runs started by `python -m launch` on this machine: watched, refused a second start, stopped, taken up again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main as launch
+from tests.processes import ROOT, run_command
+from tests.stages import losses, pretrain_arguments
+from videomae import status
+
+LONG = "schedule.duration=2000 steps"
+
+
+class Launched:
+    """`python -m launch` at work in the background, its output in a file."""
+
+    def __init__(self, log: Path, *words: str) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "launch", *words],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=output,
+                stderr=output,
+            )
+
+    def reach(self, run: Path, step: int) -> None:
+        """Wait until the run has come so far."""
+        while True:
+            found = status.read(run / status.FILE)
+            if found is not None and found.state == "running" and found.step >= step:
+                return
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.1)
+
+    def end(self) -> int:
+        return self.process.wait(90)
+
+
+@pytest.mark.timeout(240)
+def test_a_run_under_torchrun_is_watched_and_stopped(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "a run"
+    words = [*pretrain_arguments(run, shards, LONG), "--on", "torchrun", "--processes", "1"]
+    launched = Launched(tmp_path / "log", *words)
+    launched.reach(run, 3)
+
+    assert launch(["status", str(run), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["state"], row["kind"], row["total"]) == ("running", "torchrun", 2000)
+    assert launch(words) == 2
+    refused = capsys.readouterr().err
+    assert "is running at step" in refused
+    assert f"python -m launch stop '{run}'" in refused
+
+    assert launch(["stop", str(run), "--wait", "60"]) == 0
+    assert "stopped and saved at step" in capsys.readouterr().out, launched.log.read_text()
+    assert launched.end() == 75, launched.log.read_text()
+    assert launch(["logs", str(run)]) == 0
+    assert "Pretraining" in capsys.readouterr().out
+
+    copied = json.loads((run / "launch/code/snapshot.json").read_text())
+    assert copied["files"] > 100
+    assert json.loads((run / "environment.json").read_text())["git"]["commit"] == copied["commit"]
+
+
+@pytest.mark.timeout(240)
+def test_deepspeed_is_stopped_by_a_signal_to_the_launcher(shards: Path, tmp_path: Path) -> None:
+    run, cluster = tmp_path / "run", tmp_path / "cluster.yaml"
+    cluster.write_text("environment: {OMP_NUM_THREADS: '1'}\n")
+    words = [*pretrain_arguments(run, shards, LONG), "--on", "deepspeed", "--cluster", str(cluster)]
+    launched = Launched(tmp_path / "log", *words)
+    launched.reach(run, 3)
+    launched.process.send_signal(signal.SIGTERM)
+    assert launched.end() == 75, launched.log.read_text()
+    stopped = status.read(run / status.FILE)
+    assert stopped is not None
+    assert (stopped.state, stopped.exit_code) == ("stopped", 75)
+    assert not (run / "STOP").exists()
+
+
+def test_a_prepared_run_is_started(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    words = [*pretrain_arguments(run, shards, "schedule={duration: 2 steps, warmup: 0 steps}"), "--on", "local"]
+    assert launch([*words, "--prepare"]) == 0
+    assert "-m pretrain" in capsys.readouterr().out
+    assert not (run / "metrics.jsonl").exists()
+    run_command("launch", *words)
+    assert len(losses(run)) == 2
+    assert (run / "launch.1").is_dir()
+    assert launch(["stop", str(run)]) == 0
+    assert "is finished" in capsys.readouterr().out

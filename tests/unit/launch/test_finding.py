@@ -1,0 +1,163 @@
+"""What a person is told of a run: where it stands, whether it lives, and what to type."""
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from launch.finding import alive, look, look_at
+from launch.run_directory import Launch
+from launch.status import ago, runs_below
+from launch.stop import stop
+from videomae.status import LauncherStatus, State, Status
+
+GONE = 2**22 + 1  # above the largest process id
+
+
+def now(minutes_ago: float = 0) -> str:
+    return (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat(timespec="seconds")
+
+
+def write_status(run: Path, state: State, *, pid: int = GONE, host: str | None = None, minutes: float = 1) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    reason = {"failed": "OSError: disk full", "stopped": "Pretraining stopped"}.get(state)
+    found = Status(
+        state=state, step=40, total=100, host=host or socket.gethostname(), pid=pid, processes=2, started=now(minutes),
+        updated=now(minutes), launcher=LauncherStatus("torchrun", None), reason=reason,
+    )  # fmt: skip
+    (run / "status.json").write_text(json.dumps(asdict(found)))
+
+
+def write_launch(
+    run: Path, *, kind: str = "slurm", job: str | None = "17", pid: int = GONE, minutes: float = 2
+) -> None:
+    (run / "launch").mkdir(parents=True, exist_ok=True)
+    launch = Launch(kind, "pretrain", "python -m launch", now(minutes), socket.gethostname(), pid, job)
+    (run / "launch/launch.json").write_text(json.dumps(asdict(launch)))
+
+
+@pytest.fixture
+def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Commands of Slurm with given answers; a command without one is missing."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def say(**answers: str) -> None:
+        for name, text in answers.items():
+            (folder / name).write_text(f'#!/bin/bash\necho "$@" >> {folder}/{name}.told\nprintf "{text}"\n')
+            (folder / name).chmod(0o755)
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("state", "found", "said"),
+    [
+        ("stopped", "stopped", "stopped and saved at step 40 of 100 (Pretraining stopped); the same command goes on"),
+        ("failed", "failed", "failed at step 40 of 100 (OSError: disk full); `python -m launch logs"),
+        ("running", "broken", "ended at step 40 of 100 without a word"),
+    ],
+)
+def test_runs_whose_processes_are_gone(tmp_path: Path, state: State, found: str, said: str) -> None:
+    write_status(tmp_path / "run", state)
+    assert (look(tmp_path / "run").state, look(tmp_path / "run").step) == (found, 40)
+    assert said in look(tmp_path / "run").said
+
+
+def test_new_finished_and_living_runs(tmp_path: Path) -> None:
+    assert look(tmp_path / "none").state == "new"
+    run = tmp_path / "run"
+    write_status(run, "running", pid=os.getpid(), minutes=0)
+    assert look(run).state == "running"
+    assert f"process {os.getpid()}" in look(run).said
+    write_status(run, "finished")
+    (run / "summary.json").touch()
+    assert look(run).state == "finished"
+    write_launch(run, kind="torchrun", job=None, pid=os.getpid(), minutes=60 * 24 * 365)
+    assert look(run).state == "finished", "the process has had its number for less than a year"
+
+
+def test_a_process_that_took_over_a_number_is_another(tmp_path: Path) -> None:
+    assert alive(os.getpid(), now())
+    assert not alive(os.getpid(), now(60 * 24 * 365))
+    assert not alive(GONE, now())
+
+
+def test_a_run_on_another_machine_lives_as_long_as_it_writes(tmp_path: Path) -> None:
+    write_status(tmp_path / "run", "running", host="elsewhere", minutes=1)
+    assert look(tmp_path / "run").state == "running"
+    write_status(tmp_path / "run", "running", host="elsewhere", minutes=20)
+    assert look(tmp_path / "run").state == "broken"
+
+
+def test_slurm_is_asked_once_for_all_runs(tmp_path: Path, slurm_says: Callable[..., None]) -> None:
+    slurm_says(squeue="17|17|RUNNING|n[1-2]\\n18_0|19|PENDING|(Priority)\\n", sacct="NODE_FAIL\\n")
+    for job in ("17", "18_0", "20"):
+        write_launch(tmp_path / job, job=job)
+    found = look_at([tmp_path / job for job in ("17", "18_0", "20")])
+    assert [one.state for one in found] == ["running", "waiting", "broken"]
+    assert "Slurm's job 17: RUNNING (n[1-2])" in found[0].said
+    assert "Slurm's job 18_0: PENDING (Priority)" in found[1].said
+    assert "Slurm on job 20: NODE_FAIL" in found[2].said
+    assert (tmp_path / "bin/squeue.told").read_text().count("\n") == 1
+
+
+def test_where_slurm_is_not_its_runs_are_judged_by_their_status(
+    tmp_path: Path, slurm_says: Callable[..., None]
+) -> None:
+    write_launch(tmp_path / "run")
+    write_status(tmp_path / "run", "running", host="n1")
+    assert look(tmp_path / "run").state == "running"
+    assert "squeue is not on this machine" in look(tmp_path / "run").said
+    write_status(tmp_path / "run", "stopped", host="n1")
+    assert look(tmp_path / "run").state == "stopped"
+
+
+def test_stopping_under_slurm_holds_the_job_back(tmp_path: Path, slurm_says: Callable[..., None]) -> None:
+    run = tmp_path / "run"
+    write_launch(run)
+    slurm_says(squeue="17|17|RUNNING|n1\\n", scancel="")
+    assert "it saves after its step and leaves" in stop(run)
+    assert (run / "STOP").exists()
+    assert (run / "launch/held").exists()
+    assert not (tmp_path / "bin/scancel.told").exists()
+    stop(run, now=True)
+    assert (tmp_path / "bin/scancel.told").read_text() == "17\n"
+    slurm_says(squeue="17|17|PENDING|(Dependency)\\n")
+    assert "is cancelled" in stop(run)
+
+
+def test_a_benchmark_is_stopped_in_the_row_that_is_at_work(tmp_path: Path) -> None:
+    write_status(tmp_path / "rows/first", "finished", minutes=5)
+    write_status(tmp_path / "rows/second", "running", pid=os.getpid(), minutes=0)
+    assert look(tmp_path).state == "running"
+    stop(tmp_path)
+    assert (tmp_path / "rows/second/STOP").exists()
+    assert not (tmp_path / "STOP").exists()
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no run in"):
+        stop(tmp_path)
+    write_status(tmp_path / "run", "running", host="elsewhere")
+    with pytest.raises(ValueError, match=r"runs on elsewhere; type this there"):
+        stop(tmp_path / "run", now=True)
+    with pytest.raises(ValueError, match="no folder"):
+        list(runs_below(tmp_path / "none"))
+
+
+def test_runs_are_found_below_folders(tmp_path: Path) -> None:
+    for name in ("a", "deep/b"):
+        write_status(tmp_path / name, "finished")
+    write_status(tmp_path / "a/rows/inner", "finished")
+    assert list(runs_below(tmp_path)) == [tmp_path / "a", tmp_path / "deep/b"]
+
+
+def test_times_are_told_in_their_largest_unit() -> None:
+    assert [ago(now(minutes)) for minutes in (0, 3, 150, 60 * 60)] == ["0 s ago", "3 min ago", "2 h ago", "2 d ago"]
