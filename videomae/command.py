@@ -68,10 +68,10 @@ def guarded(action: Callable[[], object]) -> int:
     try:
         action()
     except Stopped as stop:
-        _say(str(stop))
+        _say(str(stop), by_all=False)
         return EXIT_STOPPED
     except LimitReached as limit:
-        _say(f"error: {limit}")
+        _say(f"error: {limit}", by_all=False)
         return EXIT_LIMIT
     except (ValueError, OSError, FloatingPointError) as error:
         logger.debug("the error's origin", exc_info=error)  # into the run's log, not before the user
@@ -84,6 +84,8 @@ def guarded(action: Callable[[], object]) -> int:
     return 0
 
 
-def _say(text: str) -> None:
-    with suppress(OSError):  # nobody may be left to read it
-        sys.stderr.write(f"{text}\n")
+def _say(text: str, *, by_all: bool = True) -> None:
+    """Write to standard error; what is the same on every rank is said by the first alone."""
+    if by_all or os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):  # nobody may be left to read it
+            sys.stderr.write(f"{text}\n")

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar, cast
@@ -21,9 +21,11 @@ import torch.distributed
 from torch import Tensor
 
 from videomae.ranks import Ranks, read_ranks
+from videomae.watchdog import bounded
 
 T = TypeVar("T")
 _PATIENCE = 1800.0  # seconds
+_FAREWELL = 60.0  # seconds for leaving the others and for what libraries do at the end
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def connected(environment: Mapping[str, str], *, patience: float = _PATIENCE) ->
         yield world
     finally:
         if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+            with bounded(_FAREWELL):  # ranks that died do not answer
+                torch.distributed.destroy_process_group()
 
 
 def join(world: World, *, patience: float = _PATIENCE) -> None:
@@ -192,9 +195,11 @@ def end_process(code: int) -> NoReturn:
     There gloo's threads now and then abort a process whose work is done ("terminate called without an active
     exception", seen in about one of two hundred two-process runs), and a launcher counts that as a failed job.
     """
-    atexit._run_exitfuncs()  # what libraries registered, such as the end of loader workers
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with bounded(_FAREWELL):
+        atexit._run_exitfuncs()  # what libraries registered, such as the end of loader workers
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody may be left to read it
+                stream.flush()
     os._exit(code)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -115,3 +116,13 @@ class Watchdog:
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(EXIT_FAILED)
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """End the process with its stacks on standard error, should what is done inside take longer: the last farewells."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
