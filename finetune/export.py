@@ -25,6 +25,7 @@ class ClassifierDescription:
 
     model: ModelConfig
     classes: tuple[str, ...]
+    ema: float | None = None  # optimizer.ema of a moving average of the weights; null: the last weights
 
 
 @dataclass(frozen=True)

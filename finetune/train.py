@@ -52,8 +52,7 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
 
         def evaluate(done: int) -> Evaluation:
             with training.aside("evaluation") as span:
-                engine.agree()
-                result = evaluator(engine.module, training.paced)
+                result = evaluator(exportable(config, engine, classes=len(classes)), training.paced)
             figures = {"accuracy": result.accuracy.value, "loss": result.loss, "seconds": round(span.seconds, 4)}
             training.write("evaluation", done, **figures)
             return result
@@ -98,10 +97,20 @@ def initial_model(config: FinetuneConfig, *, classes: int) -> nn.Module:
     return build(config.model, classes)
 
 
+def exportable(config: FinetuneConfig, engine: Engine, *, classes: int) -> nn.Module:
+    """What is evaluated and exported: the average of the weights where one is kept; called by all ranks."""
+    engine.agree()
+    if config.optimizer.ema is None:
+        return engine.module
+    module = build(config.model, classes, initialise=False)
+    module.load_state_dict(engine.full_state(average=True))
+    return module.to(engine.world.device)
+
+
 def export(config: FinetuneConfig, engine: Engine, result: Evaluation) -> None:
     """Write the classifier and its evaluation into the run's directory; called by all ranks."""
-    state = engine.full_state()
+    state = engine.full_state(average=config.optimizer.ema is not None)
     if engine.world.first:
-        run = config.directory
-        save_classifier(state, ClassifierDescription(model=config.model, classes=result.classes), run.export)
+        run, ema = config.directory, config.optimizer.ema
+        save_classifier(state, ClassifierDescription(model=config.model, classes=result.classes, ema=ema), run.export)
         write_whole(run.path / FILE, json.dumps(result.to_dict(), indent=1))
