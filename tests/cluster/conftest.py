@@ -14,7 +14,7 @@ from tests.cluster import ssh as ssh_hosts
 from tests.cluster.hosts import Network, missing
 from tests.cluster.runs import two_process_arguments
 from tests.cluster.slurm import Slurm
-from tests.processes import run_processes
+from tests.processes import once, run_processes
 
 
 def _skip_where_missing(*tools: str) -> None:
@@ -42,6 +42,8 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 @pytest.fixture(scope="session")
 def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that all others have to equal: two processes under torchrun on this machine."""
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_processes(2, "pretrain", *two_process_arguments(run, shards))
-    return run
+
+    def make(folder: Path) -> None:
+        run_processes(2, "pretrain", *two_process_arguments(folder / "run", shards))
+
+    return once(tmp_path_factory, "undisturbed", make) / "run"

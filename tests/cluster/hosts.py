@@ -145,10 +145,13 @@ class Host:
             os.kill(pid, signal.SIGKILL)
         return killed
 
-    def slow_down(self, rate: str | None) -> None:
-        """Let out no more than `rate` (such as 1mbit); None: as fast as it goes."""
-        limit = ("replace", "dev", "eth0", "root", "tbf", "rate", str(rate), "burst", "16kb", "latency", "400ms")
-        self.run("tc", "qdisc", *(limit if rate else ("del", "dev", "eth0", "root")))
+    @contextmanager
+    def slowed(self, rate: str) -> Iterator[None]:
+        """Let out no more than `rate`, such as 1mbit."""
+        limit = ("tbf", "rate", rate, "burst", "16kb", "latency", "400ms")
+        self.run("tc", "qdisc", "replace", "dev", "eth0", "root", *limit)
+        yield
+        self.run("tc", "qdisc", "del", "dev", "eth0", "root")
 
     def end(self) -> None:
         """Pull the plug."""
@@ -168,9 +171,12 @@ class Network:
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
 
-    def cable(self, name: str, *, plugged: bool) -> None:
-        """Pull the network cable of a host, or plug it in again."""
-        self.switch.run("ip", "link", "set", name, "up" if plugged else "down")
+    @contextmanager
+    def cable_pulled(self, name: str) -> Iterator[None]:
+        """Pull the network cable of a host, and plug it in again at the end."""
+        self.switch.run("ip", "link", "set", name, "down")
+        yield
+        self.switch.run("ip", "link", "set", name, "up")
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from tests.cluster.hosts import Host, Process, until
 from tests.stages import pretrain_arguments
 from videomae.metrics import read
 
-STEPS = 240
+LAUNCH = (sys.executable, "-m", "launch")
+STEPS = 180
 # A start takes some ten seconds on two idle cores; what is bounded here is a hang, on a machine with other work.
 START_SECONDS = 180.0
 
@@ -33,8 +34,7 @@ class Run:
         file = self.path.parent / f"{self.path.name}-{launcher}.yaml"
         file.write_text(yaml.safe_dump({**self.cluster, "environment": {"OMP_NUM_THREADS": "1"}, **cluster}))
         settings = two_process_arguments(self.path, self.shards, *self.overrides)
-        start = [sys.executable, "-m", "launch", *([command] if command else [])]
-        return [*start, *settings, *more, "--on", launcher, "--cluster", file]
+        return [*LAUNCH, *([command] if command else []), *settings, *more, "--on", launcher, "--cluster", file]
 
     def start(self, host: Host, launcher: str, **cluster: Any) -> Process:
         return host.start(*self.words(launcher, **cluster))

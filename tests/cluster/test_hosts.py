@@ -24,22 +24,18 @@ with network(Path(sys.argv[1]), ["one"]) as hosts:
 def test_hosts_reach_each_other_until_the_cable_is_pulled(ssh: Network) -> None:
     address = "import socket; print(socket.gethostname(), socket.gethostbyname(socket.gethostname()))"
     assert ssh["n1"].run("ssh", "n2", f"{sys.executable} -c '{address}'") == f"n2 {ssh['n2'].address}\n"
-    ssh.cable("n2", plugged=False)
     connect = "import socket; socket.create_connection(('n2', 22), timeout=1)"
-    said = ssh["n1"].run(sys.executable, "-c", connect, expect=1)
+    with ssh.cable_pulled("n2"):
+        said = ssh["n1"].run(sys.executable, "-c", connect, expect=1)
     assert "timed out" in said or "No route" in said
-    ssh.cable("n2", plugged=True)
     until(lambda: ssh["n1"].run("ssh", "n2", "hostname") == "n2\n", seconds=20, what="n2 answers again")
 
 
 def test_a_slow_host_is_slow(ssh: Network) -> None:
     blob = "head -c 300000 /dev/zero"
-    ssh["n2"].slow_down("1mbit")
-    try:
-        timed = f"import time, subprocess; t = time.time(); subprocess.run(['ssh', 'n2', '{blob}'], stdout=-3)"
+    timed = f"import time, subprocess; t = time.time(); subprocess.run(['ssh', 'n2', '{blob}'], stdout=-3)"
+    with ssh["n2"].slowed("1mbit"):
         seconds = float(ssh["n1"].run(sys.executable, "-c", f"{timed}; print(time.time() - t)"))
-    finally:
-        ssh["n2"].slow_down(None)
     assert 2.0 < seconds < 20.0  # 2.4 megabits
 
 
