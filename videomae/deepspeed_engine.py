@@ -145,8 +145,8 @@ class DeepSpeedEngine:
     def agree(self) -> None:
         self.world.average(persistent_buffers(self.module).values())
 
-    def snapshot(self) -> Snapshot:
-        return self._state.snapshot()
+    def snapshot(self, into: Snapshot | None = None) -> Snapshot:
+        return self._state.snapshot(into)
 
     def save(self, folder: Path) -> None:
         self.snapshot().write(folder)

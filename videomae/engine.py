@@ -100,8 +100,11 @@ class Engine(Protocol):
         """
         ...
 
-    def snapshot(self) -> Snapshot:
-        """This rank's share of module and optimizer, copied to the host; no rank waits for another."""
+    def snapshot(self, into: Snapshot | None = None) -> Snapshot:
+        """This rank's share of module and optimizer, copied to the host; no rank waits for another.
+
+        The memory of `into`, an earlier one that is done with, is used again: fresh memory takes longer than the copy.
+        """
         ...
 
     def save(self, folder: Path) -> None:

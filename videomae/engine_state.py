@@ -55,12 +55,12 @@ class EngineState:
     def __init__(self, module: nn.Module, holder: Holder, world: World) -> None:
         self._module, self._holder, self._world = module, holder, world
 
-    def snapshot(self) -> Snapshot:
-        """This rank's share on the host; no rank waits for another."""
+    def snapshot(self, into: Snapshot | None = None) -> Snapshot:
+        """This rank's share on the host, in the memory of `into` where it fits; no rank waits for another."""
         rank, size = self._world.rank, self._world.size
         held = [*self._holder.own(), *share(self._holder.common(), rank=rank, size=size)]
         extras = Extras(persistent_buffers(self._module), self._holder.scaler())
-        return take(held, extras, rank=rank, size=size)
+        return take(held, extras, rank=rank, size=size, into=into)
 
     def load(self, folder: Path) -> None:
         """Restore a state that any engine wrote; called by all ranks.

@@ -60,8 +60,8 @@ class LocalEngine:
     def agree(self) -> None:
         pass  # one rank
 
-    def snapshot(self) -> Snapshot:
-        return self._state.snapshot()
+    def snapshot(self, into: Snapshot | None = None) -> Snapshot:
+        return self._state.snapshot(into)
 
     def save(self, folder: Path) -> None:
         self.snapshot().write(folder)

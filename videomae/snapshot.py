@@ -87,8 +87,11 @@ class Extras:
     scaler: Tensor | None = None  # float64: loss scale, steps since it changed
 
 
-def take(held: Sequence[Held], extras: Extras, *, rank: int, size: int) -> Snapshot:
-    """Copy `held` and `extras` to the host: asynchronously into pinned memory on CUDA, then one wait."""
+def take(held: Sequence[Held], extras: Extras, *, rank: int, size: int, into: Snapshot | None = None) -> Snapshot:
+    """Copy `held` and `extras` to the host: asynchronously into pinned memory on CUDA, then one wait.
+
+    The memory of `into` is used again where it fits; that snapshot is then no more.
+    """
     live = {f"{key}|{part.name}|{part.start}": value for part in held for key, value in part.values.items()}
     live |= {f"buffer|{name}": value for name, value in extras.buffers.items()}
     trained = [part for part in held if part.steps is not None]
@@ -103,19 +106,18 @@ def take(held: Sequence[Held], extras: Extras, *, rank: int, size: int) -> Snaps
         "shapes": {part.name: list(part.shape) for part in held},
         "steps": [part.name for part in trained],
     }
-    return Snapshot(rank, _on_host(live), index)
+    return Snapshot(rank, _on_host(live, {} if into is None else into.tensors), index)
 
 
-def _on_host(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _on_host(live: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str, Tensor]:
     copies, device = {}, None
     for name, value in live.items():
-        value = value.detach()
+        value, copy = value.detach(), used.get(name)
         if value.device.type == "cuda":
             device = value.device
-            copies[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            copies[name].copy_(value, non_blocking=True)
-        else:
-            copies[name] = value.clone(memory_format=torch.contiguous_format)
+        if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
+            copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.device.type == "cuda")
+        copies[name] = copy.copy_(value, non_blocking=True)
     if device is not None:
         torch.cuda.current_stream(device).synchronize()
     return copies

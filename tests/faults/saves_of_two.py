@@ -33,7 +33,7 @@ def saver(folder: Path, world: World, *, fault: Exception | None = None, seconds
     """Rank 1 is the one that fails or is slow."""
     fault, seconds = (fault, seconds) if world.rank == 1 else (None, 0.0)
     store = CheckpointStore(folder, world=world, keep=2)
-    return Saver(store, CheckpointConfig(**config), every=1, take=lambda: State(world, fault, seconds))
+    return Saver(store, CheckpointConfig(**config), every=1, take=lambda earlier: State(world, fault, seconds))
 
 
 def a_rank_cannot_write(folder: Path, world: World) -> None:
@@ -42,7 +42,7 @@ def a_rank_cannot_write(folder: Path, world: World) -> None:
 
 
 def a_rank_is_out_of_memory(folder: Path, world: World) -> None:
-    def take() -> State:
+    def take(earlier: State | None) -> State:
         if world.rank == 1:
             raise MemoryError("no room for a copy")
         return State(world)

@@ -60,14 +60,16 @@ class Saver:
         config: CheckpointConfig,
         *,
         every: int,
-        take: Callable[[], Snapshot],
+        take: Callable[[Any], Snapshot],
         report: Callable[[SaveReport], None] = lambda report: None,
     ) -> None:
+        """`take(earlier)` copies the state, into the memory of an earlier copy if one is given."""
         self._store, self._config, self._every = store, config, every
         self._take, self._report = take, report
         self._pending: _Pending | None = None
         self._failures, self._failed_interval = 0, -1  # intervals in a row without a save, and the last of them
         self._retry = False
+        self._written: Snapshot | None = None  # its memory serves the next one; only beside the training it is worth it
         self.saved = -1  # the last step that is on the disk
 
     @property
@@ -122,7 +124,7 @@ class Saver:
         pending = _Pending(dict(progress), self._store.stage())
         began = time.perf_counter()
         try:
-            pending.staging.prepare(lambda: pending.take(self._take))
+            pending.staging.prepare(lambda: pending.take(self._take, self._written))
         except SaveError as error:
             self._fail(pending, error, must=must)
             return
@@ -141,6 +143,7 @@ class Saver:
             self._fail(pending, error, must=must)
             return
         pending.blocked += time.perf_counter() - began
+        self._written = pending.snapshot if self._config.asynchronous else None
         self._failures, self._retry, self.saved = 0, False, pending.step
         self._report(pending.report())
 
@@ -161,7 +164,7 @@ class _Pending:
         self.progress, self.staging = progress, staging
         self.blocked = 0.0
         self._began = time.perf_counter()
-        self._snapshot: Snapshot | None = None
+        self.snapshot: Snapshot | None = None
         self._thread: threading.Thread | None = None
         self._filled: Filled | None = None
         self._bytes = 0
@@ -178,17 +181,16 @@ class _Pending:
     def fault(self) -> str | None:
         return None if self._filled is None else self._filled.fault
 
-    def take(self, take: Callable[[], Snapshot]) -> int:
+    def take(self, take: Callable[[Any], Snapshot], earlier: Snapshot | None) -> int:
         """Copy the state; its bytes."""
-        self._snapshot = take()
-        self._bytes = self._snapshot.bytes
+        self.snapshot = take(earlier)
+        self._bytes = self.snapshot.bytes
         return self._bytes
 
     def fill(self) -> Filled:
-        """Write the copy, and let go of it."""
-        assert self._snapshot is not None
-        self._filled = self.staging.fill(self._snapshot.write)
-        self._snapshot = None
+        """Write the copy."""
+        assert self.snapshot is not None
+        self._filled = self.staging.fill(self.snapshot.write)
         return self._filled
 
     def start(self) -> None:

@@ -23,7 +23,7 @@ class Disk:
         self.gate.set()
         self.value = 0
 
-    def take(self) -> "Disk":
+    def take(self, earlier: "Disk | None" = None) -> "Disk":
         copy = Disk()
         copy.full, copy.gate, copy.value = self.full, self.gate, self.value
         return copy
