@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+_INTERACTIVE = "4294967290"  # the number of salloc's own step
+
 
 class SlurmError(ValueError):
     """A command of Slurm is missing or refused; the message holds what it said."""
@@ -73,8 +75,8 @@ def cancel(job: str, *, signal: str | None = None) -> None:
 
 
 def inside(environment: Mapping[str, str]) -> bool:
-    """Whether this is a shell within an allocation, as salloc gives one."""
-    return "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
+    """Whether this is a shell within an allocation, as salloc gives one; on some clusters it is a step of its own."""
+    return "SLURM_JOB_ID" in environment and environment.get("SLURM_STEP_ID", _INTERACTIVE) == _INTERACTIVE
 
 
 def _ask(words: Sequence[str]) -> str:

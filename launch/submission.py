@@ -20,6 +20,7 @@ from launch.run_directory import Place
 from launch.script import Shell
 from launch.slurm_script import job_scripts
 from videomae.progress import logger
+from videomae.run import RunDirectory
 from videomae.status import Status
 from videomae.stopping import EXIT_STOPPED
 
@@ -88,11 +89,12 @@ def refuse_alive(submission: Submission, *, force: bool = False) -> bool:
     """Say what there is of the run already. Returns whether it is finished.
 
     Raises:
-        ValueError: the run waits or is running.
+        ValueError: the run waits or is running, or is one of other settings.
     """
     found = look(submission.place.run)
     if found.alive and not force:
         raise ValueError(f"{found.said}. If you know that it is dead, type --force")
+    RunDirectory(submission.place.run).refuse_other(submission.settings)
     if found.state not in ("new", "finished"):
         logger.info("%s", found.said)
     return found.state == "finished"

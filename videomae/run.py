@@ -73,16 +73,12 @@ class RunDirectory:
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank-{rank}.log"
 
-    def prepare(self, config: Any, world: World) -> None:
-        """Create the directory and write what describes the run; rank 0 writes, all wait.
+    def refuse_other(self, config: Any) -> None:
+        """Make sure that the run that the directory holds, if any, is one of this config.
 
         Raises:
-            ConfigError: the directory holds a run whose results would differ; how a run is executed may change.
+            ConfigError: it is a run whose results would differ; how a run is executed may change.
         """
-        world.on_first(lambda: self._prepare(config, world))
-
-    def _prepare(self, config: Any, world: World) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
         begun = self.summary.exists() or any(self.checkpoints.glob("*step-*"))
         if begun and self.config.exists():
             changed = _changes(yaml.safe_load(self.config.read_text()), to_dict(config))
@@ -91,6 +87,18 @@ class RunDirectory:
                     f"{self.path} holds a run with other settings ({'; '.join(changed[:4])}); "
                     f"give this one its own directory with run=PATH, or remove {self.path}"
                 )
+
+    def prepare(self, config: Any, world: World) -> None:
+        """Create the directory and write what describes the run; rank 0 writes, all wait.
+
+        Raises:
+            ConfigError: see `refuse_other`.
+        """
+        world.on_first(lambda: self._prepare(config, world))
+
+    def _prepare(self, config: Any, world: World) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.refuse_other(config)
         if self.summary.exists():
             return  # the record of a finished run stays that of the run
         write_whole(self.config, dump(config))

@@ -66,7 +66,7 @@ def test_a_run_under_torchrun_is_watched_and_stopped(
     assert "stopped and saved at step" in capsys.readouterr().out, launched.log.read_text()
     assert launched.end() == 75, launched.log.read_text()
     assert launch(["logs", str(run)]) == 0
-    assert "Pretraining" in capsys.readouterr().out
+    assert f"stopping: {run}/STOP exists" in capsys.readouterr().out
 
     copied = json.loads((run / "launch/code/snapshot.json").read_text())
     assert copied["files"] > 100

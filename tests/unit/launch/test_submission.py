@@ -1,0 +1,161 @@
+"""What is submitted to Slurm, in which order, and what a person is told; Slurm is a script that writes it down."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.__main__ import main as launch
+from launch.chain import stages
+from launch.cluster import SshConfig
+from launch.remote import ssh_words
+from launch.run_directory import read_launch
+from launch.submission import outcome
+from tests.processes import ROOT
+from tests.stages import finetune_settings
+from videomae import status
+from videomae.status import LauncherStatus, Status
+
+PRETRAIN = str(ROOT / "configs/demo/pretrain.yaml")
+NUMBERS = 'n=$(cat count 2>/dev/null || echo 100); echo $((n + 1)) >count; echo "$@" >>sbatch.told; echo "$n"'
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words that send a run to a Slurm of which only sbatch and an empty queue are there."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("sbatch", NUMBERS), ("squeue", "")):
+        (folder / name).write_text(f"#!/bin/bash\ncd {folder} || exit\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    (tmp_path / "cluster.yaml").write_text(f"root: {tmp_path}\nnodes: 2\n")
+    return ["--on", "slurm", "--cluster", str(tmp_path / "cluster.yaml")]
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Callable[[], list[str]]:
+    return lambda: (tmp_path / "bin/sbatch.told").read_text().splitlines()
+
+
+def test_a_submission_makes_the_run_directory(
+    cluster: list[str], told: Callable[[], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch([PRETRAIN, "run=runs/a b", "batch=64", *cluster]) == 0
+    run = tmp_path / "runs/a b"
+    assert capsys.readouterr().out == f"job 100: python -m launch logs '{run}' -f\n"
+    assert told() == [f"--parsable {run}/launch/job.sh"]
+    assert yaml.safe_load((run / "launch/config.yaml").read_text())["batch"] == 64
+    assert (run / "launch/code/videomae/encoder.py").read_text() == (ROOT / "videomae/encoder.py").read_text()
+    assert (run / "launch/code/launch/job.sh.jinja").is_file()
+    found = read_launch(run)
+    assert found is not None
+    assert (found.kind, found.job, found.module) == ("slurm", "100", "pretrain")
+
+
+def test_a_dry_run_writes_nothing(cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch([PRETRAIN, "run=r", "--dry-run", *cluster]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"sbatch --parsable {tmp_path}/r/launch/job.sh\n")
+    assert "#SBATCH --nodes=2" in printed
+    assert not (tmp_path / "r").exists()
+    assert launch([PRETRAIN, "run=r", "--dry-run", "--json", *cluster]) == 0
+    assert json.loads(capsys.readouterr().out)["commands"][0][0] == "sbatch"
+
+
+def test_a_chain_is_submitted_as_one(
+    cluster: list[str], told: Callable[[], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = tmp_path / "second.yaml"
+    second.write_text(yaml.safe_dump({"stage": "finetune", **finetune_settings(tmp_path / "second", tmp_path)}))
+    third = ["run=third", "protocol.batch=8"]
+    words = ["chain", PRETRAIN, "run=first", str(second), str(ROOT / "configs/demo/benchmark.yaml"), *third, "--json"]
+    assert launch([*words, *cluster]) == 0
+    assert [row["job"] for row in json.loads(capsys.readouterr().out)] == ["100", "101", "102"]
+    assert told()[1] == f"--parsable --dependency=afterok:100 --kill-on-invalid-dep=yes {tmp_path}/second/launch/job.sh"
+    assert "--dependency=afterok:101 " in told()[2]
+
+    (tmp_path / "first/summary.json").touch()  # it is finished: what comes after needs to wait for nothing
+    assert launch([*words, *cluster]) == 0
+    assert [row["job"] for row in json.loads(capsys.readouterr().out)] == [None, "103", "104"]
+    assert "--dependency" not in told()[3]
+    assert (tmp_path / "second/launch.1/launch.json").exists()
+
+    assert launch(["chain", PRETRAIN, "run=x", PRETRAIN, "run=x", *cluster]) == 2
+    assert "each stage needs a directory of its own" in capsys.readouterr().err
+
+
+def test_overrides_belong_to_the_config_before_them() -> None:
+    assert stages(["a.yaml", "x=1", "y=2", "b.yaml"]) == [(Path("a.yaml"), ["x=1", "y=2"]), (Path("b.yaml"), [])]
+    with pytest.raises(ValueError, match="got 'x=1' before the first config"):
+        stages(["x=1", "a.yaml"])
+
+
+def test_a_sweep_is_an_array_of_runs(
+    cluster: list[str], told: Callable[[], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch([PRETRAIN, "run=s", "--sweep", "optimizer.lr=1e-3,3e-3", *cluster]) == 0
+    assert len(told()) == 1
+    assert "#SBATCH --array=0-1" in (tmp_path / "s/launch/job.sh").read_text()
+    second = tmp_path / "s/lr-3e-3"
+    assert yaml.safe_load((second / "launch/config.yaml").read_text())["optimizer"]["lr"] == 3e-3
+    found = read_launch(second)
+    assert found is not None
+    assert found.job == "100_1"
+    assert launch([PRETRAIN, "--sweep", "seed=0,0", *cluster]) == 2
+    assert "the values of a sweep must differ" in capsys.readouterr().err
+    assert launch([PRETRAIN, "--sweep", "seed=0,1"]) == 2
+    assert "needs --on slurm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--on", "slurm"], "type --cluster configs/cluster/slurm.yaml"),
+        (["--nodes", "2"], "type --cluster configs/cluster/two_hosts.yaml"),
+        (["--on", "local", "--cluster", str(ROOT / "configs/cluster/two_hosts.yaml")], "type --on torchrun"),
+        (["bach=3"], "unknown key 'bach'; did you mean 'batch'"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch([PRETRAIN, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_slurm_is_named(
+    cluster: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert launch([PRETRAIN, "run=r", *cluster]) == 2
+    assert "sbatch is not on this machine; type this on a login node" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "exit_code", "expected"),
+    [(1, "stopped", 75, 75), (1, "failed", 76, 76), (1, "failed", 2, 2), (137, "running", None, 137),
+     (0, "finished", 0, 0)],
+)  # fmt: skip
+def test_the_exit_code_is_the_runs_own(
+    tmp_path: Path, code: int, state: status.State, exit_code: int | None, expected: int
+) -> None:
+    moment = "2026-01-01T00:00:00+00:00"
+    before = Status(
+        state="stopped", step=1, total=2, host="n1", pid=1, processes=2, started=moment, updated=moment,
+        launcher=LauncherStatus("torchrun", None), exit_code=75,
+    )  # fmt: skip
+    write = (tmp_path / "status.json").write_text
+    write(json.dumps({**vars(before), "launcher": vars(before.launcher)}))
+    assert outcome(1, tmp_path, before) == 1, "an earlier start's word counts for nothing"
+    after = replace(before, state=state, exit_code=exit_code, pid=2)
+    write(json.dumps({**vars(after), "launcher": vars(after.launcher)}))
+    assert outcome(code, tmp_path, before) == expected
+
+
+def test_a_remote_command_survives_the_remote_shell() -> None:
+    *words, host, command = ssh_words(SshConfig(options=("-F", "my config")), "n1", ["bash", "a 'b' $(c)"])
+    assert (words[-2:], host) == (["-F", "my config"], "n1")
+    assert command == "bash 'a '\"'\"'b'\"'\"' $(c)'"
