@@ -159,8 +159,13 @@ def _length(config: Config, step: Step, videos: int, machine: Machine) -> Length
     return Length(steps=steps, epochs=steps / steps_per_epoch, hours=hours, gpu_hours=hours * machine.size)
 
 
-def _checkpoint(workload: Workload, machine: Machine) -> Checkpoint:
+def checkpoint_bytes(workload: Workload) -> int:
+    """Of one checkpoint: float32 fragments of masters, moments and, if there is one, average."""
     everything, trained = workload.counts
     kept = 3 if workload.config.optimizer.ema is None else 4
-    size = SINGLE * (kept * trained + everything - trained)
+    return SINGLE * (kept * trained + everything - trained)
+
+
+def _checkpoint(workload: Workload, machine: Machine) -> Checkpoint:
+    size = checkpoint_bytes(workload)
     return Checkpoint(bytes=size, seconds=size / machine.disk / machine.nodes, blocking=size / machine.size / SNAPSHOT)
