@@ -132,7 +132,7 @@ class Evaluator:
             rank=self.world.rank,
             size=self.world.size,
             micro_batch=self._videos,
-            config=self.loader,
+            config=self.loader.on(self.world.device),
         )
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from videomae.augment import even_crops, flip, random_erasing, random_resized_cr
 from videomae.distributed import World
 from videomae.rand_augment import rand_augment
 from videomae.sampling import Indices, dense, multi_view, uniform_segments
+from videomae.shards.data_sets import DataSets
 from videomae.shards.manifest import Manifest
 from videomae.shards.reader import Sample
 from videomae.stacking import stack_clips
@@ -111,7 +112,7 @@ def open_stream(config: FinetuneConfig, world: World) -> BatchStream[LabelledCli
     """The batches of the train split."""
     return BatchStream(
         config,
-        split(config, "train"),
+        DataSets((split(config, "train"),)),
         world,
         transform=TrainingClips(config.data, config.model.input),
         collate=collate,

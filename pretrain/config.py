@@ -9,6 +9,7 @@ from pretrain.masking import MaskConfig, hidden_count
 from pretrain.objective import ObjectiveConfig
 from videomae.config import configclass
 from videomae.encoder import EncoderConfig
+from videomae.shards.data_sets import Shards
 from videomae.stage import TrainingConfig
 
 
@@ -16,7 +17,7 @@ from videomae.stage import TrainingConfig
 class PretrainDataConfig:
     """Which clips, and how they are cut."""
 
-    shards: str  # folder of one split, as `python -m videomae.shards build` writes it
+    shards: Shards  # folder of one split, as `python -m videomae.shards build` writes it, or a list of {shards, weight}
     stride: int = 4  # stored frames from one sampled frame to the next
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, of the short side
     flip: float = 0.0  # probability; the official recipe does not flip

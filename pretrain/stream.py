@@ -14,8 +14,9 @@ from videomae.augment import flip, multi_scale_box, resize
 from videomae.distributed import World
 from videomae.progress import logger
 from videomae.sampling import dense
-from videomae.shards.manifest import Manifest, ShardError
-from videomae.shards.reader import Sample, ShardReader
+from videomae.shards.data_sets import DataSets
+from videomae.shards.manifest import ShardError
+from videomae.shards.reader import Sample
 from videomae.stream import BatchStream
 from videomae.video import VideoError, decode_boxes
 
@@ -39,21 +40,19 @@ class MaskedClips:
 
 def open_stream(config: PretrainConfig, world: World) -> BatchStream[PretrainItem, PretrainBatch]:
     """The batches of a pretraining run."""
-    manifest = Manifest.read(config.data.shards)
-    return BatchStream(
-        config, manifest, world, transform=MaskedClips(config), collate=collate, repeats=config.data.repeats
-    )
+    sets = DataSets.read(config.data.shards)
+    return BatchStream(config, sets, world, transform=MaskedClips(config), collate=collate, repeats=config.data.repeats)
 
 
 def examples(config: PretrainConfig, count: int) -> PretrainBatch | None:
-    """Up to `count` clips spread over the data set, cropped and masked as in training, always the same.
+    """Up to `count` clips spread over the data, cropped and masked as in training, always the same.
 
     Samples that cannot be read are left out; None if none can.
     """
-    manifest = Manifest.read(config.data.shards)
-    reader, clips = ShardReader(manifest), MaskedClips(config)
+    sets = DataSets.read(config.data.shards)
+    reader, clips = sets.reader(), MaskedClips(config)
     items = []
-    for id in np.linspace(0, manifest.samples - 1, count).round().astype(int):
+    for id in np.linspace(0, sets.samples - 1, count).round().astype(int):
         try:
             items += clips(reader.read(int(id)), [np.random.default_rng([config.seed, id])])
         except (ShardError, VideoError) as error:

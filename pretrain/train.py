@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from videomae.distributed import World
 from videomae.engine import Engine
 from videomae.run import RunDirectory
 from videomae.schedule import Timetable, at_multiples
-from videomae.shards.manifest import NAME as MANIFEST
+from videomae.shards.data_sets import manifest_files, names
 from videomae.stage import open_run, plan, start_engine
 from videomae.training import Training
 from videomae.weights.export import save_encoder
@@ -38,7 +37,7 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
     """
     stream = open_stream(config, world)
     timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)
-    with open_run("Pretraining", config, world, inputs=[Path(config.data.shards) / MANIFEST]) as attempt:
+    with open_run("Pretraining", config, world, inputs=manifest_files(config.data.shards)) as attempt:
         if attempt.finished:
             return attempt.run
         engine = start_engine(initial_model(config), config, world)
@@ -78,13 +77,18 @@ def panels_between(
 
 
 def export(config: PretrainConfig, engine: Engine, training: Training) -> None:
-    """Write the encoder and the pictures of its reconstructions into the run's directory; called by all ranks."""
-    state = engine.full_state()
+    """Write the encoder and the pictures of its reconstructions into the run's directory; called by all ranks.
+
+    The weights are their moving average if one is kept.
+    """
+    ema = config.optimizer.ema
+    state = engine.full_state(average=ema is not None)
     if not engine.world.first:
         return
     encoder = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     run = config.directory
-    save_encoder(encoder, config.encoder, run.export, {"run": run.path.name, "shards": config.data.shards})
+    metadata = {"run": run.path.name, "shards": names(config.data.shards), "ema": ema}
+    save_encoder(encoder, config.encoder, run.export, metadata)
     draw(config, state, training, done=training.done, folder=PANELS)
 
 

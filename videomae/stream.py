@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from videomae.distributed import World
+from videomae.shards.data_sets import DataSets
 from videomae.shards.loader import Transform, train_stream
-from videomae.shards.manifest import Manifest
-from videomae.shards.order import Order, OrderConfig
-from videomae.shards.reader import ShardReader
+from videomae.shards.order import OrderConfig
 from videomae.stage import TrainingConfig
 
 Item = TypeVar("Item")
@@ -27,14 +26,14 @@ class BatchStream(Generic[Item, Batch]):
     def __init__(
         self,
         config: TrainingConfig,
-        manifest: Manifest,
+        sets: DataSets,
         world: World,
         *,
         transform: Transform[Item],
         collate: Callable[[list[Item]], Batch],
         repeats: int,
     ) -> None:
-        self._config, self._manifest, self._world = config, manifest, world
+        self._config, self._sets, self._world = config, sets, world
         self._transform, self._collate, self._repeats = transform, collate, repeats
         clips, self._micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
         if clips % repeats:
@@ -43,17 +42,17 @@ class BatchStream(Generic[Item, Batch]):
                 "choose batch and engine.micro_batch as multiples of it"
             )
         self._videos = clips // repeats
-        self._order = Order.of(manifest, config.batch // repeats, OrderConfig(seed=config.seed))
+        self._order = sets.order(OrderConfig(seed=config.seed), config.batch // repeats)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Global batches in an epoch."""
+        """Global batches in an epoch; of several data sets, in an epoch of the one that takes longest."""
         return self._order.batches
 
     def batches(self, start: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of every global batch from number `start` on, without end."""
         stream = train_stream(
-            reader=ShardReader(self._manifest),
+            reader=self._sets.reader(),
             order=self._order,
             transform=self._transform,
             collate=self._collate,
@@ -62,7 +61,7 @@ class BatchStream(Generic[Item, Batch]):
             micro_batch=self._videos,
             start_batch=start,
             repeats=self._repeats,
-            config=self._config.loader,
+            config=self._config.loader.on(self._world.device),
             quarantine=self._config.directory.quarantine,
         )
         while True:

@@ -55,7 +55,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--short-side", type=int, default=256, help="pixels of the shorter side; 0 keeps the source's")
     parser.add_argument("--fps", type=float, default=15.0, help="stored frame rate, never raised; 0 keeps the source's")
     parser.add_argument("--jpeg", action="store_true", help="store every frame as a JPEG instead of as H.264")
-    parser.add_argument("--gop", type=int, default=16, help="frames from one keyframe to the next")
+    parser.add_argument("--gop", type=int, default=32, help="frames from one keyframe to the next")
     parser.add_argument("--crf", type=int, default=23, help="x264's constant rate factor: lower is better and larger")
     parser.add_argument("--preset", default="veryfast", help="x264's preset")
     parser.add_argument("--compact", action="store_true", help="smaller files that decode more slowly")

@@ -1,87 +1,66 @@
 """Measures loading, way against way, on the same clips in one run: ours, the official one, stock webdataset, the floor.
 
-Every way runs once a round, in turn, in this process on one thread; a figure is the median over the rounds of clips a
-CPU second, so that other work on the machine hardly shows. With workers, ours and the official way run through their
-data loaders and the clock on the wall counts.
+Every way runs once a round, in turn; a figure is the median over the rounds of clips a CPU second of all processes that
+take part, so that other work on the machine hardly shows. The ways are described in `bench_ways`.
 """
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from webdataset.compat import WebDataset
 
 from videomae import progress
-from videomae.augment import multi_scale_box, multi_scale_crop, resize
-from videomae.sampling import uniform_segments
-from videomae.shards.bench_clips import Clips, Packing, prepare
-from videomae.shards.loader import LoaderConfig, train_stream
-from videomae.shards.manifest import Manifest
-from videomae.shards.official_way import OfficialWay
-from videomae.shards.order import Order, OrderConfig
-from videomae.shards.reader import Sample, ShardReader
-from videomae.video import decode, decode_boxes, decode_plainly, probe
+from videomae.shards.bench_clips import Packing, prepare
+from videomae.shards.bench_ways import CROPS, FRAMES, SIZE, Way, ways
+from videomae.shards.heap import keep_memory
 
-FRAMES, SIZE, CROPS = 16, 224, 4
-_MICRO_BATCH = 4
+_NAMES = {
+    "ours": "our reader, one crop",
+    "ours_k4": f"our reader, {CROPS} crops from a decoding",
+    "webdataset": "stock webdataset, whole frames",
+    "webdataset_lent": "stock webdataset, our reader's decoder",
+    "floor": "floor: decode the same frames",
+    "official": "official way, short side 320",
+    "official_originals": "official way, originals",
+}
+_FLOOR = "floor"  # a loop, which has no workers
+_WARM_BATCHES = 2  # of every worker, before the clock starts
+Rates = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Clips a second and core by way; by number of workers, (ours, official on 320) clips a second and worker."""
+    """Clips a second and core by way, without workers and by number of workers."""
 
     clips: int
     rounds: int
-    per_core: dict[str, float]
-    workers: dict[int, tuple[float, float]]
+    per_core: Rates
+    workers: dict[int, Rates]
     packing: Packing
 
     @property
-    def ratios(self) -> dict[str, float]:
-        """The figures that are compared with the goals."""
-        rate = self.per_core
-        found = {
-            "ratio_webdataset": rate["ours"] / rate["webdataset"],
-            "fraction_of_floor": rate["ours"] / rate["floor"],
-        }
-        if "official" in rate:
-            found |= {
-                "ratio_official": rate["ours"] / rate["official"],
-                "ratio_official_k4": rate["ours_k4"] / rate["official"],
-                "ratio_originals": rate["ours"] / rate["official_originals"],
-            }
-        return found
+    def ratios(self) -> Rates:
+        """The figures that are compared with the goals, without workers."""
+        return ratios(self.per_core)
 
     def lines(self) -> list[str]:
-        """The result as text."""
-        names = {
-            "ours": "our reader, one crop",
-            "ours_k4": f"our reader, {CROPS} crops from a decoding",
-            "webdataset": "stock webdataset, our decoder",
-            "floor": "floor: decode the same frames",
-            "official": "official way, short side 320",
-            "official_originals": "official way, originals",
-        }
+        """The result as text: a column for every number of workers."""
+        columns = [self.per_core, *self.workers.values()]
         pack = self.packing
         return [
-            f"{self.clips} clips of {FRAMES} frames, {SIZE} x {SIZE}, median of {self.rounds} rounds; clips/s a core",
-            *(f"  {names[way]:<34}{rate:8.1f}" for way, rate in self.per_core.items()),
-            *(f"  {name:<34}{ratio:8.2f}" for name, ratio in self.ratios.items()),
-            *(
-                f"  {count} worker(s), clips/s a worker        ours {ours:.1f}, official {other:.1f}"
-                for count, (ours, other) in self.workers.items()
-            ),
+            f"{self.clips} clips of {FRAMES} frames, {SIZE} x {SIZE}, median of {self.rounds} rounds; clips a CPU"
+            " second",
+            "  workers" + " " * 33 + "".join(f"{count:10}" for count in (0, *self.workers)),
+            *_rows(columns, digits=1),
+            *_rows([ratios(rates) for rates in columns], digits=2),
             f"packing once: {pack.seconds_per_clip:.2f} CPU seconds a clip, {pack.psnr:.1f} dB PSNR",
             f"kB a clip: original {pack.kilobytes_original:.0f}, short side 320 {pack.kilobytes_resized:.0f},"
             f" packed {pack.kilobytes_packed:.0f}",
@@ -89,126 +68,89 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain values, the ratios at the top."""
-        return {**self.ratios, **asdict(self)}
+        by_workers = {str(count): {**rates, **ratios(rates)} for count, rates in self.workers.items()}
+        return {**self.ratios, **asdict(self), "workers": by_workers}
+
+
+def ratios(rate: Rates) -> Rates:
+    """Our rates over the others'."""
+    found = {
+        "ratio_webdataset": rate["ours"] / rate["webdataset"],
+        "ratio_webdataset_lent": rate["ours"] / rate["webdataset_lent"],
+    }
+    if _FLOOR in rate:
+        found["fraction_of_floor"] = rate["ours"] / rate[_FLOOR]
+    if "official" in rate:
+        found |= {
+            "ratio_official": rate["ours"] / rate["official"],
+            "ratio_official_k4": rate["ours_k4"] / rate["official"],
+            "ratio_originals": rate["ours"] / rate["official_originals"],
+        }
+    return found
 
 
 def bench(source: Path, *, clips: int, rounds: int, workers: tuple[int, ...], official: bool = True) -> Result:
     """Run the benchmark on `clips` videos of `source`; without decord, pass `official=False`."""
     torch.set_num_threads(1)
+    keep_memory()  # as in the loader's workers; here it serves all ways alike
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         prepared = prepare(source, Path(name), count=clips)
-        ways = _ways(prepared, official=official)
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        with progress.track("Measuring", total=(rounds + 1) * len(ways)) as task:
-            for number in range(rounds + 1):
-                first = number % len(ways)  # each way comes first in turn: what ran before leaves its mark on caches
-                for way in [*list(ways)[first:], *list(ways)[:first]]:
-                    start = time.process_time()
-                    made = sum(1 for _ in ways[way]())
-                    if number:  # the first round warms caches and imports
-                        seconds[way].append((time.process_time() - start) / made)
-                    task.advance(1, note=way)
+        found = ways(prepared, official=official)
+        batches = len(prepared.originals) // 4
+        with progress.track("Measuring", total=(1 + rounds) * (len(found) * (1 + len(workers)) - len(workers))) as task:
+            measured = {
+                count: _measure(found, rounds=rounds, workers=count, batches=batches, task=task)
+                for count in (0, *workers)
+            }
         return Result(
             clips=len(prepared.originals),
             rounds=rounds,
-            per_core={way: 1 / median(times) for way, times in seconds.items()},
-            workers={count: _with_workers(prepared, count, official=official) for count in workers},
+            per_core=measured.pop(0),
+            workers=measured,
             packing=prepared.packing,
         )
 
 
-def _ways(clips: Clips, *, official: bool) -> dict[str, Callable[[], Iterator[object]]]:
-    """Name -> a pass over all clips that yields once a training clip."""
-    ways: dict[str, Callable[[], Iterator[object]]] = {
-        "ours": lambda: _ours(clips, repeats=1),
-        "ours_k4": lambda: _ours(clips, repeats=CROPS),
-        "webdataset": lambda: _webdataset(clips.manifest),
-        "floor": lambda: _floor(clips.manifest),
-    }
-    if official:
-        ways["official"] = lambda: iter([OfficialWay(clips.resized, frames=FRAMES, size=SIZE)[i] for i in _all(clips)])
-        ways["official_originals"] = lambda: iter(
-            [OfficialWay(clips.originals, frames=FRAMES, size=SIZE)[i] for i in _all(clips)]
-        )
-    return ways
+def _measure(found: dict[str, Way], *, rounds: int, workers: int, batches: int, task: progress.Task) -> Rates:
+    """Clips a CPU second of each way; the first round, which warms caches and imports, does not count."""
+    names = [way for way in found if way != _FLOOR or not workers]
+    seconds: dict[str, list[float]] = {way: [] for way in names}
+    for number in range(rounds + 1):
+        first = number % len(names)  # each way comes first in turn: what ran before leaves its mark on caches
+        for way in [*names[first:], *names[:first]]:
+            cost = _with_workers(found[way], workers, batches=batches) if workers else _alone(found[way])
+            if number:
+                seconds[way].append(cost)
+            task.advance(1, note=way)
+    return {way: 1 / median(costs) for way, costs in seconds.items()}
 
 
-def _all(clips: Clips) -> range:
-    return range(len(clips.originals))
+def _alone(way: Way) -> float:
+    """CPU seconds a clip of a whole pass in this process."""
+    start = time.process_time()
+    made = sum(len(batch) for batch in way(0))
+    return (time.process_time() - start) / made
 
 
-def crop_clips(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Tensor]:
-    """One uint8 clip_TCHW for every generator, from one decoding that converts only the crops."""
-    index_T = uniform_segments(sample.frames, FRAMES, rngs[0])
-    boxes = [multi_scale_box(sample.height, sample.width, rng) for rng in rngs]
-    return [resize(frames_THWC, SIZE) for frames_THWC in decode_boxes(sample.video, index_T, boxes)]
+def _with_workers(way: Way, workers: int, *, batches: int) -> float:
+    """CPU seconds a clip of this process and its workers together, once the pipeline is full."""
+    stream = way(workers)
+    for _ in itertools.islice(stream, _WARM_BATCHES * workers):
+        pass
+    start = _cpu_seconds()
+    made = sum(len(batch) for batch in itertools.islice(stream, max(1, batches)))
+    return (_cpu_seconds() - start) / made
 
 
-def _stream(clips: Clips, *, repeats: int, workers: int) -> Iterator[Tensor]:
-    reader = ShardReader(clips.manifest)
-    batch = min(_MICRO_BATCH, len(reader))
-    return train_stream(
-        reader=reader,
-        order=Order.of(clips.manifest, batch, OrderConfig()),
-        transform=crop_clips,
-        collate=torch.stack,
-        rank=0,
-        size=1,
-        micro_batch=batch,
-        start_batch=0,
-        repeats=repeats,
-        config=LoaderConfig(workers=workers),
-        quarantine=clips.manifest.folder / "quarantine.jsonl",
-    )
+def _cpu_seconds() -> float:
+    """Of this process and its living children, by the clock that Linux keeps for every process."""
+    children = (process.pid for process in multiprocessing.active_children() if process.pid is not None)
+    return time.process_time() + sum(time.clock_gettime((~pid << 3) | 2) for pid in children)  # clock_getcpuclockid(3)
 
 
-def _ours(clips: Clips, *, repeats: int) -> Iterator[object]:
-    batches = -(-len(clips.originals) // _MICRO_BATCH)
-    for batch_BTCHW in itertools.islice(_stream(clips, repeats=repeats, workers=0), batches):
-        yield from batch_BTCHW
-
-
-def _webdataset(manifest: Manifest) -> Iterator[object]:
-    """Stock webdataset over the same shards, with our decoder as a user would call it: whole frames, then a crop."""
-
-    seeds = itertools.count()
-
-    def transform(sample: dict[str, bytes]) -> Tensor:
-        rng = np.random.default_rng(next(seeds))
-        frames_THWC = decode(sample["mp4"], uniform_segments(probe(sample["mp4"]).frames, FRAMES, rng))
-        return multi_scale_crop(frames_THWC, SIZE, rng)
-
-    shards = [str(manifest.folder / shard.name) for shard in manifest.shards]
-    pipeline: Any = (
-        WebDataset(shards, shardshuffle=False).map(transform).batched(_MICRO_BATCH, collation_fn=torch.stack)
-    )
-    for batch in pipeline:
-        yield from batch
-
-
-def _floor(manifest: Manifest) -> Iterator[object]:
-    reader = ShardReader(manifest)
-    for number in range(len(reader)):
-        sample = reader.read(number)
-        yield decode_plainly(sample.video, uniform_segments(sample.frames, FRAMES, np.random.default_rng(number)))
-
-
-def _with_workers(clips: Clips, workers: int, *, official: bool) -> tuple[float, float]:
-    passes = 4
-    batches = passes * len(clips.originals) // _MICRO_BATCH
-    ours = _rate(_stream(clips, repeats=1, workers=workers), batches=batches)
-    if not official:
-        return ours / workers, 0.0
-    data = OfficialWay(clips.resized * passes, frames=FRAMES, size=SIZE)
-    loader = DataLoader(data, batch_size=_MICRO_BATCH, num_workers=workers)
-    return ours / workers, _rate(iter(loader), batches=batches) / workers
-
-
-def _rate(stream: Iterator[Tensor], *, batches: int) -> float:
-    """Clips a second once the pipeline is full."""
-    for _ in range(2):
-        next(stream)
-    start, made = time.perf_counter(), 0
-    for batch in itertools.islice(stream, max(1, batches - 2)):
-        made += len(batch)
-    return made / (time.perf_counter() - start)
+def _rows(columns: list[Rates], *, digits: int) -> list[str]:
+    return [
+        f"  {_NAMES.get(key, key):<40}"
+        + "".join(f"{rates[key]:10.{digits}f}" if key in rates else f"{'-':>10}" for rates in columns)
+        for key in columns[0]
+    ]

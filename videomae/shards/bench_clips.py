@@ -52,7 +52,9 @@ def prepare(source: Path, folder: Path, *, count: int) -> Clips:
             resized[-1].write_bytes(transcode(path, _RESIZED))
             task.advance()
     start = time.process_time()
-    config = BuildConfig()
+    config = BuildConfig(
+        samples_per_shard=max(1, -(-len(originals) // 4))
+    )  # as by default, in shards for workers to share
     manifest = build(find(folder / "originals", unlabelled=True), folder / "shards", config).manifests["train"]
     seconds = time.process_time() - start
     packing = Packing(

@@ -71,10 +71,10 @@ class ShardCache:
         return content.decode()
 
     def announce(self, names: Sequence[str]) -> None:
-        """Say which files this process needs next, the soonest first; replaces what it said before."""
+        """Say which files of this folder this process needs next, the soonest first; replaces what it said before."""
         plans = self._config.folder / _PLANS
         plans.mkdir(parents=True, exist_ok=True)
-        plan = plans / f"{os.getpid()}.json"
+        plan = plans / f"{os.getpid()}-{self.folder.name}.json"
         draft = plan.with_suffix(".draft")
         draft.write_text(json.dumps([f"{self.folder.name}/{name}" for name in names]))
         draft.replace(plan)
@@ -113,7 +113,7 @@ def _next_uses(plans: Path) -> dict[str, int]:
     """How far away each announced file's next use is; plans of processes that are gone are cleared away."""
     needed: dict[str, int] = {}
     for plan in plans.glob("*.json"):
-        if not Path(f"/proc/{plan.stem}").exists():
+        if not Path(f"/proc/{plan.stem.partition('-')[0]}").exists():
             plan.unlink(missing_ok=True)
             continue
         with contextlib.suppress(FileNotFoundError, ValueError):

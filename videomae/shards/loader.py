@@ -7,18 +7,22 @@ of (seed, epoch, position, attempt), written down and capped; in evaluation it i
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from videomae.config import configclass
-from videomae.shards.lookahead import Lookahead
+from videomae.shards.heap import keep_memory
+from videomae.shards.lookahead import follow
 from videomae.shards.manifest import ShardError
 from videomae.shards.mixture import MixedReader, MixedReplacements, Mixture
 from videomae.shards.order import Order, Place, Replacements
@@ -44,11 +48,17 @@ class LoaderConfig:
     workers: int = 1  # processes; 0 reads in the main process
     prefetch: int = 2  # micro-batches that each worker prepares ahead
     start_method: Literal["fork", "spawn", "forkserver"] = "fork"
+    pin_memory: bool | None = None  # page-locked batches, whose copies to a GPU overlap with work; None: on a GPU
     quota: QuotaConfig = QuotaConfig()
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.prefetch < 1:
             raise ValueError(f"workers must be at least 0 and prefetch at least 1, got {self.workers}, {self.prefetch}")
+
+    def on(self, device: torch.device) -> LoaderConfig:
+        """The same for batches that go to `device`, with what was left to it decided."""
+        pin = device.type == "cuda" if self.pin_memory is None else self.pin_memory
+        return replace(self, pin_memory=pin)
 
 
 def train_stream(
@@ -75,30 +85,20 @@ def train_stream(
         BadSampleError: more bad samples than `config.quota` allows.
         ValueError: the batch does not divide into ranks and micro-batches.
     """
-    share, rest = divmod(order.batch, size)
-    if rest or share % micro_batch:
-        raise ValueError(
-            f"a batch of {order.batch} samples does not divide into {size} ranks with micro-batches of {micro_batch};"
-            f" choose a batch that is a multiple of {size * micro_batch}"
-        )
+    places = _TrainPlaces(order, rank=rank, size=size, micro_batch=micro_batch, first=start_batch)
     dataset = _Samples(reader, transform, seed=order.seed, repeats=repeats, replacements=order.replacements)
-    places = _TrainPlaces(order, start=rank * share, share=share, micro_batch=micro_batch, first=start_batch)
     listed = Quarantine(quarantine, config.quota, samples=order.samples)
-    micro_batches = share // micro_batch
-    ahead = None
-    if isinstance(reader, ShardReader) and isinstance(order, Order) and reader.cache is not None:
-        ahead = Lookahead(reader.cache, reader.manifest, order, start=rank * share, stop=(rank + 1) * share)
-    try:
+    with contextlib.ExitStack() as stack:
+        ahead = follow(reader, order, start=places.start, stop=places.start + places.share)
+        for each in ahead:
+            stack.callback(each.close)
         for number, (batch, faults) in enumerate(_load(dataset, places, collate, config)):
-            step, micro_batch_of_step = divmod(number, micro_batches)
+            step, rest = divmod(number, places.share // micro_batch)
             for fault in faults:
                 listed.record(fault, step=start_batch + step)
-            if ahead is not None and micro_batch_of_step == 0:
-                ahead.advance(start_batch + step)
+            for each in ahead if rest == 0 else ():
+                each.advance(start_batch + step)
             yield batch
-    finally:
-        if ahead is not None:
-            ahead.close()
 
 
 def evaluation_stream(
@@ -128,23 +128,24 @@ def evaluation_stream(
         yield batch
 
 
-@dataclass(frozen=True)
 class _TrainPlaces:
-    """A rank's micro-batches of places, without end."""
+    """A rank's micro-batches of places from global batch `first` on, without end. Raises ValueError; see above."""
 
-    order: Order | Mixture
-    start: int
-    share: int
-    micro_batch: int
-    first: int
+    def __init__(self, order: Order | Mixture, *, rank: int, size: int, micro_batch: int, first: int) -> None:
+        self.share, rest = divmod(order.batch, size)
+        if rest or self.share % micro_batch:
+            raise ValueError(
+                f"a batch of {order.batch} samples does not divide into {size} ranks with micro-batches of"
+                f" {micro_batch}; choose a batch that is a multiple of {size * micro_batch}"
+            )
+        self.start = rank * self.share
+        self._order, self._micro_batch, self._first = order, micro_batch, first
 
     def __iter__(self) -> Iterator[list[Place]]:
-        number = self.first
-        while True:
-            places = self.order.places(number, self.start, self.start + self.share)
-            for cut in range(0, self.share, self.micro_batch):
-                yield places[cut : cut + self.micro_batch]
-            number += 1
+        for number in itertools.count(self._first):
+            places = self._order.places(number, self.start, self.start + self.share)
+            for cut in range(0, self.share, self._micro_batch):
+                yield places[cut : cut + self._micro_batch]
 
 
 class _Samples(Dataset[tuple[list[Item], list[Fault]]], Generic[Item]):
@@ -206,7 +207,8 @@ def _load(
     together = _Collate(collate)
     if not config.workers:
         for cut in places:
-            yield together([dataset[place] for place in cut])
+            batch, faults = together([dataset[place] for place in cut])
+            yield (pin_memory(batch) if config.pin_memory else batch), faults
         return
     with warnings.catch_warnings():
         # Python 3.12 warns of a fork beside threads: the workers share no lock with them.
@@ -221,6 +223,7 @@ def _load(
             prefetch_factor=config.prefetch,
             multiprocessing_context=config.start_method,
             worker_init_fn=_start_worker,
+            pin_memory=bool(config.pin_memory),
         )
         with held():
             batches = iter(loader)
@@ -228,6 +231,7 @@ def _load(
 
 
 def _start_worker(worker: int) -> None:
-    """Leave signals to the main process, which saves and then ends the workers; one thread each."""
+    """Leave signals to the main process, which saves and then ends the workers; one thread, and a heap that lasts."""
     ignore()
     torch.set_num_threads(1)
+    keep_memory()

@@ -8,7 +8,9 @@ from collections import OrderedDict
 
 from videomae.shards.cache import ShardCache
 from videomae.shards.manifest import Manifest, ShardError
+from videomae.shards.mixture import MixedReader, Mixture
 from videomae.shards.order import Order
+from videomae.shards.reader import ShardReader
 from videomae.shards.remote import RemoteError
 
 HORIZON = 64  # batches
@@ -62,3 +64,18 @@ class Lookahead:
                 except (RemoteError, ShardError, OSError) as error:
                     _log.warning("cannot fetch %s ahead of its use: %s", shard.name, error)
                     break  # the reader meets the fault itself, and says so
+
+
+def follow(reader: ShardReader | MixedReader, order: Order | Mixture, *, start: int, stop: int) -> list[Lookahead]:
+    """One for every data set that lies afar, each following its part of the slice [start, stop) of the batches."""
+    if isinstance(reader, MixedReader) and isinstance(order, Mixture):
+        parts = zip(reader.readers, order.orders, order.shares(start, stop), strict=True)
+    else:
+        assert isinstance(reader, ShardReader)
+        assert isinstance(order, Order)
+        parts = [(reader, order, (start, stop))]
+    return [
+        Lookahead(part.cache, part.manifest, its_order, start=first, stop=last)
+        for part, its_order, (first, last) in parts
+        if part.cache is not None and first < last
+    ]

@@ -61,11 +61,18 @@ class Mixture:
         """As `Order.places`; an epoch is the sample's own set's, and positions tell the sets apart."""
         stop = self.batch if stop is None else stop
         found: list[list[Place]] = []
-        for which, order in enumerate(self.orders):
-            first, last = (int(np.count_nonzero(self._slots[:edge] == which)) for edge in (start, stop))
-            found.append([self._placed(which, place) for place in order.places(number, first, last)])
+        for which, (first, last) in enumerate(self.shares(start, stop)):
+            places = self.orders[which].places(number, first, last)
+            found.append([self._placed(which, place) for place in places])
         queues = [iter(places) for places in found]
         return [next(queues[which]) for which in self._slots[start:stop]]
+
+    def shares(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Which places [first, last) of each set's own batch stand in the slots [start, stop)."""
+        return [
+            (int(np.count_nonzero(self._slots[:start] == which)), int(np.count_nonzero(self._slots[:stop] == which)))
+            for which in range(len(self.orders))
+        ]
 
     def _placed(self, which: int, place: Place) -> Place:
         position = place.position * len(self.orders) + which
@@ -75,11 +82,9 @@ class Mixture:
 class MixedReader:
     """Reads the samples of several manifests under the ids of a `Mixture` of them."""
 
-    cache = None  # shards of remote sets are fetched when they are met
-
     def __init__(self, manifests: Sequence[Manifest]) -> None:
-        self._readers = tuple(ShardReader(manifest) for manifest in manifests)
-        self._starts = tuple(itertools.accumulate((len(reader) for reader in self._readers), initial=0))
+        self.readers = tuple(ShardReader(manifest) for manifest in manifests)
+        self._starts = tuple(itertools.accumulate((len(reader) for reader in self.readers), initial=0))
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -102,7 +107,7 @@ class MixedReader:
 
     def _locate(self, sample: int) -> tuple[ShardReader, int]:
         which = bisect.bisect_right(self._starts, sample) - 1
-        return self._readers[which], sample - self._starts[which]
+        return self.readers[which], sample - self._starts[which]
 
 
 def _share_out(batch: int, weights: Sequence[float], *, sets: int) -> list[int]:

@@ -30,6 +30,7 @@ def _quiet_after_commands() -> Iterator[None]:
     yield
     for handler in list(progress.logger.handlers):
         progress.logger.removeHandler(handler)
+        handler.close()
     progress.logger.propagate = True
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videomae.shards.__main__ import main
-from videomae.shards.bench import FRAMES, SIZE, crop_clips
+from videomae.shards.bench_ways import FRAMES, SIZE, crop_clips
 from videomae.shards.build import BuildConfig, build
 from videomae.shards.permutation import generator
 from videomae.shards.reader import ShardReader
