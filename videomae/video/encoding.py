@@ -32,7 +32,7 @@ class EncodingConfig:
     codec: Literal["h264", "jpeg"] = (
         "h264"  # jpeg: each frame by itself, many times the bytes; the next five are h264's
     )
-    gop: int = 16  # frames from one keyframe to the next
+    gop: int = 32  # frames from one keyframe to the next; with B-frames to leave out, 16 costs more and gains nothing
     b_frames: int = 3  # between two other frames; with fast_decode no frame refers to them
     crf: int = 23  # x264's constant rate factor: lower is better and larger
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"] = "veryfast"
