@@ -158,7 +158,7 @@ def _say(run: Path, state: State, detail: str, last: Status | None) -> str:
         "waiting": f"{run} waits: {where}. To take it out: python -m launch stop {name}",
         "running": f"{run} is running at {at}: {where}. To see it: python -m launch logs {name} -f; to end it: "
         f"python -m launch stop {name}",
-        "stopped": f"{run} stopped and saved at {at}{reason}; the same command goes on",
+        "stopped": f"{run} stopped and saved at {at}; the same command goes on",
         "failed": f"{run} failed at {at}{reason}; {logs}, and the same command goes on from its newest checkpoint",
         "broken": f"{run} ended at {at} without a word{detail}; {logs}, and the same command goes on from its newest "
         "checkpoint",

@@ -22,6 +22,7 @@ def run(command: Command) -> int:
             signal.signal(number, lambda received, _: process.send_signal(received))
     while True:
         try:
-            return process.wait()
+            code = process.wait()
+            return code if code >= 0 else 128 - code  # as a shell says it
         except KeyboardInterrupt:
             continue  # the child has got it too and is saving

@@ -51,10 +51,14 @@ def _show(given: argparse.Namespace) -> None:
 
 
 def log_file(run: Path, *, rank: int, raw: bool) -> Path | None:
-    """The newest file that holds what was asked for, if there is one."""
-    names = (f"rank-{rank}.out", "slurm-*.log") if raw else (f"rank-{rank}.log",)
-    found = [path for folder in {run, at_work(run)} for name in names for path in (folder / "logs").glob(name)]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+    """The newest file that holds what was asked for, if any; where no process came to speak, the raw output."""
+    raw_names = (f"rank-{rank}.out", "slurm-*.log")
+    for names in (raw_names,) if raw else ((f"rank-{rank}.log",), raw_names):
+        found = [path for folder in {run, at_work(run)} for name in names for path in (folder / "logs").glob(name)]
+        spoken = [path for path in found if path.stat().st_size]
+        if spoken:
+            return max(spoken, key=lambda path: path.stat().st_mtime)
+    return None
 
 
 def tail(file: Path, count: int) -> list[str]:

@@ -59,7 +59,7 @@ def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 @pytest.mark.parametrize(
     ("state", "found", "said"),
     [
-        ("stopped", "stopped", "stopped and saved at step 40 of 100 (Pretraining stopped); the same command goes on"),
+        ("stopped", "stopped", "stopped and saved at step 40 of 100; the same command goes on"),
         ("failed", "failed", "failed at step 40 of 100 (OSError: disk full); `python -m launch logs"),
         ("running", "broken", "ended at step 40 of 100 without a word"),
     ],
