@@ -2,6 +2,7 @@
 
     nan         {"rank": 1, "batches": [3, 4]}   the loss of these batches of data is no number
     hang        {"rank": 1, "batch": 4}          this rank sleeps for ever
+    slow        {"rank": 1, "seconds": 1}        this rank's forward passes take so much longer
     seconds     {"build": 1, "batch": 1, "step": 1, "evaluate": 1, "save": 1}    each of these takes so long
 
 As each of the phases of `seconds` begins, the rank leaves a file `at-PHASE-RANK` in the run's directory.
@@ -65,7 +66,9 @@ def troubled(objective: type) -> type:
     class Troubled(objective):
         def __call__(self, *arguments: Any, **keywords: Any) -> Any:
             enter("step")
-            nan, hang = FAULTS.get("nan", {}), FAULTS.get("hang", {})
+            nan, hang, slowed = (FAULTS.get(name, {}) for name in ("nan", "hang", "slow"))
+            if slowed.get("rank") == RANK:
+                time.sleep(slowed["seconds"])
             if hang.get("rank") == RANK and hang["batch"] == batch_now:
                 time.sleep(1e6)
             loss = super().__call__(*arguments, **keywords)

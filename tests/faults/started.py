@@ -105,6 +105,12 @@ def start(run: Path, words: tuple[str, ...], *, on: Launcher, **faults: Any) -> 
     log = run.with_name(f"{run.name}-{mark[:6]}.log")
     with log.open("w") as file:
         process = subprocess.Popen(
-            command.words, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, text=True
+            command.words,
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # as from a terminal of its own
         )
     return Started(run, process, log, mark)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import socket
 import time
 from pathlib import Path
 
@@ -53,21 +54,28 @@ def test_a_nan_on_one_rank_is_skipped_by_all_and_many_are_passed_over(shards: Pa
     assert all(math.isfinite(line["loss"]) for line in train_lines if not line["skipped"])
 
 
-def test_a_rank_that_hangs_ends_the_run_with_the_stacks_of_all(shards: Path, tmp_path: Path) -> None:
+def test_a_slow_rank_is_named_and_one_that_hangs_ends_the_run_with_the_stacks_of_all(
+    shards: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     words = pretrain(run, shards, "engine.kind=deepspeed", "loader.workers=1", HEALTH, "schedule.duration=50 steps")
-    with running(run, words, on="torchrun", hang={"rank": 1, "batch": 4}) as started:
-        started.wait_until(lambda: len(losses(run)) >= 4)
+    slow = {"rank": 1, "seconds": 1.0}
+    with running(run, words, on="torchrun", slow=slow, hang={"rank": 1, "batch": 5}) as started:
+        started.wait_until(lambda: len(losses(run)) >= 5)
         began = time.monotonic()
         assert started.ended() == 1, started.said
         assert time.monotonic() - began < 60  # hang_seconds=6, 5 more for the others' stacks, and the launcher
     stacks = [(run / "logs" / f"rank-{rank}.stacks.txt").read_text() for rank in (0, 1)]
-    assert all("step 5 has not ended within 6 s" in text for text in stacks)
+    assert all("step 6 has not ended within 6 s" in text for text in stacks)
     assert "faulty.py" in stacks[1]
     assert "all_reduce" in stacks[0]
+    named = lines(run, "straggler")
+    assert [(line["rank"], line["host"]) for line in named] == [(1, socket.gethostname())]
+    assert named[0]["seconds"] > 1 > named[0]["median_seconds"]
+    assert f"rank 1 on {socket.gethostname()} holds the others up" in (run / "logs" / "rank-0.log").read_text()
     status = status_of(started)
     assert (status.state, status.exit_code) == ("failed", 1)
-    assert "step 5 has not ended" in (status.reason or "")
+    assert "step 6 has not ended" in (status.reason or "")
 
 
 class Poisoned:

@@ -1,6 +1,7 @@
 """However a run is started, whatever it is doing, and whichever signal comes: it saves, says so, and leaves nobody."""
 
 import json
+import os
 import re
 import signal
 import time
@@ -109,17 +110,36 @@ def test_a_stopped_evaluation_is_done_when_the_run_goes_on(shards: Path, tmp_pat
 
 
 @pytest.mark.parametrize("phase", ["build", "batch"])
-def test_a_signal_before_the_first_step_is_obeyed(shards: Path, tmp_path: Path, phase: str) -> None:
-    """The first batch would take a minute; its workers get the signal too, as from a terminal."""
+def test_a_ctrl_c_before_the_first_step_is_obeyed(shards: Path, tmp_path: Path, phase: str) -> None:
+    """A terminal sends it to the workers too, and a launcher in between once more; the first batch takes a minute."""
     run = tmp_path / "run"
-    words = finetune(run, shards, engine("local"), "loader.workers=1")
+    words = finetune(run, shards, engine("local"), "loader={workers: 1, start_method: spawn}")
     with running(run, words, on="local", seconds={"build": 2.0, "batch": 60.0}) as started:
         started.wait_for(phase)
         began = time.monotonic()
-        assert started.signal(signal.SIGTERM) == 75, started.said
+        for _ in range(2):
+            os.killpg(started.process.pid, signal.SIGINT)
+            time.sleep(0.3)
+        assert started.ended() == 75, started.said
         assert time.monotonic() - began < 40
         assert status_of(started).state == "stopped"
         assert "saved at step 0" in (status_of(started).reason or "")
+        assert "KeyboardInterrupt" not in started.log.read_text(), started.said
+
+
+def test_a_save_that_takes_too_long_for_a_stop_ends_with_the_stacks(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ("checkpoint={every: 4 steps, deadline: 2}", "evaluation.every=100 steps", "schedule.duration=99 steps")
+    words = finetune(run, shards, engine("local"), *settings)
+    with running(run, words, on="local", seconds={"step": 0.5, "save": 6.0}) as started:
+        whole = run / "checkpoints" / "step-00000004"
+        started.wait_until(lambda: len(losses(run)) > 4)
+        assert started.signal(signal.SIGTERM) == 1, started.said
+    assert find_fault(whole) is None
+    assert not list((run / "checkpoints").glob("step-0000000[5-9]"))
+    assert "in enter" in (run / "logs" / "rank-0.stacks.txt").read_text()
+    assert status_of(started).state == "failed"
+    assert "has not ended within 2 s" in (status_of(started).reason or "")
 
 
 def test_workers_whose_launcher_is_killed_save_and_leave(shards: Path, tmp_path: Path) -> None:
