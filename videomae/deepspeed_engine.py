@@ -29,7 +29,7 @@ from videomae.mixed_precision import FIRST_SCALE_POWER, GROWTH_STEPS, MixedPreci
 from videomae.optimizer import AdamW, Verdict, judge
 from videomae.snapshot import Snapshot
 
-BUCKET = 50_000_000  # values that are reduced at a time; DeepSpeed's own half a billion would hold gigabytes
+BUCKET = 5_000_000  # values that are reduced at a time; half a billion, the default, would hold gigabytes
 
 
 def derive_settings(plan: EnginePlan) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def derive_settings(plan: EnginePlan) -> dict[str, Any]:
             "reduce_scatter": True,
             "round_robin_gradients": False,
             "reduce_bucket_size": BUCKET,
-            "allgather_bucket_size": BUCKET,
+            "allgather_bucket_size": 10 * BUCKET,
         },
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},

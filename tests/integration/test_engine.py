@@ -4,6 +4,8 @@ Three groups of processes run everything, a program each (engine_program.py). Th
 covering choice of here: `python -m tests.engine_matrix`.
 """
 
+import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine_cases import PAIRWISE, STEPS, Case, Reference
+from tests.engine_cases import FULL, PAIRWISE, STEPS, Case, Reference
 from tests.engine_runs import make_engine, run_steps
 from tests.processes import once, run_processes
 from tests.tiny import world_of_one
@@ -128,3 +130,11 @@ def test_fp16_lowers_its_scale_at_an_overflow_only(folder: Path, stage: int) -> 
     assert lowered == first / 2
     assert found["nan gradient"]["scales"] == [lowered, lowered / 2]
     assert found["ceiling"]["scales"] == [lowered / 2, lowered / 2]
+
+
+def test_the_choice_of_cases_covers_every_pair_of_settings() -> None:
+    def rows(cases: list[Case]) -> set[tuple[int, object, int, object]]:
+        settings = [(*dataclasses.astuple(case)[:3], *dataclasses.astuple(case.reference)) for case in cases]
+        return {(i, row[i], j, row[j]) for row in settings for i, j in itertools.combinations(range(6), 2)}
+
+    assert rows(PAIRWISE) == rows(FULL)

@@ -1,0 +1,87 @@
+"""Every engine against the reference: `python -m tests.engine_matrix [--json]`, 192 cases, exit 0 if all agree.
+
+ZeRO 0-3 x 1, 2 and 4 processes x accumulation 1 and 4 x clipping x averaging x layer decay, 20 steps each; losses,
+gradient norms, weights and averages. The suite runs a covering choice of these.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.engine_cases import FULL, REFERENCES, STEPS, Reference
+from tests.engine_runs import make_engine, run_steps
+from tests.processes import run_processes
+from tests.tiny import world_of_one
+
+PROGRAM = "tests.integration.engine_program"
+LOSS, NORM, WEIGHT = 1e-5, 1e-4, 1e-4  # largest relative differences
+
+
+def reference_results(reference: Reference) -> dict[str, Any]:
+    """Losses, norms and the state of the reference engine."""
+    engine = make_engine(world_of_one(), reference, kind="local")
+    results: dict[str, Any] = run_steps(engine)
+    results["state"] = {f"master.{name}": value for name, value in engine.full_state().items()}
+    if reference.ema:
+        results["state"] |= {f"ema.{name}": value for name, value in engine.full_state(average=True).items()}
+    return results
+
+
+def distance(ours: dict[str, Any], reference: dict[str, Any], state: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The largest relative differences of losses and norms, and that of the weights over their norm."""
+
+    def largest(key: str) -> float:
+        pairs = zip(ours[key], reference[key], strict=True)
+        return max(abs(one - other) / abs(other) for one, other in pairs)
+
+    assert state.keys() == reference["state"].keys()
+    parts = [(value - reference["state"][name]).norm() for name, value in state.items()]
+    whole = [value.norm() for value in reference["state"].values()]
+    return {
+        "loss": largest("losses"),
+        "norm": largest("norms"),
+        "weights": (torch.stack(parts).norm() / torch.stack(whole).norm()).item(),
+    }
+
+
+def compare(folder: Path) -> dict[str, dict[str, float]]:
+    """Each case's distance from its reference."""
+    references = {reference: reference_results(reference) for reference in REFERENCES}
+    found = {count: json.loads((folder / f"full-{count}.json").read_text()) for count in (1, 2, 4)}
+    return {
+        case.name: distance(
+            found[case.processes][case.name], references[case.reference], torch.load(folder / case.name)
+        )
+        for case in FULL
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.engine_matrix", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the distances as JSON, alone")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for count in (1, 2, 4):
+            run_processes(count, PROGRAM, folder, "full", timeout=3600)
+        distances = compare(folder)
+    limits = {"loss": LOSS, "norm": NORM, "weights": WEIGHT}
+    bad = [name for name, found in distances.items() if any(found[key] > limit for key, limit in limits.items())]
+    worst = {key: max(found[key] for found in distances.values()) for key in limits}
+    if given.json:
+        print(json.dumps({"cases": len(distances), "steps": STEPS, "worst": worst, "disagree": bad}))
+    else:
+        print(f"{len(distances)} cases of {STEPS} steps, {len(bad)} disagree; largest relative differences:")
+        print("\n".join(f"  {key:<8} {value:.1e} of {limits[key]:.0e} allowed" for key, value in worst.items()))
+        print("\n".join(bad), end="\n" if bad else "")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
