@@ -7,7 +7,7 @@ python -m videomae.checkpoint convert PATH OUT --ranks N                    the 
 python -m videomae.checkpoint convert PATH OUT.pt                           all of it in one file for torch.load
 python -m videomae.checkpoint bench                                         what a save costs the training
 
-The exports that later stages read are `python -m pretrain.export RUN` and `python -m finetune.export RUN`.
+The exports that later stages read are `python -m pretrain.export_step RUN`, `python -m finetune.export_step RUN`.
 """
 
 from __future__ import annotations

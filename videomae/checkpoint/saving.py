@@ -121,7 +121,7 @@ class Saver:
         self.wait()
         if progress["step"] == self.saved:
             return
-        pending = _Pending(dict(progress), self._store.stage())
+        pending = _Pending(self._store.stage(dict(progress)))
         began = time.perf_counter()
         try:
             pending.staging.prepare(lambda: pending.take(self._take, self._written))
@@ -138,7 +138,7 @@ class Saver:
     def _finish(self, pending: _Pending, filled: Filled, began: float, *, must: bool) -> None:
         try:
             files = pending.staging.agree(filled)
-            self._store.commit(pending.staging, files, pending.progress)
+            self._store.commit(pending.staging, files)
         except SaveError as error:
             self._fail(pending, error, must=must)
             return
@@ -160,8 +160,8 @@ class Saver:
 class _Pending:
     """One save from the copy to the commit."""
 
-    def __init__(self, progress: dict[str, Any], staging: Staging) -> None:
-        self.progress, self.staging = progress, staging
+    def __init__(self, staging: Staging) -> None:
+        self.staging = staging
         self.blocked = 0.0
         self._began = time.perf_counter()
         self.snapshot: Snapshot | None = None
@@ -171,7 +171,7 @@ class _Pending:
 
     @property
     def step(self) -> int:
-        return int(self.progress["step"])
+        return int(self.staging.progress["step"])
 
     @property
     def done(self) -> bool:

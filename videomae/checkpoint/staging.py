@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from videomae.checkpoint import manifest
-from videomae.checkpoint.manifest import FileRecord
+from videomae.checkpoint.manifest import PROGRESS, FileRecord
 from videomae.distributed import World
 
 STAGING = ".staging"
@@ -48,10 +50,11 @@ class _Offer:
 
 @dataclass(frozen=True)
 class Staging:
-    """The staging folder of one save."""
+    """The staging folder of one save, of the state at `progress`."""
 
     folder: Path
     world: World
+    progress: Mapping[str, Any]  # has `step`
 
     def prepare(self, measure: Callable[[], int]) -> None:
         """Make the folder anew; `measure` readies this rank's part and gives its bytes.
@@ -84,6 +87,8 @@ class Staging:
         try:
             own.mkdir()
             write(own)
+            if self.world.first:
+                (own / PROGRESS).write_text(json.dumps(self.progress, indent=1) + "\n")
             files = manifest.describe(own)
             for name in files:
                 target = self.folder / name
@@ -127,7 +132,7 @@ class Staging:
         try:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            manifest.write_synced(self.folder / _TOKEN, token)
+            (self.folder / _TOKEN).write_text(token)
         except OSError as error:
             return error
         return token

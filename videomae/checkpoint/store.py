@@ -70,25 +70,25 @@ class CheckpointStore:
         Raises:
             SaveError: a rank could not write; nothing new is left, and every rank raises.
         """
-        staging = self.stage()
+        staging = self.stage(progress)
         staging.prepare(lambda: size)
-        return self.commit(staging, staging.agree(staging.fill(write)), progress)
+        return self.commit(staging, staging.agree(staging.fill(write)))
 
-    def stage(self) -> Staging:
+    def stage(self, progress: Mapping[str, Any]) -> Staging:
         """The staging folder of the next checkpoint; not made yet."""
-        return Staging(self.folder / STAGING, self.world)
+        return Staging(self.folder / STAGING, self.world, progress)
 
-    def commit(self, staging: Staging, files: Mapping[str, FileRecord], progress: Mapping[str, Any]) -> Path:
-        """Make the staged `files` the checkpoint of `progress["step"]`, and remove what is outdated.
+    def commit(self, staging: Staging, files: Mapping[str, FileRecord]) -> Path:
+        """Make the staged `files` the checkpoint of its step, and remove what is outdated.
 
         Raises:
             SaveError: as in `save`.
         """
-        target = self.folder / step_name(int(progress["step"]))
+        target = self.folder / step_name(int(staging.progress["step"]))
         fault = None
         if self.world.first:
             try:
-                self._commit(staging, target, files, progress)
+                self._commit(staging, target, files)
             except OSError as error:
                 fault = str(error)
         fault = self.world.share(fault)
@@ -112,15 +112,9 @@ class CheckpointStore:
         """Put right what a kill in the middle of a commit left behind; called before anything is looked for."""
         self.world.on_first(self._mend)
 
-    def _commit(
-        self, staging: Staging, target: Path, files: Mapping[str, FileRecord], progress: Mapping[str, Any]
-    ) -> None:
-        text = json.dumps(progress, indent=1) + "\n"
-        manifest.write_synced(staging.folder / PROGRESS, text)
-        record = FileRecord(len(text.encode()), manifest.digest(staging.folder / PROGRESS))
-        about = {"step": progress["step"], "saved": datetime.now(UTC).isoformat(timespec="seconds")}
-        text = manifest.to_text({**files, PROGRESS: record}, **about)
-        manifest.write_synced(staging.folder / MANIFEST, text)
+    def _commit(self, staging: Staging, target: Path, files: Mapping[str, FileRecord]) -> None:
+        about = {"step": staging.progress["step"], "saved": datetime.now(UTC).isoformat(timespec="seconds")}
+        manifest.write_synced(staging.folder / MANIFEST, manifest.to_text(files, **about))
         staging.seal()
         manifest.sync_folder(staging.folder)
         replaced = self.folder / _REPLACED
@@ -149,7 +143,7 @@ class CheckpointStore:
 
     def _point(self, name: str) -> None:
         staged = self.folder / f".{LATEST}"
-        manifest.write_synced(staged, f"{name}\n")
+        staged.write_text(f"{name}\n")
         staged.replace(self.folder / LATEST)
 
     def _sweep(self) -> None:
