@@ -105,12 +105,12 @@ def measure(
     predictions_BHP: Tensor, targets_BHP: Tensor, statistics: CubeStatistics, *, normalized: bool
 ) -> dict[str, Tensor]:
     """The errors of predictions in both units, scalars: `pixel_loss` (pixels in [0, 1]) and `normalised_loss`."""
-    error_BHP = (predictions_BHP.float() - targets_BHP).square()
-    error_BHXC = rearrange(error_BHP, "b h (x c) -> b h x c", c=3)
+    error_BHP = nn.functional.mse_loss(predictions_BHP.float(), targets_BHP, reduction="none")
+    error_BH1C = rearrange(error_BHP, "b h (x c) -> b h x c", c=3).mean(dim=2, keepdim=True)
     variance = statistics.deviation.square()
     if normalized:
-        return {"normalised_loss": error_BHXC.mean(), "pixel_loss": (error_BHXC * variance).mean()}
-    return {"normalised_loss": error_BHXC.mean() / variance.mean(), "pixel_loss": error_BHXC.mean()}
+        return {"normalised_loss": error_BH1C.mean(), "pixel_loss": (error_BH1C * variance).mean()}
+    return {"normalised_loss": error_BH1C.mean() / variance.mean(), "pixel_loss": error_BH1C.mean()}
 
 
 def trivial_loss(encoder: EncoderConfig) -> TrivialLoss:

@@ -127,7 +127,7 @@ class Recorder:
         self.note = f"loss {loss:.4f}"
 
     def _warn_of_plateau(self, done: int, line: dict[str, Any]) -> None:
-        if self._plateau is not None and self._world.first:
+        if self._plateau is not None and self._plateau.trivial.key in line and self._world.first:
             warning = self._plateau.look(done, line[self._plateau.trivial.key])
             if warning:
                 logger.warning("%s", warning)
