@@ -100,6 +100,7 @@ def judge_cores(answers: Sequence[Answer], context: Context) -> list[Finding]:
         busy = len(ranks) * (1 + workers)
         if busy > 2 * cores:
             findings.append(_crowded(host.host, ranks, cores, workers))
+            continue
         threads = host.value["threads"]
         if len(ranks) > 1 and (threads is None or int(threads) * len(ranks) > cores):
             said = (

@@ -1,0 +1,111 @@
+"""Machines with real faults, and the doctor's red lines about them."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import ROOT
+from tests.stages import pretrain_arguments
+
+DOCTOR = [sys.executable, "-m", "launch.doctor", "--json"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **more}
+
+
+def ranks(count: int) -> list[dict[str, str]]:
+    """The variables of a launcher for `count` processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def findings(commands: list[tuple[list[str], dict[str, str]]], *, expect: int) -> dict[str, dict[str, Any]]:
+    """Run a process of each command together; rank 0's findings by check."""
+    pipe = subprocess.PIPE
+    running = [
+        subprocess.Popen(words, cwd=ROOT, env=environment(**more), stdout=pipe, stderr=pipe, text=True)
+        for words, more in commands
+    ]
+    outputs = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [expect] * len(running), outputs
+    found = json.loads(outputs[0][0])["findings"]
+    return {finding["check"]: finding for finding in sorted(found, key=lambda finding: finding["level"] != "green")}
+
+
+def test_another_version_a_skewed_clock_and_shards_out_of_reach_on_one_rank(shards: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "packages" / "torchvision-0.1.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1\n")
+    faults = {"FAULT_PACKAGES": str(fake.parent), "FAULT_FOLDER": str(tmp_path), "FAULT_SECONDS": "30"}
+    relative = os.path.relpath(shards / "train", ROOT)
+    arguments = [*pretrain_arguments(tmp_path / "run", shards), f"data.shards={relative}"]
+    words = [sys.executable, "-m", "tests.faults.doctor_rank", "--json", *arguments]
+    paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    seen = findings([(words, {**rank, **faults, "PYTHONPATH": paths}) for rank in ranks(2)], expect=1)
+    red = {name for name, finding in seen.items() if finding["level"] == "red"}
+    assert red == {"versions", "clocks", "shards"}
+    assert "torchvision" in seen["versions"]["said"]
+    assert "0.1 on rank 1" in seen["versions"]["said"]
+    assert "+30." in seen["clocks"]["said"]
+    assert "rank 1" in seen["shards"]["said"]
+    assert "no manifest.json" in seen["shards"]["said"]
+    assert seen["all-reduce"]["level"] == seen["firewall"]["level"] == "green"
+    assert seen["shared run directory"]["level"] == "green"
+
+
+def test_a_small_disk_small_shared_memory_and_a_directory_of_ones_own(shards: Path, tmp_path: Path) -> None:
+    """Rank 1 has file systems of its own, as on a host that does not mount the shared one."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"]).returncode:
+        pytest.skip("file systems of one's own need root and unshare")
+    run = tmp_path / "run"
+    run.mkdir()
+    arguments = [*pretrain_arguments(run, shards), "loader.workers=2", "batch=64"]
+    mounts = f"mount -t tmpfs -o size=20m none {run} && mount -t tmpfs -o size=1m none /dev/shm"
+    inside = ["unshare", "-m", "sh", "-c", f'{mounts} && ulimit -n 512 && exec "$@"', "sh"]
+    first, second = ranks(2)
+    words = [*DOCTOR, *arguments]
+    seen = findings([(words, first), ([*inside, *words], second)], expect=1)
+    for name in ("disk", "shared run directory"):
+        assert seen[name]["level"] == "red", seen
+        assert "rank 1" in seen[name]["said"]
+        assert seen[name]["remedy"]
+    assert not list(run.iterdir())
+
+
+def test_small_shared_memory_and_few_files_on_one_host(shards: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"]).returncode:
+        pytest.skip("file systems of one's own need root and unshare")
+    arguments = [*pretrain_arguments(tmp_path / "run", shards), "loader.workers=2", "batch=64"]
+    mount = "mount -t tmpfs -o size=1m none /dev/shm && ulimit -n 512"
+    words = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *DOCTOR, *arguments]
+    seen = findings([(words, {})], expect=1)
+    assert {name for name, finding in seen.items() if finding["level"] == "red"} == {"shared memory", "limits"}
+    assert "512 open files" in seen["limits"]["said"]
+
+
+def test_a_rank_that_never_comes_ends_in_bounded_time() -> None:
+    start = time.monotonic()
+    seen = findings([([*DOCTOR, "--patience", "3"], ranks(2)[0])], expect=1)
+    assert time.monotonic() - start < 60
+    assert seen["network"]["level"] == "red"
+    assert "does not meet the 1 others" in seen["network"]["said"]
+    assert seen["versions"]["level"] == "green", "what rank 0 knows is still said"
+
+
+def test_it_starts_the_processes_itself(shards: Path, tmp_path: Path) -> None:
+    words = [*DOCTOR, "--on", "torchrun", "--processes", "2", *pretrain_arguments(tmp_path / "run", shards)]
+    seen = findings([(words, {})], expect=0)
+    assert "gloo" in seen["all-reduce"]["said"]
+    assert seen["shards"]["level"] == "green"
