@@ -109,12 +109,13 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
         for part in parts
     ]
     failed_at: float | None = None
+    first_code = 0  # of the part that failed first, and made the others fail
     asked: Path | None = None
     while any(process.poll() is None for process in running):
         time.sleep(_POLL)
         now = time.monotonic()
         if failed_at is None and any(process.poll() for process in running):
-            failed_at = now
+            failed_at, first_code = now, _code(running)
         if stopping.since is not None and asked != at_work(place.run) / STOP:
             # Once, for the run takes the file away as it leaves; but a benchmark may go on to its next row.
             asked = ask_to_stop(place.run)
@@ -123,9 +124,16 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
         if late or stopping.now.is_set() or (failed_at is not None and now - failed_at > _GRACE):
             logger.info("ending by force what still runs")
             _end(parts, running)
+            (at_work(place.run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
             break
-    codes = [process.wait() for process in running]
-    return next((code if code > 0 else 128 - code for code in codes if code), 0)
+    for process in running:
+        process.wait()
+    return first_code or _code(running)
+
+
+def _code(running: Sequence[subprocess.Popen[bytes]]) -> int:
+    """The exit code of the first in the list that has failed, as a shell says it, or 0."""
+    return next((code if code > 0 else 128 - code for process in running if (code := process.poll())), 0)
 
 
 def _end(parts: Sequence[Part], running: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from launch import slurm
-from launch.finding import Finding, alive, look, newest_status
-from launch.remote import ask_to_stop, end_words
+from launch.finding import Finding, alive, at_work, look, newest_status
+from launch.remote import STOP, ask_to_stop, end_words
 from launch.run_directory import read_launch
 from videomae.command import guarded
 
@@ -60,6 +60,7 @@ def stop(run: Path, *, now: bool = False) -> str:
             return f"{run}: Slurm's job {found.job} is cancelled; the same command goes on from its newest checkpoint"
     elif now:
         _end(run, found)
+        (at_work(run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
         return f"{run} is ended; the same command goes on from its newest checkpoint"
     return f"{run} is asked by {ask_to_stop(run)}: it saves after its step and leaves; --now would end it at once"
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from launch.plan.__main__ import main
 from launch.plan.advice import Warning, fits, warnings_of
 from launch.plan.devices import DEVICES, find_device, recognise
 from launch.plan.estimate import Estimate, estimate, split_batch
-from launch.plan.machine import Machine, machine
+from launch.plan.machine import Machine, Request, resolve
 from launch.plan.measure import measure, small_config
 from launch.plan.memory import Memory
 from launch.plan.memory import estimate as estimate_memory
@@ -59,6 +60,10 @@ def large(**changes: object) -> Workload:
 @functools.cache
 def _large(changes: str) -> Workload:
     return Workload(config(**{"encoder": {}, "decoder": {}, "mask": {"ratio": 0.9}, **json.loads(changes)}))
+
+
+def machine(**given: Any) -> Machine:
+    return resolve(Request(**given))
 
 
 def planned(workload: Workload, where: Machine, data: Data = KNOWN) -> tuple[Estimate, list[Warning]]:

@@ -1,0 +1,56 @@
+"""Reading along with a run that speaks, starts again, and ends."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch import logs
+from launch.__main__ import main as launch
+from launch.finding import Finding
+
+ALIVE = Finding("run", "running", 1, 9, "torchrun", None, "here", None, "run is running")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/rank-0.log").write_text("one\ntwo\nthree\n")
+    (tmp_path / "logs/rank-3.log").write_text("third\n")
+    (tmp_path / "logs/rank-0.out").write_text("crash\n")
+    return tmp_path
+
+
+def test_the_last_lines_of_a_rank(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in ((["--lines", "2"], "two\nthree\n"), (["--rank", "3"], "third\n"), (["--raw"], "crash\n")):
+        assert launch(["logs", str(run), *words]) == 0
+        assert capsys.readouterr().out == said
+    (run / "logs/rank-0.log").unlink()
+    assert launch(["logs", str(run)]) == 0
+    assert capsys.readouterr().out == "crash\n"
+    assert launch(["logs", str(run), "--rank", "5"]) == 2
+    assert "rank 5 has said nothing there; rank-0.out, rank-3.log in" in capsys.readouterr().err
+    assert launch(["logs", str(run / "none")]) == 2
+
+
+def test_following_ends_with_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = run / "logs/rank-0.log"
+
+    def life() -> Iterator[Finding]:
+        yield ALIVE
+        with log.open("a") as file:
+            file.write("four\n")
+        yield ALIVE
+        log.write_text("anew\n")  # shorter than before: it was written from its beginning
+        yield ALIVE
+        with log.open("a") as file:
+            file.write("end\n")
+        yield replace(ALIVE, state="stopped")
+
+    states = life()
+    monkeypatch.setattr(logs, "_POLL", 0.001)
+    monkeypatch.setattr(logs, "_LOOK", 0.0)
+    monkeypatch.setattr(logs, "look", lambda run: next(states))
+    said = "".join(logs.follow(run, 0, 1, raw=False))
+    assert said == "three\nfour\nanew\nend\n"

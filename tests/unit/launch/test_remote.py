@@ -1,0 +1,73 @@
+"""Processes that our signals do not reach: they are asked by a file, awaited, and in the end ended by force."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.stop import descendants
+from tests.processes import ROOT
+
+LAUNCH = """
+import sys
+from pathlib import Path
+from launch import remote
+from launch.run_directory import Place
+remote._GRACE = 0.5
+parts = [remote.Part(["bash", "-c", text]) for text in sys.argv[3:]]
+sys.exit(remote.run(parts, Place(Path("/"), Path(sys.argv[1])), stop_seconds=float(sys.argv[2])))
+"""
+SAVES = "touch up; until [ -e STOP ]; do sleep 0.05; done; rm STOP; sleep 0.5; [ ! -e STOP ] && exit 75"
+HANGS = "touch up; exec sleep 300"
+
+
+def launched(run: Path, seconds: float, *parts: str) -> "subprocess.Popen[bytes]":
+    """Run shell texts as the parts of a launch, in the folder `run`, and wait until they are at work."""
+    words = [sys.executable, "-c", LAUNCH, str(run), str(seconds), *(f"cd {run}; {part}" for part in parts)]
+    process = subprocess.Popen(words, cwd=ROOT)
+    while not (run / "up").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_becomes_a_file_and_is_given_once(tmp_path: Path, number: signal.Signals) -> None:
+    process = launched(tmp_path, 60, SAVES)
+    process.send_signal(number)
+    assert process.wait(30) == 75
+    assert not (tmp_path / "STOP").exists()
+
+
+@pytest.mark.parametrize("way", ["deadline", "twice"])
+def test_what_does_not_stop_is_ended(tmp_path: Path, way: str) -> None:
+    process = launched(tmp_path, 0.5 if way == "deadline" else 300, HANGS)
+    below = descendants(process.pid)
+    assert below
+    process.send_signal(signal.SIGINT)
+    if way == "twice":
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+    assert not (tmp_path / "STOP").exists()
+
+
+def test_when_one_host_fails_the_others_end_too(tmp_path: Path) -> None:
+    process = launched(tmp_path, 300, HANGS, "exit 3")
+    assert process.wait(30) == 3
+
+
+def test_descendants_are_those_of_a_process() -> None:
+    child = subprocess.Popen(["bash", "-c", "sleep 300 & echo; wait"], stdout=subprocess.PIPE, start_new_session=True)
+    assert child.stdout is not None
+    child.stdout.readline()
+    assert len(descendants(child.pid)) == 1
+    assert child.pid in descendants(os.getpid())
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
