@@ -97,17 +97,7 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
     A signal asks the run to stop and save; a second ctrl-C, or `stop_seconds` without an end, ends it unsaved.
     """
     stopping = Stopping()
-    # Sessions of their own: a terminal's ctrl-C comes to us alone.
-    running = [
-        subprocess.Popen(
-            part.words,
-            env={**os.environ, **part.environment},
-            cwd=part.folder,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        for part in parts
-    ]
+    running = [_start(part) for part in parts]
     failed_at: float | None = None
     first_code = 0  # of the part that failed first, and made the others fail
     asked: Path | None = None
@@ -129,6 +119,16 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
     for process in running:
         process.wait()
     return first_code or _code(running)
+
+
+def _start(part: Part) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        part.words,
+        env={**os.environ, **part.environment},
+        cwd=part.folder,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # a terminal's ctrl-C comes to us alone
+    )
 
 
 def _code(running: Sequence[subprocess.Popen[bytes]]) -> int:
