@@ -2,6 +2,7 @@
 
 python -m launch.doctor [CONFIG] [key=value ...]                 this machine, one process
 python -m launch.doctor CONFIG --on torchrun --processes 8       this machine, a process a GPU
+python -m launch.doctor CONFIG --cluster FILE --nodes 2          hosts by ssh, or by srun where Slurm gives them
 srun python -m launch.doctor CONFIG                              inside a Slurm job: all its tasks
 torchrun ... -m launch.doctor CONFIG                             under any launcher: all its ranks
 
@@ -43,14 +44,16 @@ def main(arguments: Sequence[str] | None = None, *, clock: Callable[[], float] =
     parser.add_argument("config", type=Path, nargs="?", help="also looks at its shards, run directory and loader")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--on", choices=("torchrun",), help="start a process a GPU on this machine")
-    parser.add_argument("--processes", type=int, help="with --on; default: one a GPU")
+    parser.add_argument("--cluster", type=Path, help="a file below configs/cluster/: all its hosts, or Slurm's")
+    parser.add_argument("--nodes", type=int, help="with --cluster; default: its own number")
+    parser.add_argument("--processes", type=int, help="on each machine; default: one a GPU")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds for all ranks to meet")
     parser.add_argument("--json", action="store_true", help="print JSON, alone")
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)  # where rank 0 of --on writes; exit code 0 then
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     given = parser.parse_intermixed_args(arguments)
     found: list[Finding] = []
-    code = guarded(lambda: found.extend(_start(given) if given.on else _examine(given, clock)))
+    code = guarded(lambda: found.extend(_start(given) if given.on or given.cluster else _examine(given, clock)))
     code = code or int(worst(found) == "red" and not given.report)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         end_process(code)
@@ -59,8 +62,12 @@ def main(arguments: Sequence[str] | None = None, *, clock: Callable[[], float] =
 
 def _start(given: argparse.Namespace) -> list[Finding]:
     """Run on all ranks, and show what rank 0 reports."""
-    words = [str(given.config)] * (given.config is not None) + list(given.overrides)
-    findings = elsewhere.ask(words, processes=given.processes, patience=given.patience)
+    words = (*([str(given.config)] if given.config is not None else []), *given.overrides)
+    errand = elsewhere.Errand(words, given.patience)
+    if given.cluster is not None:
+        findings = elsewhere.ask_cluster(errand, given.cluster, given.nodes, given.processes)
+    else:
+        findings = elsewhere.ask_here(errand, given.processes)
     _show(findings, given)
     return findings
 

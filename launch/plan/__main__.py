@@ -21,7 +21,7 @@ from launch.plan import check, published, render
 from launch.plan.advice import warnings_of
 from launch.plan.devices import DEVICES
 from launch.plan.estimate import estimate
-from launch.plan.machine import Machine, machine
+from launch.plan.machine import Machine, Request, resolve
 from launch.plan.scaling import scaling
 from launch.plan.workload import Workload, read_config, read_data
 from videomae.command import guarded
@@ -97,15 +97,17 @@ def _plan(given: argparse.Namespace) -> None:
 
 
 def _machine(given: argparse.Namespace) -> Machine:
-    return machine(
-        nodes=given.nodes,
-        gpus=given.gpus,
-        device=given.device,
-        cores=given.cores,
-        inside=given.inside,
-        outside=given.outside,
-        disk=given.disk,
-        decoded_a_core=given.clips_a_core,
+    return resolve(
+        Request(
+            nodes=given.nodes,
+            gpus=given.gpus,
+            device=given.device,
+            cores=given.cores,
+            inside=given.inside,
+            outside=given.outside,
+            disk=given.disk,
+            decoded_a_core=given.clips_a_core,
+        )
     )
 
 

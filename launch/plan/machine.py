@@ -36,37 +36,39 @@ class Machine:
         return replace(self, nodes=nodes)
 
 
-def machine(
-    *,
-    nodes: int,
-    gpus: int,
-    device: str,
-    cores: float | None = None,
-    inside: float | None = None,
-    outside: float | None = None,
-    disk: float = 2.0,
-    decoded_a_core: float | None = None,
-) -> Machine:
-    """Machines of the table's kind, but for what is given: `cores` a node; links and disk in GB/s.
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a person says of the machines; None takes the device table's. Links and disk in GB/s."""
 
-    `outside` is of one device, as in the table; `disk` of one node.
+    nodes: int
+    gpus: int  # a node
+    device: str
+    cores: float | None = None  # a node
+    inside: float | None = None  # of one device
+    outside: float | None = None  # of one device
+    disk: float = 2.0  # of one node
+    decoded_a_core: float | None = None
+
+
+def resolve(request: Request) -> Machine:
+    """The machines of a request.
 
     Raises:
         ValueError: a number is not positive, or the device is unknown.
     """
-    kind = find_device(device)
-    given = {"nodes": nodes, "gpus": gpus, "cores": cores, "inside": inside, "outside": outside, "disk": disk}
-    given["clips-a-core"] = decoded_a_core
-    for name, value in given.items():
+    kind = find_device(request.device)
+    for name in ("nodes", "gpus", "cores", "inside", "outside", "disk", "decoded_a_core"):
+        value = getattr(request, name)
         if value is not None and value <= 0:
-            raise ValueError(f"--{name} must be more than 0, got {value:g}")
+            typed = {"decoded_a_core": "clips-a-core"}.get(name, name)
+            raise ValueError(f"--{typed} must be more than 0, got {value:g}")
     return Machine(
-        nodes=nodes,
-        gpus=gpus,
+        nodes=request.nodes,
+        gpus=request.gpus,
         device=kind,
-        cores=cores or kind.cores * gpus,
-        inside=(inside or kind.inside) * GB,
-        outside=(outside or kind.outside) * GB * gpus,
-        disk=disk * GB,
-        decoded_a_core=decoded_a_core or DECODED_A_CORE,
+        cores=request.cores or kind.cores * request.gpus,
+        inside=(request.inside or kind.inside) * GB,
+        outside=(request.outside or kind.outside) * GB * request.gpus,
+        disk=request.disk * GB,
+        decoded_a_core=request.decoded_a_core or DECODED_A_CORE,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from launch.plan.devices import Precision
-from launch.plan.machine import machine
+from launch.plan.machine import Request, resolve
 from launch.plan.timing import Pass, StepTime, step_time
 from launch.plan.trace import Setting
 from launch.plan.traffic import DEFAULT_VIDEO, Traffic, traffic
@@ -163,7 +163,8 @@ def compare(run: PublishedRun) -> Comparison:
     )
     workload = Workload(config)
     gpus = min(8, run.gpus)
-    where = machine(nodes=run.gpus // gpus, gpus=gpus, device=run.device, decoded_a_core=OFFICIAL_A_CORE)
+    wanted = Request(nodes=run.gpus // gpus, gpus=gpus, device=run.device, decoded_a_core=OFFICIAL_A_CORE)
+    where = resolve(wanted)
     setting = Setting(precision=run.precision, autocast=run.autocast, fused_attention=False)
     work = Pass(
         trace=workload.trace(run.clips, setting),
