@@ -53,8 +53,9 @@ def measure(folder: Path, *, size: str, saves: int) -> dict[str, Any]:
             while savers[True].pending:
                 beside.append(step())
                 savers[True].settle(busy=savers[True].busy, failed=savers[True].failed)
+        savers[True].save({"step": number}, must=True)  # waits for what is being removed
     finally:
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
     synchronous, asynchronous = (
         statistics.median(report.blocked_seconds for report in reports[kind][1:]) for kind in (False, True)
     )

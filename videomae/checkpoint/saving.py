@@ -120,6 +120,7 @@ class Saver:
         """
         self.wait()
         if progress["step"] == self.saved:
+            self._rest(must=must)
             return
         pending = _Pending(self._store.stage(dict(progress)))
         began = time.perf_counter()
@@ -134,6 +135,11 @@ class Saver:
             self._pending = pending
         else:
             self._finish(pending, pending.fill(), began, must=must)
+            self._rest(must=must)
+
+    def _rest(self, *, must: bool) -> None:
+        if must:  # the process may end soon, and what is outdated must not stay
+            self._store.rest()
 
     def _finish(self, pending: _Pending, filled: Filled, began: float, *, must: bool) -> None:
         try:

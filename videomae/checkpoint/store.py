@@ -63,6 +63,7 @@ class CheckpointStore:
         self.world = world
         self._keep, self._keep_every = keep, keep_every
         self._sweep_beside = sweep_beside  # remove old ones in a thread
+        self._sweeper: threading.Thread | None = None
 
     def save(self, progress: Mapping[str, Any], write: Callable[[Path], None], *, size: int = 0) -> Path:
         """Commit a checkpoint; `write(folder)` writes this rank's `size` bytes, `progress` must have `step`.
@@ -108,6 +109,11 @@ class CheckpointStore:
 
         self.world.on_first(rename)
 
+    def rest(self) -> None:
+        """Wait until what is outdated is removed, where that is done beside the training."""
+        if self._sweeper is not None:
+            self._sweeper.join()
+
     def mend(self) -> None:
         """Put right what a kill in the middle of a commit left behind; called before anything is looked for."""
         self.world.on_first(self._mend)
@@ -136,8 +142,10 @@ class CheckpointStore:
                 (self.folder / name).rename(self.folder / f"{_REMOVED}{name}")
         except OSError as error:
             logger.warning("%s is saved, but what is outdated could not be removed: %s", target, error)
+        self.rest()
         if self._sweep_beside:
-            threading.Thread(target=self._sweep, name="checkpoint-sweep", daemon=True).start()
+            self._sweeper = threading.Thread(target=self._sweep, name="checkpoint-sweep", daemon=True)
+            self._sweeper.start()
         else:
             self._sweep()
 
