@@ -17,15 +17,15 @@ def world_of_one() -> World:
     return World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 
 
-def tiny_batch(*, seed: int, samples: int = 4) -> PretrainBatch:
+def tiny_batch(*, seed: int, samples: int = 4, encoder: EncoderConfig = TINY_ENCODER) -> PretrainBatch:
     """Random pixels and tube masks of three quarters."""
     rng = np.random.default_rng(seed)
-    shape = (TINY_ENCODER.frames, 3, TINY_ENCODER.size, TINY_ENCODER.size)
+    shape = (encoder.frames, 3, encoder.size, encoder.size)
     return collate(
         [
             PretrainItem(
                 torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)),
-                draw_mask(MaskConfig(ratio=0.75), TINY_ENCODER, rng),
+                draw_mask(MaskConfig(ratio=0.75), encoder, rng),
             )
             for _ in range(samples)
         ]
