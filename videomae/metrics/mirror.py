@@ -30,12 +30,18 @@ def start_mirror(run: RunDirectory, metrics: MetricsConfig) -> Mirror | None:
     if mode == "disabled":
         return None
     command = [sys.executable, "-m", _CHILD, str(run.path), metrics.project, mode, str(os.getpid())]
+    environment = {"WANDB_ERROR_REPORTING": "false", **os.environ}  # what goes wrong is told here, not to W&B's makers
     log = run.path / "logs" / "wandb.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         with log.open("ab") as errors:
             process = subprocess.Popen(  # its own group: ctrl-C and a launcher's signals are for the training
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, process_group=0
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                process_group=0,
+                env=environment,
             )
     except OSError as error:
         logger.warning("W&B is not available (%s); %s", error, _ONLY_FILE.format(run=run.path))

@@ -17,6 +17,7 @@ from videomae.metrics.standing import Standing
 
 NARROW = 76  # columns, below which the ranges of the figures are left out
 CHART_ROWS = 8
+LOGARITHMIC_FROM = 10  # times that the highest loss is the lowest
 _COLOURS = {"running": "green", "finished": "blue", "stopped": "yellow", "failed": "red", "unknown": "white"}
 
 
@@ -66,7 +67,7 @@ def _progress(standing: Standing, width: int) -> RenderableType:
         words.append(f", {duration(standing.seconds_left)} left")
     told = standing.status
     if told is not None:
-        job = f" job {told.launcher.job}" if told.launcher.job else ""
+        job = f" job {told.launcher.job[:12]}" if told.launcher.job else ""
         words.append(f" · {told.processes} processes on {told.host}, {told.launcher.kind}{job}", style="dim")
     parts: list[RenderableType] = [words]
     if total:
@@ -83,14 +84,19 @@ def _progress(standing: Standing, width: int) -> RenderableType:
 def _loss_chart(train: list[Line], width: int) -> RenderableType:
     losses = _values(train, "loss")
     columns = width - 15
-    rows, low, high = chart(losses, width=columns, height=CHART_ROWS)
-    edges = {0: f"{high:.4g}", CHART_ROWS // 2: f"{(low + high) / 2:.4g}", CHART_ROWS - 1: f"{low:.4g}"}
+    finite = [loss for loss in losses if math.isfinite(loss)] or [0.0]
+    logarithmic = min(finite) > 0 and max(finite) > LOGARITHMIC_FROM * min(finite)
+    shown = [math.log10(loss) if math.isfinite(loss) else loss for loss in losses] if logarithmic else losses
+    rows, low, high = chart(shown, width=columns, height=CHART_ROWS)
+    places = ((0, high), (CHART_ROWS // 2, (low + high) / 2), (CHART_ROWS - 1, low))
+    edges = {row: f"{10**value if logarithmic else value:.4g}" for row, value in places}
     drawn = Text()
     for number, row in enumerate(rows):
         drawn.append(f"{edges.get(number, ''):>8} ┤" if number in edges else " " * 9 + "│", style="dim")
         drawn.append(row + "\n", style="cyan")
     first, last = f"step {train[0]['step']}", str(train[-1]["step"])
-    drawn.append(" " * 10 + first + "loss".center(columns - len(first) - len(last)) + last, style="dim")
+    name = "loss, logarithmic" if logarithmic else "loss"
+    drawn.append(" " * 10 + first + name.center(columns - len(first) - len(last)) + last, style="dim")
     return drawn
 
 
@@ -116,7 +122,7 @@ def _figures(train: list[Line], width: int) -> RenderableType:
 
 def _repeats_loss(train: list[Line], key: str) -> bool:
     """Whether that figure says nothing beside the loss, as the worst rank of one does."""
-    return key in ("loss_max", "normalised_loss") and all(
+    return key in ("loss_max", "normalised_loss", "pixel_loss") and all(
         math.isclose(line[key], line["loss"], rel_tol=1e-4) for line in train[-20:] if key in line
     )
 

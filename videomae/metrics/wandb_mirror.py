@@ -66,8 +66,11 @@ def send(folder: Path) -> str:
     wandb_run = connect(run, project_of(run), mode, None)
     if wandb_run is None:
         raise ValueError("W&B cannot be reached; the lines above say why")
-    sent = follow(run, wandb_run, None)
-    wandb_run.finish()
+    try:
+        sent = follow(run, wandb_run, None)
+        wandb_run.finish()
+    except Exception as error:  # as in connect
+        raise ValueError(f"W&B did not take everything ({_first_line(error)}); type the same again later") from error
     _remember(run, sent)
     return str(getattr(wandb_run, "url", ""))
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny import world_of_one
+from tests.wandb_server import wandb_server
 from videomae.metrics import MetricsConfig, MetricsLog, read
 from videomae.metrics.mirror import mode_of, run_id
 from videomae.metrics.wandb_mirror import End, connect, follow
@@ -30,6 +31,7 @@ def said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> p
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(logging.getLogger("videomae"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="videomae")
     return caplog
 
 
@@ -45,11 +47,10 @@ def dead_address() -> str:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def write_lines(folder: Path, steps: range, **settings: str) -> float:
-    """Log these steps and close; returns the seconds that it took."""
+def seconds_to_log(folder: Path, steps: range) -> float:
+    """How long it takes to log these steps and close."""
     start = time.monotonic()
-    log = MetricsLog(RunDirectory(folder), MetricsConfig(**settings), world=world_of_one())
-    log.cut_back(steps.start - 1)
+    log = MetricsLog(RunDirectory(folder), MetricsConfig(), world=world_of_one())
     for step in steps:
         log.write("train", step, loss=1 / step)
     log.close()
@@ -57,8 +58,8 @@ def write_lines(folder: Path, steps: range, **settings: str) -> float:
 
 
 def test_all_offline_parts_of_a_run_have_one_id_and_steps_done_again_are_not_sent_again(tmp_path: Path) -> None:
-    write_lines(tmp_path, range(1, 5), wandb="offline")
-    write_lines(tmp_path, range(3, 7), wandb="offline")  # killed after 4, resumed after 2
+    write_connected(tmp_path, range(1, 5), wandb="offline")
+    write_connected(tmp_path, range(3, 7), wandb="offline")  # killed after 4, resumed after 2
     files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert {file.stem for file in files} == {f"run-{run_id(RunDirectory(tmp_path))}"}
     assert sorted(step for file in files for step in sent_steps(file)) == [1, 2, 3, 4, 5, 6]
@@ -74,13 +75,48 @@ def sent_steps(file: Path) -> set[int]:
     return {int(step) for step in re.findall(rb"train/step\W{1,4}(\d+)", found)}
 
 
+def write_connected(folder: Path, steps: range, *pictures: str, wandb: Any = "auto") -> None:
+    """Log these steps as a run does that is long enough for the mirror to connect."""
+    log = MetricsLog(RunDirectory(folder), MetricsConfig(wandb=wandb), world=world_of_one())
+    log.cut_back(steps.start - 1)
+    for step in steps:
+        log.write("train", step, loss=1 / step, gradient_norm=math.nan)
+    log.write("reconstructions", steps.stop - 1, files=list(pictures))
+    mirror = log._mirror
+    assert mirror is not None
+    while not mirror._connected:
+        mirror.look()
+        time.sleep(0.05)
+    log.close()
+
+
+def test_all_parts_of_a_run_are_one_run_at_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "clip-0.png")
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        write_connected(tmp_path, range(1, 5))
+        (tmp_path / "wandb" / "sent.json").unlink()  # killed before the note was written: the server knows it
+        write_connected(tmp_path, range(3, 7), "clip-0.png")  # resumed after 2, finished
+        (found,) = server.runs.items()
+    name, run = found
+    assert name == run_id(RunDirectory(tmp_path))
+    assert [line["train/step"] for line in run.lines if "train/step" in line] == [1, 2, 3, 4, 5, 6]
+    assert math.isnan(run.summary["train/gradient_norm"])
+    assert run.summary["reconstructions"]["_type"] in ("images/separated", "image-file")
+    assert any(file.endswith(".png") for file in run.files)
+    assert [record.levelname for record in said.records] == ["INFO", "INFO"]  # the run's address, twice
+
+
 @pytest.mark.parametrize("address", ["dead", "mute"])
 def test_a_server_that_is_not_there_costs_a_few_seconds_and_one_line(
     tmp_path: Path, mute_server: str, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture, address: str
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", mute_server if address == "mute" else dead_address())
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert write_lines(tmp_path, range(1, 4)) < 7
+    assert seconds_to_log(tmp_path, range(1, 4)) < 7
     (message,) = said.messages
     assert re.match(r"W&B did not take everything and was ended after \d+ s; metrics.jsonl holds everything", message)
     assert f"python -m videomae.metrics sync {tmp_path}" in message
