@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from videomae.shards.index import index_tar
-from videomae.shards.manifest import ShardError
+from videomae.shards.manifest import Manifest, ShardError
 from videomae.shards.meta import Meta
+from videomae.shards.reader import ShardReader
 from videomae.shards.writer import ShardWriter
-from videomae.video import EncodingConfig, VideoError, decode, decode_boxes, encode, probe, transcode
+from videomae.video import EncodingConfig, VideoError, decode, decode_boxes, decode_demuxed, encode, probe, transcode
 
 SECONDS_PER_CASE = 20
 _STORED = EncodingConfig(short_side=None, fps=None)
@@ -84,6 +85,40 @@ def fuzz_tars(count: int, seed: int, folder: Path) -> Counter[str]:
     return outcomes
 
 
+def fuzz_reading(count: int, seed: int, folder: Path) -> Counter[str]:
+    """Read shards of which the tar, the index or the manifest is mutated: what went in comes out, or an error."""
+    rng = np.random.default_rng(seed)
+    writer = ShardWriter(folder, 0)
+    videos = [rng.bytes(int(rng.integers(200, 1500))) for _ in range(6)]
+    for number, video in enumerate(videos):
+        meta = Meta(label=0, class_name="a", group="g", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+        writer.add(f"{number:03d}", video, meta)
+    Manifest(folder=folder, split="train", classes=("a",), shards=(writer.finish(),)).write()
+    files = [folder / "000000.tar", folder / "000000.index.json", folder / "manifest.json"]
+    whole = {file: file.read_bytes() for file in files}
+    outcomes: Counter[str] = Counter()
+    for case in range(count):
+        mutated = files[case % 3]
+        mutated.write_bytes(mutate(whole[mutated], np.random.default_rng([seed, case])))
+        faulthandler.dump_traceback_later(SECONDS_PER_CASE, exit=True)
+        try:
+            reader = ShardReader(Manifest.read(folder))
+            for number in range(min(len(reader), 20)):
+                try:
+                    sample = reader.read(number)
+                except ShardError:
+                    outcomes["sample refused"] += 1
+                    continue
+                assert sample.video == videos[number], f"case {case}: sample {number} was never written"
+                assert sample.key == f"{number:03d}", case
+                outcomes["read"] += 1
+        except ShardError:
+            outcomes["set refused"] += 1
+        finally:
+            mutated.write_bytes(whole[mutated])
+    return outcomes
+
+
 def fuzz_videos(count: int, seed: int) -> Counter[str]:
     """Probe, decode and transcode mutated videos; what comes out has the shape that was asked for."""
     rng = np.random.default_rng(seed)
@@ -106,6 +141,7 @@ def fuzz_videos(count: int, seed: int) -> Counter[str]:
             assert found.shape[0] == 3, case
             assert found.dtype == np.uint8, case
             assert np.array_equal(decode_boxes(content, index_T, None)[0], found), case
+            decode_demuxed(content, index_T)
             if case % 4 == 0:
                 transcode(content, EncodingConfig(short_side=32))
         except VideoError:
@@ -124,6 +160,8 @@ def main() -> None:
     print(f"seed {arguments.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         print("tars", dict(fuzz_tars(arguments.tars, arguments.seed, Path(folder))), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        print("with a manifest", dict(fuzz_reading(arguments.tars, arguments.seed, Path(folder))), flush=True)
     print("videos", dict(fuzz_videos(arguments.videos, arguments.seed)), flush=True)
     faulthandler.cancel_dump_traceback_later()
 

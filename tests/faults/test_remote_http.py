@@ -1,6 +1,7 @@
 """Shards behind a real nginx that fails as networks do: nothing lost, nothing invented, every fault named."""
 
 import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -18,10 +19,13 @@ import numpy as np
 import pytest
 
 from videomae.shards import cache, remote
+from videomae.shards.__main__ import main
 from videomae.shards.index import file_sha256
 from videomae.shards.loader import LoaderConfig, train_stream
+from videomae.shards.lookahead import follow
 from videomae.shards.manifest import Manifest
 from videomae.shards.meta import Meta
+from videomae.shards.mixture import MixedReader, Mixture
 from videomae.shards.order import Order, OrderConfig
 from videomae.shards.reader import Sample, ShardReader
 from videomae.shards.remote import ChangedError, RemoteConfig, RemoteError, RemoteFolder
@@ -111,6 +115,7 @@ http {{
     location /busy/ {{ if ($busy) {{ return 503; }} alias {published}/; }}
     location /reset/ {{ if ($gone) {{ return 444; }} alias {published}/; }}
     location /slow/ {{ alias {published}/; limit_rate 40k; }}
+    location /crawl/ {{ alias {published}/; limit_rate 12k; }}
     location /cut/ {{ proxy_pass http://127.0.0.1:{cutter.server_port}/; proxy_buffering off; }}
     location /down/ {{ return 503; }}
     location /hang/ {{ alias {published}/; limit_rate 1; }}
@@ -159,6 +164,16 @@ def test_a_broken_download_goes_on_where_it_stopped(
     folder.download(shard.name, tmp_path / "0.tar", size=shard.bytes, sha256=shard.sha256)
     assert asked[0] == 9000
     assert (tmp_path / "0.tar").read_bytes() == content
+
+
+def test_a_line_too_slow_for_its_chunks_gets_smaller_ones(server: str, published: Path, tmp_path: Path) -> None:
+    shard = Manifest.read(published).shards[0]
+    impatient = RemoteConfig(chunk_bytes=1 << 20, attempts=12, first_wait=0.01, longest_wait=0.02, timeout=1)
+    start = time.monotonic()
+    place = RemoteFolder(f"{server}/crawl", impatient)
+    place.download(shard.name, tmp_path / "0.tar", size=shard.bytes, sha256=shard.sha256)
+    assert (tmp_path / "0.tar").read_bytes() == (published / shard.name).read_bytes()
+    assert time.monotonic() - start > shard.bytes / 24_000  # the server did hold it up: whole, it would never end
 
 
 def test_a_wrong_beginning_is_thrown_away_once(server: str, published: Path, tmp_path: Path) -> None:
@@ -255,3 +270,38 @@ def test_a_downloader_that_is_killed_leaves_the_lock_and_its_bytes_to_the_next(
     shard = Manifest.read(published).shards[0]
     fetch_all(f"{server}/slow", tmp_path / "c")
     assert {file_sha256(path) for path in (tmp_path / "c").rglob("000000.tar")} == {shard.sha256}
+
+
+def test_verify_and_show_work_from_afar(
+    server: str, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = server + "/good"
+    assert main(["verify", address]) == 0
+    assert "30 samples in 3 shard(s): every byte is as built" in capsys.readouterr().out
+    cached = next((tmp_path / "cache").rglob("000001.tar"))
+    with cached.open("r+b") as file:
+        file.seek(ShardReader(Manifest.read(published)).entry(12).offset)
+        file.write(b"####")
+    assert main(["verify", address, "--json"]) == 1
+    (faults,) = json.loads(capsys.readouterr().out)["faults"].values()
+    assert {(fault["shard"], fault["key"]) for fault in faults} == {("000001.tar", ""), ("000001.tar", "012")}
+    assert main(["verify", f"{server}/nowhere"]) == 2
+    assert "check the address" in capsys.readouterr().err
+
+
+def test_a_mixture_of_remote_sets_is_fetched_ahead(server: str, published: Path, tmp_path: Path) -> None:
+    manifests = [Manifest.read(f"{server}/good"), Manifest.read(published), Manifest.read(f"{server}/slow")]
+    mixture = Mixture(OrderConfig(), manifests, weights=[2, 1, 1], batch=8)
+    followers = follow(MixedReader(manifests), mixture, start=0, stop=8)
+    assert len(followers) == 2  # the local set needs none
+    for follower in followers:
+        follower.advance(0)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "cache").rglob("*.tar"))) < 6 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for follower in followers:
+        follower.close()
+    assert len(list((tmp_path / "cache").rglob("*.tar"))) == 6
+    assert len(list((tmp_path / "cache" / "plans").glob(f"{os.getpid()}-*.json"))) == 2
+    remote = MixedReader(manifests)
+    assert [remote.read(place.sample).key for place in mixture.places(3)]

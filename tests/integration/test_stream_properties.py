@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrain.masking import MaskConfig, draw_mask
+from tests.tiny import TINY_ENCODER
+from videomae.augment import multi_scale_box
 from videomae.shards.loader import LoaderConfig, train_stream
 from videomae.shards.manifest import Manifest
 from videomae.shards.meta import Meta
@@ -17,7 +20,8 @@ from videomae.shards.order import Order, OrderConfig
 from videomae.shards.reader import Sample, ShardReader
 from videomae.shards.writer import ShardWriter
 
-Seen = tuple[str, tuple[float, ...], float]
+Seen = tuple[str, tuple[object, ...], float]
+MASKS = MaskConfig(ratio=0.75)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,13 @@ def shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def look(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Seen]:
     assert sample.video == sample.key.encode()
-    return [(sample.key, tuple(rng.random(3)), sample.weight) for rng in rngs]
+    return [(sample.key, drawn(rng), sample.weight) for rng in rngs]
+
+
+def drawn(rng: np.random.Generator) -> tuple[object, ...]:
+    """What a clip's generator decides: the crop, the flip, the mask."""
+    box, flip, mask = multi_scale_box(256, 340, rng), rng.random(), draw_mask(MASKS, TINY_ENCODER, rng)
+    return box, flip, mask.visible_V.tobytes(), mask.hidden_H.tobytes()
 
 
 def kill_yourself(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Seen]:

@@ -6,6 +6,7 @@ Owns manifest.json. A sample's number (its id) counts through the shards in the 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import itertools
 import json
@@ -142,7 +143,16 @@ class Manifest:
 
 
 def read_splits(folder: Path) -> list[Manifest]:
-    """The manifest of `folder`, or those of the splits in it. Raises ShardError if there are none."""
+    """The manifest of `folder` or URL, or those of the splits in it. Raises ShardError if there are none."""
+    from videomae.shards.remote import RemoteError, as_url
+
+    url = as_url(folder)
+    if url is not None:
+        found: list[Manifest] = []
+        for place in (url, f"{url}/train", f"{url}/val"):
+            with contextlib.suppress(RemoteError):
+                found.append(Manifest.read(place))
+        return found or [Manifest.read(url)]
     splits = [folder] if (folder / NAME).is_file() else sorted(path.parent for path in folder.glob(f"*/{NAME}"))
     return [Manifest.read(split) for split in splits or [folder]]
 

@@ -21,6 +21,7 @@ from videomae.shards.manifest import ShardError
 SCHEMES = ("http", "https", "s3", "gs")
 _URL = re.compile(rf"^({'|'.join(SCHEMES)}):/+(.*)$")  # a Path has eaten one of the slashes, or not
 _PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
+_SMALLEST_CHUNK = 4096
 T = TypeVar("T")
 
 
@@ -36,7 +37,7 @@ class ChangedError(ShardError):
 class RemoteConfig:
     """How patiently files are fetched."""
 
-    chunk_bytes: int = 8 << 20  # asked for at a time; what is there survives a failure
+    chunk_bytes: int = 8 << 20  # asked for at a time, half as much after each failure; what is there survives
     attempts: int = 8  # in a row without a single byte gained
     first_wait: float = 0.5  # seconds; doubled at each further attempt
     longest_wait: float = 30.0
@@ -87,9 +88,18 @@ class RemoteFolder:
         with partial.open("ab") as file:
             if file.tell() > size:
                 file.truncate(0)
-            while (start := file.tell()) < size:
-                end = min(size, start + self._config.chunk_bytes)
-                file.write(self._patiently(name, lambda start=start, end=end: self._chunk(name, start, end)))
+            chunk = self._config.chunk_bytes
+
+            def fetch() -> bytes:
+                nonlocal chunk
+                start = file.tell()
+                asked, chunk = chunk, max(_SMALLEST_CHUNK, chunk // 2)  # should it fail: a slow line needs small ones
+                data = self._chunk(name, start, min(size, start + asked))
+                chunk = asked
+                return data
+
+            while file.tell() < size:
+                file.write(self._patiently(name, fetch))
                 file.flush()
 
     def _chunk(self, name: str, start: int, end: int) -> bytes:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomae import progress
+from videomae.shards.cache import ShardCache
 from videomae.shards.index import Entry, Index, file_sha256
 from videomae.shards.manifest import Manifest, Shard, ShardError
+from videomae.shards.remote import RemoteError, RemoteFolder
 from videomae.video import VideoError, iterate
 
 
@@ -24,16 +26,33 @@ class Finding:
 
 
 def verify(manifest: Manifest, *, decode: bool = False) -> list[Finding]:
-    """Every fault of the split's files; with `decode`, also every video that does not decode to its frames."""
+    """Every fault of the split's files; with `decode`, also every video that does not decode to its frames.
+
+    Of shards behind a URL, this node's copies are checked; those that it has not are downloaded.
+    """
     findings: list[Finding] = []
     with progress.track(f"Verifying {manifest.split}", total=len(manifest.shards)) as task:
         for shard in manifest.shards:
-            findings += _verify_shard(manifest.folder, shard, decode=decode)
+            findings += _fetch(manifest, shard) or _verify_shard(manifest.folder, shard, decode=decode)
             task.advance(1, note=f"{len(findings)} faults" if findings else "")
+    if manifest.url:
+        return findings  # what else lies in the node's cache is no fault
     known = {shard.name for shard in manifest.shards}
     for stray in sorted(path.name for path in manifest.folder.glob("*.tar") if path.name not in known):
         findings.append(Finding(shard=stray, key="", reason="not in the manifest"))
     return findings
+
+
+def _fetch(manifest: Manifest, shard: Shard) -> list[Finding]:
+    """Have a remote shard and its index here; nothing to do for local ones."""
+    if manifest.url:
+        cache = ShardCache(RemoteFolder(manifest.url))
+        try:
+            cache.fetch(shard.name, size=shard.bytes, sha256=shard.sha256)
+            cache.fetch_text(shard.index_name, sha256=shard.index_sha256)
+        except (RemoteError, ShardError) as error:
+            return [Finding(shard=shard.name, key="", reason=str(error))]
+    return []
 
 
 def _verify_shard(folder: Path, shard: Shard, *, decode: bool) -> Iterator[Finding]:

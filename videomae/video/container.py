@@ -49,6 +49,8 @@ def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
                 raise VideoError(
                     f"frames of {stream.width}x{stream.height} pixels; at most {MAX_PIXELS} pixels are read"
                 )
+            if stream.frames > MAX_FRAMES:
+                raise VideoError(_too_long(stream.frames))
             length = len(source) if isinstance(source, bytes) else source.stat().st_size
             needed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
             if needed > length:
@@ -64,7 +66,7 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packe
     """The stream's packets that carry data, in decoding order."""
     for count, packet in enumerate(container.demux(stream)):
         if count > MAX_FRAMES:
-            raise VideoError(f"more than {MAX_FRAMES} frames; cut the video into parts first")
+            raise VideoError(_too_long(count))
         if packet.size:
             yield packet
 
@@ -83,3 +85,7 @@ def rate_of(stream: VideoStream) -> Fraction:
 def untimed(container: InputContainer) -> bool:
     """AVI stores no presentation times: FFmpeg's guesses are off by the B-frames, counting is right."""
     return container.format.name == "avi"
+
+
+def _too_long(frames: int) -> str:
+    return f"{frames} frames or more; at most {MAX_FRAMES} are read: cut the video into parts first"

@@ -1,0 +1,131 @@
+"""Small files that unpack to more than a machine can hold are refused by limits, at once and in bounded memory."""
+
+import io
+import resource
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from videomae.shards.build import BuildConfig, build
+from videomae.shards.sources import find
+from videomae.video import MAX_FRAMES, EncodingConfig, VideoError, container, decode, encode, iterate, probe, transcode
+from videomae.video.stored import _walk, parse
+
+SECONDS, MEGABYTES = 5.0, 400  # of CPU, and of further memory, for each refusal
+ACTIONS: tuple[Callable[[bytes], object], ...] = (
+    probe,
+    lambda video: decode(video, [0]),
+    lambda video: transcode(video, EncodingConfig()),
+    lambda video: sum(1 for _ in iterate(video)),
+)
+
+
+def refused(video: bytes, said: str, *, actions: tuple[Callable[[bytes], object], ...] = ACTIONS) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for action in actions:
+        start = time.process_time()
+        with pytest.raises(VideoError, match=said):
+            action(video)
+        assert time.process_time() - start < SECONDS
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEGABYTES << 10
+
+
+def black(width: int, height: int, frames: int = 1, format: str = "mp4") -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format=format) as output:
+        stream = output.add_stream("libx264", rate=10, options={"preset": "ultrafast", "threads": "1"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        picture = av.VideoFrame(width, height, "yuv420p")
+        for plane in picture.planes:
+            plane.update(bytes(plane.buffer_size))
+        for number in range(frames):
+            picture.pts = number
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def with_tables(video: bytes, tables: dict[bytes, bytes]) -> bytes:
+    """An mp4 with other tables in its moov; an empty one is left out."""
+
+    def rewritten(start: int, stop: int) -> bytes:
+        parts = []
+        for kind, (first, last) in _walk(video, start, stop):
+            if kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+                parts.append(box(kind, rewritten(first, last)))
+            elif kind not in tables or tables[kind]:
+                parts.append(box(kind, tables.get(kind, video[first:last])))
+        return b"".join(parts)
+
+    return rewritten(0, len(video))
+
+
+def repeated(samples: int) -> bytes:
+    """A real video whose one frame is listed `samples` times: four bytes for each further frame."""
+    video = encode([np.zeros((16, 16, 3), np.uint8)], 10, EncodingConfig(short_side=None))
+    track = parse(video)
+    assert track is not None
+    frame = track.packets[0]
+    return with_tables(video, {
+        b"stts": struct.pack(">IIII", 0, 1, samples, 1024),
+        b"stsz": struct.pack(">III", 0, frame.stop - frame.start, samples),
+        b"stco": struct.pack(">II", 0, samples) + struct.pack(">I", frame.start) * samples,
+        b"stsc": struct.pack(">IIIII", 0, 1, 1, 1, 1),
+        b"edts": b"", b"ctts": b"", b"stss": b"",
+    })  # fmt: skip
+
+
+def test_an_endless_video_is_refused() -> None:
+    assert probe(repeated(1000)).frames == 1000  # the trick works
+    assert decode(repeated(1000), [999]).shape == (1, 16, 16, 3)
+    refused(repeated(MAX_FRAMES + 1), "frames or more; at most")
+
+
+def test_a_header_that_promises_billions_of_frames_costs_nothing() -> None:
+    video = encode([np.zeros((16, 16, 3), np.uint8)], 10, EncodingConfig(short_side=None))
+    many = 2_000_000_000
+    lying = with_tables(video, {
+        b"stts": struct.pack(">IIII", 0, 1, many, 1024),
+        b"stsz": struct.pack(">III", 0, 1, many),
+        b"stsc": struct.pack(">IIIII", 0, 1, 1, many, 1),
+        b"edts": b"", b"ctts": b"", b"stss": b"",
+    })  # fmt: skip
+    assert len(lying) < 2000
+    refused(lying, "frames or more; at most")
+
+
+def test_an_endless_stream_that_does_not_say_its_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "MAX_FRAMES", 300)
+    assert probe(black(64, 48, 300, "matroska")).frames == 300
+    refused(black(64, 48, 400, "matroska"), "300 are read")
+
+
+def test_huge_pictures_are_refused(tmp_path: Path) -> None:
+    bomb = black(8704, 4640)  # 40 million pixels in a hundred kilobytes
+    assert len(bomb) < 200_000
+    refused(bomb, "8704x4640 pixels; at most")
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "bomb.mp4").write_bytes(bomb)
+    (folder / "good.mp4").write_bytes(black(64, 48, 20))
+    manifest = build(find(folder, unlabelled=True), tmp_path / "out", BuildConfig(), workers=1).manifests["train"]
+    assert manifest.samples == 1
+    assert [left.source for left in manifest.left_out] == ["bomb.mp4"]
+
+
+def test_a_container_that_hides_huge_pictures_is_refused() -> None:
+    bomb, width, height = black(8704, 4640), struct.pack(">H", 8704), struct.pack(">H", 4640)
+    place = bomb.index(width + height, bomb.index(b"avc1"))
+    hiding = bomb[:place] + struct.pack(">HH", 64, 48) + bomb[place + 4 :]
+    assert parse(hiding) is not None
+    refused(hiding, "pixels|not a readable video|could not be decoded", actions=ACTIONS[1:3])
