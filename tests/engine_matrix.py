@@ -13,23 +13,12 @@ from typing import Any
 
 import torch
 
-from tests.engine_cases import FULL, REFERENCES, STEPS, Reference
-from tests.engine_runs import make_engine, run_steps
+from tests.engine_cases import FULL, REFERENCES, STEPS
+from tests.engine_runs import reference_results
 from tests.processes import run_processes
-from tests.tiny import world_of_one
 
 PROGRAM = "tests.integration.engine_program"
 LOSS, NORM, WEIGHT = 1e-5, 1e-4, 1e-4  # largest relative differences
-
-
-def reference_results(reference: Reference) -> dict[str, Any]:
-    """Losses, norms and the state of the reference engine."""
-    engine = make_engine(world_of_one(), reference, kind="local")
-    results: dict[str, Any] = run_steps(engine)
-    results["state"] = {f"master.{name}": value for name, value in engine.full_state().items()}
-    if reference.ema:
-        results["state"] |= {f"ema.{name}": value for name, value in engine.full_state(average=True).items()}
-    return results
 
 
 def distance(ours: dict[str, Any], reference: dict[str, Any], state: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.batch import PretrainBatch
 from pretrain.objective import Objective, ObjectiveConfig
 from tests.engine_cases import BATCH, CLIP, EMA, STEPS, Reference
-from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch
+from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch, world_of_one
 from videomae.distributed import World
 from videomae.engine import Engine, EngineConfig, EnginePlan, Update, build_engine
 from videomae.optimizer import OptimizerConfig, parameter_groups
@@ -76,6 +76,16 @@ def run_steps(engine: Engine, *, accumulation: int = 1, first: int = 0, count: i
         "norms": [update.gradient_norm.item() for update in updates],
         "skipped": [update.skipped.item() for update in updates],
     }
+
+
+def reference_results(reference: Reference) -> dict[str, Any]:
+    """Losses, norms and the state of the reference engine."""
+    engine = make_engine(world_of_one(), reference, kind="local")
+    results: dict[str, Any] = run_steps(engine)
+    results["state"] = {f"master.{name}": value for name, value in engine.full_state().items()}
+    if reference.ema:
+        results["state"] |= {f"ema.{name}": value for name, value in engine.full_state(average=True).items()}
+    return results
 
 
 def saved(engine: Engine, folder: Path) -> Path:

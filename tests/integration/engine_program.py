@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from videomae.snapshot import Snapshot
 AVERAGED = Reference(clip=True, ema=True, decay=True)
 KEYS = ("master", "exp_avg", "exp_avg_sq", "ema")
 STAGES = (0, 1, 2, 3)
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def cases(world: World, folder: Path, chosen: list[Case]) -> dict[str, Any]:
@@ -55,19 +57,19 @@ def same(one: Snapshot, other: Snapshot, *, but: tuple[str, ...] = ()) -> bool:
 
 
 def resume(world: World, folder: Path) -> dict[str, Any]:
-    """At each stage: three steps, a save, three more; against a new engine that loads and goes on."""
+    """Each stage and precision: three steps, a save, three more; against a new engine that loads and goes on."""
     results = {}
-    for stage in STAGES:
-        settings = {"kind": "deepspeed", "zero_stage": stage, "precision": "bf16" if stage % 2 else "fp32"}
+    for stage, precision in product(STAGES, PRECISIONS):
+        settings = {"kind": "deepspeed", "zero_stage": stage, "precision": precision}
         engine = make_engine(world, AVERAGED, **settings)
         run_steps(engine, count=3)
-        place = saved(engine, folder / f"state-{world.size}-{stage}")
+        place = saved(engine, folder / f"state-{world.size}-{stage}-{precision}")
         whole = run_steps(engine, first=3, count=3)
         other = make_engine(world, AVERAGED, seed=1, **settings)
         other.load(place)
-        loaded = saved(other, folder / f"again-{world.size}-{stage}")
+        loaded = saved(other, folder / f"again-{world.size}-{stage}-{precision}")
         resumed = run_steps(other, first=3, count=3)
-        results[f"zero{stage}"] = {
+        results[f"{precision}-zero{stage}"] = {
             "whole": whole,
             "resumed": resumed,
             "same": all(world.gather(same(engine.snapshot(), other.snapshot()))),
@@ -89,7 +91,7 @@ def reshard(world: World, folder: Path, *, source: int) -> dict[str, Any]:
     """Load what `source` processes wrote at each stage into every engine here, and write it again."""
     results = {}
     for stage in STAGES:
-        place = folder / f"state-{source}-{stage}"
+        place = folder / f"state-{source}-{stage}-bf16"
         for other in (*STAGES, "local") if world.size == 1 else (3 - stage,):
             settings = {"kind": "local"} if other == "local" else {"kind": "deepspeed", "zero_stage": other}
             precision = "fp32" if other == "local" else "bf16"
@@ -113,10 +115,9 @@ def travel(world: World, folder: Path, *, place: str, stage: int, first: int, to
 def skips(world: World, folder: Path) -> dict[str, Any]:
     """At each stage and precision: steps that must change nothing, on one rank's fault or all ranks' ceiling."""
     results = {}
-    for stage in STAGES:
-        for precision in ("fp32", "bf16", "fp16"):
-            settings = {"kind": "deepspeed", "zero_stage": stage, "precision": precision}
-            results[f"{precision}-zero{stage}"] = skip(world, settings)
+    for stage, precision in product(STAGES, PRECISIONS):
+        settings = {"kind": "deepspeed", "zero_stage": stage, "precision": precision}
+        results[f"{precision}-zero{stage}"] = skip(world, settings)
     return results
 
 

@@ -5,8 +5,10 @@ covering choice of here: `python -m tests.engine_matrix`.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ import pytest
 import torch
 
 from tests.engine_cases import FULL, PAIRWISE, STEPS, Case, Reference
-from tests.engine_runs import make_engine, run_steps
+from tests.engine_runs import reference_results
 from tests.processes import once, run_processes
-from tests.tiny import world_of_one
 
 PROGRAM = "tests.integration.engine_program"
+pytestmark = pytest.mark.timeout(900)  # the first test waits for all groups of processes
 AVERAGED = Reference(clip=True, ema=True, decay=True)
 STAGES = (0, 1, 2, 3)
 
@@ -30,32 +32,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_all(path: Path) -> None:
-    run_processes(2, PROGRAM, path, "pairwise", "resume", "begin", "skips")
-    run_processes(1, PROGRAM, path, "pairwise", "reshard", "middle")
-    run_processes(4, PROGRAM, path, "pairwise", "reshard", "end")
+    run_processes(2, PROGRAM, path, "pairwise", "resume", "begin", "skips", timeout=600)
+    run_processes(1, PROGRAM, path, "pairwise", "reshard", "middle", timeout=600)
+    run_processes(4, PROGRAM, path, "pairwise", "reshard", "end", timeout=600)
 
 
-class References:
-    """The reference engine's steps, each set of them done once."""
-
-    def __init__(self) -> None:
-        self._done: dict[Reference, dict[str, Any]] = {}
-
-    def __call__(self, reference: Reference) -> dict[str, Any]:
-        if reference not in self._done:
-            engine = make_engine(world_of_one(), reference, kind="local")
-            results: dict[str, Any] = run_steps(engine)
-            results["state"] = {f"master.{name}": value for name, value in engine.full_state().items()}
-            if reference.ema:
-                average = engine.full_state(average=True)
-                results["state"] |= {f"ema.{name}": value for name, value in average.items()}
-            self._done[reference] = results
-        return self._done[reference]
+References = Callable[[Reference], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def references() -> References:
-    return References()
+    """The reference engine's results, each done once."""
+    return functools.cache(reference_results)
 
 
 def results(folder: Path, job: str, processes: int) -> dict[str, Any]:
@@ -84,9 +72,10 @@ def test_what_the_cases_vary_changes_the_numbers(references: References) -> None
     assert not torch.allclose(averaged[f"ema.{weight}"], averaged[f"master.{weight}"], atol=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_resumed_run_is_the_same_to_the_bit(folder: Path, stage: int) -> None:
-    found = results(folder, "resume", 2)[f"zero{stage}"]
+def test_a_resumed_run_is_the_same_to_the_bit(folder: Path, precision: str, stage: int) -> None:
+    found = results(folder, "resume", 2)[f"{precision}-zero{stage}"]
     assert found["resumed"] == found["whole"]
     assert found["same"], "weights, moments, averages or step counts differ"
     assert found["stored"], "what was loaded is not what was saved"
