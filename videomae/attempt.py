@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from videomae.ancestry import first_dead, launchers
+from videomae.ancestry import first_dead
 from videomae.distributed import World
 from videomae.health import HealthConfig
 from videomae.progress import logger
@@ -58,13 +58,17 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._opened.close()
-        if isinstance(error, Stopped):
-            self._ended("stopped", str(error), EXIT_STOPPED)
-        elif isinstance(error, LimitReached):
-            self._ended("failed", str(error), EXIT_LIMIT)
-        elif error is not None:
-            self._ended("failed", f"{type(error).__name__}: {error}", EXIT_FAILED)
+        try:
+            self._opened.close()
+        finally:
+            if isinstance(error, Stopped):
+                self._ended("stopped", str(error), EXIT_STOPPED)
+            elif isinstance(error, LimitReached):
+                self._ended("failed", str(error), EXIT_LIMIT)
+            elif error is not None:
+                self._ended("failed", f"{type(error).__name__}: {error}", EXIT_FAILED)
+        if isinstance(error, Stopped | LimitReached):
+            self.world.barrier()  # a launcher kills the others when the first leaves: rank 0 has written by now
 
     def at_exit(self, action: Callable[[], object]) -> None:
         """Do `action` when the attempt is left, whatever the reason; the last one that was named comes first."""
@@ -118,7 +122,6 @@ class _Lookout:
 
     def __init__(self, stop: StopRequest, file: Path, world: World) -> None:
         self._stop, self._file = stop, file
-        self._launchers = launchers()
         self._every = 1 if world.first else max(1, world.size // _LOOKS_A_SECOND)
         self._looks = 0
 
@@ -126,7 +129,7 @@ class _Lookout:
         if self._stop.reason is None:
             if self._looks % self._every == 0 and self._file.exists():
                 self._stop.ask(f"{self._file} exists")
-            dead = first_dead(self._launchers)
+            dead = first_dead(self._stop.launchers)
             if dead is not None:
                 self._stop.ask(f"the launcher {dead.name} (process {dead.pid}) is gone")
         self._looks += 1

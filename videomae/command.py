@@ -73,6 +73,9 @@ def guarded(action: Callable[[], object]) -> int:
     except LimitReached as limit:
         _say(f"error: {limit}", by_all=False)
         return EXIT_LIMIT
+    except KeyboardInterrupt:
+        _say("interrupted; what is not saved is lost", by_all=False)
+        return EXIT_FAILED
     except (ValueError, OSError, FloatingPointError) as error:
         logger.debug("the error's origin", exc_info=error)  # into the run's log, not before the user
         _say(f"error: {error}")

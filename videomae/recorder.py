@@ -26,6 +26,7 @@ from videomae.progress import logger
 from videomae.run import RunDirectory, write_whole
 from videomae.schedule import Timetable
 
+_BETWEEN = ("evaluation", "reconstructions")  # kinds of what is done between two steps, after the first one's save
 Beside = Mapping[str, Tensor]  # scalars of one rank that are logged as their mean over all ranks
 
 
@@ -76,9 +77,9 @@ class Recorder:
     def cut_back(self, step: int) -> None:
         """Training begins, or begins again, after `step` steps: drop what was logged beyond.
 
-        An evaluation follows the save of its step, and is done again too.
+        What follows the save of its step is done again too.
         """
-        self._log.cut_back(step, again=("evaluation",))
+        self._log.cut_back(step, again=_BETWEEN)
         self._skipped = []
         self._meter.restart()
 

@@ -102,8 +102,11 @@ class StatusFile:
             self._write(replace(self.status, starts_without_progress=0))
 
     def ended(self, state: State, reason: str | None, *, exit_code: int) -> None:
-        """The last word of this start."""
-        self._write(replace(self.status, state=state, reason=reason, exit_code=exit_code))
+        """The last word of this start; one that finished the run was not in vain."""
+        in_vain = 0 if state == "finished" else self.status.starts_without_progress
+        self._write(
+            replace(self.status, state=state, reason=reason, exit_code=exit_code, starts_without_progress=in_vain)
+        )
 
     def _write(self, status: Status) -> None:
         self.status = replace(status, updated=_now())

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import ClassVar, TypeVar
 
+from videomae.ancestry import launchers
+
 T = TypeVar("T")
 EXIT_FAILED = 1
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on where it stopped
@@ -44,6 +46,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.asked_at: float | None = None  # time.monotonic()
+        self.launchers = launchers()  # above this process, as long as they are sure to be there
         self._owner = os.getpid()
         self._waits = False
 

@@ -94,6 +94,8 @@ class Training:
             self._recorder.cut_back(0)
             return 0
         self._restore(checkpoint)
+        if checkpoint.folder.parent != self._store.folder:
+            self._guard = Guard(self._config.health)  # another run's troubles are not ours
         if self._world.first:
             logger.info("%s resumes at step %d of %d", self._attempt.title, checkpoint.step, self._timetable.total)
         return checkpoint.step

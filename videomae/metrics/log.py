@@ -40,7 +40,9 @@ class MetricsLog:
     def cut_back(self, step: int, *, again: Sequence[str] = ()) -> None:
         """Drop what was logged after `step`, and the kinds `again` at it: it will be done again."""
         if self._writes and self._run.metrics.exists():
-            kept = [line for line in read(self._run.metrics) if line.get("step", 0) <= step - (line["kind"] in again)]
+            kept = [
+                line for line in read(self._run.metrics) if line.get("step", 0) <= step - (line.get("kind") in again)
+            ]
             write_whole(self._run.metrics, "".join(encode(line) for line in kept))
 
     def write(self, kind: str, step: int, **values: Any) -> None:
