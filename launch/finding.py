@@ -48,7 +48,7 @@ def look(run: Path) -> Finding:
 def look_at(runs: Sequence[Path]) -> list[Finding]:
     """The same for many runs; Slurm is asked once."""
     known = [(run, read_launch(run), newest_status(run)) for run in runs]
-    jobs = [job for _, launch, last in known if (job := _job(launch, last)) is not None]
+    jobs = [job for _, launch, last in known for job in _jobs(launch, last)]
     try:
         queue: dict[str, str] | slurm.SlurmError = slurm.queued(jobs)
     except slurm.SlurmError as error:
@@ -58,13 +58,15 @@ def look_at(runs: Sequence[Path]) -> list[Finding]:
 
 def _find(run: Path, launch: Launch | None, last: Status | None, queue: dict[str, str] | slurm.SlurmError) -> Finding:
     state, detail = _state(run, launch, last, queue)
+    jobs = _jobs(launch, last)
+    queued = [job for job in jobs if not isinstance(queue, slurm.SlurmError) and job in queue]
     return Finding(
         run=str(run),
         state=state,
         step=last.step if last else None,
         total=last.total if last else None,
         kind=launch.kind if launch else (last.launcher.kind if last else None),
-        job=_job(launch, last),
+        job=next(iter((*queued, *jobs)), None),
         host=last.host if last else (launch.host if launch else None),
         updated=last.updated if last else None,
         said=_say(run, state, detail, last),
@@ -86,10 +88,13 @@ def at_work(run: Path) -> Path:
     return max(found, default=("", run))[1]
 
 
-def _job(launch: Launch | None, last: Status | None) -> str | None:
-    if launch is not None and launch.kind == "slurm":
-        return launch.job
-    return last.launcher.job if launch is None and last is not None and last.launcher.kind == "slurm" else None
+def _jobs(launch: Launch | None, last: Status | None) -> list[str]:
+    """Slurm's jobs that may hold the run: the one that was submitted, and one that somebody submitted by hand since."""
+    jobs = [launch.job] if launch is not None and launch.job is not None else []
+    # What was launched within an allocation, and not as a job, tells by its processes whether it lives.
+    if (launch is None or jobs) and last is not None and last.state == "running" and last.launcher.kind == "slurm":
+        jobs += [last.launcher.job] if last.launcher.job is not None else []
+    return list(dict.fromkeys(jobs))
 
 
 def _state(
@@ -98,21 +103,24 @@ def _state(
     """The state, and what tells it beside the status."""
     if launch is None and last is None:
         return ("finished", "") if _finished(run) else ("new", "")
-    job = _job(launch, last)
-    if job is None:
+    jobs = _jobs(launch, last)
+    if not jobs:
         if _processes_live(launch, last):
             return "running", ""
     elif isinstance(queue, slurm.SlurmError):
         if last is not None and last.state == "running" and not _silent(last):
-            return "running", f"Slurm's job {job}, by its status, for {queue}"
-    elif job in queue:
-        return ("waiting" if queue[job].startswith("PENDING") else "running"), f"Slurm's job {job}: {queue[job]}"
+            return "running", f"Slurm's job {jobs[-1]}, by its status, for {queue}"
+    elif entries := [(job, queue[job]) for job in jobs if job in queue]:
+        job, entry = entries[-1]
+        return ("waiting" if entry.startswith("PENDING") else "running"), f"Slurm's job {job}: {entry}"
     if _finished(run):
         return "finished", ""
     if last is None or last.state == "running":
         gone = ""
-        if job is not None:
-            gone = f" ({queue if isinstance(queue, slurm.SlurmError) else f'Slurm on job {job}: {slurm.ended(job)}'})"
+        if isinstance(queue, slurm.SlurmError) and jobs:
+            gone = f" ({queue})"
+        elif jobs:
+            gone = f" (Slurm on job {jobs[-1]}: {slurm.ended(jobs[-1])})"
         return "broken", gone
     return ("failed" if last.state == "failed" else "stopped"), ""
 

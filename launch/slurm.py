@@ -37,8 +37,14 @@ def queued(jobs: Sequence[str]) -> dict[str, str]:
     """
     if not jobs:
         return {}
-    # Asking for one job that is long gone is an error, so the user's whole queue is asked for.
-    lines = _ask(["squeue", "--noheader", "--me", "--array", "--format=%i|%A|%T|%R"]).splitlines()
+    try:
+        lines = _ask(
+            ["squeue", "--noheader", "--array", f"--jobs={','.join(jobs)}", "--format=%i|%A|%T|%R"]
+        ).splitlines()
+    except SlurmError as error:
+        if "Invalid job id" in str(error):  # said of a single job that is long gone
+            return {}
+        raise
     found = {}
     for line in lines:
         name, number, state, why = line.split("|", 3)

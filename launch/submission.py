@@ -17,7 +17,6 @@ from launch.host_script import host_scripts, pdsh_words, rank_scripts
 from launch.job import Command, Job, Launcher
 from launch.remote import Part, host_parts, ssh_words
 from launch.run_directory import Place
-from launch.script import Shell
 from launch.slurm_script import job_scripts
 from videomae.progress import logger
 from videomae.run import RunDirectory
@@ -49,12 +48,12 @@ class Submission:
         """Whether all processes run on this machine, without ssh."""
         return {host.name for host in self.hosts} <= {*_HERE, socket.gethostname()}
 
-    def commands(self, *, after: Sequence[str] = ()) -> list[Command]:
+    def commands(self) -> list[Command]:
         """What a person would type here to start it, once the scripts lie in the run's directory."""
         if self.plain is not None:
             return [self.plain]
         if self.on == "slurm":
-            return [Command(slurm.submit_words(self.place.record / "job.sh", after=after))]
+            return [Command(slurm.submit_words(self.place.record / "job.sh"))]
         if self.over_pdsh:
             return [Command(pdsh_words(self.place, self.cluster, self.hosts), _pdsh_environment(self.cluster))]
         if self.at_home:
@@ -169,7 +168,7 @@ def shown(submission: Submission) -> str:
     """All that would be written and run, as text: the commands, then each script under its name."""
     blocks = []
     for command in submission.commands():
-        settings = [f"{name}={Shell(shlex.quote(value))}" for name, value in command.environment.items()]
+        settings = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
         prefix = settings if submission.plain is None else []
         blocks.append(" ".join([*prefix, shlex.join(command.words)]))
     for name, text in submission.scripts.items():

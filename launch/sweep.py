@@ -17,6 +17,7 @@ from launch.run_directory import Place
 from launch.slurm_script import job_scripts
 from launch.submission import Submission
 from videomae.progress import logger
+from videomae.run import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ def submit_sweep(planned: Sweep) -> str:
     """Write all records and submit the array; returns its number.
 
     Raises:
-        ValueError: one of the runs waits or is running.
+        ValueError: one of the runs waits or is running, or is one of other settings.
     """
-    for place, _ in planned.members:
+    for place, settings in planned.members:
         found = look(place.run)
         if found.alive:
             raise ValueError(found.said)
+        RunDirectory(place.run).refuse_other(settings)
         if found.state != "new":
             logger.info("%s", found.said)
     array, module = planned.array, planned.array.job.module

@@ -23,12 +23,14 @@ def now(minutes_ago: float = 0) -> str:
     return (datetime.now(UTC) - timedelta(minutes=minutes_ago)).isoformat(timespec="seconds")
 
 
-def write_status(run: Path, state: State, *, pid: int = GONE, host: str | None = None, minutes: float = 1) -> None:
+def write_status(
+    run: Path, state: State, *, pid: int = GONE, host: str | None = None, minutes: float = 1, job: str | None = None
+) -> None:
     run.mkdir(parents=True, exist_ok=True)
     reason = {"failed": "OSError: disk full", "stopped": "Pretraining stopped"}.get(state)
     found = Status(
         state=state, step=40, total=100, host=host or socket.gethostname(), pid=pid, processes=2, started=now(minutes),
-        updated=now(minutes), launcher=LauncherStatus("torchrun", None), reason=reason,
+        updated=now(minutes), launcher=LauncherStatus("slurm" if job else "torchrun", job), reason=reason,
     )  # fmt: skip
     (run / "status.json").write_text(json.dumps(asdict(found)))
 
@@ -106,6 +108,22 @@ def test_slurm_is_asked_once_for_all_runs(tmp_path: Path, slurm_says: Callable[.
     assert "Slurm's job 18_0: PENDING (Priority)" in found[1].said
     assert "Slurm on job 20: NODE_FAIL" in found[2].said
     assert (tmp_path / "bin/squeue.told").read_text().count("\n") == 1
+    slurm_says(squeue="")
+    (tmp_path / "bin/squeue").write_text(
+        "#!/bin/bash\necho 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1\n"
+    )
+    assert look(tmp_path / "17").state == "broken"
+
+
+def test_a_run_that_went_on_by_hand_is_found_in_its_newer_job(tmp_path: Path, slurm_says: Callable[..., None]) -> None:
+    slurm_says(squeue="30|30|RUNNING|n1\n", scancel="")
+    write_launch(tmp_path / "run", job="17")
+    write_status(tmp_path / "run", "running", host="n1", job="30")
+    assert (look(tmp_path / "run").state, look(tmp_path / "run").job) == ("running", "30")
+    stop(tmp_path / "run", now=True)
+    assert (tmp_path / "bin/scancel.told").read_text() == "30\n"
+    write_status(tmp_path / "run", "stopped", host="n1", job="30")
+    assert look(tmp_path / "run").state == "stopped"
 
 
 def test_where_slurm_is_not_its_runs_are_judged_by_their_status(

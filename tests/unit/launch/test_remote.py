@@ -35,7 +35,7 @@ def launched(run: Path, seconds: float, *parts: str) -> "subprocess.Popen[bytes]
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_becomes_a_file_and_is_given_once(tmp_path: Path, number: signal.Signals) -> None:
     process = launched(tmp_path, 60, SAVES)
     process.send_signal(number)
