@@ -54,6 +54,7 @@ def derive_settings(plan: EnginePlan) -> dict[str, Any]:
             "round_robin_gradients": False,
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": 10 * BUCKET,
+            "stage3_param_persistence_threshold": 100_000,  # values; smaller parameters stay whole
         },
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},

@@ -38,6 +38,11 @@ class ZeroHolder:
         self._trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         self._fixed = {name: value for name, value in initial.items() if name not in self._trained}
         self._shapes = {name: tuple(value.shape) for name, value in initial.items()}
+        if self._fixed and self._by_parameter:
+            raise ValueError(
+                f"engine.zero_stage=3 wants every parameter trained, {len(self._fixed)} are not, such as "
+                f"{min(self._fixed)}; type engine.zero_stage=2, or less"
+            )
         optimizer.prepare(self._partitions())
         for part in self.own():
             for key in part.values.keys() & {MASTER, AVERAGE}:

@@ -33,6 +33,7 @@ class EngineConfig:
     zero_stage: Literal[0, 1, 2, 3] = 0  # the smallest that fits is the fastest
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16, with a dynamic loss scale, for GPUs without bf16
     micro_batch: int | None = None  # clips a forward pass on one device; None takes the whole share of the batch
+    # Gradients of several micro-batches are added up in float32 at stage 0, in `precision` from stage 1 on.
     activation_checkpointing: bool = False  # keep each block's input only and compute the rest again: less memory
     compile: bool = False  # torch.compile, a block at a time
 

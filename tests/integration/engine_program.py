@@ -57,7 +57,7 @@ def same(one: Snapshot, other: Snapshot, *, but: tuple[str, ...] = ()) -> bool:
 
 
 def resume(world: World, folder: Path) -> dict[str, Any]:
-    """Each stage and precision: three steps, a save, three more; against a new engine that loads and goes on."""
+    """Each stage and precision: three steps, a save, three more; and a new engine that loads, goes on, and loads again."""
     results = {}
     for stage, precision in product(STAGES, PRECISIONS):
         settings = {"kind": "deepspeed", "zero_stage": stage, "precision": precision}
@@ -75,6 +75,8 @@ def resume(world: World, folder: Path) -> dict[str, Any]:
             "same": all(world.gather(same(engine.snapshot(), other.snapshot()))),
             "stored": equal_on_disk(place, loaded),
         }
+        other.load(place)  # as a rollback does
+        results[f"{precision}-zero{stage}"]["again"] = run_steps(other, first=3, count=3)
     return results
 
 

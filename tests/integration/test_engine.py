@@ -77,6 +77,7 @@ def test_what_the_cases_vary_changes_the_numbers(references: References) -> None
 def test_a_resumed_run_is_the_same_to_the_bit(folder: Path, precision: str, stage: int) -> None:
     found = results(folder, "resume", 2)[f"{precision}-zero{stage}"]
     assert found["resumed"] == found["whole"]
+    assert found["again"] == found["whole"], "a rollback within a run"
     assert found["same"], "weights, moments, averages or step counts differ"
     assert found["stored"], "what was loaded is not what was saved"
 
