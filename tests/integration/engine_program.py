@@ -57,7 +57,7 @@ def same(one: Snapshot, other: Snapshot, *, but: tuple[str, ...] = ()) -> bool:
 
 
 def resume(world: World, folder: Path) -> dict[str, Any]:
-    """Each stage and precision: three steps, a save, three more; and a new engine that loads, goes on, and loads again."""
+    """Each stage and precision: three steps, a save, three more; a new engine loads, goes on, and loads again."""
     results = {}
     for stage, precision in product(STAGES, PRECISIONS):
         settings = {"kind": "deepspeed", "zero_stage": stage, "precision": precision}
