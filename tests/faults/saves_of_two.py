@@ -94,10 +94,15 @@ def a_rank_has_a_folder_of_its_own(folder: Path, world: World) -> None:
     saver(own, world, failures=0).save({"step": 1})
 
 
+def a_run_starts_in_folders_of_its_nodes(folder: Path, world: World) -> None:
+    own = folder / f"node-{world.rank}"
+    starting_point(CheckpointStore(own, world=world, keep=1), "auto")
+
+
 def a_rank_sees_other_checkpoints(folder: Path, world: World) -> None:
     saver(folder, world).save({"step": 1})
     own = folder if world.rank == 1 else folder / "elsewhere"
-    starting_point(CheckpointStore(own, world=world, keep=1), "auto")
+    newest(own, world=world)
 
 
 def damage_is_agreed_upon(folder: Path, world: World) -> None:
@@ -118,6 +123,7 @@ SCENARIOS: tuple[Callable[[Path, World], None], ...] = (
     a_rank_is_slow_beside_the_training,
     both_write_one_file,
     a_rank_has_a_folder_of_its_own,
+    a_run_starts_in_folders_of_its_nodes,
     a_rank_sees_other_checkpoints,
     damage_is_agreed_upon,
 )

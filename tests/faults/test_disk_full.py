@@ -3,15 +3,17 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.processes import run_command
+from tests.processes import ROOT, run_command
 from tests.stages import losses, pretrain_arguments
 from videomae.checkpoint import find_fault
+from videomae.metrics import read
 
 
 @contextmanager
@@ -44,6 +46,30 @@ def test_a_checkpoint_that_does_not_fit_loses_nothing(shards: Path, tmp_path: Pa
         settings = ("checkpoint={every: 1 steps, keep: 1}", "panels=0")
         run_command("pretrain", *pretrain_arguments(run, shards, *settings))
         assert len(losses(run)) == 6
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_run(shards: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 4) as disk:
+        run, ballast = disk / "run", disk / "ballast"
+        ballast.write_bytes(bytes(3_000_000))
+        settings = (
+            "checkpoint={every: 10 steps, keep: 1, failures: 1000}",
+            "schedule.duration=120 steps",
+            "panels=0",
+            "metrics.every=20",
+        )
+        command = [sys.executable, "-m", "pretrain", *pretrain_arguments(run, shards, *settings)]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        alarm = next((line for line in process.stderr if "ALARM" in line), "")
+        ballast.unlink()
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, said
+        assert "MB of space left" in alarm
+        saves = [line for line in read(run / "metrics.jsonl") if line["kind"] == "checkpoint"]
+        assert "space left" in saves[0]["fault"]
+        assert "fault" not in saves[-1]
+        assert [path.name for path in run.glob("checkpoints/step-*")] == ["step-00000120"]
 
 
 def test_shards_that_do_not_fit_leave_nothing(videos: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Every function is called by all ranks and gives, or raises, the same on each.
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import time
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from pathlib import Path
 
 from videomae.checkpoint import manifest
 from videomae.checkpoint.manifest import MANIFEST, PROGRESS, DamagedError
+from videomae.checkpoint.staging import PATIENCE, appears
 from videomae.checkpoint.store import Checkpoint, set_aside, step_names, step_of
 from videomae.distributed import World
 from videomae.progress import logger
 
-PATIENCE = 5.0  # seconds in which what one node sees must show up on the others
+_SHARE = "the run's directory must lie on a filesystem that all nodes share: type run=PATH with one"
 
 
 class CheckpointError(ValueError):
@@ -30,6 +32,30 @@ class Found:
 
     checkpoint: Checkpoint | None
     passed_over: tuple[str, ...]
+
+
+def require_shared(folder: Path, *, world: World) -> None:
+    """Find out at the start of a run, and not at its first save, that the nodes do not see the same `folder`.
+
+    Raises:
+        CheckpointError: a file that rank 0 makes does not show up on another rank.
+    """
+    if world.size == 1:
+        return
+    mark = folder / f".shared-{world.share(secrets.token_hex(8))}"
+
+    def make() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    world.on_first(make)
+    seen = world.gather((socket.gethostname(), appears(mark.exists)))
+    world.on_first(lambda: mark.unlink(missing_ok=True))
+    blind = [f"rank {rank} on {host}" for rank, (host, sees) in enumerate(seen) if not sees]
+    if blind:
+        raise CheckpointError(
+            f"{blind[0]} does not see the file that rank 0 on {seen[0][0]} has made in {folder}; {_SHARE}"
+        )
 
 
 def newest(folder: Path, *, world: World, at_most: int | None = None, keep_damaged: bool = False) -> Found:
@@ -87,8 +113,7 @@ def _agreed_names(folder: Path, world: World) -> list[str]:
     (here, ours), (there, theirs) = seen[0], seen[odd]
     raise CheckpointError(
         f"the processes see different checkpoints in {folder}: rank 0 on {here} sees {_spell(ours)}, rank {odd} on "
-        f"{there} sees {_spell(theirs)}; the run's directory must lie on a filesystem that all nodes share: "
-        "type run=PATH with such a path, or copy the checkpoints there"
+        f"{there} sees {_spell(theirs)}; {_SHARE}, or copy the checkpoints there"
     )
 
 

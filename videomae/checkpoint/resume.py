@@ -29,6 +29,7 @@ def starting_point(store: CheckpointStore, resume: str) -> Checkpoint | None:
     Raises:
         CheckpointError: `resume` asks for what is not there, or would lose what is.
     """
+    loading.require_shared(store.folder, world=store.world)
     store.mend()
     if resume == "never":
         _refuse_to_lose(store)
@@ -66,7 +67,7 @@ def _from_elsewhere(path: Path, store: CheckpointStore) -> Checkpoint:
 
 
 def _refuse_to_lose(store: CheckpointStore) -> None:
-    names = store.world.share(step_names(store.folder))
+    names = store.world.share(step_names(store.folder) or sorted(path.name for path in store.folder.glob("*step-*")))
     if names:
         raise CheckpointError(
             f"checkpoint.resume=never, but {store.folder} holds {len(names)} checkpoints up to {names[-1]}; "
