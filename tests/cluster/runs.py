@@ -15,7 +15,7 @@ from tests.stages import pretrain_arguments
 from videomae.metrics import read
 
 LAUNCH = (sys.executable, "-m", "launch")
-STEPS = 180
+STEPS = 160
 # A start takes some ten seconds on two idle cores; what is bounded here is a hang, on a machine with other work.
 START_SECONDS = 180.0
 

@@ -27,13 +27,13 @@ def test_a_run_goes_on_under_any_launcher(ssh: Network, shards: Path, tmp_path: 
     _stopped(ssh, run, over_pdsh)
 
     without_its_ssh = run.start(ssh["n1"], "deepspeed", deepspeed_ssh="none")
-    run.reaches(60, over=lambda: not without_its_ssh.running())
+    run.reaches(50, over=lambda: not without_its_ssh.running())
     with ssh["n2"].slowed("4mbit"):  # time to type on another host, which leaves a file STOP
         ssh["n2"].run(*LAUNCH, "stop", run.path)
         _stopped(ssh, run, without_its_ssh)
 
     torchrun = run.start(ssh["n1"], "torchrun")
-    run.reaches(100, over=lambda: not torchrun.running())
+    run.reaches(90, over=lambda: not torchrun.running())
     with ssh["n2"].slowed("20kbit"):  # minutes a step
         _ranks_end(ssh)
     _ended_by_watchdogs(ssh, run, torchrun)
