@@ -3,13 +3,15 @@
     nan         {"rank": 1, "batches": [3, 4]}   the loss of these batches of data is no number
     hang        {"rank": 1, "batch": 4}          this rank sleeps for ever
     slow        {"rank": 1, "seconds": 1}        this rank's forward passes take so much longer
-    seconds     {"build": 1, "batch": 1, "step": 1, "evaluate": 1, "save": 1}    each of these takes so long
+    seconds     {"build": 1, "batch": 1, "step": 1, "evaluate": 1, "save": 1, "save2": 1}    each takes so long;
+                save2 is the second save alone
 
 As each of the phases of `seconds` begins, the rank leaves a file `at-PHASE-RANK` in the run's directory.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -42,10 +44,11 @@ def enter(phase: str) -> None:
 
 def slow(owner: Any, name: str, phase: str) -> None:
     """Make the function `name` of `owner` enter `phase` first."""
-    original = getattr(owner, name)
+    original, numbers = getattr(owner, name), itertools.count(1)
 
     def entering(*arguments: Any, **keywords: Any) -> Any:
         enter(phase)
+        enter(f"{phase}{next(numbers)}")
         return original(*arguments, **keywords)
 
     setattr(owner, name, entering)

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +14,18 @@ from typing import Any
 
 import pytest
 
+from finetune.train import train
 from launch.job import Launcher
-from tests.faults.started import Started, finetune, start
-from tests.stages import losses
+from tests.faults.started import PATIENCE, Started, finetune, start
+from tests.processes import ROOT
+from tests.stages import finetune_config, losses, pretrain_arguments
+from tests.tiny import world_of_one
 from videomae.checkpoint import find_fault
 from videomae.metrics import read
 from videomae.status import FILE, Status
 from videomae.status import read as read_status
+
+pytestmark = pytest.mark.slow
 
 # How long each phase is made to take, in seconds. Each launcher meets each signal and each phase once, and each signal
 # each phase.
@@ -100,13 +107,26 @@ def test_a_stopped_evaluation_is_done_when_the_run_goes_on(shards: Path, tmp_pat
         with running(run, words, on="local", seconds={"evaluate": 2.0}) as started:
             started.wait_for("evaluate")
             assert started.signal(signal.SIGTERM) == 75, started.said
-    with running(run, words, on="local") as started:
-        assert started.ended() == 0, started.said
-    with running(whole, finetune(whole, shards, *settings), on="local") as started:
-        assert started.ended() == 0, started.said
+    for path in (run, whole):
+        train(finetune_config(path, shards, *settings), world_of_one())
     assert [step for step, _ in evaluations(run)] == [2, 4, 6]
     assert evaluations(run) == evaluations(whole)
     assert losses(run) == losses(whole)
+
+
+def test_a_signal_during_the_imports_is_remembered(shards: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "pretrain", *pretrain_arguments(tmp_path / "run", shards)]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    caught = 0
+    while not caught >> (signal.SIGTERM - 1) & 1:  # until it listens
+        assert process.poll() is None
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    process.send_signal(signal.SIGTERM)
+    assert not (tmp_path / "run").exists()
+    said = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 75, said
+    assert "stopped and saved at step 0" in said
 
 
 @pytest.mark.parametrize("phase", ["build", "batch"])
@@ -131,7 +151,7 @@ def test_a_save_that_takes_too_long_for_a_stop_ends_with_the_stacks(shards: Path
     run = tmp_path / "run"
     settings = ("checkpoint={every: 4 steps, deadline: 2}", "evaluation.every=100 steps", "schedule.duration=99 steps")
     words = finetune(run, shards, engine("local"), *settings)
-    with running(run, words, on="local", seconds={"step": 0.5, "save": 6.0}) as started:
+    with running(run, words, on="local", seconds={"step": 0.5, "save2": 60.0}) as started:
         whole = run / "checkpoints" / "step-00000004"
         started.wait_until(lambda: len(losses(run)) > 4)
         assert started.signal(signal.SIGTERM) == 1, started.said
