@@ -25,6 +25,7 @@ from launch.plan.machine import Machine, Request, resolve
 from launch.plan.scaling import scaling
 from launch.plan.workload import Workload, read_config, read_data
 from videomae.command import guarded
+from videomae.progress import log_to
 
 WIDTH = 150
 
@@ -32,6 +33,7 @@ WIDTH = 150
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     given = _parser().parse_intermixed_args(arguments)
+    log_to(None, console_too=True)
     return guarded(lambda: _show(given))
 
 

@@ -13,7 +13,7 @@ from launch.plan.check import Checked
 from launch.plan.devices import GB
 from launch.plan.estimate import Estimate
 from launch.plan.memory import Memory
-from launch.plan.published import Comparison, median_factor
+from launch.plan.published import SLOWER, Comparison, median_factor
 from launch.plan.scaling import Curve
 from launch.plan.traffic import DEFAULT_VIDEO
 
@@ -63,7 +63,8 @@ def _run(plan: Estimate) -> str:
     length = plan.length
     if length is None:
         return "length not known"
-    return f"{length.steps} steps, {length.epochs:.1f} epochs: {length.hours:.2f} h, {length.gpu_hours:.1f} GPU hours"
+    hours = f"{length.hours:.2f} h, {length.gpu_hours:.1f} GPU hours"
+    return f"{length.steps} steps, {length.epochs:.1f} epochs: {hours}; published runs took {SLOWER:g} times as long"
 
 
 def _memory(plan: Estimate) -> Table:
