@@ -7,6 +7,8 @@ logged values, and its last checkpoint's parameters, moments, step counts and av
 of the run that nobody disturbed, and no process is left.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -27,13 +29,38 @@ from tests.faults.soak_ranks import SIZE, Ranks, orphans
 from tests.processes import run_command
 from tests.stages import pretrain_arguments
 from videomae.checkpoint import find_fault
-from videomae.checkpoint.store import step_name
+from videomae.checkpoint.store import step_name, step_names, step_of
 from videomae.distributed import World
 from videomae.fragments import State
 from videomae.metrics import read
 
 PATIENCE = 120.0  # seconds for a start, or from one step to the next
 SAVE_EVERY = 2  # steps
+
+
+class Sight:
+    """What can be seen from outside of a run that is about to be started."""
+
+    def __init__(self, run: Path) -> None:
+        self._metrics, self._staging = run / "metrics.jsonl", run / "checkpoints" / ".staging"
+        self._before = self._metrics.stat().st_ino if self._metrics.exists() else None
+        self._began = time.time()
+        self._resumed = max(map(step_of, step_names(run / "checkpoints")), default=0)
+
+    @property
+    def steps(self) -> int:
+        """How many steps were logged since the start, which cuts the log back to its checkpoint in a new file."""
+        if not self._metrics.exists() or self._metrics.stat().st_ino == self._before:
+            return 0
+        return max((line["step"] for line in read(self._metrics)), default=0) - self._resumed
+
+    @property
+    def saving(self) -> bool:
+        """Whether a checkpoint is in the making, that is not what an earlier kill has left."""
+        try:
+            return self._staging.stat().st_mtime > self._began
+        except OSError:
+            return False
 
 
 @dataclass
@@ -75,12 +102,13 @@ class Soak:
 
     def strike(self, run: Path) -> bool:
         """Start the run and kill one of its ranks; False if it came to its end before."""
+        seen = Sight(run)
         ranks = self.start(run, asynchronous=self.dice.random() < 0.5, workers=int(self.dice.random() < 0.2))
         try:
-            if self._reach_the_moment(ranks, run) or ranks.codes():
+            if self._reach_the_moment(ranks, seen) or ranks.codes():
                 _require_success(ranks)
                 return False
-            self.struck[_doing(run, ranks)] += 1
+            self.struck["saving" if seen.saving else "training" if seen.steps else "starting"] += 1
             victim = self.dice.randrange(SIZE)
             ranks.kill(victim)
             if self.dice.random() < 0.5 or not ranks.ended(within=3.0):  # as a launcher would
@@ -91,17 +119,17 @@ class Soak:
         finally:
             ranks.kill(*range(SIZE))
 
-    def _reach_the_moment(self, ranks: Ranks, run: Path) -> bool:
+    def _reach_the_moment(self, ranks: Ranks, seen: Sight) -> bool:
         """Wait for the moment of a kill; whether the run came to its end before."""
         kind = self.dice.choices(("starting", "training", "saving"), weights=(2, 4, 4))[0]
         if kind == "starting":
             return ranks.ended(within=self.dice.uniform(0.0, 2.5))
-        if _wait(ranks, _logs_anew(run)):
+        steps = self.dice.randint(1, 3 * SAVE_EVERY)
+        if _wait(ranks, lambda: seen.steps >= steps):
             return True
         if kind == "training":
-            return ranks.ended(within=self.dice.uniform(0.0, 0.8))
-        staging = run / "checkpoints" / ".staging"
-        return _wait(ranks, staging.exists) or ranks.ended(within=self.dice.uniform(0.0, 0.03))
+            return ranks.ended(within=self.dice.uniform(0.0, 0.2))
+        return _wait(ranks, lambda: seen.saving) or ranks.ended(within=self.dice.uniform(0.0, 0.03))
 
     def finish(self, run: Path) -> None:
         """Let the run come to its end."""
@@ -110,12 +138,6 @@ class Soak:
             _require_success(ranks)
         finally:
             ranks.kill(*range(SIZE))
-
-
-def _logs_anew(run: Path) -> Callable[[], bool]:
-    """Whether something was logged since now."""
-    file, began = run / "metrics.jsonl", time.time()
-    return lambda: file.exists() and file.stat().st_mtime > began and file.stat().st_size > 0
 
 
 def _wait(ranks: Ranks, happens: Callable[[], bool]) -> bool:
@@ -132,18 +154,6 @@ def _wait(ranks: Ranks, happens: Callable[[], bool]) -> bool:
 def _require_success(ranks: Ranks) -> None:
     assert ranks.ended(within=PATIENCE), f"the run has not ended in {PATIENCE} s\n{ranks.said()}"
     assert set(ranks.codes().values()) == {0}, f"exit codes {ranks.codes()}\n{ranks.said()}"
-
-
-def _doing(run: Path, ranks: Ranks) -> str:
-    if (run / "checkpoints" / ".staging").exists():
-        return "saving"
-    return "training" if _begun(run, ranks) else "starting"
-
-
-def _begun(run: Path, ranks: Ranks) -> bool:
-    metrics = run / "metrics.jsonl"
-    started = Path(f"/proc/{ranks.pids[0]}")
-    return metrics.exists() and started.exists() and metrics.stat().st_mtime > started.stat().st_mtime
 
 
 def differences(run: Path, undisturbed: Path, *, steps: int) -> list[str]:
