@@ -1,7 +1,8 @@
 """Measures loading, way against way, on the same clips in one run: ours, the official one, stock webdataset, the floor.
 
-Every way runs once a round, in turn; a figure is the median over the rounds of clips a CPU second of all processes that
-take part, so that other work on the machine hardly shows. The ways are described in `bench_ways`.
+Every way runs once a round, in turn, in a process of its own that takes nothing over from the ways before; a figure is
+the median over the rounds of clips a CPU second of all processes that take part, so that other work on the machine
+hardly shows. The ways are described in `bench_ways`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import itertools
 import multiprocessing
 import tempfile
 import time
+import warnings
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +23,6 @@ import torch
 from videomae import progress
 from videomae.shards.bench_clips import Packing, prepare
 from videomae.shards.bench_ways import CROPS, FRAMES, SIZE, Way, ways
-from videomae.shards.heap import keep_memory
 
 _NAMES = {
     "ours": "our reader, one crop",
@@ -32,7 +34,7 @@ _NAMES = {
     "official_originals": "official way, originals",
 }
 _FLOOR = "floor"  # a loop, which has no workers
-_WARM_BATCHES = 2  # of every worker, before the clock starts
+_WARM_BATCHES = 4  # of this process or every worker, before the clock starts
 Rates = dict[str, float]
 
 
@@ -92,12 +94,11 @@ def ratios(rate: Rates) -> Rates:
 def bench(source: Path, *, clips: int, rounds: int, workers: tuple[int, ...], official: bool = True) -> Result:
     """Run the benchmark on `clips` videos of `source`; without decord, pass `official=False`."""
     torch.set_num_threads(1)
-    keep_memory()  # as in the loader's workers; here it serves all ways alike
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         prepared = prepare(source, Path(name), count=clips)
         found = ways(prepared, official=official)
         batches = len(prepared.originals) // 4
-        with progress.track("Measuring", total=(1 + rounds) * (len(found) * (1 + len(workers)) - len(workers))) as task:
+        with progress.track("Measuring", total=rounds * (len(found) * (1 + len(workers)) - len(workers))) as task:
             measured = {
                 count: _measure(found, rounds=rounds, workers=count, batches=batches, task=task)
                 for count in (0, *workers)
@@ -112,24 +113,45 @@ def bench(source: Path, *, clips: int, rounds: int, workers: tuple[int, ...], of
 
 
 def _measure(found: dict[str, Way], *, rounds: int, workers: int, batches: int, task: progress.Task) -> Rates:
-    """Clips a CPU second of each way; the first round, which warms caches and imports, does not count."""
+    """Clips a CPU second of each way."""
     names = [way for way in found if way != _FLOOR or not workers]
     seconds: dict[str, list[float]] = {way: [] for way in names}
-    for number in range(rounds + 1):
-        first = number % len(names)  # each way comes first in turn: what ran before leaves its mark on caches
+    for number in range(rounds):
+        first = number % len(names)  # each way comes first in turn: what ran before leaves its mark on the machine
         for way in [*names[first:], *names[:first]]:
-            cost = _with_workers(found[way], workers, batches=batches) if workers else _alone(found[way])
-            if number:
-                seconds[way].append(cost)
+            seconds[way].append(_apart(found[way], workers, batches))
             task.advance(1, note=way)
     return {way: 1 / median(costs) for way, costs in seconds.items()}
 
 
-def _alone(way: Way) -> float:
-    """CPU seconds a clip of a whole pass in this process."""
+def _apart(way: Way, workers: int, batches: int) -> float:
+    """CPU seconds a clip, measured in a forked process, so that no way finds another's settings, memory or caches."""
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(sending, way, workers, batches))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+        process.start()
+    sending.close()
+    try:
+        cost: float = receiving.recv()
+    except EOFError:
+        raise RuntimeError("a way of loading failed; its error stands above") from None
+    finally:
+        process.join()
+        receiving.close()
+    return cost
+
+
+def _report(sending: Connection, way: Way, workers: int, batches: int) -> None:
+    if workers:
+        sending.send(_with_workers(way, workers, batches=batches))
+        return
+    for _ in itertools.islice(way(0), _WARM_BATCHES):  # imports, code and memory
+        pass
     start = time.process_time()
     made = sum(len(batch) for batch in way(0))
-    return (time.process_time() - start) / made
+    sending.send((time.process_time() - start) / made)
 
 
 def _with_workers(way: Way, workers: int, *, batches: int) -> float:

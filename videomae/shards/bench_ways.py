@@ -8,6 +8,9 @@
 - official, official_originals: see `official_way`, over files of short side 320, and over the originals.
 - floor: a loop that reads each sample's bytes, opens them with PyAV, decodes up to the last wanted frame and converts
   the wanted ones to RGB: no crop, no batch.
+
+torchcodec is no way of its own: it has no build for every torch. Beside them once (0.13, on PyAV's FFmpeg), it took as
+long for the same frames as `decode_demuxed`, 1.6 times as long as `decode`, with the same pixels.
 """
 
 from __future__ import annotations

@@ -206,6 +206,7 @@ def _load(
     """Run the dataset over micro-batches of places, in order, here or in worker processes."""
     together = _Collate(collate)
     if not config.workers:
+        keep_memory()
         for cut in places:
             batch, faults = together([dataset[place] for place in cut])
             yield (pin_memory(batch) if config.pin_memory else batch), faults
