@@ -18,13 +18,14 @@ from torch import Tensor
 from videomae.distributed import World
 from videomae.engine import Update
 from videomae.meter import Meter, Span, Workload, memory_gb
-from videomae.metrics import MetricsConfig, MetricsLog
+from videomae.metrics import MetricsLog
 from videomae.peak import peak_of
 from videomae.plateau import Plateau
 from videomae.profiler import ProfilerWindow
 from videomae.progress import logger
-from videomae.run import RunDirectory, write_whole
+from videomae.run import write_whole
 from videomae.schedule import Timetable
+from videomae.stage import TrainingConfig
 
 _BETWEEN = ("evaluation", "reconstructions")  # kinds of what is done between two steps, after the first one's save
 Beside = Mapping[str, Tensor]  # scalars of one rank that are logged as their mean over all ranks
@@ -34,16 +35,9 @@ class Recorder:
     """Measures one stage's run on every rank; rank 0 writes. Methods with a step are called by all ranks alike."""
 
     def __init__(
-        self,
-        run: RunDirectory,
-        metrics: MetricsConfig,
-        *,
-        world: World,
-        timetable: Timetable,
-        batch: int,
-        precision: str,
-        workload: Workload | None,
+        self, config: TrainingConfig, *, world: World, timetable: Timetable, workload: Workload | None
     ) -> None:
+        run, metrics, precision, batch = config.directory, config.metrics, config.engine.precision, config.batch
         self._run, self._every, self._world, self._timetable = run, metrics.every, world, timetable
         self._workload = workload or Workload(multiply_adds={}, parameters=0)
         peak = peak_of(world.device, precision=precision, given=metrics.peak_tflops)

@@ -53,15 +53,7 @@ class Training:
         run = config.directory
         if self._world.first and engine.settings is not None:
             write_whole(run.deepspeed_settings, json.dumps(engine.settings, indent=1))
-        self._recorder = Recorder(
-            run,
-            config.metrics,
-            world=self._world,
-            timetable=timetable,
-            batch=config.batch,
-            precision=config.engine.precision,
-            workload=workload,
-        )
+        self._recorder = Recorder(config, world=self._world, timetable=timetable, workload=workload)
         attempt.at_exit(self._recorder.close)
         self._saver = self._make_saver()
         self._guard, self._batches = Guard(config.health), 0  # batches used up: the steps, and what was passed over

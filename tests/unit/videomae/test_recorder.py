@@ -13,8 +13,8 @@ from videomae.meter import Workload
 from videomae.metrics import MetricsConfig, read
 from videomae.plateau import WINDOW, TrivialLoss
 from videomae.recorder import Recorder
-from videomae.run import RunDirectory
 from videomae.schedule import ScheduleConfig, make_timetable
+from videomae.stage import TrainingConfig
 
 TIMETABLE = make_timetable(
     ScheduleConfig(duration="50 steps", warmup="2 steps"), peak_rate=1e-3, steps_per_epoch=10, batch=4
@@ -28,15 +28,8 @@ WORK = Workload(
 
 
 def recorder_in(folder: Path, **settings: object) -> Recorder:
-    return Recorder(
-        RunDirectory(folder),
-        MetricsConfig(wandb="disabled", **settings),
-        world=world_of_one(),
-        timetable=TIMETABLE,
-        batch=4,
-        precision="fp32",
-        workload=WORK,
-    )
+    config = TrainingConfig(run=str(folder), batch=4, metrics=MetricsConfig(wandb="disabled", **settings))
+    return Recorder(config, world=world_of_one(), timetable=TIMETABLE, workload=WORK)
 
 
 def update(loss: float, *, skipped: bool = False) -> Update:
