@@ -18,7 +18,16 @@ from videomae.health import HealthConfig
 from videomae.progress import logger
 from videomae.run import RunDirectory
 from videomae.status import FILE, State, StatusFile, read
-from videomae.stopping import EXIT_FAILED, EXIT_LIMIT, EXIT_STOPPED, LimitReached, Stopped, StopRequest, listening
+from videomae.stopping import (
+    EXIT_FAILED,
+    EXIT_LIMIT,
+    EXIT_MISTAKE,
+    EXIT_STOPPED,
+    LimitReached,
+    Stopped,
+    StopRequest,
+    listening,
+)
 from videomae.watchdog import Watchdog
 
 STOP_FILE = "STOP"
@@ -66,7 +75,8 @@ class Attempt:
             elif isinstance(error, LimitReached):
                 self._ended("failed", str(error), EXIT_LIMIT)
             elif error is not None:
-                self._ended("failed", f"{type(error).__name__}: {error}", EXIT_FAILED)
+                code = EXIT_MISTAKE if isinstance(error, ValueError) else EXIT_FAILED
+                self._ended("failed", f"{type(error).__name__}: {error}", code)
         if isinstance(error, Stopped | LimitReached):
             self.world.barrier()  # a launcher kills the others when the first leaves: rank 0 has written by now
 
@@ -76,13 +86,11 @@ class Attempt:
 
     def stands(self, step: int, total: int) -> None:
         """The run stands at `step` of `total`; for whoever reads status.json."""
-        if self._status is not None:
-            self._status.running(step=step, total=total)
+        self._write(lambda status: status.running(step=step, total=total))
 
     def progressed(self) -> None:
         """A checkpoint is committed: this start was not in vain."""
-        if self._status is not None:
-            self._status.progressed()
+        self._write(lambda status: status.progressed())
 
     def completed(self) -> None:
         """The run is finished."""
@@ -109,12 +117,14 @@ class Attempt:
         self._status = StatusFile(self.run.path / FILE, self.world.size, in_vain + 1, os.environ)
 
     def _ended(self, state: State, reason: str | None, exit_code: int) -> None:
-        if self._status is None:
-            return
-        try:
-            self._status.ended(state, reason, exit_code=exit_code)
-        except OSError as error:  # a full disk must not hide why the run ended
-            logger.error("%s could not be written: %s", FILE, error)
+        self._write(lambda status: status.ended(state, reason, exit_code=exit_code))
+
+    def _write(self, change: Callable[[StatusFile], None]) -> None:
+        if self._status is not None:
+            try:
+                change(self._status)
+            except OSError as error:  # a full disk neither ends a run nor hides why it ended
+                logger.error("%s could not be written: %s", FILE, error)
 
 
 class _Lookout:
@@ -127,10 +137,16 @@ class _Lookout:
 
     def __call__(self) -> None:
         if self._stop.reason is None:
-            if self._looks % self._every == 0 and self._file.exists():
+            if self._looks % self._every == 0 and self._there():
                 self._stop.ask(f"{self._file} exists")
             dead = first_dead(self._stop.launchers)
             if dead is not None:
                 self._stop.ask(f"the launcher {dead.name} (process {dead.pid}) is gone")
         self._looks += 1
         self._stop.interrupt()
+
+    def _there(self) -> bool:
+        try:
+            return self._file.exists()
+        except OSError:  # a filesystem that does not answer is no request
+            return False

@@ -17,10 +17,9 @@ from videomae.distributed import World, connected, end_process
 from videomae.progress import log_to, logger
 from videomae.run import RunDirectory
 from videomae.stage import TrainingConfig
-from videomae.stopping import EXIT_FAILED, EXIT_LIMIT, EXIT_STOPPED, LimitReached, Stopped
+from videomae.stopping import EXIT_FAILED, EXIT_LIMIT, EXIT_MISTAKE, EXIT_STOPPED, LimitReached, Stopped
 
 T = TypeVar("T", bound=TrainingConfig)
-EXIT_MISTAKE = 2  # the user's mistake: bad config, bad data
 
 
 def run_stage(

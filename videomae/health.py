@@ -32,9 +32,7 @@ _LEAST_SPREAD = 0.02  # of the median: a flat window makes no spike of noise
 class HealthConfig:
     """Limits of a run's health. They say when to step in; a run that never comes near them is not changed by them."""
 
-    spike: float | None = (
-        10.0  # times the running median of the gradient's norm, and as many deviations above it; None: off
-    )
+    spike: float | None = 10.0  # times the running median of the gradient's norm, and so many deviations; None: off
     window: int = 128  # steps that the running medians look back on
     warmup: int = 100  # accepted steps before there is a ceiling
     skips: int = 16  # steps in a row that may be skipped

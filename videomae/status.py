@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from videomae.run import write_whole
+from videomae.stopping import EXIT_MISTAKE
 
 FILE = "status.json"
 State = Literal["running", "stopped", "failed", "finished"]
@@ -102,8 +103,10 @@ class StatusFile:
             self._write(replace(self.status, starts_without_progress=0))
 
     def ended(self, state: State, reason: str | None, *, exit_code: int) -> None:
-        """The last word of this start; one that finished the run was not in vain."""
+        """The last word of this start; one that finished the run was not in vain, and a user's mistake is no start."""
         in_vain = 0 if state == "finished" else self.status.starts_without_progress
+        if exit_code == EXIT_MISTAKE:
+            in_vain = max(0, in_vain - 1)
         self._write(
             replace(self.status, state=state, reason=reason, exit_code=exit_code, starts_without_progress=in_vain)
         )

@@ -21,6 +21,7 @@ from videomae.ancestry import launchers
 
 T = TypeVar("T")
 EXIT_FAILED = 1
+EXIT_MISTAKE = 2  # the user's: bad config, bad data
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on where it stopped
 EXIT_LIMIT = 76  # a limit of health is reached: starting again would do the same again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

@@ -1,9 +1,9 @@
 """Names the ranks that hold the others up, by host.
 
-In a synchronous step all ranks take the same time, most of them by waiting. What tells them apart is a rank's own work:
-the wait for its data and its forward passes, in which it waits for nobody (with ZeRO 3 the forward pass gathers weights,
-and only the data tells). The ranks compare these at every log line; one that takes much longer than the median several
-lines in a row is named in the log and in metrics.jsonl.
+In a synchronous step all ranks take the same time, most of them by waiting. What tells them apart is a rank's own
+work: the wait for its data and its forward passes, in which it waits for nobody (with ZeRO 3 the forward pass gathers
+weights, and only the data tells). The ranks compare these at every log line; one that takes much longer than the median
+several lines in a row is named in the log and in metrics.jsonl.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from videomae.status import FILE, LauncherStatus, StatusFile, read
+from videomae.status import FILE, LauncherStatus, State, StatusFile, read
 
 
 def test_it_is_there_from_the_start_and_says_how_it_ended(tmp_path: Path) -> None:
@@ -25,6 +25,15 @@ def test_it_is_there_from_the_start_and_says_how_it_ended(tmp_path: Path) -> Non
     assert ended.reason == "signal SIGTERM"
     assert ended.starts_without_progress == 0
     assert ended.started == begun.started
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code", "in_vain"), [("failed", 1, 3), ("stopped", 75, 3), ("failed", 2, 2), ("finished", 0, 0)]
+)
+def test_which_ends_make_a_start_one_in_vain(tmp_path: Path, state: State, exit_code: int, in_vain: int) -> None:
+    file = StatusFile(tmp_path / FILE, 1, 3, {})
+    file.ended(state, None, exit_code=exit_code)
+    assert file.status.starts_without_progress == in_vain
 
 
 @pytest.mark.parametrize(
