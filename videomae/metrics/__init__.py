@@ -8,6 +8,6 @@ Nothing here needs torch, so that the view starts at once.
 """
 
 from videomae.metrics.config import MetricsConfig, ProfileConfig
-from videomae.metrics.log import MetricsLog, read, require_finite
+from videomae.metrics.log import MetricsLog, read
 
-__all__ = ["MetricsConfig", "MetricsLog", "ProfileConfig", "read", "require_finite"]
+__all__ = ["MetricsConfig", "MetricsLog", "ProfileConfig", "read"]

@@ -132,16 +132,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value
-
-
-def require_finite(value: float, *, what: str, step: int) -> None:
-    """Stop the run on a value that is not a number.
-
-    Raises:
-        FloatingPointError: `value` is infinite or not a number.
-    """
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"{what} is {value} at step {step}; the checkpoints before it are whole: "
-            "start a run of its own with run=PATH and a lower optimizer.lr, or with optimizer.clip=1.0"
-        )
