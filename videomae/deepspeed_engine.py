@@ -46,16 +46,7 @@ def derive_settings(plan: EnginePlan) -> dict[str, Any]:
         "gradient_clipping": 0.0,
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
-        "zero_optimization": {
-            "stage": stage,
-            "overlap_comm": stage == 3,
-            "contiguous_gradients": True,
-            "reduce_scatter": True,
-            "round_robin_gradients": False,
-            "reduce_bucket_size": BUCKET,
-            "allgather_bucket_size": 10 * BUCKET,
-            "stage3_param_persistence_threshold": 100_000,  # values; smaller parameters stay whole
-        },
+        "zero_optimization": _zero_settings(stage),
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
         "fp16": {
@@ -72,6 +63,19 @@ def derive_settings(plan: EnginePlan) -> dict[str, Any]:
         "communication_data_type": precision,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
+    }
+
+
+def _zero_settings(stage: int) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "overlap_comm": stage == 3,
+        "contiguous_gradients": True,
+        "reduce_scatter": True,
+        "round_robin_gradients": False,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": 10 * BUCKET,
+        "stage3_param_persistence_threshold": 100_000,  # values; smaller parameters stay whole
     }
 
 

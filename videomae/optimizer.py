@@ -105,7 +105,7 @@ class AdamW(torch.optim.AdamW):
         self.verdict, self._decide = None, decide
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: Any = None) -> Any:
         assert closure is None
         assert self._decide is not None, "expect() comes before every update"
         if self.verdict is None:
