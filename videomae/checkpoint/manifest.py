@@ -109,7 +109,7 @@ def check_listing(folder: Path, files: Files) -> None:
         if path.stat().st_size != record.bytes:
             raise DamagedError(f"{name} has {path.stat().st_size} bytes, its manifest says {record.bytes}")
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    foreign = sorted(found - files.keys() - {MANIFEST})
+    foreign = sorted(name for name in found - files.keys() - {MANIFEST} if not name.startswith(".nfs"))  # NFS's own
     if foreign:
         raise DamagedError(f"{foreign[0]} is there, but not in its manifest")
 
