@@ -150,8 +150,10 @@ class Host:
         """Let out no more than `rate`, such as 1mbit."""
         limit = ("tbf", "rate", rate, "burst", "16kb", "latency", "400ms")
         self.run("tc", "qdisc", "replace", "dev", "eth0", "root", *limit)
-        yield
-        self.run("tc", "qdisc", "del", "dev", "eth0", "root")
+        try:
+            yield
+        finally:
+            self.run("tc", "qdisc", "del", "dev", "eth0", "root")
 
     def end(self) -> None:
         """Pull the plug."""
@@ -175,8 +177,10 @@ class Network:
     def cable_pulled(self, name: str) -> Iterator[None]:
         """Pull the network cable of a host, and plug it in again at the end."""
         self.switch.run("ip", "link", "set", name, "down")
-        yield
-        self.switch.run("ip", "link", "set", name, "up")
+        try:
+            yield
+        finally:
+            self.switch.run("ip", "link", "set", name, "up")
 
 
 @contextmanager
