@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from launch.plan.devices import GB, Device
 from launch.plan.trace import Setting
 from launch.plan.workload import Workload
+from videomae.deepspeed_engine import BUCKET
 from videomae.engine import EngineConfig
 
 SINGLE = 4  # bytes of a float32 value
-BUCKET = 50_000_000  # values that DeepSpeed reduces at a time, see `videomae.deepspeed_engine`
 PERSISTENT = 100_000  # ZeRO-3 leaves smaller tensors whole (DeepSpeed's param_persistence_threshold)
 # Assumed, not measured: CUDA's context with the libraries' and NCCL's buffers, and what the caching allocator loses.
 CONTEXT = 1.5 * GB
@@ -81,8 +81,9 @@ class _States:
     def __init__(self, workload: Workload, *, size: int, stage: int, width: int, kept: int) -> None:
         self.all, self.trained = workload.counts
         self.stage, self.width = stage, width
-        persistent = workload.count_up_to(PERSISTENT)
-        self.cut = self.all - persistent if stage == 3 else 0  # values that are gathered when needed
+        cut = stage == 3 and size > 1
+        persistent = workload.count_up_to(PERSISTENT) if cut else 0
+        self.cut = self.all - persistent if cut else 0  # values that are gathered when needed
         part = 1 if stage == 0 else 1 / size
         if stage == 3:
             self.weights = int(width * (self.all / size + persistent))

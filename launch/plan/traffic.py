@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from launch.plan.machine import Machine
 from launch.plan.memory import SINGLE
 from launch.plan.workload import Workload
+from videomae.deepspeed_engine import BUCKET
 
 LINK_EFFICIENCY = 0.8  # of a link's rate that large messages reach: assumed, `python -m launch.doctor` measures it
 HOP = 15e-6  # seconds from one device to the next, for each collective's steps
@@ -43,7 +44,7 @@ def traffic(workload: Workload, machine: Machine, *, stage: int, micro_batches: 
     size = machine.size
     if size == 1:
         return Traffic(volume=volume, sent=0, messages=0, seconds=0.0)
-    bucket = 50_000_000 * width
+    bucket = BUCKET * width
     layers = 4 * 40 * micro_batches if stage == 3 else 0  # weights come by the layer
     messages = layers + -(-volume // bucket)
     inside = volume * (machine.gpus - 1) / machine.gpus / machine.inside

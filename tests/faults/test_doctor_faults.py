@@ -16,6 +16,7 @@ from tests.processes import ROOT
 from tests.stages import pretrain_arguments
 
 DOCTOR = [sys.executable, "-m", "launch.doctor", "--json"]
+PATIENT = ["--patience", "240"]  # processes of a busy machine start late
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -38,7 +39,7 @@ def findings(commands: list[tuple[list[str], dict[str, str]]], *, expect: int) -
         subprocess.Popen(words, cwd=ROOT, env=environment(**more), stdout=pipe, stderr=pipe, text=True)
         for words, more in commands
     ]
-    outputs = [process.communicate(timeout=120) for process in running]
+    outputs = [process.communicate(timeout=280) for process in running]
     assert [process.returncode for process in running] == [expect] * len(running), outputs
     found = json.loads(outputs[0][0])["findings"]
     return {finding["check"]: finding for finding in sorted(found, key=lambda finding: finding["level"] != "green")}
@@ -51,7 +52,7 @@ def test_another_version_a_skewed_clock_and_shards_out_of_reach_on_one_rank(shar
     faults = {"FAULT_PACKAGES": str(fake.parent), "FAULT_FOLDER": str(tmp_path), "FAULT_SECONDS": "30"}
     relative = os.path.relpath(shards / "train", ROOT)
     arguments = [*pretrain_arguments(tmp_path / "run", shards), f"data.shards={relative}"]
-    words = [sys.executable, "-m", "tests.faults.doctor_rank", "--json", *arguments]
+    words = [sys.executable, "-m", "tests.faults.doctor_rank", "--json", *PATIENT, *arguments]
     paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     seen = findings([(words, {**rank, **faults, "PYTHONPATH": paths}) for rank in ranks(2)], expect=1)
     red = {name for name, finding in seen.items() if finding["level"] == "red"}
@@ -75,7 +76,7 @@ def test_a_small_disk_small_shared_memory_and_a_directory_of_ones_own(shards: Pa
     mounts = f"mount -t tmpfs -o size=20m none {run} && mount -t tmpfs -o size=1m none /dev/shm"
     inside = ["unshare", "-m", "sh", "-c", f'{mounts} && ulimit -n 512 && exec "$@"', "sh"]
     first, second = ranks(2)
-    words = [*DOCTOR, *arguments]
+    words = [*DOCTOR, *PATIENT, *arguments]
     seen = findings([(words, first), ([*inside, *words], second)], expect=1)
     for name in ("disk", "shared run directory"):
         assert seen[name]["level"] == "red", seen
@@ -105,7 +106,7 @@ def test_a_rank_that_never_comes_ends_in_bounded_time() -> None:
 
 
 def test_it_starts_the_processes_itself(shards: Path, tmp_path: Path) -> None:
-    words = [*DOCTOR, "--on", "torchrun", "--processes", "2", *pretrain_arguments(tmp_path / "run", shards)]
+    words = [*DOCTOR, "--on", "torchrun", "--processes", "2", *PATIENT, *pretrain_arguments(tmp_path / "run", shards)]
     seen = findings([(words, {})], expect=0)
     assert "gloo" in seen["all-reduce"]["said"]
     assert seen["shards"]["level"] == "green"

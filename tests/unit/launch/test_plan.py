@@ -123,14 +123,14 @@ def test_states_take_the_published_bytes_a_parameter(stage: int, size: int, want
 
 
 def test_an_average_of_the_weights_takes_four_bytes_more() -> None:
-    with_average = large(optimizer={"ema": 0.999})
+    without, with_average = Workload(config()), Workload(config(optimizer={"ema": 0.999}))
     rows = [
         estimate_memory(workload, size=1, stage=1, checkpointing=False, clips=1, device=CPU)
-        for workload in (large(), with_average)
+        for workload in (without, with_average)
     ]
     assert rows[1].optimizer - rows[0].optimizer == 4 * with_average.counts[1]
     where = machine(nodes=1, gpus=1, device="h200")
-    plans = [estimate(workload, KNOWN, where) for workload in (large(), with_average)]
+    plans = [estimate(workload, KNOWN, where) for workload in (without, with_average)]
     assert [plan.checkpoint.bytes / plan.trained for plan in plans] == [12, 16]
 
 
