@@ -14,7 +14,7 @@ from launch.plan.workload import Workload
 from videomae.deepspeed_engine import BUCKET
 
 LINK_EFFICIENCY = 0.8  # of a link's rate that large messages reach: assumed, `python -m launch.doctor` measures it
-HOP = 15e-6  # seconds from one device to the next, for each collective's steps
+HOP = 5e-6  # seconds from one device to the next, for each collective's steps
 DEFAULT_VIDEO = 207_000  # bytes: ten seconds at 340 x 256, 7.5 frames a second, GOP 16 (measured with x264)
 DECODING_SHARE = 0.89  # of a core's time on a clip that goes into decoding; the rest is cropping, once for each crop
 

@@ -190,7 +190,7 @@ def test_what_bounds_a_step() -> None:
         "data": machine(nodes=1, gpus=1, device="h200", cores=1),
         "compute": machine(nodes=1, gpus=1, device="v100", cores=1000),
         "network": machine(nodes=2, gpus=1, device="h200", cores=1000, outside=0.1),
-        "latency": machine(nodes=1, gpus=64, device="h200", cores=9999, inside=99999),
+        "latency": machine(nodes=1, gpus=8, device="h200", cores=9999, inside=99999),
     }
     half = large(batch=64, engine={"precision": "fp16"})
     for name, where in bound.items():
