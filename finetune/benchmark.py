@@ -35,9 +35,9 @@ from videomae.command import finish, guarded
 from videomae.config import ConfigError, configclass, load, parse, set_value, to_dict
 from videomae.distributed import World, connected
 from videomae.flops import count
+from videomae.health.stopping import listening
 from videomae.progress import console, log_to, logger
 from videomae.run import write_whole
-from videomae.stopping import listening
 
 RESULT = "benchmark.json"
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from finetune.models.contract import ModelInput
 from videomae.flops import count, training_multiply_adds
-from videomae.meter import Workload
-from videomae.plateau import TrivialLoss
+from videomae.metrics.meter import Workload
+from videomae.metrics.plateau import TrivialLoss
 
 
 def workload(model: nn.Module, *, input: ModelInput, classes: int, rate_factor: Callable[[str], float]) -> Workload:

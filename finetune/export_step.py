@@ -17,7 +17,7 @@ from finetune.stream import split
 from videomae.checkpoint.inspection import pick
 from videomae.command import guarded
 from videomae.config import load
-from videomae.fragments import AVERAGE, MASTER, read_full
+from videomae.engine.fragments import AVERAGE, MASTER, read_full
 from videomae.progress import log_to
 from videomae.run import RunDirectory
 

@@ -17,7 +17,7 @@ from finetune.models import build
 from finetune.objective import Objective
 from finetune.stream import open_stream, split
 from videomae.distributed import World
-from videomae.engine import Engine
+from videomae.engine.protocol import Engine
 from videomae.run import RunDirectory, write_whole
 from videomae.schedule import at_multiples
 from videomae.shards.manifest import NAME as MANIFEST
@@ -33,8 +33,8 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
 
     Raises:
         ValueError: config, data, weights and world do not fit together.
-        videomae.stopping.Stopped: a stop was asked for; the state is saved.
-        videomae.stopping.LimitReached: the run is not healthy, or does not get on.
+        videomae.health.stopping.Stopped: a stop was asked for; the state is saved.
+        videomae.health.stopping.LimitReached: the run is not healthy, or does not get on.
     """
     stream, classes = open_stream(config, world), common_classes(config)
     timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)

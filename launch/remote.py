@@ -21,12 +21,12 @@ from types import FrameType
 from launch.cluster import Host, SshConfig
 from launch.finding import at_work
 from launch.run_directory import Place
+from videomae.health.stopping import SIGNALS
 from videomae.progress import logger
-from videomae.stopping import SIGNALS
 
 _GRACE = 60.0  # seconds for the other hosts to end by themselves when one has failed
 _POLL = 0.2
-STOP = "STOP"  # see videomae.stopping
+STOP = "STOP"  # see videomae.health.stopping
 
 
 @dataclass(frozen=True)

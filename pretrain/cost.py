@@ -22,7 +22,7 @@ from pretrain.objective import trivial_loss
 from videomae.config import parse
 from videomae.encoder import SIZES, EncoderConfig
 from videomae.flops import count, training_multiply_adds
-from videomae.meter import Workload
+from videomae.metrics.meter import Workload
 
 DECODERS = {
     "small": DecoderConfig(dim=192, depth=4, heads=3),

@@ -15,7 +15,7 @@ from pretrain.config import PretrainConfig
 from videomae.checkpoint.inspection import pick
 from videomae.command import guarded
 from videomae.config import load
-from videomae.fragments import AVERAGE, MASTER, read_full
+from videomae.engine.fragments import AVERAGE, MASTER, read_full
 from videomae.progress import log_to
 from videomae.run import RunDirectory
 from videomae.weights.export import save_encoder

@@ -24,7 +24,7 @@ from pretrain.batch import PretrainBatch
 from videomae.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from videomae.config import configclass
 from videomae.encoder import EncoderConfig, take_tokens
-from videomae.plateau import TrivialLoss
+from videomae.metrics.plateau import TrivialLoss
 
 EPSILON = 1e-6
 

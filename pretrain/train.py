@@ -14,7 +14,7 @@ from pretrain.objective import Objective
 from pretrain.reconstruct import reconstruct, write_panels
 from pretrain.stream import examples, open_stream
 from videomae.distributed import World
-from videomae.engine import Engine
+from videomae.engine.protocol import Engine
 from videomae.run import RunDirectory
 from videomae.schedule import Timetable, at_multiples
 from videomae.shards.data_sets import manifest_files, names
@@ -32,8 +32,8 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
 
     Raises:
         ValueError: config, data and world do not fit together.
-        videomae.stopping.Stopped: a stop was asked for; the state is saved.
-        videomae.stopping.LimitReached: the run is not healthy, or does not get on.
+        videomae.health.stopping.Stopped: a stop was asked for; the state is saved.
+        videomae.health.stopping.LimitReached: the run is not healthy, or does not get on.
     """
     stream = open_stream(config, world)
     timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)

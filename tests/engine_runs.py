@@ -15,8 +15,8 @@ from pretrain.objective import Objective, ObjectiveConfig
 from tests.engine_cases import BATCH, CLIP, EMA, STEPS, Reference
 from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch, world_of_one
 from videomae.distributed import World
-from videomae.engine import Engine, EngineConfig, EnginePlan, Update, build_engine
-from videomae.optimizer import OptimizerConfig, parameter_groups
+from videomae.engine.optimizer import OptimizerConfig, parameter_groups
+from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, Update, build_engine
 
 RATE = 1e-3
 Alter = Callable[[Tensor, int], Tensor]  # (loss, micro-batch on this rank) -> loss

@@ -19,7 +19,7 @@ ALLOWED = {
     "launch": {"videomae", "pretrain", "finetune"},
 }
 DOORS = {
-    "deepspeed": "videomae/deepspeed_engine.py",
+    "deepspeed": "videomae/engine/deepspeed_engine.py",
     "webdataset": "videomae/shards/",
     "fsspec": "videomae/shards/",
     "wandb": "videomae/metrics/wandb_mirror.py",

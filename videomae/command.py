@@ -14,10 +14,10 @@ from typing import TypeVar
 
 from videomae.config import load
 from videomae.distributed import World, connected, end_process
+from videomae.health.stopping import EXIT_FAILED, EXIT_LIMIT, EXIT_MISTAKE, EXIT_STOPPED, LimitReached, Stopped
 from videomae.progress import log_to, logger
 from videomae.run import RunDirectory
 from videomae.stage import TrainingConfig
-from videomae.stopping import EXIT_FAILED, EXIT_LIMIT, EXIT_MISTAKE, EXIT_STOPPED, LimitReached, Stopped
 
 T = TypeVar("T", bound=TrainingConfig)
 

@@ -20,8 +20,8 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from videomae.health.watchdog import bounded
 from videomae.ranks import Ranks, read_ranks
-from videomae.watchdog import bounded
 
 T = TypeVar("T")
 _PATIENCE = 1800.0  # seconds

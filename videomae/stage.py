@@ -7,15 +7,15 @@ from pathlib import Path
 
 from torch import nn
 
-from videomae.attempt import Attempt
 from videomae.checkpoint import CheckpointConfig
 from videomae.config import configclass
 from videomae.distributed import World
-from videomae.engine import Engine, EngineConfig, EnginePlan, build_engine
-from videomae.health import HealthConfig
+from videomae.engine.optimizer import OptimizerConfig, parameter_groups
+from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, build_engine
+from videomae.health.attempt import Attempt
+from videomae.health.guard import HealthConfig
 from videomae.inputs import hold
 from videomae.metrics import MetricsConfig
-from videomae.optimizer import OptimizerConfig, parameter_groups
 from videomae.progress import log_to, logger
 from videomae.run import RunDirectory
 from videomae.schedule import ScheduleConfig, Timetable, make_timetable

@@ -18,20 +18,20 @@ from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor, nn
 
-from videomae.attempt import Attempt
 from videomae.checkpoint import Checkpoint, CheckpointStore, Saver, SaveReport, starting_point
-from videomae.engine import Engine, Update
-from videomae.health import Guard
-from videomae.meter import Span, Workload
+from videomae.engine.protocol import Engine, Update
+from videomae.health.attempt import Attempt
+from videomae.health.guard import Guard
+from videomae.health.rollback import last_good
+from videomae.health.stopping import Stopped
+from videomae.health.stragglers import Stragglers
 from videomae.metrics import read
+from videomae.metrics.meter import Span, Workload
+from videomae.metrics.recorder import Beside, Recorder
 from videomae.progress import logger, track
-from videomae.recorder import Beside, Recorder
-from videomae.rollback import last_good
 from videomae.run import write_whole
 from videomae.schedule import Timetable
 from videomae.stage import TrainingConfig
-from videomae.stopping import Stopped
-from videomae.stragglers import Stragglers
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ class Training:
         return self._guard.ceiling
 
     def timed(self, loss_of: Callable[[nn.Module, T], Tensor]) -> Callable[[nn.Module, T], Tensor]:
-        """`loss_of`, its time counted as this rank's own work; see `videomae.stragglers`."""
+        """`loss_of`, its time counted as this rank's own work; see `videomae.health.stragglers`."""
         return self._stragglers.timed(loss_of)
 
     def steps(

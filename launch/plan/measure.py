@@ -30,8 +30,8 @@ from pretrain.masking import draw_mask
 from pretrain.objective import Objective
 from videomae.config import parse
 from videomae.distributed import World, connected, end_process
-from videomae.engine import Engine, EnginePlan, build_engine
-from videomae.optimizer import parameter_groups
+from videomae.engine.optimizer import parameter_groups
+from videomae.engine.protocol import Engine, EnginePlan, build_engine
 
 STEPS = 4
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from launch.plan.devices import GB, Device
 from launch.plan.trace import Setting
 from launch.plan.workload import Workload
-from videomae.deepspeed_engine import BUCKET
-from videomae.engine import EngineConfig
+from videomae.engine.deepspeed_engine import BUCKET
+from videomae.engine.protocol import EngineConfig
 
 SINGLE = 4  # bytes of a float32 value
 PERSISTENT = 100_000  # ZeRO-3 leaves smaller tensors whole (DeepSpeed's param_persistence_threshold)

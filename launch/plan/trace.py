@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from launch.plan.devices import Precision
-from videomae.blocks import blocks_of
+from videomae.engine.blocks import blocks_of
 
 META = torch.device("meta")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

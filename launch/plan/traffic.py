@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from launch.plan.machine import Machine
 from launch.plan.memory import SINGLE
 from launch.plan.workload import Workload
-from videomae.deepspeed_engine import BUCKET
+from videomae.engine.deepspeed_engine import BUCKET
 
 LINK_EFFICIENCY = 0.8  # of a link's rate that large messages reach: assumed, `python -m launch.doctor` measures it
 HOP = 5e-6  # seconds from one device to the next, for each collective's steps

@@ -23,8 +23,8 @@ from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.batch import PretrainBatch
 from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
-from videomae.blocks import blocks_of
 from videomae.config import load
+from videomae.engine.blocks import blocks_of
 from videomae.shards.manifest import Manifest
 
 Config = PretrainConfig | FinetuneConfig

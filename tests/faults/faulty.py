@@ -25,7 +25,7 @@ import pretrain.train
 from finetune.__main__ import main as finetune_main
 from finetune.evaluate import Evaluator
 from pretrain.__main__ import main as pretrain_main
-from videomae.snapshot import Snapshot
+from videomae.engine.snapshot import Snapshot
 from videomae.stream import BatchStream
 
 FAULTS = json.loads(os.environ.get("FAULTS", "{}"))

@@ -31,7 +31,7 @@ from tests.stages import pretrain_arguments
 from videomae.checkpoint import find_fault
 from videomae.checkpoint.store import step_name, step_names, step_of
 from videomae.distributed import World
-from videomae.fragments import State
+from videomae.engine.fragments import State
 from videomae.metrics import read
 
 PATIENCE = 120.0  # seconds for a start, or from one step to the next
@@ -223,7 +223,7 @@ def soak(soak: Soak, kills: int) -> dict[str, Any]:
 
 def _prepare(folder: Path, shards: Path | None) -> Path:
     """Import what ranks need, without starting a thread, and make shards of a few small clips if there are none."""
-    from videomae.deepspeed_engine import _import_deepspeed
+    from videomae.engine.deepspeed_engine import _import_deepspeed
 
     _import_deepspeed(World(0, 1, 0, torch.device("cpu")))
     if shards is None:

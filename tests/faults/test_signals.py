@@ -21,9 +21,9 @@ from tests.processes import ROOT
 from tests.stages import finetune_config, losses, pretrain_arguments
 from tests.tiny import world_of_one
 from videomae.checkpoint import find_fault
+from videomae.health.status import FILE, Status
+from videomae.health.status import read as read_status
 from videomae.metrics import read
-from videomae.status import FILE, Status
-from videomae.status import read as read_status
 
 pytestmark = pytest.mark.slow
 

@@ -32,7 +32,7 @@ from pretrain.objective import Objective
 from tests.tiny import tiny_batch, world_of_one
 from videomae.checkpoint import CheckpointConfig
 from videomae.encoder import EncoderConfig
-from videomae.engine import EngineConfig
+from videomae.engine.protocol import EngineConfig
 from videomae.metrics import MetricsConfig
 from videomae.schedule import ScheduleConfig
 from videomae.stage import open_run, plan, start_engine

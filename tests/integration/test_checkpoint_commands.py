@@ -17,7 +17,7 @@ from tests.tiny import world_of_one
 from videomae.checkpoint import find_fault
 from videomae.checkpoint.__main__ import main
 from videomae.checkpoint.bench import measure
-from videomae.fragments import read_full
+from videomae.engine.fragments import read_full
 from videomae.weights.export import load_encoder
 
 EVERY_STEP = "checkpoint={every: 2 steps, keep: 9}"

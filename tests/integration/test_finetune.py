@@ -18,10 +18,10 @@ from pretrain.train import train as pretrain
 from tests.processes import run_command, run_processes
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
-from videomae.engine import EngineConfig, EnginePlan
-from videomae.local_engine import LocalEngine
+from videomae.engine.local import LocalEngine
+from videomae.engine.optimizer import OptimizerConfig, parameter_groups
+from videomae.engine.protocol import EngineConfig, EnginePlan
 from videomae.metrics import read
-from videomae.optimizer import OptimizerConfig, parameter_groups
 from videomae.shards.manifest import Manifest
 from videomae.weights.files import WeightsError
 

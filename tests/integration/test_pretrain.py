@@ -19,8 +19,8 @@ from tests.processes import ROOT, run_command, run_processes
 from tests.stages import losses, pretrain_arguments, pretrain_config
 from tests.tiny import world_of_one
 from videomae.config import ConfigError, load
+from videomae.health.stopping import EXIT_STOPPED
 from videomae.metrics import read
-from videomae.stopping import EXIT_STOPPED
 from videomae.weights.export import load_encoder
 
 
@@ -111,7 +111,7 @@ def test_a_crash_after_a_checkpoint_repeats_only_what_was_lost(
     undisturbed: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = pretrain_config(tmp_path / "run", shards, "checkpoint.every=2 steps")
-    from videomae.local_engine import LocalEngine
+    from videomae.engine.local import LocalEngine
 
     original, calls = LocalEngine.update, []
 

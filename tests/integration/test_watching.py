@@ -119,7 +119,7 @@ def test_a_classifier_that_learns_nothing_is_told_and_evaluations_are_no_trainin
             messages.append(record.getMessage())
 
     listener = Listener()
-    monkeypatch.setattr("videomae.recorder.logger", logging.getLogger("tests.watching"))
+    monkeypatch.setattr("videomae.metrics.recorder.logger", logging.getLogger("tests.watching"))
     logging.getLogger("tests.watching").addHandler(listener)
     finetune(config, world_of_one())
     (warning,) = [message for message in messages if "guessing among 2 classes gives 0.693" in message]

@@ -17,8 +17,8 @@ from videomae.checkpoint.saving import Saver, SaveReport
 from videomae.checkpoint.store import CheckpointStore
 from videomae.distributed import World
 from videomae.encoder import EncoderConfig, VideoEncoder
-from videomae.engine import Engine, EngineConfig, EnginePlan, build_engine
-from videomae.optimizer import OptimizerConfig, parameter_groups
+from videomae.engine.optimizer import OptimizerConfig, parameter_groups
+from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, build_engine
 
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # dim, depth, heads
 

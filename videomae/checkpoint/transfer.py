@@ -19,8 +19,8 @@ from videomae.checkpoint import manifest
 from videomae.checkpoint.loading import CheckpointError
 from videomae.checkpoint.manifest import MANIFEST, PROGRESS
 from videomae.checkpoint.store import Checkpoint
-from videomae.fragments import AVERAGE, MASTER, State, read_full
-from videomae.snapshot import Extras, Held, share, take
+from videomae.engine.fragments import AVERAGE, MASTER, State, read_full
+from videomae.engine.snapshot import Extras, Held, share, take
 
 
 def export(checkpoint: Checkpoint, out: Path, *, weights: str = MASTER) -> int:

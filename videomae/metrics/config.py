@@ -27,7 +27,7 @@ class MetricsConfig:
     every: int = 10  # steps
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online when logged in, else offline
     project: str = "videomae"
-    peak_tflops: float | None = None  # of one device, for the MFU; None: from the table in videomae/peak.py
+    peak_tflops: float | None = None  # of one device, for the MFU; None: from the table in videomae/metrics/peak.py
     profile: ProfileConfig | None = None
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from videomae import status
+from videomae.health import status
 from videomae.metrics.log import Follower, Line
 from videomae.run import RunDirectory
 from videomae.schedule import steps_of

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from videomae.config import configclass
+from videomae.health.stopping import held, ignore
 from videomae.shards.heap import keep_memory
 from videomae.shards.lookahead import follow
 from videomae.shards.manifest import ShardError
@@ -29,7 +30,6 @@ from videomae.shards.order import Order, Place, Replacements
 from videomae.shards.permutation import generator
 from videomae.shards.quarantine import BadSampleError, Fault, Quarantine, QuotaConfig
 from videomae.shards.reader import Sample, ShardReader
-from videomae.stopping import held, ignore
 from videomae.video import VideoError
 
 Item = TypeVar("Item")

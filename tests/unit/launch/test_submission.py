@@ -16,8 +16,8 @@ from launch.run_directory import read_launch
 from launch.submission import outcome
 from tests.processes import ROOT
 from tests.stages import finetune_settings
-from videomae import status
-from videomae.status import LauncherStatus, Status
+from videomae.health import status
+from videomae.health.status import LauncherStatus, Status
 
 PRETRAIN = str(ROOT / "configs/demo/pretrain.yaml")
 NUMBERS = 'n=$(cat count 2>/dev/null || echo 100); echo $((n + 1)) >count; echo "$@" >>sbatch.told; echo "$n"'

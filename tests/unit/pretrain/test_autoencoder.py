@@ -10,9 +10,9 @@ from pretrain.masking import MaskConfig, draw_mask
 from pretrain.objective import Objective, ObjectiveConfig, cubes_of, video_of
 from pretrain.reconstruct import reconstruct
 from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch, world_of_one
-from videomae.engine import EngineConfig, EnginePlan
-from videomae.local_engine import LocalEngine
-from videomae.optimizer import OptimizerConfig, parameter_groups
+from videomae.engine.local import LocalEngine
+from videomae.engine.optimizer import OptimizerConfig, parameter_groups
+from videomae.engine.protocol import EngineConfig, EnginePlan
 
 
 def test_predictions_do_not_depend_on_hidden_pixels() -> None:

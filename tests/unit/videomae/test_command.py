@@ -4,7 +4,7 @@ import pytest
 
 from videomae.command import guarded
 from videomae.config import ConfigError
-from videomae.stopping import LimitReached, Stopped
+from videomae.health.stopping import LimitReached, Stopped
 
 
 @pytest.mark.parametrize(

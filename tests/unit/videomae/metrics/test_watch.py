@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from videomae.health.status import FILE, StatusFile
 from videomae.metrics.__main__ import main
 from videomae.metrics.log import encode
 from videomae.metrics.standing import RunReader
 from videomae.metrics.view import duration, view
-from videomae.status import FILE, StatusFile
 
 
 def train_line(step: int, **values: Any) -> dict[str, Any]:

@@ -1,0 +1,199 @@
+"""The engine on DeepSpeed, and with `deepspeed_state` the one place that knows it.
+
+DeepSpeed's settings are derived here from our config and written to the run directory; there is no second file to
+disagree with. Every value on which DeepSpeed's own default would act silently is written.
+
+At stage 0 the weights stay float32 and half precision is PyTorch's autocast, as in the reference. From stage 1 on the
+module is in half precision and ZeRO keeps float32 masters.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videomae.distributed import World, join
+from videomae.engine.deepspeed_state import ZeroHolder, keep_lowering, norm_of
+from videomae.engine.local import total_norm
+from videomae.engine.mixed_precision import FIRST_SCALE_POWER, GROWTH_STEPS, MixedPrecision
+from videomae.engine.optimizer import AdamW, Verdict, judge
+from videomae.engine.protocol import Batch, EnginePlan, Update, require_average, summarize
+from videomae.engine.snapshot import Snapshot
+from videomae.engine.state import EngineState, Holder, PlainHolder, persistent_buffers
+
+BUCKET = 5_000_000  # values that are reduced at a time; half a billion, the default, would hold gigabytes
+
+
+def derive_settings(plan: EnginePlan) -> dict[str, Any]:
+    """DeepSpeed's dictionary.
+
+    The batch size that DeepSpeed wants is only used by it to count samples, which we do ourselves: it is set to 1.
+    Gradients are clipped, and steps skipped, by our AdamW, so DeepSpeed is told not to.
+    """
+    stage = plan.config.zero_stage
+    precision = plan.config.precision if stage else "fp32"  # at stage 0 it sees float32 only
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": plan.micro_batches,
+        "gradient_clipping": 0.0,
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "zero_optimization": _zero_settings(stage),
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
+        "fp16": {
+            "enabled": precision == "fp16",
+            "auto_cast": False,
+            "loss_scale": 0,  # dynamic
+            "initial_scale_power": FIRST_SCALE_POWER,
+            "loss_scale_window": GROWTH_STEPS,
+            "hysteresis": 1,
+            "min_loss_scale": 1,
+        },
+        "torch_autocast": {"enabled": False},
+        "data_types": {"grad_accum_dtype": precision},
+        "communication_data_type": precision,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def _zero_settings(stage: int) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "overlap_comm": stage == 3,
+        "contiguous_gradients": True,
+        "reduce_scatter": True,
+        "round_robin_gradients": False,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": 10 * BUCKET,
+        "stage3_param_persistence_threshold": 100_000,  # values; smaller parameters stay whole
+    }
+
+
+class DeepSpeedEngine:
+    """ZeRO 0-3 over all ranks, on CUDA with NCCL or on CPUs with gloo."""
+
+    def __init__(self, module: nn.Module, groups: list[dict[str, Any]], plan: EnginePlan) -> None:
+        self.world = plan.world
+        deepspeed = _import_deepspeed(self.world)
+        _require_half(deepspeed, plan)
+        join(self.world)
+        deepspeed.init_distributed(dist_init_required=False)
+        self.module = module.to(self.world.device)
+        self._config, self._partitioned = plan.optimizer, plan.config.zero_stage > 0
+        self.settings: dict[str, Any] | None = derive_settings(plan)
+        self._precision = MixedPrecision("fp32" if self._partitioned else plan.config.precision, self.world.device)
+        self._optimizer = AdamW(groups, plan.optimizer)
+        self._hyperparameters = [{**group, "params": None} for group in groups]
+        initial = _on_host(self.module) if self._partitioned else {}
+        if not self._partitioned:
+            self._optimizer.prepare(parameter for group in groups for parameter in group["params"])
+        self._engine, self._zero, _, _ = deepspeed.initialize(
+            model=self.module, optimizer=self._optimizer, config=self.settings, dist_init_required=False
+        )
+        self._state = EngineState(self.module, self._holder(initial), self.world)
+
+    def _holder(self, initial: dict[str, Tensor]) -> Holder:
+        if not self._partitioned:
+            return PlainHolder(self.module, self._optimizer, self._precision)
+        keep_lowering(self._zero)
+        return ZeroHolder(self.module, self._zero, self._optimizer, initial)
+
+    def update(
+        self,
+        micro_batches: Sequence[Batch],
+        loss_of: Callable[[nn.Module, Batch], Tensor],
+        *,
+        rate: float,
+        ceiling: float = math.inf,
+    ) -> Update:
+        self._optimizer.set_rate(rate)
+        losses = []
+        for number, batch in enumerate(micro_batches, start=1):
+            losses.append(self._backward(loss_of, batch))
+            if number < len(micro_batches):
+                self._engine.step()  # only counts
+        mean, highest = summarize(losses, self.world)
+        self._precision.unscale(self._optimizer)
+        self._optimizer.expect(lambda: judge(self._norm(), mean, clip=self._config.clip, ceiling=ceiling))
+        self._engine.step()
+        verdict = self._optimizer.verdict or self._overflow()
+        return Update(mean, highest, verdict.norm, verdict.skip)
+
+    def _backward(self, loss_of: Callable[[nn.Module, Batch], Tensor], batch: Batch) -> Tensor:
+        """Forward and backward of one micro-batch. At stage 0 autocast is ours, which DeepSpeed's forward would end."""
+        if self._partitioned:
+            loss = loss_of(self._engine, batch)
+        else:
+            with self._precision.autocast():
+                loss = loss_of(self.module, batch)
+        self._engine.backward(self._precision.scale(loss))
+        return loss.detach()
+
+    def _norm(self) -> Tensor:
+        return norm_of(self._zero) if self._partitioned else total_norm(self.module)
+
+    def _overflow(self) -> Verdict:
+        """ZeRO saw gradients that are not finite and took no step at all."""
+        device = self.world.device
+        return Verdict(torch.full((), math.inf, device=device), torch.ones((), device=device), None)
+
+    def agree(self) -> None:
+        self.world.average(persistent_buffers(self.module).values())
+
+    def snapshot(self, into: Snapshot | None = None) -> Snapshot:
+        return self._state.snapshot(into)
+
+    def save(self, folder: Path) -> None:
+        self.snapshot().write(folder)
+
+    def load(self, folder: Path) -> None:
+        self._state.load(folder)
+        for group, wanted in zip(self._optimizer.param_groups, self._hyperparameters, strict=True):
+            assert all(group[key] == wanted[key] for key in ("weight_decay", "rate_factor")), "groups out of order"
+
+    def full_state(self, *, average: bool = False) -> dict[str, Tensor]:
+        require_average(self._config, average)
+        self.agree()
+        return self._state.full(average=average)
+
+
+def _on_host(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", torch.float32, copy=True) for name, value in module.named_parameters()}
+
+
+def _require_half(deepspeed: Any, plan: EnginePlan) -> None:
+    supported = deepspeed.accelerator.get_accelerator().is_fp16_supported()
+    if plan.config.precision == "fp16" and plan.config.zero_stage > 0 and not supported:
+        raise ValueError(
+            f"engine.precision=fp16 with engine.zero_stage={plan.config.zero_stage} needs a device that computes in "
+            f"float16, this {plan.world.device.type} does not; type engine.precision=bf16 or engine.zero_stage=0"
+        )
+
+
+def _import_deepspeed(world: World) -> Any:
+    """Import DeepSpeed, quiet, for the rank's device.
+
+    On CPUs it would compile an all-reduce over shared memory at first use (half a minute, an error without a compiler);
+    gloo does without, so that operator is declared unavailable.
+    """
+    if world.device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # ZeRO calls collectives that torch 2.13 has renamed.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    import deepspeed
+    import deepspeed.ops
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of client optimizers; ours is tested with it
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
