@@ -281,7 +281,7 @@ def test_json_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_page_shows_memory_time_and_the_curve(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(DEMO), "--gpus", "2", "--device", "H200"]) == 0
+    assert main([str(DEMO), "--gpus", "2", "--device", "H200", "--samples", "240"]) == 0
     page = capsys.readouterr().out
     for shown in ("2.29 M", "GPU hours", "GB on each device", "Scaling pays up to", "bound by", "###"):
         assert shown in page
