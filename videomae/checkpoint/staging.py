@@ -11,7 +11,8 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,18 @@ class _Offer:
     host: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Staging:
-    """The staging folder of one save, of the state at `progress`."""
+    """The staging folder of one save, of the state at `progress`.
+
+    A token in it says whose it is: a requeued job may start while a node that was given up for dead still saves. Who
+    finds another's token there touches nothing.
+    """
 
     folder: Path
     world: World
     progress: Mapping[str, Any]  # has `step`
+    _token: str = field(default="", init=False)  # empty until it is made
 
     def prepare(self, measure: Callable[[], int]) -> None:
         """Make the folder anew; `measure` readies this rank's part and gives its bytes.
@@ -65,6 +71,7 @@ class Staging:
         token = self.world.share(self._make() if self.world.first else None)
         if isinstance(token, OSError):
             raise SaveError(_message(self.folder, [f"rank 0: {token}"]))
+        self._token = token
         offers: list[_Offer] = self.world.gather(self._offer(measure, token))
         complaints = [f"rank {rank}: {offer.fault}" for rank, offer in enumerate(offers) if offer.fault]
         blind = [f"rank {rank} on {offer.host}" for rank, offer in enumerate(offers) if not offer.sees]
@@ -85,11 +92,13 @@ class Staging:
         """Let `write(folder)` write this rank's files, then flush, hash and move them into the staging folder."""
         own = self.folder / f".rank-{self.world.rank:05d}"
         try:
+            self.check()
             own.mkdir()
             write(own)
             if self.world.first:
                 (own / PROGRESS).write_text(json.dumps(self.progress, indent=1) + "\n")
             files = manifest.describe(own)
+            self.check()
             for name in files:
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,13 +128,36 @@ class Staging:
         return files
 
     def discard(self) -> None:
-        """Remove what there is, on rank 0."""
-        if self.world.first:
+        """Remove what there is of ours, on rank 0."""
+        ours = False
+        with suppress(OSError):
+            ours = self._ours()
+        if self.world.first and ours:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def seal(self) -> None:
-        """Remove what is not part of a checkpoint; on rank 0, before the commit."""
+        """Remove what is not part of a checkpoint; on rank 0, before the commit.
+
+        Raises:
+            OSError: as in `check`.
+        """
+        self.check()
         (self.folder / _TOKEN).unlink()
+
+    def check(self) -> None:
+        """Make sure that the folder is still ours.
+
+        Raises:
+            OSError: another start of the run has made it anew, or has committed it.
+        """
+        if not self._ours():
+            raise OSError(f"another start of this run has taken the staging folder {self.folder}")
+
+    def _ours(self) -> bool:
+        try:
+            return (self.folder / _TOKEN).read_text() == self._token
+        except FileNotFoundError:
+            return False
 
     def _make(self) -> str | OSError:
         token = secrets.token_hex(16)

@@ -119,6 +119,7 @@ class CheckpointStore:
         self.world.on_first(self._mend)
 
     def _commit(self, staging: Staging, target: Path, files: Mapping[str, FileRecord]) -> None:
+        staging.check()
         about = {"step": staging.progress["step"], "saved": datetime.now(UTC).isoformat(timespec="seconds")}
         manifest.write_synced(staging.folder / MANIFEST, manifest.to_text(files, **about))
         staging.seal()

@@ -118,3 +118,32 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_whole_one(tmp_path: Path) -> Non
         save(folder, 9, keep=1)
         assert found(folder).step == 9, f"point {point}"
         assert names(folder) == ["latest", "step-00000009"], f"point {point}"
+
+
+@pytest.mark.parametrize("moment", ["before it writes", "before it moves its files", "before it commits"])
+def test_who_is_given_up_for_dead_leaves_the_save_of_the_next_start_alone(tmp_path: Path, moment: str) -> None:
+    save(tmp_path, 5)
+    old, new = (store(tmp_path) for _ in range(2))
+    late, other = old.stage({"step": 7}), new.stage({"step": 7})
+
+    def write(folder: Path) -> None:
+        (folder / "state.bin").write_bytes(b"old")
+        if moment == "before it moves its files":
+            other.prepare(lambda: 0)
+
+    late.prepare(lambda: 0)
+    if moment == "before it writes":
+        other.prepare(lambda: 0)
+    filled = late.fill(write)
+    if moment == "before it commits":
+        other.prepare(lambda: 0)
+    # While it writes, its own folder is gone, and that is what it says.
+    with pytest.raises(SaveError, match="another start of this run has taken the staging folder|No such file"):
+        old.commit(late, late.agree(filled))
+
+    def write_new(folder: Path) -> None:
+        (folder / "state.bin").write_bytes(b"new")
+
+    new.commit(other, other.agree(other.fill(write_new)))
+    assert (found(tmp_path).folder / "state.bin").read_bytes() == b"new"
+    assert names(tmp_path) == ["latest", "step-00000005", "step-00000007"]
