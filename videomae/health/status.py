@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from videomae.health.stopping import EXIT_MISTAKE
+from videomae.health.stopping import EXIT_MISTAKE, EXIT_STOPPED
 from videomae.run import write_whole
 
 FILE = "status.json"
@@ -103,9 +103,12 @@ class StatusFile:
             self._write(replace(self.status, starts_without_progress=0))
 
     def ended(self, state: State, reason: str | None, *, exit_code: int) -> None:
-        """The last word of this start; one that finished the run was not in vain, and a user's mistake is no start."""
+        """The last word of this start.
+
+        One that finished the run was not in vain; a user's mistake is no start, and neither is one that was stopped.
+        """
         in_vain = 0 if state == "finished" else self.status.starts_without_progress
-        if exit_code == EXIT_MISTAKE:
+        if exit_code in (EXIT_MISTAKE, EXIT_STOPPED):
             in_vain = max(0, in_vain - 1)
         self._write(
             replace(self.status, state=state, reason=reason, exit_code=exit_code, starts_without_progress=in_vain)

@@ -28,7 +28,7 @@ def test_it_is_there_from_the_start_and_says_how_it_ended(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("state", "exit_code", "in_vain"), [("failed", 1, 3), ("stopped", 75, 3), ("failed", 2, 2), ("finished", 0, 0)]
+    ("state", "exit_code", "in_vain"), [("failed", 1, 3), ("stopped", 75, 2), ("failed", 2, 2), ("finished", 0, 0)]
 )
 def test_which_ends_make_a_start_one_in_vain(tmp_path: Path, state: State, exit_code: int, in_vain: int) -> None:
     file = StatusFile(tmp_path / FILE, 1, 3, {})
