@@ -16,8 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from videomae.config import configclass
-from videomae.shards.manifest import ShardError
-from videomae.shards.remote import ChangedError, RemoteFolder
+from videomae.shards.remote import ChangedError, RemoteError, RemoteFolder
 
 _PLANS = "plans"
 
@@ -42,8 +41,8 @@ class ShardCache:
         """The local path of a remote file, downloaded first if need be.
 
         Raises:
-            RemoteError, ChangedError: the download failed.
-            ShardError: the file alone is larger than the cache.
+            RemoteError: the download failed, or the file alone is larger than the cache.
+            ChangedError: the file there is not the one that is wanted.
         """
         path = self.folder / name
         if self._have(path):
@@ -90,7 +89,7 @@ class ShardCache:
         """Remove shards until `size` more bytes fit."""
         limit = int(self._config.gigabytes * 1e9)
         if size > limit:
-            raise ShardError(
+            raise RemoteError(
                 f"a shard of {size} bytes does not fit into a cache of {limit} bytes;"
                 " raise VIDEOMAE_CACHE_GB, or build smaller shards"
             )
@@ -139,4 +138,7 @@ def _lock(path: Path) -> Iterator[None]:
     """Hold a lock among the processes of this node; it ends with its holder, however that dies."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:  # closing is not enough: a process forked meanwhile holds the same open file, and with it the lock
+            fcntl.flock(file, fcntl.LOCK_UN)

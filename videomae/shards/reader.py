@@ -5,6 +5,8 @@ Safe to send to worker processes: files are opened where they are read.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import zlib
 from collections import OrderedDict
@@ -15,10 +17,12 @@ from typing import Any
 from videomae.shards.cache import ShardCache
 from videomae.shards.index import Entry, Index, file_sha256
 from videomae.shards.manifest import Manifest, Shard, ShardError
-from videomae.shards.remote import RemoteFolder
+from videomae.shards.remote import RemoteError, RemoteFolder
 
 _OPEN_FILES = 64
 _KEPT_INDEXES = 256
+_FETCHES = 8  # of one shard that other processes evict before it is opened
+_FAULTS_OF_A_SHARD = (errno.ENOENT, errno.EIO)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +64,12 @@ class ShardReader:
 
         Raises:
             ShardError: the shard or its index is missing, cut, or not what was built.
+            RemoteError: it cannot be fetched, or this node cannot read or keep it; the sample is not to blame.
         """
         shard, place = self.manifest.locate(sample)
         entry = self._index(shard)[place]
         name = self.manifest.shards[shard].name
-        try:
-            video = os.pread(self._file(shard), entry.size, entry.offset)
-        except OSError as error:
-            raise ShardError(
-                f"{self.manifest.folder / name}: {error.strerror}; copy or build the shard again"
-            ) from None
+        video = self._bytes(shard, entry)
         if len(video) != entry.size or zlib.crc32(video) != entry.crc32:
             raise ShardError(
                 f"{self.manifest.folder / name}: sample {entry.key} is cut or damaged; copy the shard again"
@@ -101,6 +101,15 @@ class ShardReader:
         while self._files:
             os.close(self._files.popitem()[1])
 
+    def _bytes(self, shard: int, entry: Entry) -> bytes:
+        try:
+            return os.pread(self._file(shard), entry.size, entry.offset)
+        except OSError as error:
+            path = self.manifest.folder / self.manifest.shards[shard].name
+            if self.cache is None and error.errno in _FAULTS_OF_A_SHARD:
+                raise ShardError(f"{path}: {error.strerror}; copy or build the shard again") from None
+            raise _node_error(path, error) from None
+
     def _index(self, shard: int) -> Index:
         if shard in self._indexes:
             self._indexes.move_to_end(shard)
@@ -117,7 +126,10 @@ class ShardReader:
 
     def _index_text(self, path: Path, shard: Shard) -> str:
         if self.cache is not None:
-            return self.cache.fetch_text(path.name, sha256=shard.index_sha256)
+            try:
+                return self.cache.fetch_text(path.name, sha256=shard.index_sha256)
+            except OSError as error:
+                raise _node_error(path, error) from None
         if not path.is_file():
             raise ShardError(f"no index at {path}; copy it, or build the shards again")
         if file_sha256(path) != shard.index_sha256:
@@ -128,14 +140,21 @@ class ShardReader:
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
-        described = self.manifest.shards[shard]
-        path = self.manifest.folder / described.name
-        if self.cache is not None:
-            path = self.cache.fetch(described.name, size=described.bytes, sha256=described.sha256)
-        self._files[shard] = os.open(path, os.O_RDONLY)
+        self._files[shard] = self._open(self.manifest.shards[shard])
         if len(self._files) > _OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
         return self._files[shard]
+
+    def _open(self, shard: Shard) -> int:
+        if self.cache is None:
+            return os.open(self.manifest.folder / shard.name, os.O_RDONLY)
+        for _ in range(_FETCHES):
+            with contextlib.suppress(FileNotFoundError):  # evicted by another process since it was fetched
+                return os.open(self.cache.fetch(shard.name, size=shard.bytes, sha256=shard.sha256), os.O_RDONLY)
+        raise RemoteError(
+            f"{self.manifest.folder / shard.name}: evicted again and again before it could be read;"
+            " raise VIDEOMAE_CACHE_GB"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"manifest": self.manifest}
@@ -146,3 +165,9 @@ class ShardReader:
     def __del__(self) -> None:
         if hasattr(self, "_files"):
             self.close()
+
+
+def _node_error(path: Path, error: OSError) -> RemoteError:
+    return RemoteError(
+        f"{path}: {error}; this is the node's disk, not the sample: look at its space, rights and open files"
+    )

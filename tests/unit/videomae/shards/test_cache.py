@@ -1,5 +1,6 @@
 """The node's cache of remote shards: bounded, and what is needed last goes first."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -7,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from videomae.shards.cache import CacheConfig, ShardCache
+from videomae.shards.cache import CacheConfig, ShardCache, _lock
 from videomae.shards.manifest import Shard, ShardError
-from videomae.shards.remote import RemoteFolder, as_url
+from videomae.shards.remote import RemoteError, RemoteFolder, as_url
 
 
 class Remote(RemoteFolder):
@@ -81,8 +82,21 @@ def test_two_data_sets_share_the_room(tmp_path: Path) -> None:
 
 
 def test_a_shard_larger_than_the_cache_is_an_error(cache: ShardCache) -> None:
-    with pytest.raises(ShardError, match="VIDEOMAE_CACHE_GB"):
+    with pytest.raises(RemoteError, match="VIDEOMAE_CACHE_GB"):
         cache.fetch("1.tar", size=10_000, sha256="")
+
+
+def test_a_lock_ends_though_a_forked_process_still_has_its_file_open(tmp_path: Path) -> None:
+    with _lock(tmp_path / "x.lock"):
+        held = [int(link.name) for link in Path("/proc/self/fd").iterdir() if _leads_to(link, tmp_path / "x.lock")]
+        inherited = os.dup(held[0])  # shares the open file as a fork's does
+    with (tmp_path / "x.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(inherited)
+
+
+def _leads_to(link: Path, path: Path) -> bool:
+    return link.exists() and link.resolve() == path.resolve()
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd.tar", "/etc/x.tar", ".hidden.tar", "a/b.tar", "x.txt"])
