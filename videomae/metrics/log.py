@@ -5,6 +5,8 @@ past the resumed step are cut off, so the file reads as if the run had never sto
 
 JSON has no word for a float that is no number: such values are written as the strings "NaN", "Infinity" and
 "-Infinity", as W&B does, and `read` gives the floats back. A line that a crash cut short is left out.
+
+A disk that is full, or fails, does not end a run: its lines wait in memory and go out with the first write that works.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from videomae.distributed import World
 
 Line = dict[str, Any]
+_WAITING = 10_000  # lines at most that wait for a disk; the oldest go first
 _NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -36,30 +41,57 @@ class MetricsLog:
         self._writes = world.first
         self._mirror: Mirror | None = None
         self._mirrored = False  # the mirror is started with the first line
+        self._waiting: deque[str] = deque(maxlen=_WAITING)  # encoded lines that are not in the file yet
+        self._failing = False  # the last write failed
 
     def cut_back(self, step: int, *, again: Sequence[str] = ()) -> None:
         """Drop what was logged after `step`, and the kinds `again` at it: it will be done again."""
+
+        def stays(line: Line) -> bool:
+            return line.get("step", 0) <= step - (line.get("kind") in again)
+
+        waiting = [text for text in self._waiting if stays(decode(text) or {})]
+        self._waiting = deque(waiting, maxlen=_WAITING)
         if self._writes and self._run.metrics.exists():
-            kept = [
-                line for line in read(self._run.metrics) if line.get("step", 0) <= step - (line.get("kind") in again)
-            ]
+            kept = [line for line in read(self._run.metrics) if stays(line)]
             write_whole(self._run.metrics, "".join(encode(line) for line in kept))
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append one line; `kind` and `step` come first."""
+        """Append one line; `kind` and `step` come first. Where the disk does not take it, it waits for the next."""
         if not self._writes:
             return
-        with self._run.metrics.open("a") as file:
-            file.write(encode({"kind": kind, "step": step, **values}))
+        self._waiting.append(encode({"kind": kind, "step": step, **values}))
+        self._append()
         if not self._mirrored:
             self._mirrored, self._mirror = True, start_mirror(self._run, self._metrics)
         if self._mirror is not None:
             self._mirror.look()
 
     def close(self) -> None:
-        """Give the mirror a bounded time to take the rest of the file."""
+        """Try once more to write what waits, and give the mirror a bounded time to take the rest of the file."""
+        if self._waiting:
+            self._append()
         if self._mirror is not None:
             self._mirror.close()
+
+    def _append(self) -> None:
+        """Write all that waits, or leave the file as it was; an error on rank 0 alone would make the others hang."""
+        data, size = "".join(self._waiting).encode(), None
+        try:
+            with self._run.metrics.open("ab", buffering=0) as file:
+                size = file.seek(0, os.SEEK_END)
+                while data:
+                    data = data[file.write(data) :]
+        except OSError as error:
+            if size is not None:
+                with suppress(OSError):
+                    os.truncate(self._run.metrics, size)  # half a line would spoil the next one
+            if not self._failing:
+                logger.error("%s cannot be written (%s); its lines are kept for later", self._run.metrics, error)
+            self._failing = True
+        else:
+            self._waiting.clear()
+            self._failing = False
 
 
 def encode(line: Line) -> str:

@@ -1,8 +1,14 @@
 """The file of metrics is the truth: cut back to the resumed step, whole after any crash, always valid JSON."""
 
 import json
+import logging
 import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.tiny import world_of_one
 from videomae.metrics import MetricsConfig, MetricsLog, read
@@ -68,3 +74,50 @@ def test_a_follower_gives_whole_lines_once_and_all_again_after_a_cut(tmp_path: P
     log.cut_back(1)
     log.write("train", 2, loss=0.5)
     assert follower.new() == (True, [{"kind": "train", "step": 1}, {"kind": "train", "step": 2, "loss": 0.5}])
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file grows beyond `size` bytes: the write that would is cut short, the next one fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_a_full_disk_refuses_is_written_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("videomae"), "propagate", True)
+    file, log = tmp_path / "metrics.jsonl", open_log(tmp_path)
+    file.symlink_to("/dev/full")
+    log.write("train", 1)
+    log.write("train", 2)
+    assert caplog.text.count("cannot be written") == 1
+    file.unlink()
+    log.write("train", 3)
+    log.close()
+    assert [line["step"] for line in read(file)] == [1, 2, 3]
+
+
+def test_a_write_cut_short_leaves_no_half_line(tmp_path: Path) -> None:
+    file, log = tmp_path / "metrics.jsonl", open_log(tmp_path)
+    log.write("train", 1)
+    before = file.read_bytes()
+    with largest_file(len(before) + 10):
+        log.write("train", 2)
+    assert file.read_bytes() == before
+    log.close()
+    assert [line["step"] for line in read(file)] == [1, 2]
+
+
+def test_waiting_lines_are_cut_back_too(tmp_path: Path) -> None:
+    file, log = tmp_path / "metrics.jsonl", open_log(tmp_path)
+    with largest_file(0):
+        for step in (1, 2, 3):
+            log.write("train", step)
+    log.cut_back(2)
+    log.close()
+    assert [line["step"] for line in read(file)] == [1, 2]
