@@ -32,8 +32,8 @@ def start_mirror(run: RunDirectory, metrics: MetricsConfig) -> Mirror | None:
     command = [sys.executable, "-m", _CHILD, str(run.path), metrics.project, mode, str(os.getpid())]
     environment = {"WANDB_ERROR_REPORTING": "false", **os.environ}  # what goes wrong is told here, not to W&B's makers
     log = run.path / "logs" / "wandb.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     try:
+        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
             process = subprocess.Popen(  # its own group: ctrl-C and a launcher's signals are for the training
                 command,

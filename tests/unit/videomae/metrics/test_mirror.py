@@ -18,7 +18,7 @@ from PIL import Image
 from tests.tiny import world_of_one
 from tests.wandb_server import wandb_server
 from videomae.metrics import MetricsConfig, MetricsLog, read
-from videomae.metrics.mirror import mode_of, run_id
+from videomae.metrics.mirror import mode_of, run_id, start_mirror
 from videomae.metrics.wandb_mirror import End, connect, follow
 from videomae.run import RunDirectory
 
@@ -221,3 +221,8 @@ def test_the_config_then_wandb_mode_then_the_login_decide(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert mode_of(MetricsConfig(wandb=asked)) == mode
+
+
+def test_a_folder_of_logs_that_cannot_be_made_costs_the_mirror_alone(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("in the way")
+    assert start_mirror(RunDirectory(tmp_path), MetricsConfig(wandb="offline")) is None
