@@ -15,6 +15,7 @@ from pretrain.reconstruct import reconstruct, write_panels
 from pretrain.stream import examples, open_stream
 from videomae.distributed import World
 from videomae.engine.protocol import Engine
+from videomae.progress import logger
 from videomae.run import RunDirectory
 from videomae.schedule import Timetable, at_multiples
 from videomae.shards.data_sets import manifest_files, names
@@ -69,7 +70,10 @@ def panels_between(
         with training.aside("panels"):
             state = engine.full_state()
             if engine.world.first:
-                draw(config, state, training, done=done, folder=f"{PANELS}/step-{done:08d}")
+                try:
+                    draw(config, state, training, done=done, folder=f"{PANELS}/step-{done:08d}")
+                except OSError as error:  # raised on rank 0 alone, it would leave the others hanging
+                    logger.error("step %d: the pictures are left out: %s", done, error)
 
     if config.panels_every is None:
         return lambda done: None
