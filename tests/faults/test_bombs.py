@@ -91,6 +91,31 @@ def test_an_endless_video_is_refused() -> None:
     refused(repeated(MAX_FRAMES + 1), "frames or more; at most")
 
 
+def test_samples_that_share_the_same_bytes_are_refused_long_before_they_fill_the_memory() -> None:
+    video = encode([np.zeros((16, 16, 3), np.uint8)], 10, EncodingConfig(short_side=None))
+    size, count = len(video) + 2_000_000, 100_000
+    overlapping = with_tables(video, {
+        b"stts": struct.pack(">IIII", 0, 1, count, 1024),
+        b"stsz": struct.pack(">III", 0, 2_000_000, count),
+        b"stco": struct.pack(">II", 0, count) + struct.pack(">I", 40) * count,
+        b"stsc": struct.pack(">IIIII", 0, 1, 1, 1, 1),
+        b"edts": b"", b"ctts": b"", b"stss": b"",
+    }) + box(b"free", bytes(size))  # fmt: skip
+    assert parse(overlapping) is None
+    refused(overlapping, "more bytes than the", actions=ACTIONS[:2])
+
+
+@pytest.mark.parametrize("offset", [2**63 - 1, 2**63 - 8, 2**63, 2**64 - 1])
+def test_offsets_at_the_end_of_the_numbers_are_refused(offset: int) -> None:
+    video = encode([np.zeros((16, 16, 3), np.uint8)], 10, EncodingConfig(short_side=None))
+    table = struct.pack(">IIQ", 0, 1, offset)
+    lying = with_tables(video, {b"stco": table}).replace(b"stco" + table, b"co64" + table)
+    assert b"co64" in lying
+    assert parse(lying) is None
+    with pytest.raises(VideoError):
+        decode(lying, [0])
+
+
 def test_a_header_that_promises_billions_of_frames_costs_nothing() -> None:
     video = encode([np.zeros((16, 16, 3), np.uint8)], 10, EncodingConfig(short_side=None))
     many = 2_000_000_000

@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
 MAX_PIXELS = 8192 * 4608
 MAX_FRAMES = 1_000_000
+_SLACK = 1 << 20  # bytes of packets beyond twice those of the file: headers that the demuxer adds
 DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # the stream itself may speak of larger pictures than its container
 # Playlists and other formats that make FFmpeg open further files or addresses are not in the list.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,flv,asf,ogg"
@@ -63,10 +64,14 @@ def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The stream's packets that carry data, in decoding order."""
+    """The stream's packets that carry data, in decoding order. Raises VideoError if they are too many or too large."""
+    left = 2 * container.size + _SLACK
     for count, packet in enumerate(container.demux(stream)):
         if count > MAX_FRAMES:
             raise VideoError(_too_long(count))
+        left -= packet.size
+        if left < 0:  # such as thousands of samples that all name the same bytes
+            raise VideoError(f"its index speaks of more bytes than the {container.size} that the file has")
         if packet.size:
             yield packet
 

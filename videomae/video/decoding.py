@@ -98,7 +98,9 @@ def _from_track(track: StoredTrack, wanted: list[int], boxes: Sequence[Box] | No
     try:
         for index, frame in _select_stored(track, set(wanted)):
             crops.take(index, frame)
-    except av.error.FFmpegError:
+    except VideoError:
+        raise
+    except (av.error.FFmpegError, OverflowError, MemoryError, ValueError):
         return None
     return None if crops.missing else crops.frames_BTHWC
 

@@ -80,7 +80,9 @@ def _parse(video: bytes) -> StoredTrack:
     sizes = _sizes(video, stbl[b"stsz"][0])
     shown = _shown(video, stbl, len(sizes))
     starts = _starts(video, stbl, sizes)
-    if sizes.min() < 1 or starts.min() < 0 or (starts + sizes).max() > len(video):
+    if sizes.min() < 1 or sizes.sum() > len(video):  # many packets may not share the same bytes either
+        raise _UnusualError
+    if starts.min() < 0 or (starts > len(video) - sizes).any():  # a sum of both could wrap around
         raise _UnusualError
     if len(np.unique(shown)) != len(shown):
         raise _UnusualError
