@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from videomae.config import configclass
+
+_log = logging.getLogger(__name__)
 
 
 class BadSampleError(ValueError):
@@ -43,9 +48,10 @@ class Quarantine:
         self._file, self._quota, self._samples = file, quota, samples
         self._known: set[tuple[str, str]] = set()
         if file.is_file():
-            for line in file.read_text().splitlines():
-                values = json.loads(line)
-                self._known.add((values["shard"], values["key"]))
+            for line in file.read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # cut by a kill or a full disk
+                    values = json.loads(line)
+                    self._known.add((values["shard"], values["key"]))
 
     def record(self, fault: Fault, *, step: int) -> None:
         """Write `fault` down if it is new.
@@ -56,10 +62,20 @@ class Quarantine:
         if (fault.shard, fault.key) in self._known:
             return
         self._known.add((fault.shard, fault.key))
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
-            file.write(json.dumps({**asdict(fault), "step": step}) + "\n")
+        try:
+            self._write(json.dumps({**asdict(fault), "step": step}) + "\n")
+        except OSError as error:
+            _log.error("cannot write %s (%s); the run goes on without the line for %s", self._file, error, fault)
         self._check()
+
+    def _write(self, line: str) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # the last line is cut: do not lose this one too
+                    line = "\n" + line
+            file.write(line.encode())
 
     def _check(self) -> None:
         bad = len(self._known)
