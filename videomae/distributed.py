@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import pickle
+import resource
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from videomae.ranks import Ranks, read_ranks
 
 T = TypeVar("T")
 _PATIENCE = 1800.0  # seconds
+_NAMED = 8  # ranks at most that an error names
 _FAREWELL = 60.0  # seconds for leaving the others and for what libraries do at the end
 
 
@@ -78,7 +81,11 @@ class World:
 
     def share(self, value: Any) -> Any:
         """Rank 0's `value` on every rank."""
-        return self.gather(value)[0] if self.size > 1 else value
+        if self.size == 1:
+            return value
+        values = [value if self.first else None]
+        torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
     def from_first(self, action: Callable[[], T]) -> T:
         """What `action` gives on rank 0, on every rank; an error there is raised on every rank, so that none hangs."""
@@ -87,7 +94,7 @@ class World:
             try:
                 result = action()
             except Exception as error:  # whatever it is, the others must hear of it
-                fault = error
+                fault = error if self.size == 1 else _picklable(error)
         result, fault = self.share((result, fault))
         if fault is not None:
             raise fault
@@ -153,17 +160,35 @@ def connected(environment: Mapping[str, str], *, patience: float = _PATIENCE) ->
     A world of one is not connected before an engine asks for it.
 
     Raises:
-        ValueError: see `read_world`.
+        ValueError: see `read_world`; or some ranks have a GPU and others have none.
     """
     world = read_world(environment)
     try:
         if world.size > 1:
             join(world, patience=patience)
+            check_devices(world.gather((socket.gethostname(), world.device.type)))
+        elif world.device.type == "cuda":
+            torch.cuda.set_device(world.device)
         yield world
     finally:
         if torch.distributed.is_initialized():
             with bounded(_FAREWELL):  # ranks that died do not answer
                 torch.distributed.destroy_process_group()
+
+
+def check_devices(found: Sequence[tuple[str, str]]) -> None:
+    """Refuse a world of which some ranks have a GPU and others have none; `found` is each rank's host and device type.
+
+    Raises:
+        ValueError: it is one; the message names the ranks without a GPU.
+    """
+    if len({kind for _, kind in found}) > 1:
+        odd = [f"{rank} on {host}" for rank, (host, kind) in enumerate(found) if kind != "cuda"]
+        listed = ", ".join(odd[:_NAMED]) + (f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else "")
+        raise ValueError(
+            f"{len(odd)} of {len(found)} ranks see no GPU: rank {listed}. Is the GPU driver of that machine broken? "
+            "Run nvidia-smi there, or leave the machine out."
+        )
 
 
 def join(world: World, *, patience: float = _PATIENCE) -> None:
@@ -181,6 +206,9 @@ def join(world: World, *, patience: float = _PATIENCE) -> None:
     device = world.local_rank if world.device.index is None else world.device.index
     for name, value in (("RANK", world.rank), ("WORLD_SIZE", world.size), ("LOCAL_RANK", device)):
         os.environ[name] = str(value)
+    if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:  # DeepSpeed refuses one that differs from LOCAL_RANK
+        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = str(device)
+    _allow_many_files()
     torch.distributed.init_process_group(
         backend="cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo",
         rank=world.rank,
@@ -201,6 +229,22 @@ def end_process(code: int) -> NoReturn:
             with suppress(OSError):  # nobody may be left to read it
                 stream.flush()
     os._exit(code)
+
+
+def _picklable(error: Exception) -> Exception:
+    """`error`, or its text as an OSError where it does not survive the way to other ranks."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception may hold anything, and its class may ask for any arguments
+        return OSError(str(error))
+    return error
+
+
+def _allow_many_files() -> None:
+    """Raise the limit of open files as far as allowed: gloo connects each rank to every other one."""
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _free_port() -> int:

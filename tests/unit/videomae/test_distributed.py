@@ -1,9 +1,14 @@
 """The world as the launchers describe it."""
 
-import pytest
+import os
+import resource
 
+import pytest
+import torch
+
+from tests.processes import run_processes
 from tests.tiny import world_of_one
-from videomae.distributed import read_world
+from videomae.distributed import check_devices, connected, join, read_world
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
 SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "0", "MASTER_ADDR": "host", "MASTER_PORT": "1"}
@@ -34,3 +39,52 @@ def test_an_error_on_the_first_rank_is_raised() -> None:
 
     with pytest.raises(OSError, match="disk"):
         world_of_one().on_first(fail)
+
+
+class Unpicklable(Exception):
+    """Cannot go to another process as it is."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(f"{text} {number}")
+
+
+def test_rank_0s_value_and_its_errors_reach_every_rank() -> None:
+    assert run_processes(2, "tests.unit.videomae.test_distributed").count("agreed") == 2
+
+
+def test_ranks_without_a_gpu_among_others_are_named() -> None:
+    check_devices([("a", "cuda"), ("b", "cuda")])
+    check_devices([("a", "cpu"), ("b", "cpu")])
+    with pytest.raises(ValueError, match=r"1 of 3 ranks see no GPU: rank 1 on b\..*nvidia-smi"):
+        check_devices([("a", "cuda"), ("b", "cpu"), ("c", "cuda")])
+
+
+def test_joining_settles_open_files_and_the_local_rank_that_deepspeed_compares(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "5")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        join(world_of_one())
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+        assert os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] == os.environ["LOCAL_RANK"]
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def main() -> None:
+    def fail() -> None:
+        raise Unpicklable("disk", 7)
+
+    with connected(os.environ) as world:
+        assert world.share({"rank": world.rank}) == {"rank": 0}
+        with pytest.raises(OSError, match="disk 7"):
+            world.on_first(fail)
+        print("agreed", flush=True)
+
+
+if __name__ == "__main__":
+    main()
