@@ -128,7 +128,10 @@ class Training:
                 between(self.done)
                 micro_batches = self._next(batches)
                 if self._meet():
-                    task.advance(self._go_back() - self.done)
+                    left = self.done
+                    with watchdog.allow("going back to a checkpoint", self._config.health.start_seconds):
+                        self._go_back()
+                    task.advance(self.done - left)
                     batches = stream(self._batches)
                     continue
                 assert micro_batches is not None, "waiting is only given up for a stop, and then we have left"
@@ -173,12 +176,15 @@ class Training:
             logger.info("stopping: %s", asked)
         if self.done != self.start:
             self._save(must=True, seconds=self._config.checkpoint.deadline)
+        else:
+            with self._attempt.watchdog.allow("the save under way", self._config.health.start_seconds):
+                self._saver.wait()
         self._attempt.stopped()
         title = self._attempt.title
         raise Stopped(f"{title} stopped and saved at step {self.done}; the same command continues it")
 
-    def _go_back(self) -> int:
-        """Load the last good checkpoint and pass over the data up to here; gives its step."""
+    def _go_back(self) -> None:
+        """Load the last good checkpoint, pass over the data up to here, and save where that is."""
         guard, passed, left = self._guard, self._batches, self.done
         self._saver.wait()
         good = last_good(self._store, guard, self._config.directory, left=left)
@@ -192,7 +198,7 @@ class Training:
         self._recorder.write("rollback", self.done, **values)
         self._saver.saved = -1  # the same step again, at another place in the data
         self._save(must=True)
-        return self.done
+        self.start = self.done  # a stop just here has nothing to save; one at the step of the start has
 
     def measures(self, step: int) -> bool:
         """Whether the 0-based `step` will be logged, for what is only worth computing then."""

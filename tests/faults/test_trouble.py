@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -81,13 +83,17 @@ def test_a_slow_rank_is_named_and_one_that_hangs_ends_the_run_with_the_stacks_of
 class Poisoned:
     """An engine whose gradients are no numbers at some updates of this process."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, bad: range, stop_before: int | None = None) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, bad: range, stop_before: int | None = None, ask_at: int | None = None
+    ) -> None:
         original, self.updates = LocalEngine.update, 0
 
         def update(engine, micro_batches, loss_of, **keywords):
             if self.updates == stop_before:
                 self.updates += 1
                 raise KeyboardInterrupt
+            if self.updates == ask_at:
+                os.kill(os.getpid(), signal.SIGTERM)
             self.updates += 1
             factor = float("nan") if self.updates - 1 in bad else 1.0
             return original(engine, micro_batches, lambda module, batch: loss_of(module, batch) * factor, **keywords)
@@ -142,6 +148,24 @@ def test_a_kill_between_skips_and_rollback_changes_nothing(
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     ours, theirs = (read(tmp_path / name / "metrics.jsonl") for name in ("run", "whole"))
     assert [(line["kind"], line["step"]) for line in ours] == [(line["kind"], line["step"]) for line in theirs]
+
+
+def test_a_stop_after_going_back_is_saved_at_the_step_of_the_start_too(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = pretrain_config(
+        tmp_path / "run", shards, "schedule.duration=16 steps", "checkpoint={every: 3 steps, keep: 9}", HEALTH
+    )
+    with monkeypatch.context() as patch:
+        Poisoned(patch, bad=range(6, 7), ask_at=6)
+        with pytest.raises(Stopped, match="saved at step 7"):
+            train(config, world_of_one())
+    with monkeypatch.context() as patch:
+        Poisoned(patch, bad=range(2), ask_at=3)  # back to step 6, for at step 7 it was in trouble already
+        with pytest.raises(Stopped, match="saved at step 7"):
+            train(config, world_of_one())
+    assert [line["step"] for line in lines(tmp_path / "run", "rollback")] == [6]
+    assert (progress(tmp_path / "run")["step"], progress(tmp_path / "run")["batches"]) == (7, 11)
 
 
 def test_a_spike_of_the_gradient_is_skipped(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
