@@ -138,7 +138,7 @@ def test_who_is_given_up_for_dead_leaves_the_save_of_the_next_start_alone(tmp_pa
     if moment == "before it commits":
         other.prepare(lambda: 0)
     # While it writes, its own folder is gone, and that is what it says.
-    with pytest.raises(SaveError, match="another start of this run has taken the staging folder|No such file"):
+    with pytest.raises(SaveError, match=r"another start of this run has taken the staging folder|No such file"):
         old.commit(late, late.agree(filled))
 
     def write_new(folder: Path) -> None:
