@@ -12,7 +12,10 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import field
 from pathlib import Path
 
 from videomae.config import configclass
@@ -21,11 +24,19 @@ from videomae.shards.remote import ChangedError, RemoteError, RemoteFolder
 _PLANS = "plans"
 
 
+def _default_folder() -> Path:
+    """`VIDEOMAE_CACHE`, or else a disk of this node: a home folder is often on a network, and one for all nodes."""
+    if given := os.environ.get("VIDEOMAE_CACHE"):
+        return Path(given)
+    disk = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
+    return Path(disk) / f"videomae-{os.getuid()}" / "shards"
+
+
 @configclass
 class CacheConfig:
     """Where remote shards are kept on this node, and how many bytes of them. Set by the environment of the node."""
 
-    folder: Path = Path(os.environ.get("VIDEOMAE_CACHE", Path.home() / ".cache" / "videomae" / "shards"))
+    folder: Path = field(default_factory=_default_folder)
     gigabytes: float = float(os.environ.get("VIDEOMAE_CACHE_GB", "200"))
 
 
@@ -73,7 +84,7 @@ class ShardCache:
         """Say which files of this folder this process needs next, the soonest first; replaces what it said before."""
         plans = self._config.folder / _PLANS
         plans.mkdir(parents=True, exist_ok=True)
-        plan = plans / f"{os.getpid()}-{self.folder.name}.json"
+        plan = plans / f"{os.getpid()}-{self.folder.name}@{socket.gethostname()}.json"
         draft = plan.with_suffix(".draft")
         draft.write_text(json.dumps([f"{self.folder.name}/{name}" for name in names]))
         draft.replace(plan)
@@ -109,10 +120,11 @@ class ShardCache:
 
 
 def _next_uses(plans: Path) -> dict[str, int]:
-    """How far away each announced file's next use is; plans of processes that are gone are cleared away."""
+    """How far away each announced file's next use is; those of this host's dead processes are removed."""
     needed: dict[str, int] = {}
     for plan in plans.glob("*.json"):
-        if not Path(f"/proc/{plan.stem.partition('-')[0]}").exists():
+        process, _, host = plan.stem.partition("@")
+        if host == socket.gethostname() and not Path(f"/proc/{process.partition('-')[0]}").exists():
             plan.unlink(missing_ok=True)
             continue
         with contextlib.suppress(FileNotFoundError, ValueError):

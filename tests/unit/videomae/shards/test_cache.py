@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -66,11 +67,23 @@ def test_the_plans_of_all_processes_count_but_not_of_dead_ones(cache: ShardCache
     fetch(cache, 1, 2, 3)
     cache.announce(["1.tar", "2.tar", "3.tar"])
     name = cache.folder.name
-    (tmp_path / "plans" / "1.json").write_text(json.dumps([f"{name}/3.tar"]))  # the first process of a machine lives
-    (tmp_path / "plans" / "999999999.json").write_text(json.dumps([f"{name}/2.tar"]))
+    plans, host = tmp_path / "plans", socket.gethostname()
+    (plans / f"1-x@{host}.json").write_text(json.dumps([f"{name}/3.tar"]))  # the first process of a machine lives
+    (plans / f"999999999-x@{host}.json").write_text(json.dumps([f"{name}/2.tar"]))
+    (plans / "999999999-x@elsewhere.json").write_text("[]")
     fetch(cache, 4)
     assert cached(cache) == {1, 3, 4}
-    assert not (tmp_path / "plans" / "999999999.json").exists()
+    assert not (plans / f"999999999-x@{host}.json").exists()
+    assert (plans / "999999999-x@elsewhere.json").exists()  # whether it lives cannot be seen from here
+
+
+def test_the_cache_lies_on_a_disk_of_the_node_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("VIDEOMAE_CACHE", raising=False)
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "job"))
+    assert CacheConfig().folder == tmp_path / "job" / f"videomae-{os.getuid()}" / "shards"
+    monkeypatch.setenv("VIDEOMAE_CACHE", str(tmp_path / "told"))
+    assert CacheConfig().folder == tmp_path / "told"
 
 
 def test_two_data_sets_share_the_room(tmp_path: Path) -> None:
