@@ -150,11 +150,17 @@ def _timeout(seconds: float) -> Any:
 
 def _client_errors(scheme: str) -> tuple[type[Exception], ...]:
     """What the clients raise of their own for a bad line; everything else is a fault of ours and goes through."""
+    line = importlib.import_module("aiohttp").ClientError  # s3fs and gcsfs let it through too
     if scheme in ("http", "https"):
-        return (importlib.import_module("aiohttp").ClientError,)
+        return (line,)
     if scheme == "s3":
         return (
+            line,
             importlib.import_module("botocore.exceptions").BotoCoreError,
             importlib.import_module("botocore.exceptions").ClientError,
         )
-    return (importlib.import_module("gcsfs.retry").HttpError,)
+    return (
+        line,
+        importlib.import_module("gcsfs.retry").HttpError,
+        importlib.import_module("google.auth.exceptions").GoogleAuthError,
+    )
