@@ -3,11 +3,12 @@
 Pure functions of the environment; the first launcher whose variables are there counts, in this order:
 
     RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT       torchrun, deepspeed, or by hand
+    OMPI_COMM_WORLD_*, MV2_COMM_WORLD_*, PMI_*               mpirun, with MASTER_ADDR and MASTER_PORT beside them
     SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID          a task of srun; the meeting point is derived if it is unset
-    OMPI_COMM_WORLD_*, PMI_*, MV2_COMM_WORLD_*               mpirun, with MASTER_ADDR and MASTER_PORT beside them
     nothing                                                  one process
 
-Half a set of variables is an error, for the process would wait for others that never come.
+Half a set of variables is an error, for the process would wait for others that never come; but srun --mpi=pmi2 sets a
+part of PMI_*, so half a set of MPI stands behind Slurm's.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ def read_ranks(environment: Mapping[str, str]) -> Ranks:
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return _by_launcher(environment)
+    for names in _MPI:
+        if all(name in environment for name in names):  # within an allocation all of them see the task of mpirun
+            return _by_mpi(environment, names)
     if "SLURM_PROCID" in environment or _number(environment, "SLURM_NTASKS", "1") > 1:
         return _by_slurm(environment)
     for names in _MPI:

@@ -55,6 +55,13 @@ def test_mpi(environment: dict[str, str]) -> None:
         read_ranks(dict(list(environment.items())[:2]) | MEETING)
 
 
+def test_mpirun_inside_slurm_counts_first() -> None:
+    assert read_ranks({**TASK, **OPEN_MPI, **MEETING}).size == 2
+    assert read_ranks({**BATCH, **MPICH, **MEETING}).size == 2
+    half = {name: value for name, value in MPICH.items() if name != "MPI_LOCALRANKID"}  # as srun --mpi=pmi2 sets them
+    assert read_ranks({**TASK, **half}) == read_ranks(TASK)
+
+
 def test_torchrun_inside_slurm_or_mpi_counts_first() -> None:
     inner = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
     assert read_ranks({**TASK, **OPEN_MPI, **inner}) == Ranks(0, 2, 0, "here", 1)
