@@ -17,7 +17,7 @@ from pydantic import Field
 from videomae.config import configclass
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HOSTFILE_LINE = re.compile(r"(\S+)(?:\s+slots=(\d+))?\s*(?:#.*)?")
+_HOSTFILE_LINE = re.compile(r"(\S+)(?:\s+slots=(\d+))?(?:\s+max[_-]slots=\d+)?\s*(?:#.*)?")
 _FIRST_PORT, _PORTS = 16384, 16000  # below the ports that systems hand out by themselves
 
 

@@ -23,7 +23,7 @@ def test_every_shipped_cluster_loads_and_opens_with_its_command(file: Path) -> N
 
 def test_a_hostfile(tmp_path: Path) -> None:
     file = tmp_path / "hostfile"
-    file.write_text("# two racks\nn1 slots=8\n\nn2 slots=4  # the small one\nn3\n")
+    file.write_text("# two racks\nn1 slots=8\n\nn2 slots=4 max_slots=8  # the small one\nn3\n")
     assert read_hostfile(file) == (Host("n1", 8), Host("n2", 4), Host("n3", 1))
     assert ClusterConfig(hostfile=str(file), nodes=2, gpus_per_node=2).machines() == (Host("n1", 8), Host("n2", 4))
     assert ClusterConfig(hostfile=str(file), processes_per_node=3).machines()[0] == Host("n1", 3)
