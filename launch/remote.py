@@ -19,9 +19,10 @@ from pathlib import Path
 from types import FrameType
 
 from launch.cluster import Host, SshConfig
-from launch.finding import at_work
+from launch.finding import at_work, newest_status
 from launch.run_directory import Place
-from videomae.health.stopping import SIGNALS
+from videomae.health.status import Status
+from videomae.health.stopping import EXIT_STOPPED, SIGNALS
 from videomae.progress import logger
 
 _GRACE = 60.0  # seconds for the other hosts to end by themselves when one has failed
@@ -96,7 +97,7 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
 
     A signal asks the run to stop and save; a second ctrl-C, or `stop_seconds` without an end, ends it unsaved.
     """
-    stopping = Stopping()
+    stopping, before = Stopping(), newest_status(place.run)
     running = [_start(part) for part in parts]
     failed_at: float | None = None
     first_code = 0  # of the part that failed first, and made the others fail
@@ -111,7 +112,10 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
             asked = ask_to_stop(place.run)
             logger.info("asked to stop: %s; the run has %.0f s to save and leave", asked, stop_seconds)
         late = stopping.since is not None and now - stopping.since > stop_seconds
-        if late or stopping.now.is_set() or (failed_at is not None and now - failed_at > _GRACE):
+        if failed_at is not None and now - failed_at > _GRACE:
+            saving = stopping.since is not None or first_code == EXIT_STOPPED or _stopped(place.run, before)
+            late = late or not saving or now - failed_at > stop_seconds
+        if late or stopping.now.is_set():
             logger.info("ending by force what still runs")
             _end(parts, running)
             (at_work(place.run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
@@ -119,6 +123,12 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
     for process in running:
         process.wait()
     return first_code or _code(running)
+
+
+def _stopped(run: Path, before: Status | None) -> bool:
+    """Whether the run says that it has stopped since `before`: launchers make another code of the exit code."""
+    last = newest_status(run)
+    return last is not None and last != before and last.state == "stopped"
 
 
 def _start(part: Part) -> subprocess.Popen[bytes]:

@@ -62,6 +62,12 @@ def test_when_one_host_fails_the_others_end_too(tmp_path: Path) -> None:
     assert process.wait(30) == 3
 
 
+def test_a_host_that_saves_longer_than_another_is_awaited(tmp_path: Path) -> None:
+    process = launched(tmp_path, 60, "touch up; sleep 2; touch saved; exit 75", "exit 75")
+    assert process.wait(30) == 75
+    assert (tmp_path / "saved").exists(), "it was ended after the time of grace"
+
+
 def test_descendants_are_those_of_a_process() -> None:
     child = subprocess.Popen(["bash", "-c", "sleep 300 & echo; wait"], stdout=subprocess.PIPE, start_new_session=True)
     assert child.stdout is not None
