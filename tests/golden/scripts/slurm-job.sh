@@ -34,6 +34,7 @@ export MASTER_PORT=$((16384 + SLURM_JOB_ID % 16000))
 
 mkdir -p "$run"/logs "$run"/launch
 rm -f "$run"/launch/saved
+[ "${SLURM_RESTART_COUNT:-0}" != 0 ] || rm -f "$run"/launch/held  # who submits it by hand after a stop wants it to go on
 code=0
 srun --nodes=4 --ntasks=32 --ntasks-per-node=8 --cpus-per-task=12 --kill-on-bad-exit=1 \
     --output="$run"/logs/rank-%t.out --open-mode=append \

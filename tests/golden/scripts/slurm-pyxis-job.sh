@@ -29,6 +29,7 @@ export MASTER_PORT=$((16384 + SLURM_JOB_ID % 16000))
 
 mkdir -p "$run"/logs "$run"/launch
 rm -f "$run"/launch/saved
+[ "${SLURM_RESTART_COUNT:-0}" != 0 ] || rm -f "$run"/launch/held  # who submits it by hand after a stop wants it to go on
 code=0
 srun --nodes=1 --ntasks=8 --ntasks-per-node=8 --cpus-per-task=12 --kill-on-bad-exit=1 --container-image=/shared/images/videomae.sqsh --container-mounts=/shared/project:/shared/project,/shared/data:/shared/data --no-container-mount-home \
     --output="$run"/logs/rank-%t.out --open-mode=append \

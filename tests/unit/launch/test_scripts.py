@@ -142,9 +142,16 @@ def test_only_a_saved_job_comes_back(tmp_path: Path, code: int, batch: bool, hel
     stage = Stage(tmp_path)
     if held:
         stage.place.held.touch()
-    assert stage.run(code, **({"ENVIRONMENT": "BATCH"} if batch else {})) == code
+    assert stage.run(code, SLURM_RESTART_COUNT="1", **({"ENVIRONMENT": "BATCH"} if batch else {})) == code
     assert stage.told("requeued") == (["requeue 17\n"] if requeued else [])
     assert (stage.place.record / "exit").read_text() == f"{code}\n"
+
+
+def test_a_stop_holds_no_later_job_back(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.place.held.touch()
+    assert stage.run(75, ENVIRONMENT="BATCH") == 75
+    assert stage.told("requeued") == ["requeue 17\n"]
 
 
 def test_a_mark_of_an_earlier_start_counts_for_nothing(tmp_path: Path) -> None:
