@@ -29,6 +29,7 @@ _INTERVAL = 1.0  # seconds between two looks
 _GRACE = (
     5.0  # seconds that the other ranks get to write their stacks before this one leaves and breaks their collective
 )
+_LAST_RESORT = 10.0  # seconds beside twice the grace, after which a process leaves that cannot even write its stacks
 
 
 class Watchdog:
@@ -105,17 +106,26 @@ class Watchdog:
         faulthandler.dump_traceback_later(self._limit + self._grace, exit=True, file=self._file)
 
     def _end(self, reason: str) -> NoReturn:
-        faulthandler.cancel_dump_traceback_later()
+        # What hangs may be the shared filesystem, or hold a lock of the log: from here on nothing may be waited for.
+        # The timer in C is the last resort, with nowhere to write to: dumping stacks holds the interpreter's lock.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        faulthandler.dump_traceback_later(2 * self._grace + _LAST_RESORT, exit=True, file=nowhere)
+        began = time.monotonic()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._file.write(f"--- {now} process {os.getpid()}: {reason}\n")
         self._file.flush()
         faulthandler.dump_traceback(file=self._file, all_threads=True)
-        logger.critical("the run hangs and is ended: %s; where it stood is in %s", reason, self._path)
-        self._last_words(reason)
-        time.sleep(self._grace)
+        telling = threading.Thread(target=self._tell, args=(reason,), name="last-words", daemon=True)
+        telling.start()
+        telling.join(self._grace)
+        time.sleep(max(0.0, began + self._grace - time.monotonic()))
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(EXIT_FAILED)
+
+    def _tell(self, reason: str) -> None:
+        self._last_words(reason)
+        logger.critical("the run hangs and is ended: %s; where it stood is in %s", reason, self._path)
 
 
 @contextmanager

@@ -51,3 +51,21 @@ def test_it_says_what_hung(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40, check=False)
     assert (tmp_path / "words").read_text() == "step 7 has not ended within 0.6 s"
+
+
+@pytest.mark.parametrize("hung", ["stacks", "words"])
+def test_a_filesystem_that_hangs_too_does_not_keep_it(tmp_path: Path, hung: str) -> None:
+    """Last words that never end are waited for as long as the grace; stacks that never end, a little longer."""
+    code = (
+        "import re\nimport time\nfrom pathlib import Path\nfrom videomae.health import watchdog\n"
+        "watchdog._LAST_RESORT = 1.0\n"
+        "def hang(*given, **named): time.sleep(60)\n"
+        "def hang_with_the_lock(*given, **named): re.match('(a+)+$', 'a' * 60 + 'b')\n"
+        f"if {hung == 'stacks'}: watchdog.faulthandler.dump_traceback = hang_with_the_lock\n"
+        f"with watchdog.Watchdog(Path({str(tmp_path / 'stacks')!r}), patience=0.6, first=0.6, last_words=hang):\n"
+        "    time.sleep(60)\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40, check=False)
+    assert done.returncode == 1, done.stderr
+    assert time.monotonic() - began < 20
