@@ -16,7 +16,8 @@ from pathlib import Path
 from launch.arguments import cluster_of, shared
 from launch.finding import look
 from launch.job import Job
-from launch.submission import Submission, described, prepare, refuse_alive, shown, start, submit
+from launch.run_directory import alone
+from launch.submission import Submission, described, prepare, record, refuse_alive, shown, start, submit
 from videomae.command import guarded
 from videomae.progress import logger
 
@@ -42,6 +43,11 @@ def main(words: Sequence[str]) -> int:
             blocks = [shown(submission) for submission in chain]
             print_json = json.dumps([described(submission) for submission in chain], indent=1)
             sys.stdout.write((print_json if given.json else "\n\n".join(blocks)) + "\n")
+        elif given.on == "slurm" and given.force:
+            raise ValueError(
+                "--force would submit every stage again; for a dead one type `python -m launch CONFIG --force`,"
+                "then the chain without --force"
+            )
         elif given.on == "slurm":
             _submit(chain, as_json=given.json)
         else:
@@ -72,13 +78,14 @@ def _submit(chain: Sequence[Submission], *, as_json: bool) -> None:
     rows = []
     for submission in chain:
         run = submission.place.run
-        found = look(run)
-        if found.alive and found.job is not None:
-            job, note = found.job, "is in the queue already"
-        elif refuse_alive(submission):
-            job, note = None, "is finished and passed over"
-        else:
-            job, note = submit(submission, after=after), f"after {', '.join(after)}" if after else "first"
+        with alone(run):
+            found = look(run)
+            if found.alive and found.job is not None:
+                job, note = found.job, "is in the queue already"
+            elif refuse_alive(submission):
+                job, note = None, "is finished and passed over"
+            else:
+                job, note = submit(submission, after=after), f"after {', '.join(after)}" if after else "first"
         after = [job] if job else after
         rows.append({"run": str(run), "job": job, "note": note})
     lines = [
@@ -90,7 +97,11 @@ def _submit(chain: Sequence[Submission], *, as_json: bool) -> None:
 
 def _run(chain: Sequence[Submission], *, force: bool) -> int:
     for submission in chain:
-        if refuse_alive(submission, force=force):
+        with alone(submission.place.run):
+            finished = refuse_alive(submission, force=force)
+            if not finished:
+                record(submission)
+        if finished:
             logger.info("%s is finished and passed over", submission.place.run)
             continue
         code = start(submission)

@@ -13,12 +13,14 @@ RUN/launch.1/ ...   those of earlier launches of the run
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +45,7 @@ class Launch:
     hosts: tuple[str, ...] = ()  # of processes that were started over ssh
     ssh: tuple[str, ...] = ()  # the words that reach them
     commit: str | None = None  # of the code
+    members: tuple[str, ...] = ()  # of an array: the folders of its runs
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,30 @@ class Place:
         return launch
 
 
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Look at a run and note its new launch with nobody else between: who looks meanwhile is refused.
+
+    Raises:
+        ValueError: somebody else is at it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".launching").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{run} is being launched by somebody else at this moment; wait, then type "
+                f"`python -m launch status {shlex.quote(str(run))}`"
+            ) from None
+        yield
+
+
 def read_launch(run: Path) -> Launch | None:
     """The last launch of the run in the folder `run`, or None if it was not started by `python -m launch`."""
     try:
         values = json.loads((run / "launch" / "launch.json").read_text())
-        return Launch(**{**values, "hosts": tuple(values["hosts"]), "ssh": tuple(values["ssh"])})
+        lists = {name: tuple(values.get(name, ())) for name in ("hosts", "ssh", "members")}
+        return Launch(**{**values, **lists})
     except (OSError, ValueError, TypeError, KeyError):
         return None

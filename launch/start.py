@@ -14,7 +14,8 @@ from launch import slurm
 from launch.arguments import cluster_of, shared
 from launch.job import Job
 from launch.local import run
-from launch.submission import Submission, described, prepare, refuse_alive, shown, start, submit, write
+from launch.run_directory import alone
+from launch.submission import Submission, described, prepare, record, refuse_alive, shown, start, submit, write
 from launch.sweep import submit_sweep, sweep
 from videomae.command import guarded
 from videomae.progress import logger
@@ -48,25 +49,36 @@ def _launch(submission: Submission, given: argparse.Namespace) -> int:
     if given.dry_run:
         _show(submission, as_json=given.json)
         return 0
-    if refuse_alive(submission, force=given.force):
+    queued = submission.on == "slurm" and not slurm.inside(os.environ)
+    number = ""
+    with alone(submission.place.run):
+        finished = refuse_alive(submission, force=given.force)
+        if not finished and given.prepare:
+            write(submission)
+        elif not finished and queued:
+            number = submit(submission)
+        elif not finished:
+            record(submission)
+    if finished:
         logger.info("%s is finished; remove the folder to start it again", submission.place.run)
         return run(submission.plain) if submission.plain else 0  # the stage looks whether its inputs are newer
     if given.prepare:
-        write(submission)
         _show(submission, as_json=given.json)
         return 0
-    if submission.on != "slurm" or slurm.inside(os.environ):
+    if not queued:
         return start(submission)
-    _report(submission, submit(submission), as_json=given.json)
+    _report(submission, number, as_json=given.json)
     return 0
 
 
 def _sweep(submission: Submission, given: argparse.Namespace) -> int:
+    if given.prepare:
+        raise ValueError("--prepare prepares no sweep; type --dry-run instead to see what --sweep would submit")
     planned = sweep(submission, given.sweep)
     if given.dry_run:
         _show(planned.array, as_json=given.json)
     else:
-        _report(submission, submit_sweep(planned), as_json=given.json)
+        _report(submission, submit_sweep(planned, force=given.force), as_json=given.json)
     return 0
 
 

@@ -113,9 +113,14 @@ def submit(submission: Submission, *, after: Sequence[str] = ()) -> str:
 
 
 def start(submission: Submission) -> int:
-    """Write the record, run all processes to their end, and return the exit code of the run."""
-    place, cluster = submission.place, submission.cluster
-    before = newest_status(place.run)
+    """Run all processes of a recorded launch to their end, and return the exit code of the run."""
+    before = newest_status(submission.place.run)
+    return outcome(_run(submission), submission.place.run, before)
+
+
+def record(submission: Submission) -> None:
+    """Write the record of processes that this one starts next."""
+    cluster = submission.cluster
     commit = write(submission)
     away = submission.hosts if not submission.at_home else ()
     ssh = tuple(ssh_words(cluster.ssh, "HOST", [])[:-2])
@@ -126,7 +131,6 @@ def start(submission: Submission) -> int:
         hosts=tuple(host.name for host in away),
         ssh=ssh if away else (),
     )
-    return outcome(_run(submission), place.run, before)
 
 
 def outcome(code: int, run: Path, before: Status | None) -> int:
