@@ -108,6 +108,8 @@ def _state(
         if _processes_live(launch, last):
             return "running", ""
     elif isinstance(queue, slurm.SlurmError):
+        if last is None and not _finished(run):
+            return "running", f"perhaps, as Slurm's job {jobs[-1]}; {queue}"
         if last is not None and last.state == "running" and not _silent(last):
             return "running", f"Slurm's job {jobs[-1]}, by its status, for {queue}"
     elif entries := [(job, queue[job]) for job in jobs if job in queue]:
@@ -115,6 +117,8 @@ def _state(
         return ("waiting" if entry.startswith("PENDING") else "running"), f"Slurm's job {job}: {entry}"
     if _finished(run):
         return "finished", ""
+    if launch is not None and launch.members:
+        return "new", ""  # an array that is over leaves the word to its runs
     if last is None or last.state == "running":
         gone = ""
         if isinstance(queue, slurm.SlurmError) and jobs:

@@ -48,7 +48,9 @@ def queued(jobs: Sequence[str]) -> dict[str, str]:
     found = {}
     for line in lines:
         name, number, state, why = line.split("|", 3)
-        for job in {name, number} & set(jobs):
+        for job in {name, number, name.split("_")[0]} & set(jobs):  # the last: a whole array
+            if not found.get(job, "PENDING").startswith("PENDING"):
+                continue  # one task of the array that runs tells more than one that waits
             found[job] = f"{state} {why if why.startswith('(') else f'({why})'}"
     return found
 

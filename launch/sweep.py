@@ -7,13 +7,14 @@ snapshot of the code, in RUN/launch, and each is watched and stopped as any othe
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from launch import slurm
 from launch.finding import look
-from launch.run_directory import Place
+from launch.run_directory import Place, alone
 from launch.slurm_script import job_scripts
 from launch.submission import Submission
 from videomae.progress import logger
@@ -50,16 +51,26 @@ def sweep(submission: Submission, values: str) -> Sweep:
     return Sweep(replace(submission, scripts=scripts), tuple(members))
 
 
-def submit_sweep(planned: Sweep) -> str:
+def submit_sweep(planned: Sweep, *, force: bool = False) -> str:
     """Write all records and submit the array; returns its number.
 
     Raises:
         ValueError: one of the runs waits or is running, or is one of other settings.
     """
+    with ExitStack() as stack:
+        for place in (planned.array.place, *(place for place, _ in planned.members)):
+            stack.enter_context(alone(place.run))
+        return _submit(planned, force=force)
+
+
+def _submit(planned: Sweep, *, force: bool) -> str:
+    before = look(planned.array.place.run)
+    if before.alive and not force:
+        raise ValueError(f"{before.said}. If you know that it is dead, type --force")
     for place, settings in planned.members:
         found = look(place.run)
-        if found.alive:
-            raise ValueError(found.said)
+        if found.alive and not force:
+            raise ValueError(f"{found.said}. If you know that it is dead, type --force")
         RunDirectory(place.run).refuse_other(settings)
         if found.state != "new":
             logger.info("%s", found.said)
@@ -68,6 +79,8 @@ def submit_sweep(planned: Sweep) -> str:
     for place, settings in planned.members:
         place.make(settings, {}, code=False)
     number = slurm.submit(array.place.record / "job.sh")
+    members = tuple(str(place.run) for place, _ in planned.members)
+    array.place.note("slurm", module, job=number, commit=commit, members=members)
     for task, (place, _) in enumerate(planned.members):
         place.note("slurm", module, job=f"{number}_{task}", commit=commit)
     return number

@@ -130,6 +130,8 @@ def test_where_slurm_is_not_its_runs_are_judged_by_their_status(
     tmp_path: Path, slurm_says: Callable[..., None]
 ) -> None:
     write_launch(tmp_path / "run")
+    assert look(tmp_path / "run").alive, "it may wait in the queue that cannot be asked"
+    assert "perhaps, as Slurm's job 17; squeue is not on this machine" in look(tmp_path / "run").said
     write_status(tmp_path / "run", "running", host="n1")
     assert look(tmp_path / "run").state == "running"
     assert "squeue is not on this machine" in look(tmp_path / "run").said

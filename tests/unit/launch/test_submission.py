@@ -11,8 +11,10 @@ import yaml
 from launch.__main__ import main as launch
 from launch.chain import stages
 from launch.cluster import SshConfig
+from launch.finding import look
 from launch.remote import ssh_words
-from launch.run_directory import read_launch
+from launch.run_directory import alone, read_launch
+from launch.stop import stop
 from launch.submission import outcome
 from tests.processes import ROOT
 from tests.stages import finetune_settings
@@ -28,7 +30,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The words that send a run to a Slurm of which only sbatch and an empty queue are there."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, text in (("sbatch", NUMBERS), ("squeue", "")):
+    for name, text in (("sbatch", NUMBERS), ("squeue", ""), ("scancel", "")):
         (folder / name).write_text(f"#!/bin/bash\ncd {folder} || exit\n{text}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -55,6 +57,28 @@ def test_a_submission_makes_the_run_directory(
     found = read_launch(run)
     assert found is not None
     assert (found.kind, found.job, found.module) == ("slurm", "100", "pretrain")
+
+
+def test_two_do_not_submit_a_run_at_once(
+    cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["run=r"], ["--sweep", "seed=0,1", "run=r"]):
+        with alone(tmp_path / "r"):
+            assert launch([PRETRAIN, *words, *cluster]) == 2
+            assert launch(["chain", PRETRAIN, "run=r", *cluster]) == 2
+        assert capsys.readouterr().err.count("is being launched by somebody else at this moment") == 2
+    assert not (tmp_path / "bin/sbatch.told").exists()
+    assert launch([PRETRAIN, "run=r", *cluster]) == 0
+
+
+def test_what_would_submit_more_than_was_asked_is_refused(
+    cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch([PRETRAIN, "run=r", "--prepare", "--sweep", "seed=0,1", *cluster]) == 2
+    assert "type --dry-run instead" in capsys.readouterr().err
+    assert launch(["chain", PRETRAIN, "run=r", "--force", *cluster]) == 2
+    assert "--force would submit every stage again" in capsys.readouterr().err
+    assert not (tmp_path / "bin/sbatch.told").exists()
 
 
 def test_a_dry_run_writes_nothing(cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,6 +130,16 @@ def test_a_sweep_is_an_array_of_runs(
     found = read_launch(second)
     assert found is not None
     assert found.job == "100_1"
+    squeue = tmp_path / "bin/squeue"
+    squeue.write_text("#!/bin/bash\necho '100_0|101|RUNNING|n1'; echo '100_1|100|PENDING|(Resources)'\n")
+    for words in (["--sweep", "seed=0,1"], []):
+        assert launch([PRETRAIN, "run=s", *words, *cluster]) == 2
+        assert "s is running at its beginning: Slurm's job 100: RUNNING (n1)" in capsys.readouterr().err
+    assert "s/lr-1e-3 is asked by" in stop(tmp_path / "s")
+    assert "s/lr-3e-3: Slurm's job 100_1 is cancelled" in stop(tmp_path / "s")
+    squeue.write_text("#!/bin/bash\n")
+    assert look(tmp_path / "s").state == "new"
+    assert launch([PRETRAIN, "run=s", "--sweep", "seed=0,1", *cluster]) == 0
     assert launch([PRETRAIN, "--sweep", "seed=0,0", *cluster]) == 2
     assert "the values of a sweep must differ" in capsys.readouterr().err
     assert launch([PRETRAIN, "--sweep", "seed=0,1"]) == 2
