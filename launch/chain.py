@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
         elif given.on == "slurm" and given.force:
             raise ValueError(
                 "--force would submit every stage again; for a dead one type `python -m launch CONFIG --force`,"
-                "then the chain without --force"
+                " then the chain without --force"
             )
         elif given.on == "slurm":
             _submit(chain, as_json=given.json)
