@@ -56,20 +56,23 @@ def measure(folder: Path, *, size: str, saves: int) -> dict[str, Any]:
         savers[True].save({"step": number}, must=True)  # waits for what is being removed
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    described = {"size": size, "bytes": reports[False][-1].bytes, "saves": saves, "device": str(world.device)}
+    return {**described, **_summary(reports, alone=alone, beside=beside)}
+
+
+def _summary(reports: dict[bool, list[SaveReport]], *, alone: list[float], beside: list[float]) -> dict[str, float]:
+    """The medians of saves by kind (asynchronous or not), and of steps alone and beside a write."""
     synchronous, asynchronous = (
         statistics.median(report.blocked_seconds for report in reports[kind][1:]) for kind in (False, True)
     )
+    step = statistics.median(alone)
     return {
-        "size": size,
-        "bytes": reports[False][-1].bytes,
-        "saves": saves,
-        "device": str(world.device),
         "synchronous_seconds": round(synchronous, 4),
         "asynchronous_blocked_seconds": round(asynchronous, 4),
         "asynchronous_seconds": round(statistics.median(report.seconds for report in reports[True][1:]), 4),
         "blocked_fraction": round(asynchronous / synchronous, 4),
-        "step_seconds": round(statistics.median(alone), 4),
-        "step_slowdown": round(statistics.median(beside) / statistics.median(alone), 3),
+        "step_seconds": round(step, 4),
+        "step_slowdown": round(statistics.median(beside) / step, 3),
     }
 
 
