@@ -61,7 +61,7 @@ def _launch(submission: Submission, given: argparse.Namespace) -> int:
             record(submission)
     if finished:
         logger.info("%s is finished; remove the folder to start it again", submission.place.run)
-        return run(submission.plain) if submission.plain else 0  # the stage looks whether its inputs are newer
+        return run(submission.plain) if submission.plain else 0  # the stage looks whether its inputs have changed
     if given.prepare:
         _show(submission, as_json=given.json)
         return 0

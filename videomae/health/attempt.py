@@ -45,7 +45,6 @@ class Attempt:
         self._health = health
         self._opened = ExitStack()
         self._status: StatusFile | None = None
-        self._step = 0
 
     def __enter__(self) -> Attempt:
         if self.finished:
