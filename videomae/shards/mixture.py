@@ -58,12 +58,16 @@ class Mixture:
         )
 
     def places(self, number: int, start: int = 0, stop: int | None = None) -> list[Place]:
-        """As `Order.places`; an epoch is the sample's own set's, and positions tell the sets apart."""
+        """As `Order.places`; an epoch is the sample's own set's, and positions tell the sets apart.
+
+        With padding, sets end their epochs at different batches; weights sum up to the batch over all sets.
+        """
         stop = self.batch if stop is None else stop
+        weight = self.batch / sum(order.real(number) for order in self.orders)
         found: list[list[Place]] = []
         for which, (first, last) in enumerate(self.shares(start, stop)):
             places = self.orders[which].places(number, first, last)
-            found.append([self._placed(which, place) for place in places])
+            found.append([self._placed(which, place, weight) for place in places])
         queues = [iter(places) for places in found]
         return [next(queues[which]) for which in self._slots[start:stop]]
 
@@ -74,9 +78,9 @@ class Mixture:
             for which in range(len(self.orders))
         ]
 
-    def _placed(self, which: int, place: Place) -> Place:
-        position = place.position * len(self.orders) + which
-        return replace(place, position=position, sample=self._starts[which] + place.sample)
+    def _placed(self, which: int, place: Place, weight: float) -> Place:
+        position, sample = place.position * len(self.orders) + which, self._starts[which] + place.sample
+        return replace(place, position=position, sample=sample, weight=weight if place.weight else 0.0)
 
 
 class MixedReader:

@@ -23,6 +23,7 @@ from videomae.shards.permutation import Permutation, generator, permutation
 _CHUNKS, _BLOCKS, _REPLACEMENTS = 1, 2, 3  # the uses of a seed, kept apart
 _MOST_LANES = 64
 _Ids = npt.NDArray[np.int64]
+Partial = Literal["drop", "pad"]  # what becomes of the last, incomplete batch of an epoch
 
 
 class OrderError(ValueError):
@@ -36,7 +37,7 @@ class OrderConfig:
     seed: int = 0
     lanes: int | None = None  # sequences read side by side; must divide the batch
     block: int | None = None  # samples that are shuffled together within a lane
-    partial: Literal["drop", "pad"] = "drop"  # the last, incomplete batch of an epoch
+    partial: Partial = "drop"
 
     def __post_init__(self) -> None:
         if self.seed < 0 or (self.lanes or 1) < 1 or (self.block or 1) < 1:
@@ -45,7 +46,11 @@ class OrderConfig:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in an epoch and the sample that stands there; `weight` is 0 for the padding of a last batch, else 1."""
+    """A place in an epoch, the sample that stands there, and the weight with which it enters a mean over the batch.
+
+    Weights sum up to the batch, so that a plain mean of weighted values is the mean over the real samples however the
+    batch is cut: in a whole batch each is 1; of a padded one it is batch / real samples, and 0 for padding.
+    """
 
     epoch: int
     position: int
@@ -72,7 +77,7 @@ class Order:
     """The order of `samples` samples, or of the `subset` of sample ids, in global batches of `batch`.
 
     `chunk` is the number of samples that lie together (a shard). With `partial="drop"` an epoch leaves out less than a
-    batch; with "pad" each sample stands in it exactly once and the last batch is filled up with weight 0.
+    batch; with "pad" each sample stands in it exactly once and the last batch is filled up with others of weight 0.
 
     Raises:
         OrderError: no samples, fewer than one batch to drop from, or lanes that do not divide the batch.
@@ -110,27 +115,33 @@ class Order:
         chunk = max((shard.samples for shard in manifest.shards), default=1)
         return cls(config, samples=manifest.samples, batch=batch, chunk=chunk, subset=subset)
 
+    def real(self, number: int) -> int:
+        """How many places of global batch `number` are no padding."""
+        last = number % self.batches == self.batches - 1
+        return self.used - (self.batches - 1) * self.batch if last else self.batch
+
     def places(self, number: int, start: int = 0, stop: int | None = None) -> list[Place]:
         """Places [start, stop) of global batch `number`, counted from 0 through all epochs."""
         epoch, batch = divmod(number, self.batches)
         slots = np.arange(start, self.batch if stop is None else stop)
         share = self.batch // self.lanes
         sequence = np.empty(len(slots), dtype=np.int64)
-        weights = np.ones(len(slots))
+        is_real = np.empty(len(slots), dtype=np.bool_)
         lanes = slots // share
         for lane in np.unique(lanes):
             mine = lanes == lane
             inside = batch * share + slots[mine] % share
-            sequence[mine], weights[mine] = self._lane_sequence(epoch, int(lane), inside)
+            sequence[mine], is_real[mine] = self._lane_sequence(epoch, int(lane), inside)
         ids = self._samples_at(epoch, sequence)
         positions = batch * self.batch + slots
+        weights = is_real * (self.batch / self.real(number))
         return [
             Place(epoch, int(position), int(sample), float(weight))
             for position, sample, weight in zip(positions, ids, weights, strict=True)
         ]
 
-    def _lane_sequence(self, epoch: int, lane: int, inside: _Ids) -> tuple[_Ids, npt.NDArray[np.float64]]:
-        """Where in the epoch's sequence the `inside`-th samples of a lane stand; past its end, padding of weight 0."""
+    def _lane_sequence(self, epoch: int, lane: int, inside: _Ids) -> tuple[_Ids, npt.NDArray[np.bool_]]:
+        """Where in the epoch's sequence the `inside`-th samples of a lane stand; past its end is padding."""
         start, end = (self.used * edge // self.lanes for edge in (lane, lane + 1))
         length = end - start
         wrapped = inside % length
@@ -141,7 +152,7 @@ class Order:
             first = int(block) * self.block
             order = self._block_order(epoch, lane, int(block), min(self.block, length - first))
             shuffled[mine] = first + order.forward(wrapped[mine] - first)
-        return start + shuffled, (inside < length).astype(np.float64)
+        return start + shuffled, inside < length
 
     def _samples_at(self, epoch: int, sequence: _Ids) -> _Ids:
         """The samples at places of the epoch's sequence of permuted chunks, of which the last one may be short."""

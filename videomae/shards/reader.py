@@ -39,7 +39,7 @@ class Sample:
     fps: float
     width: int
     height: int
-    weight: float = 1.0  # 0 where the sample only fills up a last batch
+    weight: float = 1.0  # in a mean over the batch, see `Place`; 0 where the sample only fills up a last batch
 
 
 class ShardReader:

@@ -48,6 +48,10 @@ def test_ranks_share_batches_and_each_set_comes_once_an_epoch(
         ]
         real = sorted(place.sample for place in places if place.weight)
         assert real == list(range(starts[which], starts[which + 1]))
+    for step in [*range(mixture.batches), number]:
+        weights = [place.weight for place in mixture.places(step)]
+        assert sum(weights) == pytest.approx(batch, rel=1e-12)
+        assert len({weight for weight in weights if weight}) == 1
 
 
 def test_weights_decide_the_shares() -> None:

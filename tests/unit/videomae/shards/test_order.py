@@ -15,12 +15,13 @@ from videomae.shards.permutation import TABLE_LIMIT, permutation
 def orders(draw: st.DrawFn) -> Order:
     lanes = draw(st.sampled_from([None, 1, 2, 3, 4]))
     batch = (lanes or 1) * draw(st.integers(1, 12))
-    samples = draw(st.integers(batch, 600))
+    partial = draw(st.sampled_from(["drop", "pad"]))
+    samples = draw(st.integers(batch if partial == "drop" else lanes or 1, 600))
     config = OrderConfig(
         seed=draw(st.integers(0, 2**40)),
         lanes=lanes,
         block=draw(st.sampled_from([None, 1, 7, 64])),
-        partial=draw(st.sampled_from(["drop", "pad"])),
+        partial=partial,
     )
     subset = None
     if draw(st.booleans()):
@@ -54,6 +55,27 @@ def test_an_epoch_holds_each_sample_exactly_once(order: Order, epoch: int) -> No
     assert {place.epoch for place in places} == {epoch}
     padding = [place for place in places if not place.weight]
     assert all(place.position >= (order.batches - 1) * order.batch for place in padding)
+
+
+@settings(max_examples=150, deadline=None)
+@given(orders(), st.integers(0, 5))
+def test_weights_sum_up_to_the_batch_and_are_one_in_whole_batches(order: Order, epoch: int) -> None:
+    for number in range(epoch * order.batches, (epoch + 1) * order.batches):
+        weights = [place.weight for place in order.places(number)]
+        real = [weight for weight in weights if weight]
+        assert len(real) == order.real(number) > 0
+        assert sum(weights) == pytest.approx(order.batch, rel=1e-12)
+        assert len(set(real)) == 1
+        assert len(real) < order.batch or set(real) == {1.0}
+
+
+def test_the_last_batch_is_filled_up_with_weight_zero() -> None:
+    order = Order(OrderConfig(partial="pad", lanes=1), samples=11, batch=4, chunk=3)
+    assert order.batches == 3
+    assert [place.weight for place in order.places(2)] == [4 / 3, 4 / 3, 4 / 3, 0.0]
+    assert [place.weight for number in (0, 1, 3) for place in order.places(number)] == [1.0] * 12
+    few = Order(OrderConfig(partial="pad"), samples=3, batch=8, chunk=9)
+    assert [few.batches, few.real(0), few.real(7)] == [1, 3, 3]
 
 
 @settings(max_examples=100, deadline=None)
