@@ -2,6 +2,7 @@
 
 Mixup (Zhang et al. 2018) blends each clip with its partner, CutMix (Yun et al. 2019) pastes a box of it, the same box
 in all frames; partners are the batch in reverse order, one of the two is drawn a batch, as in the official fine-tuning.
+Clips that only fill up a batch are no real clip's partner.
 
 Shapes: B batch, C channels, T frames, H height, W width, K classes.
 """
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from videomae.config import configclass
+from videomae.weighing import weighted_mean
 
 
 @configclass
@@ -37,21 +39,48 @@ def soft_labels(label_B: Tensor, *, classes: int, smoothing: float) -> Tensor:
     return functional.one_hot(label_B, classes).float() * (1 - smoothing) + smoothing / classes
 
 
-def mix(video_BCTHW: Tensor, target_BK: Tensor, config: MixupConfig, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mix each clip of a float batch, and its target, with its partner; without a strength both come back unchanged."""
+def partners(weight_B: Tensor) -> Tensor:
+    """partner_B: the real clips in reverse order, and each that weighs nothing by itself.
+
+    Waits for the device that the weights are on.
+    """
+    real_R = weight_B.nonzero()[:, 0]
+    partner_B = torch.arange(len(weight_B), device=weight_B.device)
+    partner_B[real_R] = real_R.flip(0)
+    return partner_B
+
+
+def mix(
+    video_BCTHW: Tensor,
+    target_BK: Tensor,
+    config: MixupConfig,
+    rng: np.random.Generator,
+    partner_B: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mix each clip of a float batch, and its target, with its partner; without a strength both come back unchanged.
+
+    Without `partner_B` the partners are the whole batch in reverse order.
+    """
     if config.mixup == 0 and config.cutmix == 0:
         return video_BCTHW, target_BK
     cut = config.cutmix > 0 and (config.mixup == 0 or rng.random() < 0.5)
     alpha = config.cutmix if cut else config.mixup
     kept = float(rng.beta(alpha, alpha))
     if cut:
-        video_BCTHW, kept = _paste_box(video_BCTHW, kept, rng)
+        video_BCTHW, kept = _paste_box(video_BCTHW, kept, rng, partner_B)
     else:
-        video_BCTHW = kept * video_BCTHW + (1 - kept) * video_BCTHW.flip(0)
-    return video_BCTHW, kept * target_BK + (1 - kept) * target_BK.flip(0)
+        video_BCTHW = kept * video_BCTHW + (1 - kept) * _others(video_BCTHW, partner_B)
+    return video_BCTHW, kept * target_BK + (1 - kept) * _others(target_BK, partner_B)
 
 
-def _paste_box(video_BCTHW: Tensor, kept: float, rng: np.random.Generator) -> tuple[Tensor, float]:
+def _others(values: Tensor, partner_B: Tensor | None) -> Tensor:
+    """Of values (B, ...), those of each clip's partner."""
+    return values.flip(0) if partner_B is None else values[partner_B]
+
+
+def _paste_box(
+    video_BCTHW: Tensor, kept: float, rng: np.random.Generator, partner_B: Tensor | None
+) -> tuple[Tensor, float]:
     """Paste the partner's box that covers about 1 - `kept` of the frame; returns the share that really stays."""
     height, width = video_BCTHW.shape[-2:]
     share = float(np.sqrt(1 - kept))
@@ -59,10 +88,11 @@ def _paste_box(video_BCTHW: Tensor, kept: float, rng: np.random.Generator) -> tu
     top, bottom = (int(np.clip(middle_y + sign * share * height / 2, 0, height)) for sign in (-1, 1))
     left, right = (int(np.clip(middle_x + sign * share * width / 2, 0, width)) for sign in (-1, 1))
     mixed = video_BCTHW.clone()
-    mixed[..., top:bottom, left:right] = video_BCTHW.flip(0)[..., top:bottom, left:right]
+    mixed[..., top:bottom, left:right] = _others(video_BCTHW, partner_B)[..., top:bottom, left:right]
     return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def cross_entropy(logits_BK: Tensor, target_BK: Tensor) -> Tensor:
-    """Cross-entropy with soft targets, mean over the batch, in float32."""
-    return torch.sum(-target_BK * functional.log_softmax(logits_BK.float(), dim=-1), dim=-1).mean()
+def cross_entropy(logits_BK: Tensor, target_BK: Tensor, weight_B: Tensor | None = None) -> Tensor:
+    """Cross-entropy with soft targets, mean over the batch, clips weighed, in float32."""
+    loss_B = torch.sum(-target_BK * functional.log_softmax(logits_BK.float(), dim=-1), dim=-1)
+    return weighted_mean(loss_B, weight_B)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.mixup import MixupConfig, cross_entropy, mix, soft_labels
+from finetune.mixup import MixupConfig, cross_entropy, mix, partners, soft_labels
 from finetune.models.contract import ModelInput
 from finetune.stream import LabelledBatch
 from videomae.augment import normalize
@@ -29,8 +29,9 @@ class Objective:
         torch.manual_seed(int(self._rng.integers(2**63)))
 
     def __call__(self, module: nn.Module, batch: LabelledBatch) -> Tensor:
+        partner_B = None if batch.weight_B is None else partners(batch.weight_B)  # on the host: nothing waits
         batch = batch.to(self._device)
         video_BCTHW = normalize(batch.video_BCTHW, self._input.mean, self._input.std)
         target_BK = soft_labels(batch.label_B, classes=self._classes, smoothing=self._config.smoothing)
-        video_BCTHW, target_BK = mix(video_BCTHW, target_BK, self._config, self._rng)
-        return cross_entropy(module(video_BCTHW), target_BK)
+        video_BCTHW, target_BK = mix(video_BCTHW, target_BK, self._config, self._rng, partner_B)
+        return cross_entropy(module(video_BCTHW), target_BK, batch.weight_B)

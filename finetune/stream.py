@@ -5,7 +5,7 @@ Shapes: B batch, R clips of one video, N frames of all of them, C channels, T fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +25,16 @@ from videomae.shards.reader import Sample
 from videomae.stacking import stack_clips
 from videomae.stream import BatchStream
 from videomae.video import FramesTHWC, decode
+from videomae.weighing import stack_weights
 
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """One clip, uint8, and its class."""
+    """One clip, uint8, its class, and its weight in a mean over the batch."""
 
     frames_TCHW: Tensor
     label: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,19 @@ class LabelledBatch:
 
     video_BCTHW: Tensor
     label_B: Tensor
+    weight_B: Tensor | None = None  # float32; None: each clip counts alike
 
     def to(self, device: torch.device) -> LabelledBatch:
         """The batch on `device`."""
-        return LabelledBatch(self.video_BCTHW.to(device, non_blocking=True), self.label_B.to(device, non_blocking=True))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> LabelledBatch:
         """The batch in page-locked memory, from which copies to a GPU overlap with work."""
-        return LabelledBatch(self.video_BCTHW.pin_memory(), self.label_B.pin_memory())
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> LabelledBatch:
+        weight_B = None if self.weight_B is None else move(self.weight_B)
+        return LabelledBatch(move(self.video_BCTHW), move(self.label_B), weight_B)
 
 
 def collate(clips: Sequence[LabelledClip]) -> LabelledBatch:
@@ -56,6 +63,7 @@ def collate(clips: Sequence[LabelledClip]) -> LabelledBatch:
     return LabelledBatch(
         video_BCTHW=stack_clips([clip.frames_TCHW for clip in clips]),
         label_B=torch.tensor([clip.label for clip in clips]),
+        weight_B=stack_weights(clip.weight for clip in clips),
     )
 
 
@@ -71,7 +79,7 @@ class TrainingClips:
         frames_NHWC = decode(sample.video, index_RT.reshape(-1))  # one decoding for all clips
         frames_RTHWC = frames_NHWC.reshape(*index_RT.shape, *frames_NHWC.shape[1:])
         return [
-            LabelledClip(self._alter(frames_THWC, rng), sample.label)
+            LabelledClip(self._alter(frames_THWC, rng), sample.label, sample.weight)
             for frames_THWC, rng in zip(frames_RTHWC, rngs, strict=True)
         ]
 

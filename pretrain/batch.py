@@ -5,7 +5,7 @@ Shapes: B batch, C channels, T frames, H height (or hidden tokens), W width, V v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +14,16 @@ from torch import Tensor
 
 from pretrain.masking import Mask
 from videomae.stacking import stack_clips
+from videomae.weighing import stack_weights
 
 
 @dataclass(frozen=True)
 class PretrainItem:
-    """One clip, uint8, and its mask."""
+    """One clip, uint8, its mask, and its weight in a mean over the batch."""
 
     frames_TCHW: Tensor
     mask: Mask
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -32,23 +34,23 @@ class PretrainBatch:
     visible_BV: Tensor
     hidden_BH: Tensor
     silent_BS: Tensor
+    weight_B: Tensor | None = None  # float32; None: each clip counts alike
 
     def to(self, device: torch.device) -> PretrainBatch:
         """The batch on `device`."""
-        return PretrainBatch(
-            self.video_BCTHW.to(device, non_blocking=True),
-            self.visible_BV.to(device, non_blocking=True),
-            self.hidden_BH.to(device, non_blocking=True),
-            self.silent_BS.to(device, non_blocking=True),
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> PretrainBatch:
         """The batch in page-locked memory, from which copies to a GPU overlap with work."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> PretrainBatch:
         return PretrainBatch(
-            self.video_BCTHW.pin_memory(),
-            self.visible_BV.pin_memory(),
-            self.hidden_BH.pin_memory(),
-            self.silent_BS.pin_memory(),
+            video_BCTHW=move(self.video_BCTHW),
+            visible_BV=move(self.visible_BV),
+            hidden_BH=move(self.hidden_BH),
+            silent_BS=move(self.silent_BS),
+            weight_B=None if self.weight_B is None else move(self.weight_B),
         )
 
 
@@ -59,4 +61,5 @@ def collate(items: Sequence[PretrainItem]) -> PretrainBatch:
         visible_BV=torch.from_numpy(np.stack([item.mask.visible_V for item in items])),
         hidden_BH=torch.from_numpy(np.stack([item.mask.hidden_H for item in items])),
         silent_BS=torch.from_numpy(np.stack([item.mask.silent_S for item in items])),
+        weight_B=stack_weights(item.weight for item in items),
     )

@@ -25,6 +25,7 @@ from videomae.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from videomae.config import configclass
 from videomae.encoder import EncoderConfig, take_tokens
 from videomae.metrics.plateau import TrivialLoss
+from videomae.weighing import weighted_mean
 
 EPSILON = 1e-6
 
@@ -95,22 +96,31 @@ def to_pixels(predictions_BHP: Tensor, statistics: CubeStatistics, *, normalize:
     return rearrange(predictions_BHXC * statistics.deviation + statistics.mean, "b h x c -> b h (x c)")
 
 
-def reconstruction_loss(predictions_BHP: Tensor, targets_BHP: Tensor) -> Tensor:
-    """Mean squared error over all hidden cubes and their values, in float32: a scalar."""
-    return torch.nn.functional.mse_loss(predictions_BHP.float(), targets_BHP)
+def reconstruction_loss(predictions_BHP: Tensor, targets_BHP: Tensor, weight_B: Tensor | None = None) -> Tensor:
+    """Mean squared error over all hidden cubes and their values, clips weighed, in float32: a scalar."""
+    if weight_B is None:
+        return nn.functional.mse_loss(predictions_BHP.float(), targets_BHP)
+    return weighted_mean(nn.functional.mse_loss(predictions_BHP.float(), targets_BHP, reduction="none"), weight_B)
 
 
 @torch.no_grad()
 def measure(
-    predictions_BHP: Tensor, targets_BHP: Tensor, statistics: CubeStatistics, *, normalized: bool
+    predictions_BHP: Tensor,
+    targets_BHP: Tensor,
+    statistics: CubeStatistics,
+    *,
+    normalized: bool,
+    weight_B: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The errors of predictions in both units, scalars: `pixel_loss` (pixels in [0, 1]) and `normalised_loss`."""
     error_BHP = nn.functional.mse_loss(predictions_BHP.float(), targets_BHP, reduction="none")
     error_BH1C = rearrange(error_BHP, "b h (x c) -> b h x c", c=3).mean(dim=2, keepdim=True)
     variance = statistics.deviation.square()
+    error = weighted_mean(error_BH1C, weight_B)
     if normalized:
-        return {"normalised_loss": error_BH1C.mean(), "pixel_loss": (error_BH1C * variance).mean()}
-    return {"normalised_loss": error_BH1C.mean() / variance.mean(), "pixel_loss": error_BH1C.mean()}
+        return {"normalised_loss": error, "pixel_loss": weighted_mean(error_BH1C * variance, weight_B)}
+    share = error / weighted_mean(variance, weight_B).clamp(min=torch.finfo(torch.float32).tiny)
+    return {"normalised_loss": share if weight_B is None else share * weight_B.mean(), "pixel_loss": error}
 
 
 def trivial_loss(encoder: EncoderConfig) -> TrivialLoss:
@@ -145,9 +155,11 @@ class Objective:
         video_BCTHW = normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD)
         predictions_BHP = module(video_BCTHW, batch.visible_BV, batch.hidden_BH, batch.silent_BS)
         if self.measuring:
-            seen = measure(predictions_BHP.detach(), targets_BHP, statistics, normalized=self._config.normalize)
-            self._measured.append(seen)
-        return reconstruction_loss(predictions_BHP, targets_BHP)
+            seen = predictions_BHP.detach()
+            normalized, weight_B = self._config.normalize, batch.weight_B
+            errors = measure(seen, targets_BHP, statistics, normalized=normalized, weight_B=weight_B)
+            self._measured.append(errors)
+        return reconstruction_loss(predictions_BHP, targets_BHP, batch.weight_B)
 
     def measured(self) -> dict[str, Tensor]:
         """The mean errors over the micro-batches since the last call; empty if none was measured."""

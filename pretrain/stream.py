@@ -34,7 +34,7 @@ class MaskedClips:
         items = []
         for frames_THWC, rng in zip(decode_boxes(sample.video, index_T, boxes), rngs, strict=True):
             frames_TCHW = flip(resize(frames_THWC, encoder.size), rng, probability=data.flip)
-            items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng)))
+            items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng), sample.weight))
         return items
 
 
