@@ -6,12 +6,13 @@ from typing import Literal
 
 from finetune.mixup import MixupConfig
 from finetune.models import ModelConfig
+from videomae.clips import ClipsConfig
 from videomae.config import configclass
 from videomae.stage import TrainingConfig
 
 
 @configclass
-class FinetuneDataConfig:
+class FinetuneDataConfig(ClipsConfig):
     """Which videos, and how training clips are cut and altered."""
 
     shards: str  # folder with the splits train and val, as `python -m videomae.shards build` writes it
@@ -20,13 +21,11 @@ class FinetuneDataConfig:
     flip: float = 0.5  # probability
     rand_augment: str | None = None  # for example rand-m7-n4-mstd0.5
     erasing: float = 0.0  # probability of erasing a box, the same in all frames; official 0.25
-    repeats: int = 1  # clips from one decoded video
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale must be a range within (0, 1], got {self.scale}")
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
 
 
 @configclass

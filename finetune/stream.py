@@ -122,9 +122,9 @@ def open_stream(config: FinetuneConfig, world: World) -> BatchStream[LabelledCli
         config,
         DataSets((split(config, "train"),)),
         world,
+        data=config.data,
         transform=TrainingClips(config.data, config.model.input),
         collate=collate,
-        repeats=config.data.repeats,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pretrain.autoencoder import DecoderConfig
 from pretrain.masking import MaskConfig, hidden_count
 from pretrain.objective import ObjectiveConfig
+from videomae.clips import ClipsConfig
 from videomae.config import configclass
 from videomae.encoder import EncoderConfig
 from videomae.shards.data_sets import Shards
@@ -14,18 +15,18 @@ from videomae.stage import TrainingConfig
 
 
 @configclass
-class PretrainDataConfig:
+class PretrainDataConfig(ClipsConfig):
     """Which clips, and how they are cut."""
 
     shards: Shards  # folder of one split, as `python -m videomae.shards build` writes it, or a list of {shards, weight}
     stride: int = 4  # stored frames from one sampled frame to the next
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, of the short side
     flip: float = 0.0  # probability; the official recipe does not flip
-    repeats: int = 1  # crops and masks from one decoded video (VideoMAEv2, section 3.2: 4)
 
     def __post_init__(self) -> None:
-        if self.stride < 1 or self.repeats < 1:
-            raise ValueError(f"stride and repeats must be at least 1, got {self.stride} and {self.repeats}")
+        super().__post_init__()
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, got {self.stride}")
 
 
 @configclass

@@ -41,7 +41,7 @@ class MaskedClips:
 def open_stream(config: PretrainConfig, world: World) -> BatchStream[PretrainItem, PretrainBatch]:
     """The batches of a pretraining run."""
     sets = DataSets.read(config.data.shards)
-    return BatchStream(config, sets, world, transform=MaskedClips(config), collate=collate, repeats=config.data.repeats)
+    return BatchStream(config, sets, world, data=config.data, transform=MaskedClips(config), collate=collate)
 
 
 def examples(config: PretrainConfig, count: int) -> PretrainBatch | None:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from videomae.clips import ClipsConfig
 from videomae.distributed import World
 from videomae.shards.data_sets import DataSets
 from videomae.shards.loader import Transform, train_stream
@@ -17,7 +18,7 @@ Batch = TypeVar("Batch")
 
 
 class BatchStream(Generic[Item, Batch]):
-    """Global batches of `config.batch` clips, of which `repeats` come from one decoded video, cut for one rank.
+    """Global batches of `config.batch` clips, of which `data.repeats` come from one decoded video, cut for one rank.
 
     Raises:
         ValueError: the batch does not divide into ranks, micro-batches and whole videos.
@@ -29,20 +30,21 @@ class BatchStream(Generic[Item, Batch]):
         sets: DataSets,
         world: World,
         *,
+        data: ClipsConfig,
         transform: Transform[Item],
         collate: Callable[[list[Item]], Batch],
-        repeats: int,
     ) -> None:
         self._config, self._sets, self._world = config, sets, world
-        self._transform, self._collate, self._repeats = transform, collate, repeats
+        self._transform, self._collate, self._repeats = transform, collate, data.repeats
         clips, self._micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
-        if clips % repeats:
+        if clips % data.repeats:
             raise ValueError(
-                f"a micro-batch of {clips} clips cannot hold whole videos of data.repeats={repeats} clips each; "
+                f"a micro-batch of {clips} clips cannot hold whole videos of data.repeats={data.repeats} clips each; "
                 "choose batch and engine.micro_batch as multiples of it"
             )
-        self._videos = clips // repeats
-        self._order = sets.order(OrderConfig(seed=config.seed), config.batch // repeats)
+        self._videos = clips // data.repeats
+        order = OrderConfig(seed=config.seed, partial=data.partial)
+        self._order = sets.order(order, config.batch // data.repeats)
 
     @property
     def batches_per_epoch(self) -> int:

@@ -153,8 +153,9 @@ def estimate_step(workload: Workload, data: Data, machine: Machine) -> Step:
 
 
 def _length(config: Config, step: Step, videos: int, machine: Machine) -> Length:
-    steps_per_epoch = max(1, videos * config.data.repeats // step.split.batch)
-    steps = steps_of(config.schedule.duration, steps_per_epoch=steps_per_epoch, batch=step.split.batch)
+    clips, batch = videos * config.data.repeats, step.split.batch
+    steps_per_epoch = -(-clips // batch) if config.data.partial == "pad" else max(1, clips // batch)
+    steps = steps_of(config.schedule.duration, steps_per_epoch=steps_per_epoch, batch=batch)
     hours = steps * step.time.total / 3600
     return Length(steps=steps, epochs=steps / steps_per_epoch, hours=hours, gpu_hours=hours * machine.size)
 
