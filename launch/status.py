@@ -19,7 +19,7 @@ from videomae.command import guarded
 from videomae.progress import console
 
 _MARKS = ("status.json", "launch", "summary.json", "benchmark.json")
-_INNER = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb"}
+_INNER = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb", "owner"}
 
 
 def main(words: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,13 +14,17 @@ from videomae.distributed import World
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, build_engine
 from videomae.health.attempt import Attempt
+from videomae.health.claim import Owner
 from videomae.health.guard import HealthConfig
+from videomae.health.owner import Patience, own
 from videomae.inputs import hold
 from videomae.metrics import MetricsConfig
 from videomae.progress import log_to, logger
 from videomae.run import RunDirectory
 from videomae.schedule import ScheduleConfig, Timetable, make_timetable
 from videomae.shards.loader import LoaderConfig
+
+_FAREWELL = 30.0  # seconds beside its save that a start which leaves may take
 
 
 @configclass
@@ -46,9 +51,33 @@ def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequen
     """Create or reopen the run's directory, send log lines there, and say whether the run is already finished.
 
     Raises:
+        RunOwnedError: another start of the run lives; nothing was touched.
         ConfigError: the directory holds a run with other settings.
         ValueError: the run began with other `inputs`, or is finished and shall not be reused.
     """
+    owner = _own(config, world)
+    try:
+        finished = _prepare(title, config, world, inputs)
+    except BaseException:
+        if owner is not None:
+            owner.release()
+        raise
+    if finished and owner is not None:
+        owner.release()
+    return Attempt(title, config.directory, config.health, world, finished=finished, owner=owner)
+
+
+def _own(config: TrainingConfig, world: World) -> Owner | None:
+    """Make this start the run's owner, on all ranks or none; rank 0 keeps the claim."""
+    health, kept = config.health, list[Owner]()
+    leaving = (config.checkpoint.deadline or health.start_seconds) + _FAREWELL
+    patience = Patience(silence=health.owner_seconds, leaving=leaving)
+    world.on_first(lambda: kept.append(own(config.directory.path, os.environ, patience=patience)))
+    return kept[0] if kept else None
+
+
+def _prepare(title: str, config: TrainingConfig, world: World, inputs: Sequence[Path]) -> bool:
+    """Make the directory, and say whether the run in it is finished."""
     run = config.directory
     run.prepare(config, world)
     log_to(run.log(world.rank), console_too=world.first)
@@ -59,7 +88,7 @@ def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequen
             raise ValueError(f"checkpoint.resume=never, but {run.path} is finished; type run=PATH for a new run")
         if world.first:
             logger.info("%s in %s is finished already and is reused; remove the folder to start again", title, run.path)
-    return Attempt(title, run, config.health, world, finished=finished)
+    return bool(finished)
 
 
 def plan(config: TrainingConfig, *, steps_per_epoch: int) -> Timetable:

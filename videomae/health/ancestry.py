@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videomae.health.processes import stat_fields
+
 _LAUNCHERS = {
     "torchrun",
     "torch.distributed.run",
@@ -64,11 +66,8 @@ def program(words: Sequence[str]) -> str | None:
 def _parent(pid: int) -> int | None:
     if pid == os.getpid():
         return os.getppid()
-    try:
-        # pid (name) state ppid ...; the name may hold spaces and brackets
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
+    fields = stat_fields(pid)
+    return int(fields[1]) if fields else None
 
 
 def _words(pid: int) -> list[str]:

@@ -1,19 +1,22 @@
 """One start of a run, from opening its directory to leaving it: who asks it to stop, whether it hangs, how it ended.
 
-Every rank has its attempt. It listens for requests to stop, keeps the watchdog, and on rank 0 writes status.json; a run
-that was started several times without getting on is refused.
+Every rank has its attempt. It listens for requests to stop, keeps the watchdog, and on rank 0 writes status.json and
+gives the run free at the end; a run that was started several times without getting on is refused.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from videomae.distributed import World
 from videomae.health.ancestry import first_dead
+from videomae.health.claim import Owner
 from videomae.health.guard import HealthConfig
 from videomae.health.status import FILE, State, StatusFile, read
 from videomae.health.stopping import (
@@ -35,22 +38,37 @@ _LOOKS_A_SECOND = 100  # for the STOP file, over all ranks: a shared filesystem 
 
 
 class Attempt:
-    """Open from `with` on; `finished` says that there is nothing to do, and then nothing is watched."""
+    """Open from `with` on; `finished` says that there is nothing to do, and then nothing is watched.
+
+    `owner` is rank 0's hold of the run, which is released at the end.
+    """
 
     stop: StopRequest
     watchdog: Watchdog
 
-    def __init__(self, title: str, run: RunDirectory, health: HealthConfig, world: World, *, finished: bool) -> None:
+    def __init__(
+        self, title: str, run: RunDirectory, health: HealthConfig, world: World, *, finished: bool, owner: Owner | None
+    ) -> None:
         self.title, self.run, self.world, self.finished = title, run, world, finished
-        self._health = health
+        self._health, self._owner = health, owner
         self._opened = ExitStack()
         self._status: StatusFile | None = None
 
     def __enter__(self) -> Attempt:
         if self.finished:
             return self
+        try:
+            self._open()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def _open(self) -> None:
         self.world.on_first(self._begin)
         self.stop = self._opened.enter_context(listening())
+        if self._owner is not None:
+            self._owner.leaving, self._owner.lost = (lambda: self.stop.reason), _end_now
         stacks = self.run.path / "logs" / f"rank-{self.world.rank}.stacks.txt"
         self.watchdog = self._opened.enter_context(
             Watchdog(
@@ -61,11 +79,16 @@ class Attempt:
                 last_words=lambda reason: self._ended("failed", reason, EXIT_FAILED),
             )
         )
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        try:
+            self._close(error)
+        finally:
+            self._release()
+
+    def _close(self, error: BaseException | None) -> None:
         try:
             self._opened.close()
         finally:
@@ -78,6 +101,10 @@ class Attempt:
                 self._ended("failed", f"{type(error).__name__}: {error}", code)
         if isinstance(error, Stopped | LimitReached):
             self.world.barrier()  # a launcher kills the others when the first leaves: rank 0 has written by now
+
+    def _release(self) -> None:
+        if self._owner is not None:
+            self._owner.release()
 
     def at_exit(self, action: Callable[[], object]) -> None:
         """Do `action` when the attempt is left, whatever the reason; the last one that was named comes first."""
@@ -124,6 +151,13 @@ class Attempt:
                 change(self._status)
             except OSError as error:  # a full disk neither ends a run nor hides why it ended
                 logger.error("%s could not be written: %s", FILE, error)
+
+
+def _end_now() -> NoReturn:
+    """Leave the run to the start that has taken it: whatever this one still wrote would be in the other's way."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(EXIT_FAILED)
 
 
 class _Lookout:

@@ -44,12 +44,13 @@ class HealthConfig:
     straggler: float = 1.5  # times the median time of its own work at which a rank is named
     straggler_windows: int = 3  # log lines in a row that it takes
     starts_without_progress: int = 3  # starts in a row that may end without a new checkpoint
+    owner_seconds: float = 45.0  # without a sign of life, after which a start on another machine is taken for dead
 
     def __post_init__(self) -> None:
         for name in ("window", "warmup", "skips", "diverged", "straggler_windows", "starts_without_progress"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("hang_seconds", "start_seconds"):
+        for name in ("hang_seconds", "start_seconds", "owner_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
         if (self.spike is not None and self.spike <= 1) or self.straggler <= 1:
