@@ -30,7 +30,7 @@ from videomae.config import load
 from videomae.distributed import World, read_world
 from videomae.progress import log_to
 from videomae.run import RunDirectory
-from videomae.shards.loader import LoaderConfig, evaluation_stream
+from videomae.shards.loader import LoaderConfig, Preparation, Share, evaluation_stream
 from videomae.shards.manifest import Manifest
 from videomae.shards.reader import ShardReader
 
@@ -126,12 +126,9 @@ class Evaluator:
 
     def _batches(self) -> Iterator[LabelledBatch]:
         return evaluation_stream(
-            reader=ShardReader(self.manifest),
-            transform=EvaluationViews(self.evaluation, self.input),
-            collate=collate,
-            rank=self.world.rank,
-            size=self.world.size,
-            micro_batch=self._videos,
+            ShardReader(self.manifest),
+            Preparation(EvaluationViews(self.evaluation, self.input), collate),
+            Share(self.world.rank, self.world.size, micro_batch=self._videos),
             config=self.loader.on(self.world.device),
         )
 

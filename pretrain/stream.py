@@ -17,6 +17,7 @@ from videomae.sampling import dense
 from videomae.shards.data_sets import DataSets
 from videomae.shards.manifest import ShardError
 from videomae.shards.reader import Sample
+from videomae.stacking import room
 from videomae.stream import BatchStream
 from videomae.video import VideoError, decode_boxes
 
@@ -33,7 +34,8 @@ class MaskedClips:
         boxes = [multi_scale_box(sample.height, sample.width, rng, data.scales) for rng in rngs]
         items = []
         for frames_THWC, rng in zip(decode_boxes(sample.video, index_T, boxes), rngs, strict=True):
-            frames_TCHW = flip(resize(frames_THWC, encoder.size), rng, probability=data.flip)
+            out_THWC = room(encoder.frames, encoder.size, encoder.size, 3)
+            frames_TCHW = flip(resize(frames_THWC, encoder.size, out_THWC=out_THWC), rng, probability=data.flip)
             items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng), sample.weight))
         return items
 

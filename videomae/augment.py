@@ -73,12 +73,16 @@ def cut(frames_THWC: FramesTHWC, box: Box) -> FramesTHWC:
     return frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def resize(frames_THWC: FramesTHWC, size: int) -> Tensor:
-    """Antialiased bilinear resizing to size x size, uint8 throughout; returns frames_TCHW."""
+def resize(frames_THWC: FramesTHWC, size: int, *, out_THWC: Tensor | None = None) -> Tensor:
+    """Antialiased bilinear resizing to size x size, uint8 throughout; returns frames_TCHW, a view of `out_THWC`."""
     frames_TCHW = torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(0, 3, 1, 2)
+    out_TCHW = None if out_THWC is None else out_THWC.permute(0, 3, 1, 2)
     if frames_TCHW.shape[2:] == (size, size):
-        return frames_TCHW
-    return interpolate(frames_TCHW, size=(size, size), mode="bilinear", antialias=True)
+        return frames_TCHW if out_TCHW is None else out_TCHW.copy_(frames_TCHW)
+    if out_TCHW is None:
+        return interpolate(frames_TCHW, size=(size, size), mode="bilinear", antialias=True)
+    # What interpolate calls, which itself cannot write into given memory.
+    return torch.ops.aten._upsample_bilinear2d_aa.out(frames_TCHW, (size, size), False, out=out_TCHW)
 
 
 def multi_scale_crop(

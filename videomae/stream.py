@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from videomae.clips import ClipsConfig
 from videomae.distributed import World
 from videomae.shards.data_sets import DataSets
-from videomae.shards.loader import Transform, train_stream
+from videomae.shards.loader import Preparation, Share, Transform, train_stream
 from videomae.shards.order import OrderConfig
 from videomae.stage import TrainingConfig
 
@@ -54,15 +54,10 @@ class BatchStream(Generic[Item, Batch]):
     def batches(self, start: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of every global batch from number `start` on, without end."""
         stream = train_stream(
-            reader=self._sets.reader(),
-            order=self._order,
-            transform=self._transform,
-            collate=self._collate,
-            rank=self._world.rank,
-            size=self._world.size,
-            micro_batch=self._videos,
-            start_batch=start,
-            repeats=self._repeats,
+            self._sets.reader(),
+            self._order,
+            Preparation(self._transform, self._collate, repeats=self._repeats),
+            Share(self._world.rank, self._world.size, micro_batch=self._videos, start=start),
             config=self._config.loader.on(self._world.device),
             quarantine=self._config.directory.quarantine,
         )

@@ -21,7 +21,7 @@ import pytest
 from videomae.shards import cache, remote
 from videomae.shards.__main__ import main
 from videomae.shards.index import file_sha256
-from videomae.shards.loader import LoaderConfig, train_stream
+from videomae.shards.loader import LoaderConfig, Preparation, Share, train_stream
 from videomae.shards.lookahead import follow
 from videomae.shards.manifest import Manifest
 from videomae.shards.meta import Meta
@@ -217,10 +217,13 @@ def test_workers_stream_from_afar_as_from_disk(
     def batches(place: str, workers: int) -> list[list[tuple[str, int]]]:
         reader = ShardReader(Manifest.read(place))
         stream = train_stream(
-            reader=reader, order=Order.of(reader.manifest, 6, OrderConfig()), transform=look, collate=as_list, rank=0,
-            size=1, micro_batch=3, start_batch=0, repeats=1, quarantine=tmp_path / "quarantine.jsonl",
+            reader,
+            Order.of(reader.manifest, 6, OrderConfig()),
+            Preparation(look, as_list),
+            Share(micro_batch=3),
             config=LoaderConfig(workers=workers, start_method=start_method),  # pyright: ignore[reportArgumentType]
-        )  # fmt: skip
+            quarantine=tmp_path / "quarantine.jsonl",
+        )
         return list(itertools.islice(stream, 25))
 
     assert batches(f"{server}/{way}", 2) == batches(str(published), 0)

@@ -1,6 +1,8 @@
-"""Loading real videos over many epochs keeps memory flat, in this process and in a worker."""
+"""Loading keeps memory flat over many epochs of real videos, and never lays a batch over one that is still held."""
 
 import itertools
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,12 @@ import torch
 
 from videomae.augment import multi_scale_box, resize
 from videomae.sampling import uniform_segments
-from videomae.shards.loader import LoaderConfig, train_stream
+from videomae.shards.loader import LoaderConfig, Preparation, Share, train_stream
 from videomae.shards.manifest import Manifest
 from videomae.shards.order import Order, OrderConfig
 from videomae.shards.reader import Sample, ShardReader
+from videomae.shards.slabs import Slabs
+from videomae.stacking import room, stack_clips
 from videomae.video import decode_boxes
 
 
@@ -28,9 +32,13 @@ def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, worker
     reader = ShardReader(Manifest.read(shards / "train"))
     order = Order.of(reader.manifest, 8, OrderConfig())
     stream = train_stream(
-        reader=reader, order=order, transform=clips, collate=torch.stack, rank=0, size=1, micro_batch=8, start_batch=0,
-        repeats=2, config=LoaderConfig(workers=workers), quarantine=tmp_path / "quarantine.jsonl",
-    )  # fmt: skip
+        reader,
+        order,
+        Preparation(clips, stack_clips, repeats=2),
+        Share(micro_batch=8),
+        config=LoaderConfig(workers=workers),
+        quarantine=tmp_path / "quarantine.jsonl",
+    )
 
     def grown(epochs: int) -> int:
         for _ in itertools.islice(stream, epochs * order.batches):
@@ -40,3 +48,51 @@ def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, worker
 
     warm = grown(10)
     assert grown(50) - warm < 16 << 20
+
+
+def paint(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[torch.Tensor]:
+    return [room(4, 6, 6, 3).fill_(int(rng.integers(256)) ^ sample.id % 256).permute(0, 3, 1, 2) for rng in rngs]
+
+
+def stream(manifest: Manifest, **options: object) -> Iterator[torch.Tensor]:
+    return train_stream(
+        ShardReader(manifest),
+        Order.of(manifest, 4, OrderConfig()),
+        Preparation(paint, stack_clips, repeats=2),
+        Share(micro_batch=2),
+        config=LoaderConfig(**options),  # pyright: ignore[reportArgumentType]
+        quarantine=manifest.folder / "quarantine.jsonl",
+    )
+
+
+@pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 2}, {"workers": 1, "start_method": "spawn"}])
+def test_what_is_held_is_never_overwritten(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    monkeypatch.setattr("videomae.shards.loader._HELD", 3)  # fewer than are held below
+    manifest = Manifest.read(shards / "train")
+    kept, seen = [], []
+    for batch in itertools.islice(stream(manifest, **options), 12):
+        kept.append(batch)
+        seen.append(batch.tolist())
+    assert [batch.tolist() for batch in kept] == seen
+    assert seen == [batch.tolist() for batch in itertools.islice(stream(manifest, workers=0), 12)]
+
+
+def test_few_slabs_are_ever_written_to(shards: Path) -> None:
+    """As many as are under way at once: the rest of the file stays without memory."""
+    made: list[Slabs] = []
+    original = Slabs.__init__
+
+    def remember(self: Slabs, count: int) -> None:
+        original(self, count)
+        made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Slabs, "__init__", remember)
+        batches = stream(Manifest.read(shards / "train"), workers=2, prefetch=2)
+        for _ in itertools.islice(batches, 40):
+            pass
+    file = made[0]._file
+    assert file is not None
+    assert os.fstat(file).st_blocks * 512 <= 8 * 4096

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pretrain.masking import MaskConfig, draw_mask
 from tests.tiny import TINY_ENCODER
 from videomae.augment import multi_scale_box
-from videomae.shards.loader import LoaderConfig, train_stream
+from videomae.shards.loader import LoaderConfig, Preparation, Share, train_stream
 from videomae.shards.manifest import Manifest
 from videomae.shards.meta import Meta
 from videomae.shards.order import Order, OrderConfig
@@ -67,10 +67,13 @@ def batches(
     """A rank's items of each global batch [start, stop)."""
     share = order.batch // size
     stream = train_stream(
-        reader=ShardReader(Manifest.read(folder)), order=order, transform=look, collate=as_list, rank=rank, size=size,
-        micro_batch=share, start_batch=start, repeats=2, config=LoaderConfig(workers=workers),
+        ShardReader(Manifest.read(folder)),
+        order,
+        Preparation(look, as_list, repeats=2),
+        Share(rank, size, micro_batch=share, start=start),
+        config=LoaderConfig(workers=workers),
         quarantine=folder / "quarantine.jsonl",
-    )  # fmt: skip
+    )
     return list(itertools.islice(stream, stop - start))
 
 
@@ -102,10 +105,13 @@ def test_any_job_sees_the_same_global_sequence_and_resumes_in_it(shard_folder: P
 def test_a_killed_worker_ends_the_stream_with_an_error_instead_of_a_hang(shard_folder: Path) -> None:
     order = Order.of(Manifest.read(shard_folder), 8, OrderConfig())
     stream = train_stream(
-        reader=ShardReader(Manifest.read(shard_folder)), order=order, transform=kill_yourself, collate=as_list, rank=0,
-        size=1, micro_batch=8, start_batch=0, repeats=1, config=LoaderConfig(workers=2),
+        ShardReader(Manifest.read(shard_folder)),
+        order,
+        Preparation(kill_yourself, as_list),
+        Share(micro_batch=8),
+        config=LoaderConfig(workers=2),
         quarantine=shard_folder / "quarantine.jsonl",
-    )  # fmt: skip
+    )
     with pytest.raises(RuntimeError, match=r"killed by signal|exited unexpectedly"):
         for _ in itertools.islice(stream, order.batches):
             pass

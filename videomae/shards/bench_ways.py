@@ -28,12 +28,12 @@ from webdataset.compat import WebDataset
 from videomae.augment import multi_scale_box, multi_scale_crop, resize
 from videomae.sampling import uniform_segments
 from videomae.shards.bench_clips import Clips
-from videomae.shards.loader import LoaderConfig, train_stream
+from videomae.shards.loader import LoaderConfig, Preparation, Share, train_stream
 from videomae.shards.manifest import Manifest
 from videomae.shards.official_way import OfficialWay
 from videomae.shards.order import Order, OrderConfig
 from videomae.shards.reader import Sample, ShardReader
-from videomae.stacking import stack_clips
+from videomae.stacking import room, stack_clips
 from videomae.video import decode_boxes, decode_demuxed, decode_plainly
 
 FRAMES, SIZE, CROPS = 16, 224, 4
@@ -65,22 +65,20 @@ def crop_clips(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Te
     """One uint8 clip_TCHW for every generator, from one decoding that converts only the crops."""
     index_T = uniform_segments(sample.frames, FRAMES, rngs[0])
     boxes = [multi_scale_box(sample.height, sample.width, rng) for rng in rngs]
-    return [resize(frames_THWC, SIZE) for frames_THWC in decode_boxes(sample.video, index_T, boxes)]
+    return [
+        resize(frames_THWC, SIZE, out_THWC=room(FRAMES, SIZE, SIZE, 3))
+        for frames_THWC in decode_boxes(sample.video, index_T, boxes)
+    ]
 
 
 def _ours(clips: Clips, *, repeats: int, workers: int) -> Iterator[Tensor]:
     reader = ShardReader(clips.manifest)
     batch = min(MICRO_BATCH, len(reader))
     stream = train_stream(
-        reader=reader,
-        order=Order.of(clips.manifest, batch, OrderConfig()),
-        transform=crop_clips,
-        collate=stack_clips,
-        rank=0,
-        size=1,
-        micro_batch=batch,
-        start_batch=0,
-        repeats=repeats,
+        reader,
+        Order.of(clips.manifest, batch, OrderConfig()),
+        Preparation(crop_clips, stack_clips, repeats=repeats),
+        Share(micro_batch=batch),
         config=LoaderConfig(workers=workers, prefetch=_PREFETCH),
         quarantine=clips.manifest.folder / "quarantine.jsonl",
     )

@@ -10,15 +10,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data._utils.pin_memory import pin_memory
 
 from videomae.config import configclass
 from videomae.health.stopping import held, ignore
@@ -30,6 +29,7 @@ from videomae.shards.order import Order, Place, Replacements
 from videomae.shards.permutation import generator
 from videomae.shards.quarantine import BadSampleError, Fault, Quarantine, QuotaConfig
 from videomae.shards.reader import Sample, ShardReader
+from videomae.shards.slabs import Memory, Parcel, Slabs
 from videomae.video import VideoError
 
 Item = TypeVar("Item")
@@ -39,6 +39,7 @@ Collate = Callable[[list[Item]], Batch]
 
 _AUGMENTATION = 4  # beside the order's own uses of the seed
 _MOST_ATTEMPTS = 16
+_HELD = 32  # micro-batches in the hands of whoever iterates; with more, some travel the stock way
 
 
 @configclass
@@ -61,155 +62,190 @@ class LoaderConfig:
         return replace(self, pin_memory=pin)
 
 
+@dataclass(frozen=True)
+class Preparation(Generic[Item, Batch]):
+    """What becomes of samples.
+
+    `transform(sample, rngs)` gets `repeats` generators and returns that many items; `collate` gets those of all samples
+    of a micro-batch.
+    """
+
+    transform: Transform[Item]
+    collate: Collate[Item, Batch]
+    _: KW_ONLY
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Share:
+    """A rank's contiguous part, in micro-batches of so many samples; in training of each batch from number `start`."""
+
+    rank: int = 0
+    size: int = 1
+    _: KW_ONLY
+    micro_batch: int
+    start: int = 0
+
+
 def train_stream(
-    *,
     reader: ShardReader | MixedReader,
     order: Order | Mixture,
-    transform: Transform[Item],
-    collate: Collate[Item, Batch],
-    rank: int,
-    size: int,
-    micro_batch: int,
-    start_batch: int,
-    repeats: int,
+    preparation: Preparation[Item, Batch],
+    share: Share,
+    *,
     config: LoaderConfig,
     quarantine: Path,
 ) -> Iterator[Batch]:
-    """This rank's micro-batches, without end, from global batch `start_batch` on.
-
-    `micro_batch` counts samples; `transform(sample, rngs)` gets `repeats` generators and returns that many items, and
-    `collate` the micro_batch * repeats items. The order's batch is cut into `size` contiguous shares, each into
-    micro-batches.
+    """A rank's micro-batches, without end. The order's batches are cut into shares, and each into micro-batches.
 
     Raises:
         BadSampleError: more bad samples than `config.quota` allows.
         ValueError: the batch does not divide into ranks and micro-batches.
     """
-    places = _TrainPlaces(order, rank=rank, size=size, micro_batch=micro_batch, first=start_batch)
-    dataset = _Samples(reader, transform, seed=order.seed, repeats=repeats, replacements=order.replacements)
+    places = _TrainPlaces(order, share)
+    dataset = _MicroBatches(reader, preparation, seed=order.seed, replacements=order.replacements)
     listed = Quarantine(quarantine, config.quota, samples=order.samples)
     with contextlib.ExitStack() as stack:
-        ahead = follow(reader, order, start=places.start, stop=places.start + places.share)
+        ahead = follow(reader, order, start=places.first, stop=places.first + places.samples)
         for each in ahead:
             stack.callback(each.close)
-        for number, (batch, faults) in enumerate(_load(dataset, places, collate, config)):
-            step, rest = divmod(number, places.share // micro_batch)
+        for number, (batch, faults) in enumerate(_load(dataset, places, config)):
+            step, rest = divmod(number, places.samples // share.micro_batch)
             for fault in faults:
-                listed.record(fault, step=start_batch + step)
+                listed.record(fault, step=share.start + step)
             for each in ahead if rest == 0 else ():
-                each.advance(start_batch + step)
+                each.advance(share.start + step)
             yield batch
 
 
 def evaluation_stream(
-    *,
     reader: ShardReader,
-    transform: Transform[Item],
-    collate: Collate[Item, Batch],
-    rank: int,
-    size: int,
-    micro_batch: int,
+    preparation: Preparation[Item, Batch],
+    share: Share,
+    *,
     config: LoaderConfig,
     samples: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Each sample (or each of `samples`) once, this rank's contiguous share, the last micro-batch smaller.
+    """Each sample (or each of `samples`) of the share once, the last micro-batch smaller.
 
     Raises:
         BadSampleError: a sample that cannot be read; nothing is replaced here.
     """
     ids = range(len(reader)) if samples is None else samples
-    first, last = (len(ids) * edge // size for edge in (rank, rank + 1))
+    first, last = (len(ids) * edge // share.size for edge in (share.rank, share.rank + 1))
     places = [Place(0, position, int(ids[position])) for position in range(first, last)]
-    cuts = [places[cut : cut + micro_batch] for cut in range(0, len(places), micro_batch)]
-    dataset = _Samples(reader, transform, seed=0, repeats=1, replacements=None)
-    for batch, faults in _load(dataset, cuts, collate, config):
+    cuts = [places[cut : cut + share.micro_batch] for cut in range(0, len(places), share.micro_batch)]
+    dataset = _MicroBatches(reader, preparation, seed=0, replacements=None)
+    for batch, faults in _load(dataset, cuts, config):
         for fault in faults:
             raise BadSampleError(f"{fault.shard}: sample {fault.key} cannot be evaluated: {fault.reason}")
         yield batch
 
 
 class _TrainPlaces:
-    """A rank's micro-batches of places from global batch `first` on, without end. Raises ValueError; see above."""
+    """A rank's micro-batches of places, without end. Raises ValueError; see above."""
 
-    def __init__(self, order: Order | Mixture, *, rank: int, size: int, micro_batch: int, first: int) -> None:
-        self.share, rest = divmod(order.batch, size)
-        if rest or self.share % micro_batch:
+    def __init__(self, order: Order | Mixture, share: Share) -> None:
+        self.samples, rest = divmod(order.batch, share.size)
+        if rest or self.samples % share.micro_batch:
             raise ValueError(
-                f"a batch of {order.batch} samples does not divide into {size} ranks with micro-batches of"
-                f" {micro_batch}; choose a batch that is a multiple of {size * micro_batch}"
+                f"a batch of {order.batch} samples does not divide into {share.size} ranks with micro-batches of"
+                f" {share.micro_batch}; choose a batch that is a multiple of {share.size * share.micro_batch}"
             )
-        self.start = rank * self.share
-        self._order, self._micro_batch, self._first = order, micro_batch, first
+        self.first = share.rank * self.samples
+        self._order, self._share = order, share
 
     def __iter__(self) -> Iterator[list[Place]]:
-        for number in itertools.count(self._first):
-            places = self._order.places(number, self.start, self.start + self.share)
-            for cut in range(0, self.share, self._micro_batch):
-                yield places[cut : cut + self._micro_batch]
+        micro_batch = self._share.micro_batch
+        for number in itertools.count(self._share.start):
+            places = self._order.places(number, self.first, self.first + self.samples)
+            for cut in range(0, self.samples, micro_batch):
+                yield places[cut : cut + micro_batch]
 
 
-class _Samples(Dataset[tuple[list[Item], list[Fault]]], Generic[Item]):
-    """From a place to its items; faults come back as values, so that the main process can count them."""
+class _MicroBatches(Generic[Item, Batch]):
+    """From places to their micro-batch; faults come back as values, so that the main process can count them."""
 
     def __init__(
         self,
         reader: ShardReader | MixedReader,
-        transform: Transform[Item],
+        preparation: Preparation[Item, Batch],
         *,
         seed: int,
-        repeats: int,
         replacements: Replacements | MixedReplacements | None,
     ) -> None:
-        self._reader, self._transform, self._seed, self._repeats = reader, transform, seed, repeats
+        self._reader, self._preparation, self._seed = reader, preparation, seed
         self._replacements = replacements
 
-    def __getitem__(self, place: Place) -> tuple[list[Item], list[Fault]]:
+    def make(self, places: Sequence[Place], memory: Memory) -> tuple[Batch | None, list[Fault]]:
+        """The micro-batch, or None if no sample can be used, and what was wrong with some."""
+        items: list[Item] = []
         faults: list[Fault] = []
-        sample = place.sample
+        for place in places:
+            items += self._items_at(place, faults, memory)
+        return (self._preparation.collate(items) if items else None), faults
+
+    def _items_at(self, place: Place, faults: list[Fault], memory: Memory) -> list[Item]:
+        sample, used = place.sample, memory.used
         for attempt in range(_MOST_ATTEMPTS):
             try:
-                return self._items(place, sample), faults
+                return self._items(place, sample)
             except (ShardError, VideoError) as error:
+                memory.used = used  # clips follow each other there
                 faults.append(self._fault(sample, error))
             if self._replacements is None:
-                return [], faults
+                return []
             sample = self._replacements.sample(place, attempt)
         raise BadSampleError(f"{_MOST_ATTEMPTS} samples in a row are bad, the last: {faults[-1]}; check the shards")
 
     def _items(self, place: Place, sample: int) -> list[Item]:
         rngs = tuple(
             generator(key=(self._seed, place.epoch), counter=(place.position, repeat, _AUGMENTATION))
-            for repeat in range(self._repeats)
+            for repeat in range(self._preparation.repeats)
         )
-        return self._transform(self._reader.read(sample, weight=place.weight), rngs)
+        return self._preparation.transform(self._reader.read(sample, weight=place.weight), rngs)
 
     def _fault(self, sample: int, error: ValueError) -> Fault:
         shard, key = self._reader.where(sample)
         return Fault(shard=shard, key=key, reason=str(error))
 
 
-class _Collate(Generic[Item, Batch]):
-    """Flattens the items of a micro-batch's samples; nothing is collated when a fault is an error."""
+_Task = tuple[int | None, Sequence[Place]]  # the slab that the micro-batch goes into, and what it is made of
 
-    def __init__(self, collate: Collate[Item, Batch]) -> None:
-        self._collate = collate
 
-    def __call__(self, loaded: list[tuple[list[Item], list[Fault]]]) -> tuple[Batch | None, list[Fault]]:
-        items = [item for found, _ in loaded for item in found]
-        faults = [fault for _, found in loaded for fault in found]
-        return (self._collate(items) if items else None), faults
+class _Parcels(Dataset[Parcel[tuple[Any, list[Fault]]]]):
+    """The micro-batches, packed for their way to the main process."""
+
+    def __init__(self, dataset: _MicroBatches[Any, Any], slabs: Slabs) -> None:
+        self._dataset, self._slabs = dataset, slabs
+
+    def __getitem__(self, task: _Task) -> Parcel[tuple[Any, list[Fault]]]:
+        slab, places = task
+        return self._slabs.pack(slab, lambda memory: self._dataset.make(places, memory))
+
+
+class _Tasks:
+    """The next places, and a slab for each, when the `DataLoader` asks for them."""
+
+    def __init__(self, places: Iterable[Sequence[Place]], slabs: Slabs) -> None:
+        self._places, self._slabs = places, slabs
+
+    def __iter__(self) -> Iterator[_Task]:
+        for cut in self._places:
+            yield self._slabs.take(), cut
 
 
 def _load(
-    dataset: _Samples[Item], places: Any, collate: Collate[Item, Batch], config: LoaderConfig
+    dataset: _MicroBatches[Item, Batch], places: Iterable[Sequence[Place]], config: LoaderConfig
 ) -> Iterator[tuple[Any, list[Fault]]]:
-    """Run the dataset over micro-batches of places, in order, here or in worker processes."""
-    together = _Collate(collate)
+    """Make the micro-batches of places, in order, here or in worker processes."""
+    slabs = Slabs(config.workers * config.prefetch + _HELD)
+    parcels, tasks = _Parcels(dataset, slabs), _Tasks(places, slabs)
     if not config.workers:
         keep_memory()
-        for cut in places:
-            batch, faults = together([dataset[place] for place in cut])
-            yield (pin_memory(batch) if config.pin_memory else batch), faults
+        for task in tasks:
+            parcel = parcels[task]
+            yield parcel.pin_memory() if config.pin_memory else parcel.open()
         return
     with warnings.catch_warnings():
         # Python 3.12 warns of a fork beside threads: the workers share no lock with them.
@@ -217,9 +253,10 @@ def _load(
         # torch warns of more workers than cores: the config says how many, and some wait for a network.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
         loader = DataLoader(
-            dataset,
-            batch_sampler=places,
-            collate_fn=together,
+            parcels,
+            batch_size=None,
+            sampler=tasks,
+            collate_fn=_as_it_is,
             num_workers=config.workers,
             prefetch_factor=config.prefetch,
             multiprocessing_context=config.start_method,
@@ -228,7 +265,12 @@ def _load(
         )
         with held():
             batches = iter(loader)
-    yield from batches
+    for loaded in batches:
+        yield loaded.open() if isinstance(loaded, Parcel) else loaded  # the pinning thread has opened it
+
+
+def _as_it_is(parcel: Any) -> Any:
+    return parcel
 
 
 def _start_worker(worker: int) -> None:

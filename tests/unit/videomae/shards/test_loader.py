@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videomae.shards.loader import LoaderConfig, evaluation_stream, train_stream
+from videomae.shards.loader import LoaderConfig, Preparation, Share, evaluation_stream, train_stream
 from videomae.shards.manifest import Manifest
 from videomae.shards.meta import Meta
-from videomae.shards.order import Order, OrderConfig
+from videomae.shards.order import Order, OrderConfig, Partial
 from videomae.shards.quarantine import BadSampleError, QuotaConfig
 from videomae.shards.reader import Sample, ShardReader
 from videomae.shards.writer import ShardWriter
@@ -46,14 +46,26 @@ def as_list(items: list[Seen]) -> list[Seen]:
     return items
 
 
-def stream(folder: Path, *, rank: int = 0, size: int = 1, start: int = 0, count: int = 12, **options: object) -> list:
+def stream(
+    folder: Path,
+    *,
+    rank: int = 0,
+    size: int = 1,
+    start: int = 0,
+    count: int = 12,
+    partial: Partial = "drop",
+    **options: object,
+) -> list:
     config = LoaderConfig(**{"workers": 0, **options})  # pyright: ignore[reportArgumentType]
     reader = ShardReader(Manifest.read(folder))
     batches = train_stream(
-        reader=reader, order=Order.of(reader.manifest, 8, OrderConfig(seed=3)), transform=look, collate=as_list,
-        rank=rank, size=size, micro_batch=2, start_batch=start, repeats=2, config=config,
+        reader,
+        Order.of(reader.manifest, 8, OrderConfig(seed=3, partial=partial)),
+        Preparation(look, as_list, repeats=2),
+        Share(rank, size, micro_batch=2, start=start),
+        config=config,
         quarantine=folder.parent / "quarantine.jsonl",
-    )  # fmt: skip
+    )
     return list(itertools.islice(batches, count * 4 // size))
 
 
@@ -103,6 +115,16 @@ def test_bad_samples_are_replaced_listed_once_and_alike_everywhere(folder: Path)
     assert all("damaged" in line["reason"] and 0 <= line["step"] < 6 for line in lines)
 
 
+def test_a_replacement_has_the_weight_of_its_place(folder: Path) -> None:
+    whole = list(itertools.chain(*stream(folder, partial="pad", count=7)))
+    assert {weight for _, _, weight in whole} == {0.0, 1.0, 4.0}  # the seventh batch of 8 has 2 of the 50 samples
+    bad = next(key for key, _, weight in whole if weight == 4)
+    damage(folder, bad)
+    replaced = list(itertools.chain(*stream(folder, partial="pad", count=7)))
+    assert [weight for _, _, weight in replaced] == [weight for _, _, weight in whole]
+    assert bad not in {key for key, _, _ in replaced}
+
+
 @pytest.mark.parametrize(
     ("quota", "said"),
     [
@@ -131,11 +153,13 @@ def test_evaluation_reads_each_sample_once(folder: Path, workers: int, size: int
         item[0]
         for rank in range(size)
         for batch in evaluation_stream(
-            reader=reader, transform=look, collate=as_list, rank=rank, size=size, micro_batch=7,
+            reader,
+            Preparation(look, as_list),
+            Share(rank, size, micro_batch=7),
             config=LoaderConfig(workers=workers),
         )
         for item in batch
-    ]  # fmt: skip
+    ]
     assert keys == [f"{number:03d}" for number in range(50)]
 
 
@@ -144,11 +168,8 @@ def test_in_evaluation_a_bad_sample_is_an_error(folder: Path) -> None:
     reader = ShardReader(Manifest.read(folder))
     with pytest.raises(BadSampleError, match="031"):
         list(
-            evaluation_stream(
-                reader=reader, transform=look, collate=as_list, rank=0, size=1, micro_batch=4,
-                config=LoaderConfig(workers=1),
-            )
-        )  # fmt: skip
+            evaluation_stream(reader, Preparation(look, as_list), Share(micro_batch=4), config=LoaderConfig(workers=1))
+        )
 
 
 def test_a_batch_that_does_not_divide_is_refused(folder: Path) -> None:

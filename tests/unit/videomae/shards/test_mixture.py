@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videomae.shards.loader import LoaderConfig, train_stream
+from videomae.shards.loader import LoaderConfig, Preparation, Share, train_stream
 from videomae.shards.manifest import Manifest, Shard
 from videomae.shards.meta import Meta
 from videomae.shards.mixture import MixedReader, Mixture
@@ -100,10 +100,13 @@ def test_mixed_sets_stream_through_workers(tmp_path: Path) -> None:
 
     def stream(workers: int, start: int) -> list[list[tuple[str, int, float]]]:
         batches = train_stream(
-            reader=MixedReader(manifests), order=Mixture(OrderConfig(), manifests, weights=[1, 2], batch=6),
-            transform=look, collate=as_list, rank=0, size=1, micro_batch=6, start_batch=start, repeats=2,
-            config=LoaderConfig(workers=workers), quarantine=tmp_path / "quarantine.jsonl",
-        )  # fmt: skip
+            MixedReader(manifests),
+            Mixture(OrderConfig(), manifests, weights=[1, 2], batch=6),
+            Preparation(look, as_list, repeats=2),
+            Share(micro_batch=6, start=start),
+            config=LoaderConfig(workers=workers),
+            quarantine=tmp_path / "quarantine.jsonl",
+        )
         return list(itertools.islice(batches, 20 - start))
 
     whole = stream(0, 0)

@@ -1,0 +1,138 @@
+"""Slabs carry any batch unchanged, are not given out while a tensor of theirs lives, and come back afterwards."""
+
+import gc
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from videomae.shards import slabs as module
+from videomae.shards.slabs import Memory, Parcel, Slabs
+from videomae.stacking import room, stack_clips
+
+CLIP = (4, 6, 6, 3)  # T, H, W, C
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A batch of everything that may come."""
+
+    video_BCTHW: Tensor
+    label_B: Tensor
+    part: Tensor
+    flags: Tensor
+    empty: Tensor
+    other: dict[str, object]
+
+    def pin_memory(self) -> "Mixed":
+        return Mixed(
+            self.video_BCTHW.clone(),
+            self.label_B.clone(),
+            self.part.clone(),
+            self.flags.clone(),
+            self.empty.clone(),
+            {},
+        )
+
+
+def mixed(seed: int, *, laid: bool = True) -> Mixed:
+    random = torch.Generator().manual_seed(seed)
+    clips = []
+    for _ in range(3):
+        clip_THWC = torch.randint(0, 256, CLIP, dtype=torch.uint8, generator=random)
+        clips.append((room(*CLIP).copy_(clip_THWC) if laid else clip_THWC).permute(0, 3, 1, 2))
+    whole = torch.randn(5, 7, generator=random)
+    other = {"name": f"batch {seed}", "array": np.arange(seed), "weights": [torch.tensor(0.25), torch.tensor(True)]}
+    return Mixed(stack_clips(clips), torch.arange(seed), whole[1:, ::2], torch.tensor([True, False]), whole[:0], other)
+
+
+def values(batch: Mixed) -> list[object]:
+    tensors = [value for value in vars(batch).values() if isinstance(value, Tensor)]
+    tensors += batch.other["weights"]  # pyright: ignore[reportOperatorIssue]
+    array = batch.other["array"]
+    assert isinstance(array, np.ndarray)
+    return [(t.dtype, tuple(t.shape), t.tolist()) for t in tensors] + [batch.other["name"], array.tolist()]
+
+
+@pytest.mark.parametrize("laid", [True, False])
+def test_a_batch_comes_out_as_it_went_in(laid: bool) -> None:
+    slabs = Slabs(2)
+    for seed in range(5):
+        parcel = slabs.pack(slabs.take(), lambda _, seed=seed: mixed(seed, laid=laid))
+        assert isinstance(parcel.content, bytes)
+        assert len(parcel.content) < 2000, "pixels do not go through the pipe"
+        assert values(parcel.open()) == values(mixed(seed))
+
+
+def test_clips_that_are_laid_into_the_slab_are_not_copied_again() -> None:
+    slabs, used = Slabs(1), []
+
+    def make(memory: Memory) -> Tensor:
+        clips = [room(*CLIP).fill_(value).permute(0, 3, 1, 2) for value in (1, 2, 3)]
+        video_BCTHW = stack_clips(clips)
+        used.append(memory.used)
+        assert video_BCTHW.data_ptr() == clips[0].data_ptr()
+        return video_BCTHW
+
+    video_BCTHW = slabs.pack(slabs.take(), make).open()
+    assert used == [3 * 4 * 6 * 6 * 3]
+    assert video_BCTHW.shape == (3, 3, 4, 6, 6)
+    assert video_BCTHW.permute(0, 2, 3, 4, 1).is_contiguous()
+    assert [clip.unique().tolist() for clip in video_BCTHW] == [[1], [2], [3]]
+
+
+def test_a_slab_is_taken_until_the_last_tensor_of_its_batch_is_gone() -> None:
+    slabs = Slabs(1)
+    batch = slabs.pack(slabs.take(), lambda _: mixed(3)).open()
+    assert slabs.take() is None
+    row = batch.part[2]
+    as_array = row.numpy()
+    del batch, row
+    gc.collect()
+    assert slabs.take() is None
+    del as_array
+    assert slabs.take() == 0
+
+
+def test_pinning_frees_the_slab_at_once() -> None:
+    slabs = Slabs(1)
+    pinned = slabs.pack(slabs.take(), lambda _: mixed(0)).pin_memory()
+    gc.collect()
+    assert slabs.take() == 0
+    assert torch.equal(pinned.video_BCTHW, mixed(0).video_BCTHW)
+
+
+@pytest.mark.parametrize("bytes_of_room", [100, 1400])
+def test_a_batch_larger_than_a_slab_travels_the_stock_way(monkeypatch: pytest.MonkeyPatch, bytes_of_room: int) -> None:
+    monkeypatch.setattr(module, "ROOM", bytes_of_room)
+    slabs = Slabs(1)
+    for _ in range(2):
+        parcel = slabs.pack(slabs.take(), lambda _: mixed(4))
+        assert isinstance(parcel.content, Mixed)
+        assert values(parcel.open()) == values(mixed(4))
+
+
+def test_without_a_slab_a_batch_travels_the_stock_way() -> None:
+    slabs = Slabs(1)
+    assert slabs.take() == 0
+    parcel = slabs.pack(slabs.take(), lambda _: mixed(4))
+    assert isinstance(parcel.content, Mixed)
+    assert values(parcel.open()) == values(mixed(4))
+
+
+def test_without_memory_files_there_are_no_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    assert Slabs(3).take() is None
+
+
+def test_a_parcel_says_where_it_belongs() -> None:
+    one, other = Slabs(1), Slabs(1)
+    parcels: list[Parcel[Mixed]] = [each.pack(each.take(), lambda _: mixed(2)) for each in (one, other)]
+    batches = [parcel.open() for parcel in parcels]
+    assert values(batches[0]) == values(batches[1])
+    del batches
+    gc.collect()
+    assert (one.take(), other.take()) == (0, 0)
