@@ -302,9 +302,10 @@ def test_a_mixture_of_remote_sets_is_fetched_ahead(server: str, published: Path,
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "cache").rglob("*.tar"))) < 6 and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert len(list((tmp_path / "cache" / "plans").glob(f"{os.getpid()}-*.json"))) == 2
     for follower in followers:
         follower.close()
+    assert not list((tmp_path / "cache" / "plans").iterdir())
     assert len(list((tmp_path / "cache").rglob("*.tar"))) == 6
-    assert len(list((tmp_path / "cache" / "plans").glob(f"{os.getpid()}-*.json"))) == 2
     remote = MixedReader(manifests)
     assert [remote.read(place.sample).key for place in mixture.places(3)]

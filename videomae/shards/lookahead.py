@@ -1,10 +1,14 @@
-"""Fetches the remote shards that a rank will need soon, in a thread, and tells the node's cache about them."""
+"""Fetches the remote shards that a rank will need soon, in a thread, and tells the node's cache about them.
+
+Nothing is fetched for which the cache would have to give up what anybody needs sooner: it is tried again as the run
+goes on.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
+from collections import deque
 
 from videomae.shards.cache import ShardCache
 from videomae.shards.manifest import Manifest, ShardError
@@ -23,47 +27,70 @@ class Lookahead:
     def __init__(self, cache: ShardCache, manifest: Manifest, order: Order, *, start: int, stop: int) -> None:
         self._cache, self._manifest, self._order = cache, manifest, order
         self._start, self._stop = start, stop
-        self._last_use: OrderedDict[int, int] = OrderedDict()  # shard -> the latest batch known to need it, in order
+        self._plan = cache.plan()
+        self._uses: dict[int, deque[int]] = {}  # shard -> the batches within the horizon that need it
         self._seen = -1
         self._wake, self._closed = threading.Event(), False
         self._wanted: list[int] = []
+        self._complete = False  # whether all that is wanted is there
+        self._spoilt: set[int] = set()  # shards that are not what the manifest says
         self._thread: threading.Thread | None = None
 
     def advance(self, number: int) -> None:
-        """Global batch `number` is being used: look on from there."""
+        """Global batches from `number` on are still to be used: look on from there."""
         for batch in range(max(number, self._seen + 1), number + HORIZON):
             for place in self._order.places(batch, self._start, self._stop):
                 shard, _ = self._manifest.locate(place.sample)
-                self._last_use[shard] = batch
+                uses = self._uses.setdefault(shard, deque())
+                if not uses or uses[-1] != batch:
+                    uses.append(batch)
             self._seen = batch
-        for shard in [shard for shard, batch in self._last_use.items() if batch < number]:
-            del self._last_use[shard]
-        wanted = list(self._last_use)
-        if wanted != self._wanted:
+        for shard, uses in list(self._uses.items()):
+            while uses and uses[0] < number:
+                uses.popleft()
+            if not uses:
+                del self._uses[shard]
+        wanted = sorted(self._uses, key=lambda shard: self._uses[shard][0])
+        self._announce({shard: self._uses[shard][0] - number for shard in wanted})
+        if wanted != self._wanted or not self._complete:
             self._wanted = wanted
-            self._cache.announce([self._manifest.shards[shard].name for shard in wanted])
             self._wake.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="shard lookahead", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
+        """Fetch nothing further; a download under way goes on to its end."""
         self._closed = True
         self._wake.set()
+        self._plan.withdraw()
+
+    def _announce(self, soon: dict[int, int]) -> None:
+        try:
+            self._plan.announce({self._manifest.shards[shard].name: batches for shard, batches in soon.items()})
+        except OSError as error:
+            _log.warning("cannot tell the cache what is needed next: %s", error)
 
     def _run(self) -> None:
         while not self._closed:
             self._wake.wait()
             self._wake.clear()
-            for number in list(self._wanted):
-                if self._closed or self._wake.is_set():
-                    break
-                shard = self._manifest.shards[number]
-                try:
-                    self._cache.fetch(shard.name, size=shard.bytes, sha256=shard.sha256)
-                except (RemoteError, ShardError, OSError) as error:
-                    _log.warning("cannot fetch %s ahead of its use: %s", shard.name, error)
-                    break  # the reader meets the fault itself, and says so
+            wanted = self._wanted
+            self._complete = False
+            self._complete = all(not self._closed and not self._wake.is_set() and self._has(shard) for shard in wanted)
+
+    def _has(self, number: int) -> bool:
+        """Fetch a shard unless it is there; False if it cannot be had now."""
+        if number in self._spoilt:
+            return True
+        shard = self._manifest.shards[number]
+        try:
+            return self._cache.fetch_ahead(shard.name, size=shard.bytes, sha256=shard.sha256)
+        except (RemoteError, ShardError, OSError) as error:  # the reader meets the fault itself, and says so
+            _log.warning("cannot fetch %s ahead of its use: %s", shard.name, error)
+            if isinstance(error, ShardError):
+                self._spoilt.add(number)
+            return number in self._spoilt
 
 
 def follow(reader: ShardReader | MixedReader, order: Order | Mixture, *, start: int, stop: int) -> list[Lookahead]:

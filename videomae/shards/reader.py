@@ -5,7 +5,6 @@ Safe to send to worker processes: files are opened where they are read.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import zlib
@@ -21,7 +20,6 @@ from videomae.shards.remote import RemoteError, RemoteFolder
 
 _OPEN_FILES = 64
 _KEPT_INDEXES = 256
-_FETCHES = 8  # of one shard that other processes evict before it is opened
 _FAULTS_OF_A_SHARD = (errno.ENOENT, errno.EIO)
 
 
@@ -143,18 +141,19 @@ class ShardReader:
         self._files[shard] = self._open(self.manifest.shards[shard])
         if len(self._files) > _OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
+        if self.cache is not None:
+            self._close_evicted(but=shard)
         return self._files[shard]
 
     def _open(self, shard: Shard) -> int:
         if self.cache is None:
             return os.open(self.manifest.folder / shard.name, os.O_RDONLY)
-        for _ in range(_FETCHES):
-            with contextlib.suppress(FileNotFoundError):  # evicted by another process since it was fetched
-                return os.open(self.cache.fetch(shard.name, size=shard.bytes, sha256=shard.sha256), os.O_RDONLY)
-        raise RemoteError(
-            f"{self.manifest.folder / shard.name}: evicted again and again before it could be read;"
-            " raise VIDEOMAE_CACHE_GB"
-        )
+        return self.cache.open(shard.name, size=shard.bytes, sha256=shard.sha256)
+
+    def _close_evicted(self, *, but: int) -> None:
+        """Files that are open still take room on the disk after the cache has given them up."""
+        for shard in [shard for shard, file in self._files.items() if shard != but and not os.fstat(file).st_nlink]:
+            os.close(self._files.pop(shard))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"manifest": self.manifest}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from videomae.shards.cache import CacheConfig, ShardCache, _lock
+from videomae.shards.cache import CacheConfig, ShardCache
 from videomae.shards.manifest import Shard, ShardError
 from videomae.shards.remote import RemoteError, RemoteFolder, as_url
+from videomae.shards.room import locked
 
 
 class Remote(RemoteFolder):
@@ -33,6 +34,11 @@ def fetch(cache: ShardCache, *numbers: int) -> None:
             os.utime(path, (1e9 - age, 1e9 - age))  # clocks are too coarse for a test
 
 
+def announce(cache: ShardCache, *numbers: int) -> None:
+    """Say that the shards are needed ten batches after each other."""
+    cache.plan().announce({f"{number}.tar": 10 * place for place, number in enumerate(numbers)})
+
+
 def cached(cache: ShardCache) -> set[int]:
     return {int(path.stem) for path in cache.folder.glob("*.tar")}
 
@@ -51,25 +57,25 @@ def test_what_is_there_is_not_fetched_again(cache: ShardCache) -> None:
 
 def test_what_is_needed_last_goes_first(cache: ShardCache) -> None:
     fetch(cache, 1, 2, 3)
-    cache.announce(["4.tar", "1.tar", "3.tar", "2.tar"])
+    announce(cache, 4, 1, 3, 2)
     fetch(cache, 4)
     assert cached(cache) == {1, 3, 4}
 
 
 def test_what_nobody_announced_goes_before_that_the_longest_unused_first(cache: ShardCache) -> None:
     fetch(cache, 1, 2, 3)
-    cache.announce(["4.tar", "1.tar"])
+    announce(cache, 4, 1)
     fetch(cache, 4)
     assert cached(cache) == {1, 3, 4}
 
 
 def test_the_plans_of_all_processes_count_but_not_of_dead_ones(cache: ShardCache, tmp_path: Path) -> None:
     fetch(cache, 1, 2, 3)
-    cache.announce(["1.tar", "2.tar", "3.tar"])
+    announce(cache, 1, 2, 3)
     name = cache.folder.name
     plans, host = tmp_path / "plans", socket.gethostname()
-    (plans / f"1-x@{host}.json").write_text(json.dumps([f"{name}/3.tar"]))  # the first process of a machine lives
-    (plans / f"999999999-x@{host}.json").write_text(json.dumps([f"{name}/2.tar"]))
+    (plans / f"1-x@{host}.json").write_text(json.dumps({f"{name}/3.tar": 0}))  # the first process of a machine lives
+    (plans / f"999999999-x@{host}.json").write_text(json.dumps({f"{name}/2.tar": 0}))
     (plans / "999999999-x@elsewhere.json").write_text("[]")
     fetch(cache, 4)
     assert cached(cache) == {1, 3, 4}
@@ -100,7 +106,7 @@ def test_a_shard_larger_than_the_cache_is_an_error(cache: ShardCache) -> None:
 
 
 def test_a_lock_ends_though_a_forked_process_still_has_its_file_open(tmp_path: Path) -> None:
-    with _lock(tmp_path / "x.lock"):
+    with locked(tmp_path / "x.lock"):
         held = [int(link.name) for link in Path("/proc/self/fd").iterdir() if _leads_to(link, tmp_path / "x.lock")]
         inherited = os.dup(held[0])  # shares the open file as a fork's does
     with (tmp_path / "x.lock").open("a") as file:
