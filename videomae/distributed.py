@@ -71,6 +71,13 @@ class World:
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
 
+    def line_up(self, part: Tensor, *, into: Tensor) -> None:
+        """Fill `into` with every rank's 1-D `part`, all of one length, in rank order; bits stay as they are."""
+        if self.size == 1:
+            into.copy_(part)
+        else:
+            torch.distributed.all_gather(list(into.chunk(self.size)), part)
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's picklable `value`, in rank order, on every rank."""
         if self.size == 1:
@@ -103,6 +110,20 @@ class World:
     def on_first(self, action: Callable[[], object]) -> None:
         """Run `action` on rank 0 while the others wait; errors as in `from_first`."""
         self.from_first(lambda: (action(), None)[1])
+
+    def on_every(self, action: Callable[[], T]) -> T:
+        """What `action` gives here; it talks to no other rank. An error on one rank is raised on every rank."""
+        result, fault = None, None
+        try:
+            result = action()
+        except Exception as error:  # as in `from_first`
+            if self.size == 1:
+                raise
+            fault = _picklable(error)
+        faults = [found for found in self.gather(fault) if found is not None]
+        if faults:
+            raise faults[0]
+        return cast(T, result)
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace floating-point tensors by their mean over all ranks, in place."""

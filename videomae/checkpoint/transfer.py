@@ -6,20 +6,18 @@ Nothing here needs DeepSpeed, a GPU or the code of a model; all of it needs host
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from videomae.checkpoint import manifest
 from videomae.checkpoint.loading import CheckpointError
 from videomae.checkpoint.manifest import MANIFEST, PROGRESS
 from videomae.checkpoint.store import Checkpoint
-from videomae.engine.fragments import AVERAGE, MASTER, State, read_full
+from videomae.engine.fragments import AVERAGE, MASTER, State, Target, read_full
 from videomae.engine.snapshot import Extras, Held, share, take
 
 
@@ -84,15 +82,16 @@ def to_ranks(checkpoint: Checkpoint, out: Path, *, ranks: int) -> None:
 
 def _whole(state: State) -> list[Held]:
     """The state as one rank would hold it that keeps everything."""
+    values = {
+        name: {key: torch.empty(prod(shape)) for key in sorted(state.keys) if state.has(key, name)}
+        for name, shape in state.shapes.items()
+    }
+    state.fill([Target(key, name, 0, room) for name, kept in values.items() for key, room in kept.items()])
     held = []
     for name, shape in state.shapes.items():
-        size = prod(shape)
-        values: Mapping[str, Tensor] = {
-            key: state.read(key, name, 0, size) for key in sorted(state.keys) if state.has(key, name)
-        }
-        trained = any(key not in (MASTER, AVERAGE) for key in values)
+        trained = any(key not in (MASTER, AVERAGE) for key in values[name])
         steps = torch.tensor(state.steps(name)) if trained else None
-        held.append(Held(name, shape, 0, dict(values), steps))
+        held.append(Held(name, shape, 0, values[name], steps))
     return held
 
 

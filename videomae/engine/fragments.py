@@ -13,165 +13,177 @@ The index, JSON in the file's header, has the format, rank and number of ranks, 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any
 
-import safetensors
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-FORMAT = "videomae-engine-1"
+from videomae.distributed import World
+from videomae.engine.index import Index, read_index
+from videomae.engine.rank_file import FORMAT, RankFile, StateError, file_of
+
+__all__ = ["AVERAGE", "FORMAT", "MASTER", "Chunk", "State", "StateError", "Target", "file_of", "read_full"]
+
 MASTER = "master"
 AVERAGE = "ema"
-
-
-class StateError(ValueError):
-    """Engine state that is missing, damaged, or of another model."""
-
-
-def file_of(rank: int) -> str:
-    """Name of the file that `rank` writes."""
-    return f"rank-{rank:05d}.safetensors"
+_OPEN = 8  # files that are kept open
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Where a range stands: values `start` to `stop` of a parameter are the tensor `name` of file `rank`."""
+class Target:
+    """Room for the values of a flattened parameter from `start` on: 1-D, on any device."""
 
-    start: int
-    stop: int
-    rank: int
+    key: str
     name: str
+    start: int
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What is read in one piece: `values` have their bytes in the file of `rank`, from `offset` on."""
+
+    rank: int
+    offset: int
+    values: Tensor
+
+    def cut(self, start: int, stop: int) -> Chunk:
+        """Values `start` to `stop` of it."""
+        return Chunk(self.rank, self.offset + start * self.values.element_size(), self.values[start:stop])
 
 
 class State:
-    """The state in a folder; used as a context, while it keeps the files open."""
+    """The state in a folder; used as a context, while it keeps files open. A file is opened when it is read."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the index of every file.
+    def __init__(self, folder: Path, index: Index | None = None) -> None:
+        """Read the index of every file, unless it is given.
 
         Raises:
             StateError: a file is missing, damaged, or not of this format.
         """
         self.folder = folder
-        self._files = ExitStack()
-        self._handles = [self._open(0)]
-        self.size = int(self._index(0)["size"])
-        self._handles += [self._open(rank) for rank in range(1, self.size)]
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self._pieces: dict[tuple[str, str], list[_Piece]] = {}
-        self._steps: dict[str, float] = {}
-        for rank in range(self.size):
-            self._add(rank, self._index(rank))
-        for pieces in self._pieces.values():
-            pieces.sort(key=lambda piece: piece.start)
+        self._index = read_index(folder) if index is None else index
+        self._files: dict[int, RankFile] = {}
+
+    @classmethod
+    def shared(cls, folder: Path, world: World) -> State:
+        """The state in `folder` on every rank; rank 0 alone reads the headers. Called by all ranks.
+
+        Raises:
+            StateError: as above, on every rank.
+        """
+        return cls(folder, world.from_first(lambda: read_index(folder)))
 
     def __enter__(self) -> State:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._files.close()
+        while self._files:
+            self._files.popitem()[1].close()
 
-    def _open(self, rank: int) -> Any:
-        path = self.folder / file_of(rank)
-        if not path.is_file():
-            raise StateError(
-                f"{self.folder} holds no {path.name}: wanted the engine's state, a file of each rank that wrote it; "
-                "name a whole checkpoint, or type resume=auto to take the newest"
-            )
-        try:
-            return self._files.enter_context(safetensors.safe_open(path, framework="pt"))
-        except SafetensorError as error:
-            raise StateError(f"{path} is damaged ({error}); type resume=auto to take the newest whole one") from error
+    @property
+    def size(self) -> int:
+        """The number of ranks that wrote it."""
+        return self._index.size
 
-    def _index(self, rank: int) -> dict[str, Any]:
-        index = json.loads((self._handles[rank].metadata() or {}).get("index", "{}"))
-        if index.get("format") != FORMAT or index["rank"] != rank:
-            raise StateError(
-                f"{self.folder / file_of(rank)} is {index.get('format', 'some other file')!r} of rank "
-                f"{index.get('rank')}, wanted {FORMAT!r} of rank {rank}; name a checkpoint that this version wrote"
-            )
-        return index
-
-    def _add(self, rank: int, index: dict[str, Any]) -> None:
-        self.shapes |= {name: tuple(shape) for name, shape in index["shapes"].items()}
-        handle = self._handles[rank]
-        for tensor in _names(handle):
-            if tensor.count("|") == 2:
-                key, name, start = tensor.split("|")
-                numel = prod(handle.get_slice(tensor).get_shape())
-                piece = _Piece(int(start), int(start) + numel, rank, tensor)
-                self._pieces.setdefault((key, name), []).append(piece)
-        if index["steps"]:
-            for name, steps in zip(index["steps"], handle.get_tensor("steps").tolist(), strict=True):
-                self._steps[name] = max(steps, self._steps.get(name, 0.0))
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Every parameter's shape."""
+        return self._index.shapes
 
     @property
     def keys(self) -> set[str]:
         """What is kept of parameters: master, exp_avg, ..."""
-        return {key for key, _ in self._pieces}
+        return {key for key, _ in self._index.rows}
 
     def steps(self, name: str) -> float:
         """How many steps the parameter has seen; 0 where it is not trained."""
-        return self._steps.get(name, 0.0)
+        return self._index.steps.get(name, 0.0)
 
     def has(self, key: str, name: str) -> bool:
         """Whether `key` is kept of the parameter, at least in part."""
-        return (key, name) in self._pieces
+        return (key, name) in self._index.rows
 
-    def require(self, key: str, name: str, start: int, stop: int) -> None:
-        """Check that values `start` to `stop` of a flattened parameter are there.
+    def scaler(self) -> Tensor | None:
+        """The fp16 loss scale and the steps since it changed, or None."""
+        return self._index.scaler
+
+    def locate(self, targets: Sequence[Target]) -> list[Chunk]:
+        """The chunks that fill `targets`, in the order in which they stand on the disk; opens no file.
 
         Raises:
-            StateError: some are in no file.
+            StateError: some values are in no file.
         """
-        reached = start
-        for piece in self._pieces.get((key, name), []):
-            if reached < piece.start:
-                break
-            reached = max(reached, piece.stop)
-        if reached < stop:
-            raise StateError(
-                f"{self.folder} lacks {key} of {name} from value {reached}, wanted {start} to {stop}; "
-                "name a whole checkpoint of this model"
-            )
+        chunks = []
+        for target in targets:
+            stop = target.start + target.values.numel()
+            for piece in self._index.find(target.key, target.name, target.start, stop):
+                values = target.values[piece.start - target.start : piece.stop - target.start]
+                chunks.append(Chunk(piece.rank, piece.offset, values))
+        return sorted(chunks, key=lambda chunk: (chunk.rank, chunk.offset))
+
+    def load(self, chunk: Chunk, *, into: Tensor | None = None) -> None:
+        """Read the values of `chunk`, or put them into room on the host instead.
+
+        Raises:
+            StateError: they cannot be read.
+        """
+        room = chunk.values if into is None else into
+        direct = room.device.type == "cpu" and room.is_contiguous() and room.dtype == torch.float32
+        values = room if direct else torch.empty(room.shape)
+        self._file(chunk.rank).read(values, chunk.offset)
+        if not direct:
+            room.copy_(values)
+
+    def fill(self, targets: Sequence[Target]) -> None:
+        """Read all `targets`, each file once.
+
+        Raises:
+            StateError: some values are in no file; or they cannot be read, and then a part of `targets` is filled.
+        """
+        for chunk in self.locate(targets):
+            self.load(chunk)
 
     def read(self, key: str, name: str, start: int, stop: int) -> Tensor:
         """Values `start` to `stop` of a flattened parameter, float32; reads no more than these."""
-        self.require(key, name, start, stop)
         values = torch.empty(stop - start)
-        for piece in self._pieces[key, name]:
-            low, high = max(start, piece.start), min(stop, piece.stop)
-            if low < high:
-                source = self._handles[piece.rank].get_slice(piece.name)
-                values[low - start : high - start] = source[low - piece.start : high - piece.start]
+        self.fill([Target(key, name, start, values)])
         return values
 
     def buffers(self, *, rank: int, size: int) -> dict[str, Tensor]:
         """The buffers of `rank` among `size`: its own; for another number of ranks the mean (of counts: the first)."""
-        names = [name for name in _names(self._handles[0]) if name.startswith("buffer|")]
         if size == self.size:
-            return {_bare(name): self._handles[rank].get_tensor(name) for name in names}
-        return {_bare(name): _mean([handle.get_tensor(name) for handle in self._handles]) for name in names}
+            return self._buffers(rank)
+        first = self._buffers(0)
+        sums = {name: value.double() for name, value in first.items() if value.is_floating_point()}
+        for other in range(1, self.size if sums else 1):
+            for name, value in self._buffers(other).items():
+                if name in sums:
+                    sums[name] += value
+        return first | {name: (total / self.size).to(first[name].dtype) for name, total in sums.items()}
 
-    def scaler(self) -> Tensor | None:
-        """The fp16 loss scale and the steps since it changed, or None."""
-        handle = self._handles[0]
-        return handle.get_tensor("scaler") if "scaler" in _names(handle) else None
+    def _buffers(self, rank: int) -> dict[str, Tensor]:
+        index = self._index.buffers
+        return {name: self._file(rank).tensor(stored[rank]) for name, stored in index.items()}
 
-    def fit(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Check that this is the state of the parameters `shapes`.
+    def _file(self, rank: int) -> RankFile:
+        if rank not in self._files:
+            while len(self._files) >= _OPEN:
+                self._files.pop(next(iter(self._files))).close()
+            file = self._files[rank] = RankFile(self.folder, rank)
+            file.expect(self._index.bytes[rank])
+        return self._files[rank]
+
+    def fit(self, shapes: Mapping[str, tuple[int, ...]], buffers: Collection[str] = ()) -> None:
+        """Check that this is the state of the parameters `shapes`, and that it has `buffers`.
 
         Raises:
             StateError: the names or shapes are others.
         """
-        missing, foreign = sorted(shapes.keys() - self.shapes.keys()), sorted(self.shapes.keys() - shapes.keys())
+        missing = sorted((shapes.keys() - self.shapes.keys()) | (set(buffers) - self._index.buffers.keys()))
+        foreign = sorted(self.shapes.keys() - shapes.keys())
         if missing or foreign:
             raise StateError(
                 f"{self.folder} is the state of another model: it lacks {_some(missing)} and has {_some(foreign)}; "
@@ -194,28 +206,19 @@ def read_full(folder: Path, key: str = MASTER) -> dict[str, Tensor]:
     with State(folder) as state:
         if key not in state.keys:
             raise StateError(f"{folder} holds no {key}, but {', '.join(sorted(state.keys))}; name one of these")
-        whole = {}
+        whole: dict[str, Tensor] = {}
+        targets = []
         for name, shape in state.shapes.items():
             stored = (
                 key if state.has(key, name) else MASTER
             )  # what is not trained has no moments and is its own average
             if stored == key or key == AVERAGE:
-                whole[name] = state.read(stored, name, 0, prod(shape)).reshape(shape)
+                whole[name] = torch.empty(shape)
+                targets.append(Target(stored, name, 0, whole[name].view(-1)))
+        state.fill(targets)
         if key in (MASTER, AVERAGE):
             whole |= {name: value.float() for name, value in state.buffers(rank=-1, size=-1).items()}
         return whole
-
-
-def _names(handle: Any) -> list[str]:
-    return list(handle.keys())
-
-
-def _bare(name: str) -> str:
-    return name.split("|")[1]
-
-
-def _mean(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).mean(0) if values[0].is_floating_point() else values[0]
 
 
 def _some(names: list[str]) -> str:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from videomae.engine.fragments import AVERAGE, FORMAT, MASTER, State, StateError, file_of
+from videomae.engine.fragments import FORMAT, MASTER, file_of
 
 
 @dataclass(frozen=True)
@@ -121,26 +121,3 @@ def _on_host(live: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str
     if device is not None:
         torch.cuda.current_stream(device).synchronize()
     return copies
-
-
-def restore(held: Sequence[Held], state: State) -> None:
-    """Read into `held` what it holds of `state`; nothing is changed unless all of it is there.
-
-    Raises:
-        StateError: `state` lacks a range.
-    """
-    for part in held:
-        for key in part.values:
-            if key == AVERAGE and key not in state.keys:
-                raise StateError(f"{state.folder} holds no average of the weights; type optimizer.ema=null to go on")
-            state.require(key, part.name, part.start, part.stop)
-    for part in held:
-        for key, value in part.values.items():
-            value.copy_(state.read(key, part.name, part.start, part.stop))
-    counts: dict[int, tuple[Tensor, float]] = {}  # ZeRO counts the steps of a partition, not of a parameter
-    for part in held:
-        if part.steps is not None:
-            _, before = counts.get(id(part.steps), (part.steps, 0.0))
-            counts[id(part.steps)] = (part.steps, max(before, state.steps(part.name)))
-    for tensor, count in counts.values():
-        tensor.fill_(count)

@@ -18,7 +18,8 @@ from videomae.distributed import World
 from videomae.engine.fragments import AVERAGE, MASTER, State
 from videomae.engine.mixed_precision import MixedPrecision
 from videomae.engine.optimizer import AdamW
-from videomae.engine.snapshot import Extras, Held, Snapshot, restore, share, take
+from videomae.engine.restoring import restore
+from videomae.engine.snapshot import Extras, Held, Snapshot, share, take
 
 
 class Holder(Protocol):
@@ -66,16 +67,22 @@ class EngineState:
         """Restore a state that any engine wrote; called by all ranks.
 
         Raises:
-            StateError: the state is missing, damaged, or does not fit.
+            StateError: the state is missing, damaged, or does not fit; on every rank, if on one.
         """
-        with State(folder) as state:
-            state.fit(self._holder.shapes())
-            restore([*self._holder.own(), *self._holder.common()], state)
-            stored = state.buffers(rank=self._world.rank, size=self._world.size)
-            for name, buffer in persistent_buffers(self._module).items():
-                buffer.copy_(stored[name])
+        world, buffers = self._world, persistent_buffers(self._module)
+        with State.shared(folder, world) as state:
+            world.on_every(lambda: state.fit(self._holder.shapes(), buffers.keys()))
+            restore(self._holder.own(), self._holder.common(), state, world)
+            if buffers:
+                for name, value in self._stored_buffers(state).items():
+                    buffers[name].copy_(value)
             self._holder.load_scaler(state.scaler())
         self._holder.refresh()
+
+    def _stored_buffers(self, state: State) -> dict[str, Tensor]:
+        rank, size = self._world.rank, self._world.size
+        read = self._world.on_every if size == state.size else self._world.from_first
+        return read(lambda: state.buffers(rank=rank, size=size))
 
     def full(self, *, average: bool) -> dict[str, Tensor]:
         """The whole module, float32 on the host of every rank, or the average of its weights; called by all ranks."""

@@ -20,7 +20,8 @@ from videomae.engine.fragments import FORMAT, State, StateError, file_of, read_f
 from videomae.engine.local import LocalEngine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import EngineConfig, EnginePlan
-from videomae.engine.snapshot import Extras, Held, restore, share, take
+from videomae.engine.restoring import restore
+from videomae.engine.snapshot import Extras, Held, share, take
 
 
 class Model(nn.Module):
@@ -204,9 +205,8 @@ def test_parts_of_ranks_that_count_steps_together_take_the_largest(tmp_path: Pat
     steps = torch.tensor(0.0)
     values = torch.zeros(prod((2, 5)))
     with State(tmp_path) as state:
-        restore(
-            [Held("w", (2, 5), 0, {"master": values[:5]}, steps), Held("w", (2, 5), 5, {"master": values[5:]})], state
-        )
+        held = [Held("w", (2, 5), 0, {"master": values[:5]}, steps), Held("w", (2, 5), 5, {"master": values[5:]})]
+        restore(held, [], state, world_of_one())
     assert steps.item() == 3.0
     assert values.tolist() == list(range(10))
     assert json.loads(safetensors.safe_open(tmp_path / file_of(0), "pt").metadata()["index"])["steps"] == ["w"]
