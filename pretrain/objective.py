@@ -5,15 +5,16 @@ Tong et al. 2022): pixels in [0, 1], minus the mean, divided by (the square root
 A model that predicts the mean has a normalised loss of (n - 1) / n for n pixels a cube and channel, close to 1.
 
 Whatever the target, both errors can be measured beside the loss, so that runs can be compared: the one in pixels, and
-the normalised one. Of plain pixels the latter is the error as a share of the variance within the cubes, taken over the
-whole batch, because cubes without any contrast have no finite one of their own; predicting each cube's mean gives the
-same (n - 1) / n.
+the normalised one. Of plain pixels the latter is the error as a share of the variance within the cubes, both taken over
+the global batch, because cubes without any contrast have no finite one of their own; predicting each cube's mean gives
+the same (n - 1) / n.
 
 Shapes: B batch, N tokens, H hidden tokens (height in BCTHW), P values of a cube, flattened as (pixel, channel).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from videomae.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from videomae.config import configclass
 from videomae.encoder import EncoderConfig, take_tokens
 from videomae.metrics.plateau import TrivialLoss
-from videomae.weighing import weighted_mean
+from videomae.weighing import Ratio, weighted_mean
 
 EPSILON = 1e-6
 
@@ -111,16 +112,16 @@ def measure(
     *,
     normalized: bool,
     weight_B: Tensor | None = None,
-) -> dict[str, Tensor]:
+) -> dict[str, Ratio]:
     """The errors of predictions in both units, scalars: `pixel_loss` (pixels in [0, 1]) and `normalised_loss`."""
     error_BHP = nn.functional.mse_loss(predictions_BHP.float(), targets_BHP, reduction="none")
     error_BH1C = rearrange(error_BHP, "b h (x c) -> b h x c", c=3).mean(dim=2, keepdim=True)
     variance = statistics.deviation.square()
-    error = weighted_mean(error_BH1C, weight_B)
+    error, one = weighted_mean(error_BH1C, weight_B), error_BHP.new_ones(())
     if normalized:
-        return {"normalised_loss": error, "pixel_loss": weighted_mean(error_BH1C * variance, weight_B)}
-    share = error / weighted_mean(variance, weight_B).clamp(min=torch.finfo(torch.float32).tiny)
-    return {"normalised_loss": share if weight_B is None else share * weight_B.mean(), "pixel_loss": error}
+        pixel_error = weighted_mean(error_BH1C * variance, weight_B)
+        return {"normalised_loss": Ratio(error, one), "pixel_loss": Ratio(pixel_error, one)}
+    return {"normalised_loss": Ratio(error, weighted_mean(variance, weight_B)), "pixel_loss": Ratio(error, one)}
 
 
 def trivial_loss(encoder: EncoderConfig) -> TrivialLoss:
@@ -145,7 +146,7 @@ class Objective:
     def __init__(self, config: ObjectiveConfig, *, encoder: EncoderConfig, device: torch.device) -> None:
         self._config, self._encoder, self._device = config, encoder, device
         self.measuring = False
-        self._measured: list[dict[str, Tensor]] = []
+        self._measured: list[dict[str, Ratio]] = []
 
     def __call__(self, module: nn.Module, batch: PretrainBatch) -> Tensor:
         batch = batch.to(self._device)
@@ -161,7 +162,13 @@ class Objective:
             self._measured.append(errors)
         return reconstruction_loss(predictions_BHP, targets_BHP, batch.weight_B)
 
-    def measured(self) -> dict[str, Tensor]:
+    def measured(self) -> dict[str, Ratio]:
         """The mean errors over the micro-batches since the last call; empty if none was measured."""
         seen, self._measured = self._measured, []
-        return {name: torch.stack([one[name] for one in seen]).mean() for name in seen[0]} if seen else {}
+        return {name: _mean([one[name] for one in seen]) for name in seen[0]} if seen else {}
+
+
+def _mean(ratios: Sequence[Ratio]) -> Ratio:
+    return Ratio(
+        torch.stack([ratio.part for ratio in ratios]).mean(), torch.stack([ratio.whole for ratio in ratios]).mean()
+    )

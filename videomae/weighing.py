@@ -10,6 +10,7 @@ Shapes: B batch; what else a clip has comes behind.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,3 +27,15 @@ def weighted_mean(values: Tensor, weight_B: Tensor | None) -> Tensor:
     if weight_B is None:
         return values.mean()
     return (weight_B * values.reshape(len(values), -1).mean(dim=1)).mean()
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One mean over another, scalars. Over several parts of a batch each is averaged by itself, and divided then."""
+
+    part: Tensor
+    whole: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        return self.part / self.whole

@@ -26,9 +26,10 @@ from videomae.progress import logger
 from videomae.run import write_whole
 from videomae.schedule import Timetable
 from videomae.stage import TrainingConfig
+from videomae.weighing import Ratio
 
 _BETWEEN = ("evaluation", "reconstructions")  # kinds of what is done between two steps, after the first one's save
-Beside = Mapping[str, Tensor]  # scalars of one rank that are logged as their mean over all ranks
+Beside = Mapping[str, Tensor | Ratio]  # scalars of one rank that are logged as their mean over all ranks
 
 
 class Recorder:
@@ -97,8 +98,7 @@ class Recorder:
         self._profiler.end(step)
 
     def _write_line(self, step: int, update: Update, beside: Beside) -> None:
-        names, done = sorted(beside), step + 1
-        means = self._world.mean(torch.stack([beside[name].float() for name in names])).tolist() if names else []
+        means, done = self._means(beside), step + 1
         loss = float(update.loss)  # waits for the device: the window ends with the step
         waited, memory = self._world.largest((self._meter.waited, memory_gb(self._world.device)))
         skipped = int(torch.stack(self._skipped).sum())
@@ -108,7 +108,7 @@ class Recorder:
             "epoch": round(self._timetable.epoch(done), 4),
             "loss": loss,
             "loss_max": float(update.loss_max),
-            **dict(zip(names, means, strict=True)),
+            **means,
             "gradient_norm": float(update.gradient_norm),
             "rate": rate,
             "rate_lowest": rate * self._workload.lowest_rate,
@@ -120,6 +120,14 @@ class Recorder:
         self._log.write("train", done, **line)
         self._warn_of_plateau(done, line)
         self.note = f"loss {loss:.4f}"
+
+    def _means(self, beside: Beside) -> dict[str, float]:
+        """Over all ranks, in one collective."""
+        names = sorted(beside)
+        if not names:
+            return {}
+        means_N2 = self._world.mean(torch.stack([_parts(beside[name]) for name in names]))
+        return dict(zip(names, (means_N2[:, 0] / means_N2[:, 1]).tolist(), strict=True))
 
     def _warn_of_plateau(self, done: int, line: dict[str, Any]) -> None:
         if self._plateau is not None and self._plateau.trivial.key in line and self._world.first:
@@ -135,6 +143,13 @@ class Recorder:
         """Write what is open and let the mirror finish."""
         self._profiler.close()
         self._log.close()
+
+
+def _parts(figure: Tensor | Ratio) -> Tensor:
+    """What is averaged of a figure, and what that is divided by, float32."""
+    if isinstance(figure, Ratio):
+        return torch.stack([figure.part.float(), figure.whole.float()])
+    return torch.stack([figure.float(), torch.ones_like(figure, dtype=torch.float32)])
 
 
 class LineCount:
