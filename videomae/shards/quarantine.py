@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ class BadSampleError(ValueError):
 
 @configclass
 class QuotaConfig:
-    """How many distinct samples may be bad before the run ends."""
+    """How many distinct samples may be bad before the run ends, counted over all its ranks."""
 
     samples: int = 1000
     fraction: float = 0.05  # of the data set
@@ -42,40 +43,67 @@ class Fault:
 
 
 class Quarantine:
-    """The list of bad samples of a run. Lines of earlier parts of the run count too."""
+    """The list of bad samples of a run: of all its ranks, and of its earlier parts.
+
+    All append to the one `file`, each line in one write; a rank that meets a fault reads what the others have added.
+    """
 
     def __init__(self, file: Path, quota: QuotaConfig, *, samples: int) -> None:
         self._file, self._quota, self._samples = file, quota, samples
         self._known: set[tuple[str, str]] = set()
-        if file.is_file():
-            for line in file.read_text(errors="replace").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # cut by a kill or a full disk
-                    values = json.loads(line)
-                    self._known.add((values["shard"], values["key"]))
+        self._read = 0  # bytes of the file
+        self._look()
 
     def record(self, fault: Fault, *, step: int) -> None:
         """Write `fault` down if it is new.
 
         Raises:
-            BadSampleError: a quota is used up.
+            BadSampleError: the run, not this rank alone, has used up a quota.
         """
-        if (fault.shard, fault.key) in self._known:
+        mine = (fault.shard, fault.key)
+        if mine in self._known:
             return
-        self._known.add((fault.shard, fault.key))
-        try:
-            self._write(json.dumps({**asdict(fault), "step": step}) + "\n")
-        except OSError as error:
-            _log.error("cannot write %s (%s); the run goes on without the line for %s", self._file, error, fault)
+        self._look()
+        if mine not in self._known:
+            self._known.add(mine)
+            try:
+                self._append(json.dumps({**asdict(fault), "step": step}))
+            except OSError as error:
+                _log.error("cannot write %s (%s); the run goes on without the line for %s", self._file, error, fault)
+            self._look()  # of two ranks that append at once, the later one sees both lines
         self._check()
 
-    def _write(self, line: str) -> None:
+    def _look(self) -> None:
+        """Learn the lines that have been added since the last look; a last one that is cut or under way waits."""
+        try:
+            with self._file.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._read:  # somebody has emptied it
+                    self._read = 0
+                file.seek(self._read)
+                lines = file.read()
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                _log.error("cannot read %s (%s); the quotas go by what is known of it", self._file, error)
+            return
+        lines = lines[: lines.rfind(b"\n") + 1]
+        self._read += len(lines)
+        for line in lines.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # cut by a kill or a full disk
+                values = json.loads(line)
+                self._known.add((values["shard"], values["key"]))
+
+    def _append(self, line: str) -> None:
+        """Add a line in one write, which no other rank's can break into."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # the last line is cut: do not lose this one too
-                    line = "\n" + line
-            file.write(line.encode())
+        file = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            size = os.fstat(file).st_size
+            cut = size and os.pread(file, 1, size - 1) != b"\n"  # the last line is cut: do not lose this one too
+            text = f"\n{line}\n" if cut else f"{line}\n"
+            if os.write(file, text.encode()) < len(text.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(file)
 
     def _check(self) -> None:
         bad = len(self._known)
