@@ -109,12 +109,13 @@ def train_stream(
         ahead = follow(reader, order, start=places.first, stop=places.first + places.samples)
         for each in ahead:
             stack.callback(each.close)
+        last = places.samples // share.micro_batch - 1
         for number, (batch, faults) in enumerate(_load(dataset, places, config)):
-            step, rest = divmod(number, places.samples // share.micro_batch)
+            step, rest = divmod(number, last + 1)
             for fault in faults:
                 listed.record(fault, step=share.start + step)
-            for each in ahead if rest == 0 else ():
-                each.advance(share.start + step)
+            for each in ahead if rest == last else ():
+                each.advance(share.start + step + 1)
             yield batch
 
 
