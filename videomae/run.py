@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from videomae.config import ConfigError, dump, to_dict
+from videomae.config import ConfigError, dump, parse, to_dict
 
 if TYPE_CHECKING:
     from videomae.distributed import World
@@ -82,7 +82,7 @@ class RunDirectory:
         """
         begun = self.summary.exists() or any(self.checkpoints.glob("*step-*"))
         if begun and self.config.exists():
-            changed = _changes(yaml.safe_load(self.config.read_text()), to_dict(config))
+            changed = _changes(_settings(self.config, type(config)), to_dict(config))
             if changed:
                 raise ConfigError(
                     f"{self.path} holds a run with other settings ({'; '.join(changed[:4])}); "
@@ -158,6 +158,15 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if arguments[0] == "rev-parse" else done.stdout
+
+
+def _settings(file: Path, schema: type[Any]) -> dict[str, Any]:
+    """What a run's config says, with defaults for what is newer than the run; as it stands if `schema` refuses it."""
+    values = yaml.safe_load(file.read_text())
+    try:
+        return to_dict(parse(schema, values, source=str(file)))
+    except ConfigError:
+        return values
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
