@@ -13,7 +13,8 @@ class ClipsConfig:
     repeats: int = 1  # clips from one decoded video: crops and masks of their own (VideoMAEv2, section 3.2: 4)
     # The last, incomplete batch of an epoch. drop: it is left out, other samples in each epoch. pad: each sample comes
     # exactly once an epoch; the batch is filled up with others, which weigh nothing in loss and gradients, so that the
-    # step is that of the real ones' mean. Batch norms do see the others, and samples_per_second counts them as work.
+    # step is that of the real ones' mean: the fewer they are, the noisier (health.spike watches it as any step). Batch
+    # norms do see the others, and samples_per_second counts them as work.
     partial: Partial = "drop"
 
     def __post_init__(self) -> None:

@@ -67,7 +67,7 @@ class Update:
     """What one optimizer step saw: scalars on the device, the same on every rank."""
 
     loss: Tensor  # mean over micro-batches and ranks
-    loss_max: Tensor  # of the ranks' own means
+    loss_max: Tensor  # of the ranks' own means, those of weighed clips where a batch is filled up
     gradient_norm: Tensor  # over all ranks and parameters, before clipping; not finite where a gradient was not
     skipped: Tensor  # 1 if the step changed nothing, else 0
 
