@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,9 +16,11 @@ from typing import Literal
 from pydantic import Field
 
 from videomae.config import configclass
+from videomae.ranks import plain_address
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOSTFILE_LINE = re.compile(r"(\S+)(?:\s+slots=(\d+))?(?:\s+max[_-]slots=\d+)?\s*(?:#.*)?")
+_NAME = re.compile(r"[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*")  # of a host: what begins with - would be an option of ssh
 _FIRST_PORT, _PORTS = 16384, 16000  # below the ports that systems hand out by themselves
 
 
@@ -103,6 +106,8 @@ class ClusterConfig:
             raise ValueError("got hosts and a hostfile; keep one of them")
         if len(set(self.hosts)) < len(self.hosts):
             raise ValueError(f"hosts must differ, got {', '.join(self.hosts)}")
+        for name in (*self.hosts, *((self.address,) if self.address is not None else ())):
+            require_name(name)
         for name in self.environment:
             if not _VARIABLE.fullmatch(name):
                 raise ValueError(f"environment holds NAME: value, got the name {name!r}")
@@ -138,9 +143,24 @@ class ClusterConfig:
                              f"--nodes {len(listed)}")  # fmt: skip
         return listed[: self.nodes]
 
+    def meeting(self, hosts: Sequence[Host]) -> str:
+        """The name or address where the processes on `hosts` meet; one of IPv6 without brackets."""
+        return plain_address(self.address or hosts[0].name)
+
     def port_of(self, run: Path) -> int:
         """The port where the processes of `run` meet: the same at every call."""
         return self.port or _FIRST_PORT + zlib.crc32(str(run).encode()) % _PORTS
+
+
+def require_name(name: str) -> str:
+    """`name` if a command can take it for that of a host.
+
+    Raises:
+        ValueError: it begins with a dash, or holds blanks or control characters.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"got the host {name!r}, wanted a name or an address, such as node1 or fd00::1")
+    return name
 
 
 def read_hostfile(file: Path, processes: int | None = None, *, default: int = 1) -> tuple[Host, ...]:
@@ -161,7 +181,7 @@ def read_hostfile(file: Path, processes: int | None = None, *, default: int = 1)
         match = _HOSTFILE_LINE.fullmatch(text)
         if match is None:
             raise ValueError(f"{file}: got the line {text!r}, wanted `NAME slots=GPUS`")
-        hosts.append(Host(match[1], processes or int(match[2] or default)))
+        hosts.append(Host(require_name(match[1]), processes or int(match[2] or default)))
     if not hosts or len({host.name for host in hosts}) < len(hosts):
         raise ValueError(f"{file}: wanted at least one host, and each once")
     return tuple(hosts)

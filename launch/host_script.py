@@ -23,6 +23,7 @@ def host_scripts(
         ValueError: a value cannot stand in a script, or the container is Slurm's.
     """
     hostfile = {"hostfile": _hostfile(hosts)} if on == "deepspeed" else {}
+    address, port = cluster.meeting(hosts), cluster.port_of(place.run)
     text = render(
         "host.sh.jinja",
         on=on,
@@ -30,8 +31,9 @@ def host_scripts(
         hosts=hosts,
         names=words(*(host.name for host in hosts)),
         counts=words(*(host.processes for host in hosts)),
-        address=cluster.address or hosts[0].name,
-        port=cluster.port_of(place.run),
+        address=address,
+        port=port,
+        endpoint=f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
         identity=place.run.name,
         stop_seconds=cluster.stop_seconds,
         python=cluster.interpreter,
@@ -61,7 +63,7 @@ def pdsh_words(place: Place, cluster: ClusterConfig, hosts: Sequence[Host]) -> l
     return [
         *(cluster.interpreter, "-m", "deepspeed.launcher.runner", f"--hostfile={place.record / 'hostfile'}"),
         "--no_ssh_check",  # it asks only the first host, and knows no options of ssh
-        f"--master_addr={cluster.address or hosts[0].name}",
+        f"--master_addr={cluster.meeting(hosts)}",
         f"--master_port={cluster.port_of(place.run)}",
         *("--force_multi", "--no_python", str(place.record / "rank.sh")),
     ]

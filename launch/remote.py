@@ -43,7 +43,7 @@ class Part:
 def ssh_words(ssh: SshConfig, host: str, command: Sequence[str]) -> list[str]:
     """The words that run `command` on `host`; nothing is asked for, and what a value holds stays in it."""
     options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={ssh.wait_seconds}", *ssh.options]
-    return ["ssh", *options, host, shlex.join(command)]
+    return ["ssh", *options, "--", host, shlex.join(command)]
 
 
 def ask_to_stop(run: Path) -> Path:
@@ -69,11 +69,16 @@ def host_parts(place: Place, ssh: SshConfig, hosts: Sequence[Host]) -> list[Part
 
 
 def end_words(record: Path, number: int) -> list[str]:
-    """The words that, on host `number`, end all that host.sh has started there."""
+    """The words that, on host `number`, end all that host.sh has started there; nothing where that is gone.
+
+    The number of a process is given again: the one that is meant began when the file says.
+    """
     file = shlex.quote(str(record / f"host-{number}.pid"))
+    find = f'read -r pid start < {file} && [ -n "$start" ]'
+    same = '[ "$(sed \'s/.*) //\' "/proc/$pid/stat" | cut -d\' \' -f20)" = "$start" ]'
     # torchrun's processes lead sessions of their own, DeepSpeed's are of the launcher's group.
-    find = f'pid=$(cat {file}) && group=$(ps -o pgid= -p "$pid")'
-    return ["bash", "-c", f'{find} && {{ pkill -KILL -P "$pid"; pkill -KILL -g $group; }}']
+    end = 'group=$(ps -o pgid= -p "$pid") && { pkill -KILL -P "$pid"; pkill -KILL -g $group; }'
+    return ["bash", "-c", f"if {find} && {same}; then {end}; fi 2>/dev/null; true"]
 
 
 class Stopping:

@@ -20,6 +20,7 @@ from launch.finding import Finding, alive, at_work, look, newest_status
 from launch.remote import STOP, ask_to_stop, end_words
 from launch.run_directory import read_launch
 from videomae.command import guarded
+from videomae.progress import logger
 
 
 def main(words: Sequence[str]) -> int:
@@ -88,7 +89,9 @@ def _end(run: Path, found: Finding) -> None:
     tops += [(last.host, last.pid, last.started)] if last and last.state == "running" else []
     for number, host in enumerate(launch.hosts if launch else ()):
         words = [*(launch.ssh if launch else ()), host, shlex.join(end_words(run / "launch", number))]
-        subprocess.run(words, capture_output=True, timeout=60)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        if done.returncode:
+            logger.warning("what runs on %s may live on, ssh says: %s", host, done.stderr.strip() or done.returncode)
     mine = [pid for host, pid, since in tops if host == here and alive(pid, since)]
     if not mine and not (launch and launch.hosts):
         raise ValueError(f"{run} runs on {found.host}; type this there, or leave out --now, which reaches it by a file")

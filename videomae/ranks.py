@@ -71,6 +71,11 @@ def first_host(nodes: str) -> str:
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", match[1])
 
 
+def plain_address(address: str) -> str:
+    """An address of IPv6 without the brackets that set it off from a port; any other as it is."""
+    return address[1:-1] if address.startswith("[") and address.endswith("]") else address
+
+
 def _by_launcher(environment: Mapping[str, str]) -> Ranks:
     there = [name for name in _LAUNCHER if name in environment]
     missing = [name for name in _LAUNCHER if name not in environment]
@@ -80,7 +85,7 @@ def _by_launcher(environment: Mapping[str, str]) -> Ranks:
             "start with torchrun, deepspeed or srun, or unset them all for one process"
         )
     rank, size, local_rank, port = (_number(environment, name) for name in _LAUNCHER if name != "MASTER_ADDR")
-    return _checked(Ranks(rank, size, local_rank, environment["MASTER_ADDR"], port))
+    return _checked(Ranks(rank, size, local_rank, plain_address(environment["MASTER_ADDR"]), port))
 
 
 def _by_slurm(environment: Mapping[str, str]) -> Ranks:
@@ -111,7 +116,7 @@ def _by_slurm(environment: Mapping[str, str]) -> Ranks:
             f"{size} tasks of Slurm, but {' and '.join(lost)} not set, nor SLURM_JOB_NODELIST and SLURM_JOB_ID; "
             'export MASTER_ADDR="$(scontrol show hostnames | head -n1)" and a MASTER_PORT before srun'
         )
-    address = environment.get("MASTER_ADDR") or first_host(nodes or "")
+    address = plain_address(environment.get("MASTER_ADDR") or first_host(nodes or ""))
     port = _number(environment, "MASTER_PORT", str(_FIRST_PORT + (16 * job + step) % _PORTS))
     return _checked(Ranks(rank, size, local_rank, address, port, tasks_own_gpus=True))
 
@@ -130,7 +135,7 @@ def _by_mpi(environment: Mapping[str, str], names: tuple[str, str, str]) -> Rank
             f"{size} processes of MPI, but {' and '.join(missing)} not set; "
             "type mpirun -x MASTER_ADDR=FIRST_HOST -x MASTER_PORT=29500 ..."
         )
-    address, port = environment["MASTER_ADDR"], _number(environment, "MASTER_PORT")
+    address, port = plain_address(environment["MASTER_ADDR"]), _number(environment, "MASTER_PORT")
     return _checked(Ranks(rank, size, local_rank, address, port, tasks_own_gpus=True))
 
 

@@ -29,7 +29,7 @@ def ssh_commands(cluster: ClusterConfig, hosts: Sequence[Host], command: Sequenc
     """For each host the words that start its processes there, with ranks as torchrun would give them."""
     size, first, commands = sum(host.processes for host in hosts), 0, []
     meeting = {
-        "MASTER_ADDR": cluster.address or hosts[0].name,
+        "MASTER_ADDR": cluster.meeting(hosts),
         "MASTER_PORT": str(cluster.port_of(cluster.folder)),
         "WORLD_SIZE": str(size),
     }

@@ -14,7 +14,7 @@ export PYTHONPATH="$record/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 mkdir -p "$run"/logs
-echo "$$" > "$record/host-$node.pid"
+echo "$$ $(sed 's/.*) //' "/proc/$$/stat" | cut -d" " -f20)" > "$record/host-$node.pid"  # and when it began
 exec python3 -m deepspeed.launcher.runner \
     --hostfile="$record"/hostfile --no_ssh --node_rank="$node" \
     --master_addr=node1 --master_port=30129 \

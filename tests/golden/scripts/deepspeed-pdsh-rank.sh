@@ -13,5 +13,5 @@ export NCCL_SOCKET_IFNAME=eth0
 export PYTHONPATH="$record/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-echo "$PPID" > "$record/host-$CROSS_RANK.pid"
+echo "$PPID $(sed 's/.*) //' "/proc/$PPID/stat" | cut -d" " -f20)" > "$record/host-$CROSS_RANK.pid"  # and when it began
 exec python3 -m pretrain "$run"/launch/config.yaml "$@"

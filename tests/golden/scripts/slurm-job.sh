@@ -18,6 +18,10 @@ set -eo pipefail
 
 record='/shared/project/runs/it'"'"'s "one" $(touch pwned) `touch pwned` & * #1/launch'  # this script, the code and the resolved config
 run='/shared/project/runs/it'"'"'s "one" $(touch pwned) `touch pwned` & * #1'
+
+# Processes meet on the first node of their step, at a port of its own: each finds both in Slurm's variables. Not in what
+# the shell that submitted this had, nor on the first node of an allocation of which srun takes a part.
+unset MASTER_ADDR MASTER_PORT
 cd /shared/project
 
 # From the cluster's config.
@@ -26,11 +30,6 @@ export NCCL_DEBUG=WARN
 # The code as it was when this was submitted: a run that comes back is the same one, whatever became of the checkout.
 export PYTHONPATH="$record/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-12}"
-
-# Processes meet on the first node, at a port of this job's own: two jobs may share a node.
-nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
-export MASTER_ADDR="${nodes%%$'\n'*}"
-export MASTER_PORT=$((16384 + SLURM_JOB_ID % 16000))
 
 mkdir -p "$run"/logs "$run"/launch
 rm -f "$run"/launch/saved

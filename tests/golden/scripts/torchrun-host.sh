@@ -17,7 +17,7 @@ export PYTHONPATH="$record/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 mkdir -p "$run"/logs
-echo "$$" > "$record/host-$node.pid"
+echo "$$ $(sed 's/.*) //' "/proc/$$/stat" | cut -d" " -f20)" > "$record/host-$node.pid"  # and when it began
 hosts=(node1 node2)
 processes=(8 8)
 # torchrun passes a stop on to its processes and gives them 600 s to save.

@@ -30,6 +30,9 @@ def test_a_hostfile(tmp_path: Path) -> None:
     file.write_text("n1 slots=8 max=9\n")
     with pytest.raises(ValueError, match=r"got the line 'n1 slots=8 max=9', wanted `NAME slots=GPUS`"):
         read_hostfile(file)
+    file.write_text("-oProxyCommand=x slots=8\n")
+    with pytest.raises(ValueError, match="got the host '-oProxyCommand=x'"):
+        read_hostfile(file)
     file.write_text("n1\nn1\n")
     with pytest.raises(ValueError, match="each once"):
         read_hostfile(file)
@@ -51,6 +54,9 @@ def test_processes_and_ports() -> None:
     ("override", "message"),
     [
         ("hosts=[n1, n1]", "hosts must differ"),
+        ("hosts=[n1, -oProxyCommand=x]", "got the host '-oProxyCommand=x', wanted a name or an address"),
+        ("hosts=[n 1]", "got the host 'n 1'"),
+        ("address=-x", "got the host '-x'"),
         ("nodes=0", "nodes must be at least 1, got 0"),
         ("environment={A-B: c}", "got the name 'A-B'"),
         ("slurm.time=24:00:00", "put it in quotes"),

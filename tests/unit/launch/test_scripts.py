@@ -6,20 +6,26 @@
 import difflib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from launch.cluster import ClusterConfig, ContainerConfig, SlurmConfig
-from launch.host_script import host_scripts, rank_scripts
+from launch.cluster import ClusterConfig, ContainerConfig, Host, SlurmConfig
+from launch.host_script import host_scripts, pdsh_words, rank_scripts
+from launch.remote import end_words
 from launch.run_directory import Place
 from launch.script import directive, quote
 from launch.slurm_script import job_scripts
+from launch.stop import descendants
 from tests.processes import ROOT
 from videomae.config import load
+from videomae.health.processes import stat_fields
 
 GOLDEN = ROOT / "tests/golden/scripts"
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
@@ -123,11 +129,11 @@ class Stage:
 
 def test_a_job_hands_on_what_it_was_given(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
-    assert stage.run(0) == 0
+    assert stage.run(0, MASTER_ADDR="of-the-shell", MASTER_PORT="1") == 0
     module, name, config, value, set_up, path, meeting, _ = stage.told("told")
     assert (module, name, config) == ("-m", "pretrain", str(stage.place.config))
     assert (value, set_up, path) == (EVIL, "by a line", str(stage.place.code))
-    assert meeting == "n1:16401"
+    assert meeting == ":"  # the processes find it in the variables of their step
     assert f"--comment={EVIL}" in stage.told("srun-told")
     assert "--kill-on-bad-exit=1" in stage.told("srun-told")
     assert not list(tmp_path.rglob("pwned"))
@@ -152,6 +158,45 @@ def test_a_stop_holds_no_later_job_back(tmp_path: Path) -> None:
     stage.place.held.touch()
     assert stage.run(75, ENVIRONMENT="BATCH") == 75
     assert stage.told("requeued") == ["requeue 17\n"]
+
+
+def test_an_address_of_ipv6_is_set_off_from_the_port() -> None:
+    hosts = (Host("fd00::1", 1), Host("fd00::2", 1))
+    for address in (None, "[fd00::1]"):
+        cluster = ClusterConfig(hosts=("fd00::1", "fd00::2"), address=address, port=5000)
+        text = host_scripts("pretrain", Place(SHARED, SHARED / "run"), cluster, hosts=hosts, on="torchrun")["host.sh"]
+        assert "--rdzv-endpoint='[fd00::1]:5000'" in text
+        assert "--master_addr=fd00::1" in pdsh_words(Place(SHARED, SHARED / "run"), cluster, hosts)
+
+
+@pytest.mark.parametrize("number", ["of the process", "of another, which began at another time"])
+def test_what_a_host_started_is_ended_and_nothing_else(tmp_path: Path, number: str) -> None:
+    place = Place(tmp_path, tmp_path / EVIL)
+    (tmp_path / "my python").write_text("#!/bin/bash\nsleep 300 &\ntouch up\nwait\nexit 1\n")
+    (tmp_path / "my python").chmod(0o755)
+    cluster = ClusterConfig(python=str(tmp_path / "my python"))
+    place.make(cluster, host_scripts("pretrain", place, cluster, hosts=[Host("n1", 1)], on="local"), code=False)
+    process = subprocess.Popen(["bash", str(place.record / "host.sh"), "0"], start_new_session=True)
+    try:
+        while not (tmp_path / "up").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        file = place.record / "host-0.pid"
+        pid, start = file.read_text().split()
+        assert (int(pid), start) == (process.pid, stat_fields(process.pid)[19])
+        mine = number == "of the process"
+        if not mine:
+            file.write_text(f"{pid} {int(start) - 1}\n")
+        below = descendants(process.pid)
+        assert below
+        assert subprocess.run(end_words(place.record, 0)).returncode == 0
+        assert process.wait(10) if mine else process.poll() is None
+        assert all(bool(stat_fields(child)) != mine for child in below)
+        assert subprocess.run(end_words(place.record, 7)).returncode == 0  # which was never started
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_a_mark_of_an_earlier_start_counts_for_nothing(tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ def test_mpirun_inside_slurm_counts_first() -> None:
     assert read_ranks({**TASK, **half}) == read_ranks(TASK)
 
 
+@pytest.mark.parametrize("environment", [TASK, OPEN_MPI, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}])
+def test_an_address_of_ipv6_loses_its_brackets(environment: dict[str, str]) -> None:
+    for address in ("fd00::1", "[fd00::1]"):
+        assert read_ranks({**environment, **MEETING, "MASTER_ADDR": address}).address == "fd00::1"
+
+
 def test_torchrun_inside_slurm_or_mpi_counts_first() -> None:
     inner = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
     assert read_ranks({**TASK, **OPEN_MPI, **inner}) == Ranks(0, 2, 0, "here", 1)
