@@ -11,7 +11,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 from launch.arguments import cluster_of, shared
 from launch.finding import look
@@ -20,6 +22,7 @@ from launch.run_directory import alone
 from launch.submission import Submission, described, prepare, record, refuse_alive, shown, start, submit
 from videomae.command import guarded
 from videomae.progress import logger
+from videomae.run import RunDirectory
 
 
 def main(words: Sequence[str]) -> int:
@@ -49,7 +52,10 @@ def main(words: Sequence[str]) -> int:
                 " then the chain without --force"
             )
         elif given.on == "slurm":
-            _submit(chain, as_json=given.json)
+            with ExitStack() as stack:
+                for submission in chain:
+                    stack.enter_context(alone(submission.place.run))
+                _submit(chain, as_json=given.json)
         else:
             code = _run(chain, force=given.force)
 
@@ -74,20 +80,22 @@ def stages(words: Sequence[str]) -> list[tuple[Path, list[str]]]:
 
 
 def _submit(chain: Sequence[Submission], *, as_json: bool) -> None:
+    """Look at all stages, and only then submit those that have to run: what is wrong with the last is said first."""
+    found = [_find(submission) for submission in chain]
     after: list[str] = []
-    rows = []
-    for submission in chain:
-        run = submission.place.run
-        with alone(run):
-            found = look(run)
-            if found.alive and found.job is not None:
-                job, note = found.job, "is in the queue already"
-            elif refuse_alive(submission):
-                job, note = None, "is finished and passed over"
-            else:
+    rows: list[dict[str, str | None]] = []
+    for submission, (state, job) in zip(chain, found, strict=True):
+        note = "is in the queue already" if job else "is finished and passed over"
+        if state == "missing":
+            try:
                 job, note = submit(submission, after=after), f"after {', '.join(after)}" if after else "first"
+            except ValueError as error:
+                before = ", ".join(f"{row['run']} as job {row['job']}" for row in rows if row["job"])
+                raise ValueError(
+                    f"{error}. {before or 'Nothing'} is in the queue; the same command goes on from there"
+                ) from error
         after = [job] if job else after
-        rows.append({"run": str(run), "job": job, "note": note})
+        rows.append({"run": str(submission.place.run), "job": job, "note": note})
     lines = [
         f"{row['run']}: job {row['job']}, {row['note']}" if row["job"] else f"{row['run']} {row['note']}"
         for row in rows
@@ -95,7 +103,23 @@ def _submit(chain: Sequence[Submission], *, as_json: bool) -> None:
     sys.stdout.write((json.dumps(rows) if as_json else "\n".join(lines)) + "\n")
 
 
+def _find(submission: Submission) -> tuple[Literal["queued", "finished", "missing"], str | None]:
+    """What there is of a stage, and its job if it is queued.
+
+    Raises:
+        ValueError: it cannot be submitted.
+    """
+    found = look(submission.place.run)
+    if found.alive and found.job is not None:
+        RunDirectory(submission.place.run).refuse_other(submission.settings)
+        return "queued", found.job
+    return ("finished" if refuse_alive(submission) else "missing"), None
+
+
 def _run(chain: Sequence[Submission], *, force: bool) -> int:
+    for submission in chain:  # all of them before the first: it may take days
+        submission.commands()
+        RunDirectory(submission.place.run).refuse_other(submission.settings)
     for submission in chain:
         with alone(submission.place.run):
             finished = refuse_alive(submission, force=force)

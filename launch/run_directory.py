@@ -5,7 +5,7 @@ RUN/launch/
   config.yaml       the resolved config that the processes read
   code/             the packages as they were, with their git state
   job.sh task.sh    the scripts of Slurm; host.sh, rank.sh, hostfile: those of other launchers
-  host-N.pid        the process that started the others on host N
+  host-N.pid        the process that started the others on host N, and when it began
   exit              the last exit code of a Slurm job
   held              there after `stop`: a job that saved does not come back by itself
 RUN/launch.1/ ...   those of earlier launches of the run
@@ -28,6 +28,7 @@ from typing import Any
 
 from launch import snapshot
 from videomae.config import dump
+from videomae.progress import logger
 from videomae.run import write_whole
 
 
@@ -121,6 +122,8 @@ def alone(run: Path) -> Iterator[None]:
                 f"{run} is being launched by somebody else at this moment; wait, then type "
                 f"`python -m launch status {shlex.quote(str(run))}`"
             ) from None
+        except OSError as error:  # a filesystem without locks; the run's own processes look as well (health.owner)
+            logger.debug("%s cannot be locked: %s", run, error)
         yield
 
 

@@ -1,5 +1,7 @@
 """What is submitted to Slurm, in which order, and what a person is told; Slurm is a script that writes it down."""
 
+import errno
+import fcntl
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -113,6 +115,47 @@ def test_a_chain_is_submitted_as_one(
     assert "each stage needs a directory of its own" in capsys.readouterr().err
 
 
+def test_a_chain_says_what_is_wrong_with_its_last_stage_first(
+    cluster: list[str], told: Callable[[], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = tmp_path / "second.yaml"
+    second.write_text(yaml.safe_dump({"stage": "finetune", **finetune_settings(tmp_path / "second", tmp_path)}))
+    begun = tmp_path / "second"
+    (begun / "checkpoints/step-00000001").mkdir(parents=True)
+    (begun / "config.yaml").write_text(second.read_text().replace("batch: 8", "batch: 16"))
+    words = ["chain", PRETRAIN, "run=first", str(second)]
+    for on in (cluster, ["--on", "local"]):
+        assert launch([*words, *on]) == 2
+        assert "holds a run with other settings (batch was 16, now 8" in capsys.readouterr().err
+        assert not (tmp_path / "first/launch").exists()
+    assert not (tmp_path / "bin/sbatch.told").exists()
+    with alone(begun):
+        assert launch([*words, *cluster]) == 2
+    assert "is being launched by somebody else" in capsys.readouterr().err
+    assert not (tmp_path / "bin/sbatch.told").exists()
+
+
+def test_a_chain_that_slurm_refuses_in_the_middle_says_what_is_in_the_queue(
+    cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sbatch = tmp_path / "bin/sbatch"
+    sbatch.write_text(sbatch.read_text() + '[ "$n" = 100 ] || { echo no such account >&2; exit 1; }\n')
+    assert launch(["chain", PRETRAIN, "run=first", PRETRAIN, "run=second", *cluster]) == 2
+    said = capsys.readouterr().err
+    assert "no such account" in said
+    assert f"{tmp_path}/first as job 100 is in the queue; the same command goes on from there" in said
+
+
+def test_a_filesystem_without_locks_does_not_keep_a_launch_back(
+    cluster: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert launch([PRETRAIN, "run=first", *cluster]) == 0
+
+
 def test_overrides_belong_to_the_config_before_them() -> None:
     assert stages(["a.yaml", "x=1", "y=2", "b.yaml"]) == [(Path("a.yaml"), ["x=1", "y=2"]), (Path("b.yaml"), [])]
     with pytest.raises(ValueError, match="got 'x=1' before the first config"):
@@ -191,5 +234,5 @@ def test_the_exit_code_is_the_runs_own(
 
 def test_a_remote_command_survives_the_remote_shell() -> None:
     *words, host, command = ssh_words(SshConfig(options=("-F", "my config")), "n1", ["bash", "a 'b' $(c)"])
-    assert (words[-2:], host) == (["-F", "my config"], "n1")
+    assert (words[-3:], host) == (["-F", "my config", "--"], "n1")
     assert command == "bash 'a '\"'\"'b'\"'\"' $(c)'"
