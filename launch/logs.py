@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launch.finding import at_work, look
+from launch.run_directory import read_launch
 from videomae.command import guarded
 from videomae.progress import logger
 
@@ -55,10 +56,19 @@ def log_file(run: Path, *, rank: int, raw: bool) -> Path | None:
     raw_names = (f"rank-{rank}.out", "slurm-*.log")
     for names in (raw_names,) if raw else ((f"rank-{rank}.log",), raw_names):
         found = [path for folder in {run, at_work(run)} for name in names for path in (folder / "logs").glob(name)]
+        found += _of_array(run) if names is raw_names else []
         spoken = [path for path in found if path.stat().st_size]
         if spoken:
             return max(spoken, key=lambda path: path.stat().st_mtime)
     return None
+
+
+def _of_array(run: Path) -> list[Path]:
+    """What Slurm kept of the run, if it is a task of an array: it lies with the array, in the folder above."""
+    launch = read_launch(run)
+    if launch is None or launch.job is None or "_" not in launch.job:
+        return []
+    return list((run.parent / "logs").glob(f"slurm-{launch.job}.log"))
 
 
 def tail(file: Path, count: int) -> list[str]:
