@@ -109,5 +109,8 @@ def _judged(check: Check, answers: Sequence[Answer], context: Context) -> list[F
     sound = [answer for answer in answers if answer.fault is None]
     if sound:
         judged = within(check.seconds, lambda: list(check.judge(sound, context)))
-        findings += judged.value or [Finding(check.name, "red", f"cannot be judged: {judged.fault}", "report this")]
+        if judged.fault is not None:
+            findings.append(Finding(check.name, "red", f"cannot be judged: {judged.fault}", "report this"))
+        else:
+            findings += judged.value  # none, where there is nothing to say
     return findings

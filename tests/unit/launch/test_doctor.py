@@ -225,6 +225,8 @@ def test_a_probe_that_crashes_or_hangs_is_a_red_line() -> None:
     assert "no answer within 0.2 s" in hung.said
     assert "what is this" in unjudged.said
     assert [finding.level for finding in (crashed, hung, unjudged, sound)] == ["red", "red", "red", "green"]
+    silent = Check(name="silent", probe=lambda where: 1, judge=lambda answers, where: [])
+    assert examine(context(), [silent]) == []
     assert worst([crashed, sound]) == "red"
     assert worst([]) == "green"
 
