@@ -54,7 +54,7 @@ class Training:
         if self._world.first and engine.settings is not None:
             write_whole(run.deepspeed_settings, json.dumps(engine.settings, indent=1))
         self._recorder = Recorder(config, world=self._world, timetable=timetable, workload=workload)
-        attempt.at_exit(self._recorder.close)
+        attempt.at_exit(lambda: self._recorder.close(seconds=attempt.stop.left(config.checkpoint.deadline)))
         self._saver = self._make_saver()
         self._guard, self._batches = Guard(config.health), 0  # batches used up: the steps, and what was passed over
         self._stragglers = Stragglers(config.health, self._world, report=self._recorder.write)

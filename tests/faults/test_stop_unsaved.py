@@ -1,11 +1,32 @@
 """A stop that cannot save ends with an error, and not as a stop; also one whose save takes longer than its deadline."""
 
+import math
 from pathlib import Path
 
 import pytest
 
+from pretrain.train import train
 from tests.processes import run_command
-from tests.stages import pretrain_arguments
+from tests.stages import pretrain_arguments, pretrain_config
+from tests.tiny import world_of_one
+from videomae.health.stopping import Stopped, listening
+from videomae.metrics import MetricsLog
+
+
+def test_what_follows_the_save_has_what_is_left_of_its_time(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher kills after 120 s: W&B must not take up what the save has left."""
+    given: list[float] = []
+    monkeypatch.setattr(MetricsLog, "close", lambda log, *, seconds=math.inf: given.append(seconds))
+    with listening() as stop:
+        stop.ask("STOP exists")
+        assert stop.asked_at is not None
+        stop.asked_at -= 100  # so long did the save take
+        with pytest.raises(Stopped):
+            train(pretrain_config(tmp_path / "run", shards), world_of_one())
+    (seconds,) = given
+    assert 1 <= seconds <= 10
 
 
 @pytest.mark.parametrize(("disk", "complaint"), [("slow", "has not ended within 1 s"), ("full", "No space left")])

@@ -17,7 +17,7 @@ class CheckpointConfig:
     resume: str = "auto"  # auto | must | never | a checkpoint's folder or a run's directory; see resume.py
     asynchronous: bool = False  # train on while a copy of the state is written; costs the state's size in host memory
     failures: int = 3  # intervals in a row that may pass without a save before the run stops; each raises an alarm
-    deadline: float | None = 110.0  # seconds for the save of a stop, below the launcher's 120 before it kills
+    deadline: float | None = 110.0  # seconds for the save of a stop and W&B, below the launcher's 120 before it kills
 
     def __post_init__(self) -> None:
         if self.keep < 1:

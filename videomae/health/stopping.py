@@ -8,6 +8,7 @@ listen before its slow imports.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -56,6 +57,15 @@ class StopRequest:
         if self.reason is None:
             self.reason, self.asked_at = reason, time.monotonic()
         self.interrupt()
+
+    def left(self, deadline: float | None) -> float:
+        """Seconds for what may be broken off: what is left of `deadline` since a stop was asked for, but at least one.
+
+        Without a stop or a deadline there is no limit: nobody will kill this process.
+        """
+        if self.asked_at is None or deadline is None:
+            return math.inf
+        return max(1.0, self.asked_at + deadline - time.monotonic())
 
     def interrupt(self) -> None:
         """End the main thread's wait for data, if it waits and a stop is asked for."""

@@ -67,12 +67,15 @@ class MetricsLog:
         if self._mirror is not None:
             self._mirror.look()
 
-    def close(self) -> None:
-        """Try once more to write what waits, and give the mirror a bounded time to take the rest of the file."""
+    def close(self, *, seconds: float = math.inf) -> None:
+        """Try once more to write what waits, and give the mirror a bounded time to take the rest of the file.
+
+        That is at most `seconds`, where a launcher waits for this process to end.
+        """
         if self._waiting:
             self._append()
         if self._mirror is not None:
-            self._mirror.close()
+            self._mirror.close(seconds=seconds)
 
     def _append(self) -> None:
         """Write all that waits, or leave the file as it was; an error on rank 0 alone would make the others hang."""

@@ -6,12 +6,14 @@ waiting, at what the mirror has to say. Nothing is queued, because the file is t
 
 from __future__ import annotations
 
+import math
 import netrc
 import os
 import secrets
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 from videomae.metrics.config import MetricsConfig
 from videomae.progress import logger
@@ -20,6 +22,7 @@ from videomae.run import RunDirectory
 CONNECTED = "connected"  # said by the mirror, then the address of the run
 CONNECT_SECONDS = {"online": 4.0, "offline": 20.0}  # at the end, for a mirror that has not begun
 FINISH_SECONDS = 15.0  # at the end, for one that has
+KILL_SECONDS = 2.0  # for one that was killed to be gone
 _CHILD = "videomae.metrics.wandb_mirror"
 _ONLY_FILE = "metrics.jsonl holds everything, and `python -m videomae.metrics sync {run}` sends it later"
 
@@ -90,12 +93,12 @@ class Mirror:
                 reason = f"ended with code {self._process.returncode}, see {self._run.path / 'logs' / 'wandb.log'}"
                 logger.warning("the W&B mirror %s; %s", reason, _ONLY_FILE.format(run=self._run.path))
 
-    def close(self) -> None:
-        """Let the mirror take the rest of the file, for a bounded time, then end it."""
+    def close(self, *, seconds: float = math.inf) -> None:
+        """Let the mirror take the rest of the file, for a bounded time and at most `seconds`, then end it."""
         if self._process.poll() is None:
             self._ask_to_finish()
             start = time.monotonic()
-            while self._process.poll() is None and time.monotonic() - start < self._patience():
+            while self._process.poll() is None and time.monotonic() - start < min(seconds, self._patience()):
                 time.sleep(0.02)
                 self._listen()
             if self._process.poll() is None:
@@ -104,7 +107,8 @@ class Mirror:
                 after = f"was ended after {time.monotonic() - start:.0f} s"
                 logger.warning("W&B did not take everything and %s; %s", after, _ONLY_FILE.format(run=self._run.path))
         self.look()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # a killed process may still wait for a filesystem that hangs
+            self._process.wait(KILL_SECONDS)
         self._ended = True
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

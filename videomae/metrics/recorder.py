@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -139,10 +140,10 @@ class Recorder:
         """Log something else that happened after `step` steps."""
         self._log.write(kind, step, epoch=round(self._timetable.epoch(step), 4), **values)
 
-    def close(self) -> None:
-        """Write what is open and let the mirror finish."""
+    def close(self, *, seconds: float = math.inf) -> None:
+        """Write what is open and let the mirror finish, for at most `seconds`."""
         self._profiler.close()
-        self._log.close()
+        self._log.close(seconds=seconds)
 
 
 def _parts(figure: Tensor | Ratio) -> Tensor:

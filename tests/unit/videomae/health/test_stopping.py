@@ -1,5 +1,6 @@
 """Requests to stop: who is heard, what a wait for data does, and which processes hear nothing."""
 
+import math
 import os
 import signal
 import subprocess
@@ -31,6 +32,17 @@ def test_the_first_reason_counts() -> None:
         stop.ask("STOP exists")
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.reason == "STOP exists"
+
+
+def test_what_is_left_of_a_deadline_counts_from_the_request() -> None:
+    with listening() as stop:
+        assert stop.left(110) == math.inf
+        stop.ask("STOP exists")
+        assert stop.left(None) == math.inf
+        assert 109 < stop.left(110) <= 110
+        assert stop.asked_at is not None
+        stop.asked_at -= 300
+        assert stop.left(110) == 1.0
 
 
 @pytest.mark.parametrize("by_signal", [True, False])

@@ -123,6 +123,22 @@ def test_a_server_that_is_not_there_costs_a_few_seconds_and_one_line(
     assert len(read(tmp_path / "metrics.jsonl")) == 3
 
 
+def test_a_launcher_that_waits_is_not_kept_waiting(
+    tmp_path: Path, mute_server: str, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
+    """Even a mirror that is connected, and would have more time, gets no more than there is."""
+    monkeypatch.setenv("WANDB_BASE_URL", mute_server)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    log = MetricsLog(RunDirectory(tmp_path), MetricsConfig(), world=world_of_one())
+    log.write("train", 1, loss=1.0)
+    assert log._mirror is not None
+    log._mirror._connected = True
+    began = time.monotonic()
+    log.close(seconds=1.0)
+    assert time.monotonic() - began < 3.5
+    assert "was ended after 1 s" in said.text
+
+
 class FakeRun:
     """W&B's run, as far as it is used; what the server knows of it already stands in `summary`."""
 
