@@ -249,6 +249,11 @@ def test_the_length_needs_the_number_of_videos() -> None:
     assert known is not None
     assert (known.steps, known.epochs) == (1000, 10)
     assert known.gpu_hours == known.hours
+    padded = config(data={"shards": "none", "partial": "pad"})
+    for videos, steps in ((25_600, 1000), (25_601, 1010), (100, 10)):  # a filled up batch is a step of the epoch too
+        length = estimate(Workload(padded), UNKNOWN, where, samples=videos).length
+        assert length is not None
+        assert length.steps == steps
 
 
 @pytest.mark.parametrize(
