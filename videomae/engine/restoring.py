@@ -21,7 +21,8 @@ from videomae.distributed import World
 from videomae.engine.fragments import AVERAGE, Chunk, State, StateError, Target
 from videomae.engine.snapshot import Held
 
-BUCKET = 1 << 25  # values that are exchanged at a time, of all ranks together: 128 MiB on each
+PART = 1 << 20  # values at most that a rank gives at a time: more would not fit into the caches of a CPU
+BUCKET = 1 << 25  # values at most that travel at a time, of all ranks together: 128 MiB on each
 
 
 def restore(own: Sequence[Held], common: Sequence[Held], state: State, world: World) -> None:
@@ -55,10 +56,10 @@ def exchange(chunks: Sequence[Chunk], state: State, world: World, *, bucket: int
     row = _Row(chunks)
     shares = list(pairwise(row.total * rank // world.size for rank in range(world.size + 1)))
     longest = max(stop - start for start, stop in shares)
-    width = max(1, min(longest, bucket // world.size))  # values of one rank in a bucket
+    width = max(1, min(longest, PART, bucket // world.size))  # values of one rank in a bucket
     read = torch.zeros(width, pin_memory=world.device.type == "cuda")
     whole = torch.empty(width * world.size, device=world.device)
-    fault: StateError | None = None
+    fault: Exception | None = None
     for begin in range(0, longest, width):
         spans = [(min(start + begin, stop), min(start + begin + width, stop)) for start, stop in shares]
         if fault is None:
@@ -93,16 +94,16 @@ class _Row:
             number, reached = number + 1, end
 
 
-def _read(row: _Row, span: tuple[int, int], into: Tensor, state: State) -> StateError | None:
+def _read(row: _Row, span: tuple[int, int], into: Tensor, state: State) -> Exception | None:
     try:
         for place, chunk in row.between(*span):
             state.load(chunk, into=into[place : place + chunk.values.numel()])
-    except StateError as error:
+    except Exception as error:  # whatever it is, the others must not wait for ever
         return error
     return None
 
 
-def _raise(fault: StateError | None) -> None:
+def _raise(fault: Exception | None) -> None:
     if fault is not None:
         raise fault
 
