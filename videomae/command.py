@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -43,7 +44,10 @@ def finish(code: int) -> int:
     Loader workers ignore the signals on which an interpreter counts at its exit, so they are ended first. A stop may be
     a ctrl-C that also ended whoever read our output, and the interpreter would make another exit code of that.
     """
-    for child in multiprocessing.active_children():
+    children = multiprocessing.active_children()
+    if children:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler makes an error of each one's end
+    for child in children:
         child.kill()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or code == EXIT_STOPPED:
         end_process(code)

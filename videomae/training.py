@@ -10,6 +10,7 @@ The stage brings the stream, the loss and the model; this module knows none of t
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -59,6 +60,7 @@ class Training:
         self._guard, self._batches = Guard(config.health), 0  # batches used up: the steps, and what was passed over
         self._stragglers = Stragglers(config.health, self._world, report=self._recorder.write)
         self._save_is_due = False
+        self._fault: Exception | None = None  # of this rank's data
         self.start = self.done = self._resume()
 
     def _make_saver(self) -> Saver:
@@ -117,6 +119,7 @@ class Training:
 
         Raises:
             Stopped: a stop was asked for; the state is saved.
+            Exception: what the data of one rank has come to, on every rank; the state is saved.
             LimitReached: the run is not healthy, and going back to a checkpoint has not helped.
         """
         total, watchdog = self._timetable.total, self._attempt.watchdog
@@ -149,7 +152,7 @@ class Training:
         left = iter(batches)
         for number in range(1, most + 1):
             self._attempt.watchdog.beat(f"batch {number} of {most} of the evaluation")
-            batch = self._attempt.stop.unless_asked(lambda: next(left, None))
+            batch = self._loaded(lambda: next(left, None))
             self._meet()
             if batch is not None:
                 yield batch
@@ -157,31 +160,52 @@ class Training:
     def _next(self, batches: Iterator[list[T]]) -> list[T] | None:
         asked = time.perf_counter()
         with self._recorder.waiting(self.done):
-            micro_batches = self._attempt.stop.unless_asked(lambda: next(batches))
+            micro_batches = self._loaded(lambda: next(batches))
         self._stragglers.waited(time.perf_counter() - asked)
         return micro_batches
+
+    def _loaded(self, load: Callable[[], T]) -> T | None:
+        """What `load` gives; None if a stop broke it off, or a fault of this rank's data, which `_meet` tells all."""
+        try:
+            return self._attempt.stop.unless_asked(load)
+        except Exception as error:  # whatever it is, the other ranks would wait for this one
+            self._fault = error
+            logger.error("no data on rank %d, %s: %s", self._world.rank, socket.gethostname(), error)
+            return None
 
     def _meet(self) -> bool:
         """In one collective, all ranks settle what has come up; gives whether the run must go back."""
         asked, trouble = self._attempt.stop.reason, self._guard.trouble
-        flags = (asked is not None, trouble is not None, self._saver.busy, self._saver.failed)
-        stop, back, busy, failed = self._world.any_of(flags)
+        flags = (asked is not None, self._fault is not None, trouble is not None, self._saver.busy, self._saver.failed)
+        stop, lost, back, busy, failed = self._world.any_of(flags)
         self._saver.settle(busy=busy, failed=failed)
         if stop:
             self._leave(asked)
+        if lost:
+            self._keep()
+            self._attempt.together = True
+            self._world.on_every(self._raise_fault)
         return back
 
     def _leave(self, asked: str | None) -> NoReturn:
         if asked is not None:
             logger.info("stopping: %s", asked)
+        self._keep()
+        self._attempt.stopped()
+        title = self._attempt.title
+        raise Stopped(f"{title} stopped and saved at step {self.done}; the same command continues it")
+
+    def _keep(self) -> None:
+        """Save what this start has done."""
         if self.done != self.start:
             self._save(must=True, seconds=self._config.checkpoint.deadline)
         else:
             with self._attempt.watchdog.allow("the save under way", self._config.health.start_seconds):
                 self._saver.wait()
-        self._attempt.stopped()
-        title = self._attempt.title
-        raise Stopped(f"{title} stopped and saved at step {self.done}; the same command continues it")
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
 
     def _go_back(self) -> None:
         """Load the last good checkpoint, pass over the data up to here, and save where that is."""

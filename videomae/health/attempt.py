@@ -50,6 +50,7 @@ class Attempt:
         self, title: str, run: RunDirectory, health: HealthConfig, world: World, *, finished: bool, owner: Owner | None
     ) -> None:
         self.title, self.run, self.world, self.finished = title, run, world, finished
+        self.together = False  # whether all ranks know that they leave, and do so for the same reason
         self._health, self._owner = health, owner
         self._opened = ExitStack()
         self._status: StatusFile | None = None
@@ -99,7 +100,7 @@ class Attempt:
             elif error is not None:
                 code = EXIT_MISTAKE if isinstance(error, ValueError) else EXIT_FAILED
                 self._ended("failed", f"{type(error).__name__}: {error}", code)
-        if isinstance(error, Stopped | LimitReached):
+        if self.together or isinstance(error, Stopped | LimitReached):
             self.world.barrier()  # a launcher kills the others when the first leaves: rank 0 has written by now
 
     def _release(self) -> None:
