@@ -4,8 +4,8 @@ step-00001200/            whole: the engine's files, progress.json, manifest.jso
 latest                    the name of the newest, for people and scripts; loading looks at the folders themselves
 damaged-step-00001100/    set aside by a load, which said why; never read and never removed
 abandoned-step-00001300/  later than a step to which the run was rolled back; never read and never removed
-.staging/                 one in the making (staging.py); what a killed save left is removed by the next
-.replaced/, .removed-*/   older ones on their way out; what a kill left is put right by the next start or save
+.staging/                 one in the making (staging.py)
+.replaced/, .removed-*/   older ones on their way out; what a kill left of these is put right by the next start
 """
 
 from __future__ import annotations
@@ -115,7 +115,10 @@ class CheckpointStore:
             self._sweeper.join()
 
     def mend(self) -> None:
-        """Put right what a kill in the middle of a commit left behind; called before anything is looked for."""
+        """Put right what a kill in the middle of a save left behind; called before anything is looked for.
+
+        The caller is the run's owner: nobody else saves.
+        """
         self.world.on_first(self._mend)
 
     def _commit(self, staging: Staging, target: Path, files: Mapping[str, FileRecord]) -> None:
@@ -161,6 +164,8 @@ class CheckpointStore:
 
     def _mend(self) -> None:
         self._sweep()
+        shutil.rmtree(self.folder / STAGING, ignore_errors=True)  # it may be as large as a whole one
+        (self.folder / f".{LATEST}").unlink(missing_ok=True)
         replaced = self.folder / _REPLACED
         if not replaced.is_dir():
             return

@@ -114,6 +114,7 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_whole_one(tmp_path: Path) -> Non
     for point, saved in enumerate(points, start=1):
         folder = tmp_path / str(point)
         store(folder).mend()
+        assert {name for name in names(folder) if not name.startswith("step-")} <= {"latest"}, f"point {point}"
         assert found(folder).step in (saved, saved + 1), f"point {point}"
         save(folder, 9, keep=1)
         assert found(folder).step == 9, f"point {point}"
