@@ -21,6 +21,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -106,12 +108,23 @@ class RunDirectory:
         write_whole(self.path / "environment.json", json.dumps(describe_environment(world), indent=1))
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of a filesystem say of which file it speaks: one of writing says only that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write `text` so that `path` holds either all of it or what it held before."""
     staged = path.with_name(f".{path.name}.part")
     try:
-        staged.write_text(text)
-        staged.replace(path)
+        with naming(path):
+            staged.write_text(text)
+            staged.replace(path)
     finally:
         staged.unlink(missing_ok=True)
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,27 @@ def test_a_checkpoint_that_does_not_fit_loses_nothing(shards: Path, tmp_path: Pa
         settings = ("checkpoint={every: 1 steps, keep: 1}", "panels=0")
         run_command("pretrain", *pretrain_arguments(run, shards, *settings))
         assert len(losses(run)) == 6
+
+
+def test_a_start_on_a_full_disk_loses_nothing_and_says_so(shards: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 6) as disk:
+        run, ballast = disk / "run", disk / "ballast"
+        settings = ("checkpoint={every: 2 steps, keep: 1}", "panels=0")
+        run_command("pretrain", *pretrain_arguments(run, shards, *settings, "schedule.duration=3 steps"))
+        (run / "summary.json").unlink()  # as if it had been killed after its last step
+        names = ("config.yaml", "metrics.jsonl", "environment.json")
+        before = {name: (run / name).read_bytes() for name in names}
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        words = pretrain_arguments(run, shards, *settings, "schedule.duration=3 steps")
+        said = run_command("pretrain", *words, expect=1)
+        assert f"error: [Errno 28] No space left on device: '{run}/" in said
+        assert "Traceback" not in said
+        assert {name: (run / name).read_bytes() for name in names} == before
+        ballast.unlink()
+        run_command("pretrain", *words)
+        assert len(losses(run)) == 3
 
 
 def test_a_disk_that_is_full_for_a_while_costs_no_run(shards: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from videomae.health.ancestry import launchers
 from videomae.health.processes import Process
 from videomae.health.status import LauncherStatus
 from videomae.progress import logger
-from videomae.run import write_whole
+from videomae.run import naming, write_whole
 
 FOLDER = "owner"
 BEAT_SECONDS = 5.0
@@ -108,7 +108,8 @@ def take(run: Path, number: int, claim: Claim) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / f".{secrets.token_hex(8)}"
     try:
-        whole.write_text(_text(claim))
+        with naming(whole):
+            whole.write_text(_text(claim))
         if not _link(whole, _file(run, number)):
             return False
     finally:

@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,23 +38,25 @@ class MetricsLog:
 
     def __init__(self, run: RunDirectory, metrics: MetricsConfig, *, world: World) -> None:
         self._run, self._metrics = run, metrics
-        self._writes = world.first
+        self._world, self._writes = world, world.first
         self._mirror: Mirror | None = None
         self._mirrored = False  # the mirror is started with the first line
         self._waiting: deque[str] = deque(maxlen=_WAITING)  # encoded lines that are not in the file yet
         self._failing = False  # the last write failed
 
     def cut_back(self, step: int, *, again: Sequence[str] = ()) -> None:
-        """Drop what was logged after `step`, and the kinds `again` at it: it will be done again."""
+        """Drop what was logged after `step`, and the kinds `again` at it: it will be done again. Called by all ranks.
+
+        Raises:
+            OSError: the disk does not take the shorter file; the longer one is as it was.
+        """
 
         def stays(line: Line) -> bool:
             return line.get("step", 0) <= step - (line.get("kind") in again)
 
+        self._world.on_first(lambda: _cut(self._run.metrics, stays))
         waiting = [text for text in self._waiting if stays(decode(text) or {})]
         self._waiting = deque(waiting, maxlen=_WAITING)
-        if self._writes and self._run.metrics.exists():
-            kept = [line for line in read(self._run.metrics) if stays(line)]
-            write_whole(self._run.metrics, "".join(encode(line) for line in kept))
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one line; `kind` and `step` come first. Where the disk does not take it, it waits for the next."""
@@ -95,6 +97,24 @@ class MetricsLog:
         else:
             self._waiting.clear()
             self._failing = False
+
+
+def _cut(file: Path, stays: Callable[[Line], bool]) -> None:
+    """Keep the lines of `file` that stay; on a full disk by cutting its end off, if that is all that has to go."""
+    if not file.exists():
+        return
+    kept = "".join(encode(line) for line in read(file) if stays(line))
+    try:
+        write_whole(file, kept)
+    except OSError as error:
+        data = kept.encode()
+        if not file.read_bytes().startswith(data):
+            raise OSError(
+                f"{file} cannot be cut back to where the run goes on ({error.strerror or error}); nothing of it is "
+                "lost, and no step was done: free some space there, then start the same command again"
+            ) from error
+        os.truncate(file, len(data))
+        logger.warning("%s was cut back in place, as the disk does not take a copy (%s)", file, error.strerror)
 
 
 def encode(line: Line) -> str:

@@ -13,7 +13,7 @@ import pytest
 from tests.tiny import world_of_one
 from videomae.metrics import MetricsConfig, MetricsLog, read
 from videomae.metrics.log import Follower
-from videomae.run import RunDirectory
+from videomae.run import RunDirectory, write_whole
 
 
 def open_log(folder: Path) -> MetricsLog:
@@ -121,3 +121,36 @@ def test_waiting_lines_are_cut_back_too(tmp_path: Path) -> None:
     log.cut_back(2)
     log.close()
     assert [line["step"] for line in read(file)] == [1, 2]
+
+
+def test_a_full_disk_takes_a_cut_of_the_end(tmp_path: Path) -> None:
+    file, log = tmp_path / "metrics.jsonl", open_log(tmp_path)
+    for step in (1, 2, 3):
+        log.write("train", step)
+    with largest_file(10):
+        log.cut_back(2)
+    assert [line["step"] for line in read(file)] == [1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_full_disk_that_does_not_take_the_cut_loses_nothing_and_says_what_to_do(tmp_path: Path) -> None:
+    file, log = tmp_path / "metrics.jsonl", open_log(tmp_path)
+    for kind, step in (("train", 1), ("evaluation", 1), ("checkpoint", 1), ("train", 2)):
+        log.write(kind, step)
+    before = file.read_bytes()
+    with (
+        largest_file(10),
+        pytest.raises(
+            OSError, match=r"metrics.jsonl cannot be cut back .*\(File too large\); nothing .* free some space"
+        ),
+    ):
+        log.cut_back(1, again=("evaluation",))
+    assert file.read_bytes() == before
+    log.cut_back(1, again=("evaluation",))
+    assert [line["kind"] for line in read(file)] == ["train", "checkpoint"]
+
+
+def test_an_error_of_writing_says_which_file_is_meant(tmp_path: Path) -> None:
+    with largest_file(1), pytest.raises(OSError, match=r"File too large: '.*/config.yaml'"):
+        write_whole(tmp_path / "config.yaml", "run: x")
+    assert not list(tmp_path.iterdir())
