@@ -10,7 +10,7 @@ import sys
 import warnings
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -19,6 +19,7 @@ from tests.engine_runs import make_engine, run_step, run_steps, saved
 from videomae.distributed import World, connected, end_process
 from videomae.engine.fragments import read_full
 from videomae.engine.protocol import Engine
+from videomae.engine.rank_file import RankFile
 from videomae.engine.snapshot import Snapshot
 
 AVERAGED = Reference(clip=True, ema=True, decay=True)
@@ -94,14 +95,42 @@ def reshard(world: World, folder: Path, *, source: int) -> dict[str, Any]:
     results = {}
     for stage in STAGES:
         place = folder / f"state-{source}-{stage}-bf16"
-        for other in (*STAGES, "local") if world.size == 1 else (3 - stage,):
+        for other in (*STAGES, "local") if world.size == 1 else (stage, 3 - stage):
             settings = {"kind": "local"} if other == "local" else {"kind": "deepspeed", "zero_stage": other}
             precision = "fp32" if other == "local" else "bf16"
             engine = make_engine(world, AVERAGED, seed=1, precision=precision, **settings)
-            engine.load(place)
+            with Reads() as reads:
+                engine.load(place)
             again = saved(engine, folder / f"{source}-{stage}-to-{world.size}-{other}")
-            results[f"zero{stage}-to-{other}"] = equal_on_disk(place, again)
+            results[f"zero{stage}-to-{other}"] = {
+                "equal": equal_on_disk(place, again),
+                "opened": world.gather(reads.opened),
+                "bytes": world.gather(reads.bytes),
+                "stored": sum(file.stat().st_size for file in place.glob("rank-*")),
+            }
     return results
+
+
+class Reads:
+    """What this process opens and reads of engine state while the context is open."""
+
+    def __enter__(self) -> Self:
+        self.opened, self.bytes = 0, 0
+        self._methods = RankFile.__init__, RankFile._fill
+
+        def opened(file: RankFile, folder: Path, rank: int) -> None:
+            self.opened += 1
+            self._methods[0](file, folder, rank)
+
+        def filled(file: RankFile, room: memoryview, offset: int) -> None:
+            self.bytes += len(room)
+            self._methods[1](file, room, offset)
+
+        RankFile.__init__, RankFile._fill = opened, filled
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        RankFile.__init__, RankFile._fill = self._methods
 
 
 def travel(world: World, folder: Path, *, place: str, stage: int, first: int, to: str) -> dict[str, Any]:

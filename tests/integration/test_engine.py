@@ -85,8 +85,18 @@ def test_a_resumed_run_is_the_same_to_the_bit(folder: Path, precision: str, stag
 @pytest.mark.parametrize("processes", [1, 4])
 def test_any_engine_reads_what_two_processes_wrote_to_the_bit(folder: Path, processes: int) -> None:
     found = results(folder, "reshard", processes)
-    assert len(found) == (20 if processes == 1 else 4)
-    assert [name for name, equal in found.items() if not equal] == []
+    assert len(found) == (20 if processes == 1 else 8)
+    assert [name for name, load in found.items() if not load["equal"]] == []
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_processes_share_the_reading_of_a_state(folder: Path, processes: int) -> None:
+    """Of two files: rank 0 opens both for their headers, and then each rank those that it takes values from."""
+    for name, load in results(folder, "reshard", processes).items():
+        assert max(load["opened"][1:], default=0) <= 2, name
+        assert load["opened"][0] <= 2 + 2, name
+        assert max(load["bytes"]) < 1.1 * load["stored"] / processes + 100_000, name  # headers are beside it
+        assert sum(load["bytes"]) < load["stored"] + 100_000, name
 
 
 def test_a_run_on_two_then_one_then_four_processes_goes_on_as_the_reference(
