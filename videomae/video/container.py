@@ -12,12 +12,16 @@ import av
 import av.error
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
 MAX_PIXELS = 8192 * 4608
 MAX_FRAMES = 1_000_000
+# Pixels decoded for one request, wanted or not: 33,000 pictures of full HD, one or two minutes of a core. What needs
+# more, such as a long video without keyframes, is better packed first: `python -m videomae.shards build` has no limit.
+MAX_WORK = 1 << 36
 _SLACK = 1 << 20  # bytes of packets beyond twice those of the file: headers that the demuxer adds
 DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # the stream itself may speak of larger pictures than its container
 # Playlists and other formats that make FFmpeg open further files or addresses are not in the list.
@@ -28,6 +32,27 @@ Source = bytes | Path
 
 class VideoError(ValueError):
     """A video that cannot be used; the message says why."""
+
+
+class Work:
+    """What is decoded for one request. Raises VideoError if it is more than MAX_WORK pixels, or is going to be."""
+
+    def __init__(self) -> None:
+        self._done = 0
+
+    def ahead(self, pictures: int, width: int, height: int) -> None:
+        """So many pictures are to be decoded, by what the container says of their size."""
+        if self._done + pictures * width * height > MAX_WORK:
+            raise VideoError(
+                f"{pictures} pictures of {width}x{height} would have to be decoded for one request, which may take"
+                f" {MAX_WORK} pixels; store it with more keyframes, as `python -m videomae.shards build` does"
+            )
+
+    def done(self, decoder: VideoCodecContext) -> None:
+        """A packet has been decoded, whose picture may be larger than the container says."""
+        self._done += decoder.width * decoder.height
+        if self._done > MAX_WORK:
+            raise VideoError(f"more than {MAX_WORK} pixels had to be decoded for one request")
 
 
 @contextlib.contextmanager

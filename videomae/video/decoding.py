@@ -24,6 +24,7 @@ from videomae.video.container import (
     DECODER_OPTIONS,
     Source,
     VideoError,
+    Work,
     frames_of,
     opened,
     packets_of,
@@ -113,11 +114,11 @@ def _from_container(source: Source, wanted: list[int], boxes: Sequence[Box] | No
             raise VideoError(f"asked for frames {wanted[:1]}..{wanted[-1:]} of a video of {total} frames")
         whole = Box(top=0, left=0, height=stream.height, width=stream.width)
         crops = Crops(wanted, boxes or (whole,), whole)
-        select = _select_by_counting if untimed(container) else _select
-        for index, frame in select(stream, packets, set(wanted)):
+        select, work = _select_by_counting if untimed(container) else _select, Work()
+        for index, frame in select(stream, packets, set(wanted), work):
             crops.take(index, frame)
         if crops.missing and select is _select:  # such as pictures refreshed bit by bit: its keyframes are none
-            for index, frame in _select(stream, packets, set(crops.missing), seek=False):
+            for index, frame in _select(stream, packets, set(crops.missing), work, seek=False):
                 crops.take(index, frame)
     if crops.missing:
         raise VideoError(
@@ -158,13 +159,19 @@ def _select_stored(track: StoredTrack, wanted: set[int]) -> Iterator[tuple[int, 
     assert isinstance(decoder, VideoCodecContext)
     decoder.extradata, decoder.thread_count, decoder.options = track.extradata, 1, dict(DECODER_OPTIONS)
     times = sorted(packet.pts for packet in track.packets)
-    index_of = {times[index]: index for index in wanted}
-    for run in _runs(track.packets, set(index_of)):
-        needed = [packet for packet in run if packet.pts in index_of or not track.disposable(packet)]
-        for packet in [*needed, None]:
+    index_of, work = {times[index]: index for index in wanted}, Work()
+    runs = [
+        [packet for packet in run if packet.pts in index_of or not track.disposable(packet)]
+        for run in _runs(track.packets, set(index_of))
+    ]
+    work.ahead(sum(map(len, runs)), track.width, track.height)
+    for run in runs:
+        for packet in [*run, None]:
             for frame in decoder.decode(packet and _packet(track, packet)):
                 if frame.pts in index_of:
                     yield index_of[frame.pts], frame
+            if packet is not None:
+                work.done(decoder)
         decoder.flush_buffers()
 
 
@@ -176,53 +183,54 @@ def _packet(track: StoredTrack, stored: StoredPacket) -> Packet:
 
 
 def _select(
-    stream: VideoStream, packets: list[Packet], wanted: set[int], *, seek: bool = True
+    stream: VideoStream, packets: list[Packet], wanted: set[int], work: Work, *, seek: bool = True
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Decode what `wanted` needs and nothing more; yields (index in display order, frame). Without `seek`, all."""
     shown = [packet for packet in packets if not packet.is_discard]
     times = sorted(packet.pts for packet in shown if packet.pts is not None)
     if len(times) != len(shown) or len(set(times)) != len(times):
-        yield from _select_by_counting(stream, packets, wanted)
+        yield from _select_by_counting(stream, packets, wanted, work)
         return
     index_of = {time: index for index, time in enumerate(times)}
     pending = {times[index] for index in wanted}
-    for run in _runs(packets, pending) if seek else [packets]:
+    runs = _runs(packets, pending) if seek else [packets]
+    work.ahead(sum(map(len, runs)), stream.width, stream.height)
+    for run in runs:
         for packet in [*run, None]:
             for frame in stream.codec_context.decode(packet):
                 if frame.pts in pending:
                     pending.discard(frame.pts)
                     yield index_of[frame.pts], frame
+            if packet is not None:
+                work.done(stream.codec_context)
         stream.codec_context.flush_buffers()
 
 
-def _runs(packets: list[AnyPacket], pending: set[int]) -> Iterator[list[AnyPacket]]:
-    """Stretches of packets that start at a keyframe and end with the last wanted frame before a gap."""
-    start, end = 0, -1  # the open stretch is packets[start:end + 1]
+def _runs(packets: list[AnyPacket], pending: set[int]) -> list[list[AnyPacket]]:
+    """Stretches of packets that start at a keyframe and end with a wanted frame; none overlaps another."""
+    runs: list[tuple[int, int]] = []  # packets[start : stop]
     keys: list[int] = [0]
     for place, packet in enumerate(packets):
         if packet.is_keyframe and place:
             keys.append(place)
         if packet.pts not in pending:
             continue
-        key = keys[-1]
-        leads = packet.pts is not None and (packets[key].pts or 0) > packet.pts
+        start = keys[-1]
+        leads = packet.pts is not None and (packets[start].pts or 0) > packet.pts
         if leads and len(keys) > 1:  # shown before its keyframe: it also needs the group before
-            key = keys[-2]
-        if end >= 0 and key > end:
-            yield packets[start : end + 1]
-            start = key
-        elif end < 0:
-            start = key
-        end = place
-    if end >= 0:
-        yield packets[start : end + 1]
+            start = keys[-2]
+        while runs and start < runs[-1][1]:
+            start = min(start, runs.pop()[0])
+        runs.append((start, place + 1))
+    return [packets[start:stop] for start, stop in runs]
 
 
 def _select_by_counting(
-    stream: VideoStream, packets: list[Packet], wanted: set[int]
+    stream: VideoStream, packets: list[Packet], wanted: set[int], work: Work
 ) -> Iterator[tuple[int, VideoFrame]]:
     """For containers without usable time stamps: decode from the start and count."""
     count, last = 0, max(wanted)
+    work.ahead(last + 1, stream.width, stream.height)
     for packet in [*packets, None]:
         for frame in stream.codec_context.decode(packet):
             if count in wanted:
@@ -230,3 +238,5 @@ def _select_by_counting(
             count += 1
             if count > last:
                 return
+        if packet is not None:
+            work.done(stream.codec_context)

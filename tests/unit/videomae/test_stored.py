@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videomae.video import Box, EncodingConfig, VideoError, decode, decode_boxes, decode_demuxed, decoding, encode
+from videomae.video import (
+    Box,
+    EncodingConfig,
+    VideoError,
+    decode,
+    decode_boxes,
+    decode_demuxed,
+    decoding,
+    encode,
+    iterate,
+)
 from videomae.video.stored import parse
 
 RNG = np.random.default_rng(3)
@@ -23,9 +33,11 @@ def moving(count: int, height: int = 48, width: int = 64) -> np.ndarray:
     return np.stack([np.roll(noise, 3 * number, 1) // 2 + number % 100 for number in range(count)]).astype(np.uint8)
 
 
-def mux(params: str, count: int = 40, *, audio: bool = False, rate: int = 30, **options: str) -> bytes:
+def mux(
+    params: str, count: int = 40, *, format: str = "mp4", audio: bool = False, rate: int = 30, **options: str
+) -> bytes:
     file = io.BytesIO()
-    with av.open(file, "w", format="mp4", options=options) as container:
+    with av.open(file, "w", format=format, options=options) as container:
         stream = container.add_stream("libx264", rate=rate, options={"x264-params": params, "preset": "veryfast"})
         assert isinstance(stream, av.VideoStream)
         sound = container.add_stream("aac", rate=8000) if audio else None
@@ -81,6 +93,50 @@ def test_frames_are_those_of_the_demuxer(params: str) -> None:
     for _ in range(12):
         indices = RNG.integers(0, 40, RNG.integers(1, 20))
         assert np.array_equal(decode(video, indices), everything[indices])
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        "keyint=8:min-keyint=8:open-gop=1:bframes=3",
+        "keyint=6:min-keyint=6:open-gop=1:bframes=5:b-pyramid=normal:ref=16",
+        "keyint=5:min-keyint=5:open-gop=1:bframes=1:ref=8",
+        "keyint=3:min-keyint=2:open-gop=1:bframes=2:ref=8",
+        "keyint=8:min-keyint=8:bframes=3:b-pyramid=normal",
+    ],
+)
+def test_no_more_is_decoded_than_the_groups_of_what_is_wanted_and_nothing_twice(
+    params: str, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 48
+    video = mux(f"{params}:b-adapt=0:scenecut=0", count, format=format)
+    everything = np.stack(list(iterate(video)))
+    done = []
+    monkeypatch.setattr(decoding.Work, "done", lambda work, decoder: done.append(decoder))
+    for _ in range(30):
+        indices = sorted(RNG.choice(count, RNG.integers(1, 9), replace=False))
+        done.clear()
+        assert np.array_equal(decode(video, indices), everything[indices])
+        needed = packets_for(video, indices)
+        assert len(done) <= len(needed)
+        if format == "matroska":  # where frames that nothing refers to are decoded too
+            assert len(done) == len(needed)
+
+
+def packets_for(video: bytes, indices: list[int]) -> set[int]:
+    """The places, in decoding order, of what leads from keyframes to the wanted frames."""
+    with av.open(io.BytesIO(video), "r") as container:
+        packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+    times = [packet.pts or 0 for packet in packets]
+    keys = [place for place, packet in enumerate(packets) if packet.is_keyframe]
+    needed: set[int] = set()
+    for index in indices:
+        place = times.index(sorted(times)[index])
+        before = [key for key in keys if key <= place]
+        leads = times[before[-1]] > times[place] and len(before) > 1
+        needed |= set(range(before[-2] if leads else before[-1], place + 1))
+    return needed
 
 
 @settings(max_examples=40, deadline=None)
