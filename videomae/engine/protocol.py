@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from videomae.config import configclass
 from videomae.distributed import World
 from videomae.engine.blocks import prepare_blocks
+from videomae.engine.determinism import make_deterministic
 from videomae.engine.optimizer import OptimizerConfig
 from videomae.engine.snapshot import Snapshot
 
@@ -36,6 +37,7 @@ class EngineConfig:
     # Gradients of several micro-batches are added up in float32 at stage 0, in `precision` from stage 1 on.
     activation_checkpointing: bool = False  # keep each block's input only and compute the rest again: less memory
     compile: bool = False  # torch.compile, a block at a time
+    deterministic: bool = False  # the same bits at each run on CUDA too, more slowly; see determinism.py
 
     def __post_init__(self) -> None:
         if self.compile and self.zero_stage == 3 and self.kind == "deepspeed":
@@ -145,6 +147,8 @@ def build_engine(module: nn.Module, groups: list[dict[str, Any]], plan: EnginePl
     Raises:
         ValueError: the plan does not fit the module or the number of processes.
     """
+    if plan.config.deterministic:
+        make_deterministic()
     prepare_blocks(module, checkpointing=plan.config.activation_checkpointing, compiled=plan.config.compile)
     if plan.config.kind == "local":
         from videomae.engine.local import LocalEngine
