@@ -7,11 +7,11 @@ hardly shows. The ways are described in `bench_ways`.
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from videomae import progress
 from videomae.shards.bench_clips import Packing, prepare
@@ -34,7 +35,7 @@ _NAMES = {
     "official_originals": "official way, originals",
 }
 _FLOOR = "floor"  # a loop, which has no workers
-_WARM_BATCHES = 4  # of this process or every worker, before the clock starts
+_WARM_CLIPS = 32  # of this process or every worker, before the clock starts
 Rates = dict[str, float]
 
 
@@ -97,10 +98,9 @@ def bench(source: Path, *, clips: int, rounds: int, workers: tuple[int, ...], of
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         prepared = prepare(source, Path(name), count=clips)
         found = ways(prepared, official=official)
-        batches = len(prepared.originals) // 4
         with progress.track("Measuring", total=rounds * (len(found) * (1 + len(workers)) - len(workers))) as task:
             measured = {
-                count: _measure(found, rounds=rounds, workers=count, batches=batches, task=task)
+                count: _measure(found, rounds=rounds, workers=count, clips=len(prepared.originals), task=task)
                 for count in (0, *workers)
             }
         return Result(
@@ -112,23 +112,23 @@ def bench(source: Path, *, clips: int, rounds: int, workers: tuple[int, ...], of
         )
 
 
-def _measure(found: dict[str, Way], *, rounds: int, workers: int, batches: int, task: progress.Task) -> Rates:
+def _measure(found: dict[str, Way], *, rounds: int, workers: int, clips: int, task: progress.Task) -> Rates:
     """Clips a CPU second of each way."""
     names = [way for way in found if way != _FLOOR or not workers]
     seconds: dict[str, list[float]] = {way: [] for way in names}
     for number in range(rounds):
         first = number % len(names)  # each way comes first in turn: what ran before leaves its mark on the machine
         for way in [*names[first:], *names[:first]]:
-            seconds[way].append(_apart(found[way], workers, batches))
+            seconds[way].append(_apart(found[way], workers, clips))
             task.advance(1, note=way)
     return {way: 1 / median(costs) for way, costs in seconds.items()}
 
 
-def _apart(way: Way, workers: int, batches: int) -> float:
+def _apart(way: Way, workers: int, clips: int) -> float:
     """CPU seconds a clip, measured in a forked process, so that no way finds another's settings, memory or caches."""
     context = multiprocessing.get_context("fork")
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(sending, way, workers, batches))
+    process = context.Process(target=_report, args=(sending, way, workers, clips))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
         process.start()
@@ -143,25 +143,25 @@ def _apart(way: Way, workers: int, batches: int) -> float:
     return cost
 
 
-def _report(sending: Connection, way: Way, workers: int, batches: int) -> None:
-    if workers:
-        sending.send(_with_workers(way, workers, batches=batches))
-        return
-    for _ in itertools.islice(way(0), _WARM_BATCHES):  # imports, code and memory
-        pass
-    start = time.process_time()
-    made = sum(len(batch) for batch in way(0))
-    sending.send((time.process_time() - start) / made)
+def _report(sending: Connection, way: Way, workers: int, clips: int) -> None:
+    sending.send(_cost(way, workers, clips=clips))
 
 
-def _with_workers(way: Way, workers: int, *, batches: int) -> float:
+def _cost(way: Way, workers: int, *, clips: int) -> float:
     """CPU seconds a clip of this process and its workers together, once the pipeline is full."""
     stream = way(workers)
-    for _ in itertools.islice(stream, _WARM_BATCHES * workers):
-        pass
+    _take(stream, _WARM_CLIPS * max(1, workers))  # imports, code and memory
     start = _cpu_seconds()
-    made = sum(len(batch) for batch in itertools.islice(stream, max(1, batches)))
+    made = _take(stream, clips)
     return (_cpu_seconds() - start) / made
+
+
+def _take(stream: Iterator[Tensor], clips: int) -> int:
+    """Take batches until they hold so many clips, or a few more."""
+    made = 0
+    while made < clips:
+        made += len(next(stream))
+    return made
 
 
 def _cpu_seconds() -> float:

@@ -41,11 +41,11 @@ MICRO_BATCH = 4
 _PREFETCH = 2
 _SHUFFLED = 100  # samples in webdataset's shuffle buffer
 
-Way = Callable[[int], Iterator[Tensor]]  # number of workers -> batches of clips without end, or of one pass
+Way = Callable[[int], Iterator[Tensor]]  # number of workers -> batches of clips without end
 
 
 def ways(clips: Clips, *, official: bool) -> dict[str, Way]:
-    """Every way by its name. Without workers a way may end after one pass, with workers it goes on without end."""
+    """Every way by its name."""
     found: dict[str, Way] = {
         "ours": lambda workers: _ours(clips, repeats=1, workers=workers),
         "ours_k4": lambda workers: _ours(clips, repeats=CROPS, workers=workers),
@@ -74,7 +74,7 @@ def crop_clips(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Te
 def _ours(clips: Clips, *, repeats: int, workers: int) -> Iterator[Tensor]:
     reader = ShardReader(clips.manifest)
     batch = min(MICRO_BATCH, len(reader))
-    stream = train_stream(
+    return train_stream(
         reader,
         Order.of(clips.manifest, batch, OrderConfig()),
         Preparation(crop_clips, stack_clips, repeats=repeats),
@@ -82,7 +82,6 @@ def _ours(clips: Clips, *, repeats: int, workers: int) -> Iterator[Tensor]:
         config=LoaderConfig(workers=workers, prefetch=_PREFETCH),
         quarantine=clips.manifest.folder / "quarantine.jsonl",
     )
-    return stream if workers else itertools.islice(stream, -(-len(clips.originals) // batch))
 
 
 def crop_whole(video: bytes, meta: dict[str, Any], rng: np.random.Generator) -> Tensor:
@@ -114,22 +113,23 @@ def _webdataset(
         .map(transform)
         .batched(MICRO_BATCH, collation_fn=stack_clips)
     )
+    pipeline = pipeline.repeat()
     if workers:
-        pipeline = DataLoader(pipeline.repeat(), batch_size=None, num_workers=workers, prefetch_factor=_PREFETCH)
+        pipeline = DataLoader(pipeline, batch_size=None, num_workers=workers, prefetch_factor=_PREFETCH)
     return iter(pipeline)
 
 
 def _floor(manifest: Manifest) -> Iterator[Tensor]:
     reader = ShardReader(manifest)
-    for number in range(len(reader)):
+    for number in itertools.cycle(range(len(reader))):
         sample = reader.read(number)
         index_T = uniform_segments(sample.frames, FRAMES, np.random.default_rng(number))
         yield torch.from_numpy(decode_plainly(sample.video, index_T))[None]
 
 
 def _official(data: OfficialWay, workers: int) -> Iterator[Tensor]:
-    if workers:
-        places = itertools.cycle(range(len(data)))
-        batches = iter(lambda: list(itertools.islice(places, MICRO_BATCH)), [])
-        return iter(DataLoader(data, batch_sampler=batches, num_workers=workers, prefetch_factor=_PREFETCH))
-    return (data[number][None] for number in range(len(data)))
+    places = itertools.cycle(range(len(data)))
+    if not workers:
+        return (data[number][None] for number in places)
+    batches = iter(lambda: list(itertools.islice(places, MICRO_BATCH)), [])
+    return iter(DataLoader(data, batch_sampler=batches, num_workers=workers, prefetch_factor=_PREFETCH))
