@@ -90,7 +90,11 @@ class _Row:
         while reached < stop:
             first = self._starts[number]
             end = min(stop, self._starts[number + 1])
-            yield reached - start, self._chunks[number].cut(reached - first, end - first)
+            chunk = self._chunks[number]
+            yield (
+                reached - start,
+                chunk if end - reached == chunk.values.numel() else chunk.cut(reached - first, end - first),
+            )
             number, reached = number + 1, end
 
 

@@ -1,5 +1,6 @@
 """State that ranks read back together: to the bit, each byte once, a file by those who need it; and no rank hangs."""
 
+import json
 import shutil
 import threading
 from collections import Counter
@@ -12,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.processes import run_command
 from tests.rank_threads import on_threads
 from videomae.distributed import World
 from videomae.engine import fragments, restoring
@@ -174,6 +176,15 @@ def test_rank_0_alone_reads_the_headers_and_a_rank_only_the_file_that_is_its_own
     found = on_threads(size, lambda world: (differs(load(tmp_path, world, layout="cut")), reads.files()))
     assert found == [([], 1)] * size
     assert sum(reads.opened.values()) == 2 * size, "the headers, read by threads of rank 0, and the values"
+
+
+@pytest.mark.timeout(120)
+def test_one_of_many_ranks_opens_a_file_or_two() -> None:
+    """By the command that measures it."""
+    for found in json.loads(run_command("tests.loading", "--files", "24", "--json")):
+        assert found["index_opens"] == 24
+        assert found["own_opens"] == 1
+        assert found["alike_opens"] <= 2
 
 
 def refusals(folder: Path, size: int, *, layout: str) -> list[str]:
