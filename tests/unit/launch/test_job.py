@@ -1,8 +1,12 @@
 """From a config to the command that runs it."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from torch.distributed.run import get_args_parser
 
 from launch.job import Job
 from tests.processes import ROOT, run_command
@@ -23,6 +27,19 @@ def test_commands_of_each_launcher() -> None:
     assert {"--nproc-per-node", "2", "SIGTERM,SIGINT,SIGUSR1"} <= set(torchrun)
     deepspeed = job.command(on="deepspeed", processes=2).words
     assert deepspeed[1:] == ["--num_gpus", "2", "--module", "pretrain", str(PRETRAIN), "batch=8"]
+
+
+def test_every_torch_that_may_be_installed_knows_the_flags_of_its_launcher() -> None:
+    """--shutdown-timeout stands in the wheel of 2.12.0 and not in that of 2.11.0; --signals-to-handle in both."""
+    words = Job.read(PRETRAIN).command(on="torchrun", processes=2).words
+    template = (ROOT / "launch/host.sh.jinja").read_text()
+    torchrun = template.partition('on == "torchrun"')[2].partition("{% elif")[0]
+    flags = {word for word in words if word.startswith("--")} | set(re.findall(r"(?<=\s)--[a-z-]+", torchrun))
+    assert {"--shutdown-timeout", "--signals-to-handle", "--rdzv-endpoint"} <= flags
+    assert flags <= get_args_parser()._option_string_actions.keys()
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    torch = next(Requirement(text) for text in listed if Requirement(text).name == "torch")
+    assert [torch.specifier.contains(version) for version in ("2.11.0", "2.12.0")] == [False, True]
 
 
 def test_dry_run_prints_the_command_and_runs_nothing() -> None:
