@@ -11,13 +11,13 @@ import itertools
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
 
 from videomae.shards.manifest import ShardError
-from videomae.video import SUFFIXES
+from videomae.video import MAX_FRAMES, SUFFIXES
 
 MAX_MEMBER_BYTES = 1 << 30
 MAX_HEADER_BYTES = 1 << 20  # of long names and pax records, which tarfile reads whole
@@ -41,6 +41,24 @@ class Entry:
     sha256: str
 
 
+def _whole(least: int, most: int) -> Callable[[object], bool]:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+# What an index may say: a shard may come from anywhere, and what it says is allocated, sampled and divided by.
+_FITS: dict[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("key", "group", "sha256"), lambda value: isinstance(value, str)),
+    "offset": _whole(0, 1 << 62),
+    "size": _whole(1, MAX_MEMBER_BYTES),
+    "crc32": _whole(0, (1 << 32) - 1),
+    "label": _whole(-1, 1 << 31),
+    "frames": _whole(1, MAX_FRAMES),
+    "fps": lambda value: isinstance(value, int | float) and 0 < value < 1e6,
+    "width": _whole(1, 1 << 20),
+    "height": _whole(1, 1 << 20),
+}
+
+
 class Index:
     """The entries of one shard, in the tar's order, kept column by column."""
 
@@ -53,6 +71,11 @@ class Index:
     def __getitem__(self, place: int) -> Entry:
         return Entry(**{name: column[place] for name, column in self._columns.items()})
 
+    @property
+    def last_label(self) -> int:
+        """The highest label, -1 without any."""
+        return max(self._columns["label"], default=-1)
+
     def to_json(self) -> str:
         return json.dumps(self._columns, separators=(",", ":"), sort_keys=True) + "\n"
 
@@ -62,10 +85,12 @@ class Index:
         try:
             columns = json.loads(text)
             lengths = {len(columns[field.name]) for field in fields(Entry)}
-        except (ValueError, KeyError, TypeError) as error:
+            wrong = [name for name, fits in _FITS.items() if not all(map(fits, columns[name]))]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ShardError(f"{source}: not an index ({error}); build it again with `index`") from None
-        if len(lengths) != 1:
-            raise ShardError(f"{source}: its columns differ in length; build it again with `index`")
+        if len(lengths) != 1 or wrong:
+            fault = f"{' and '.join(wrong)} hold what cannot be" if wrong else "its columns differ in length"
+            raise ShardError(f"{source}: {fault}; build it again with `index`")
         index = cls([])
         index._columns = columns
         return index

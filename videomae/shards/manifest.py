@@ -34,7 +34,7 @@ class Shard:
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name or not self.name.endswith(".tar") or self.name.startswith("."):
             raise ShardError(f"a shard is called {self.name!r}; wanted a plain file name that ends in .tar")
-        if self.samples < 0 or self.bytes < 0:
+        if not (type(self.samples) is type(self.bytes) is int and self.samples >= 0 and self.bytes >= 0):
             raise ShardError(
                 f"shard {self.name} has {self.samples} samples in {self.bytes} bytes; build the shards again"
             )
@@ -124,7 +124,7 @@ class Manifest:
         """A manifest from its text; `source` is named in errors."""
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ShardError(f"{source}: not valid JSON ({error}); build the shards again") from None
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise ShardError(f"{source}: not a manifest of format {FORMAT}; build the shards again")

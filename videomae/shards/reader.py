@@ -117,6 +117,9 @@ class ShardReader:
         index = Index.from_json(self._index_text(path, described), source=str(path))
         if len(index) != described.samples:
             raise ShardError(f"{path} holds {len(index)} samples, the manifest says {described.samples}")
+        classes = len(self.manifest.classes)
+        if index.last_label >= classes > 0:
+            raise ShardError(f"{path} has the label {index.last_label}, the manifest {classes} classes; index it again")
         self._indexes[shard] = index
         if len(self._indexes) > _KEPT_INDEXES:
             self._indexes.popitem(last=False)

@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 from videomae.shards.__main__ import main
 from videomae.shards.build import BuildConfig, build
 from videomae.shards.foreign import index_folder
-from videomae.shards.index import index_tar, tar_samples
+from videomae.shards.index import file_sha256, index_tar, tar_samples
 from videomae.shards.manifest import Manifest, ShardError
 from videomae.shards.reader import ShardReader
 from videomae.shards.sources import find
@@ -216,3 +217,35 @@ def test_a_wrong_manifest_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ShardError, match="build the shards again"):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("size", 1 << 45), ("size", -1), ("size", "9"), ("offset", -512), ("offset", 0.5), ("frames", 0), ("fps", 0),
+        ("frames", 10**12), ("fps", float("nan")), ("width", None), ("label", -2), ("label", 2), ("key", 7),
+    ],
+)  # fmt: skip
+def test_an_index_that_says_what_cannot_be_is_refused_though_its_checksum_is_right(
+    built: Path, column: str, value: object
+) -> None:
+    folder = built / "train"
+    manifest = Manifest.read(folder)
+    path = folder / manifest.shards[0].index_name
+    columns = json.loads(path.read_text())
+    columns[column][1] = value
+    path.write_text(json.dumps(columns))
+    shards = (replace(manifest.shards[0], index_sha256=file_sha256(path)), *manifest.shards[1:])
+    replace(manifest, shards=shards).write()
+    with pytest.raises(ShardError, match="index"):
+        ShardReader(Manifest.read(folder)).read(0)
+
+
+@pytest.mark.parametrize("samples", [-1, 1.5, "9", None])
+def test_a_manifest_that_counts_otherwise_is_refused(built: Path, samples: object) -> None:
+    file = built / "train" / "manifest.json"
+    values = json.loads(file.read_text())
+    values["shards"][0]["samples"] = samples
+    file.write_text(json.dumps(values))
+    with pytest.raises(ShardError, match="build the shards again"):
+        Manifest.read(built / "train")
