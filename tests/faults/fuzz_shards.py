@@ -10,20 +10,33 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import hashlib
+import json
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from videomae.shards.index import index_tar
+from videomae.shards.index import file_sha256, index_tar
 from videomae.shards.manifest import Manifest, ShardError
 from videomae.shards.meta import Meta
 from videomae.shards.reader import ShardReader
 from videomae.shards.writer import ShardWriter
-from videomae.video import EncodingConfig, VideoError, decode, decode_boxes, decode_demuxed, encode, probe, transcode
+from videomae.video import (
+    MAX_FRAMES,
+    EncodingConfig,
+    VideoError,
+    decode,
+    decode_boxes,
+    decode_demuxed,
+    encode,
+    probe,
+    transcode,
+)
 
 SECONDS_PER_CASE = 20
+STRANGE = (None, -1, 0, 1, 1.5, 1e300, 2**40, 2**80, float("inf"), "x", [], {}, True)
 _STORED = EncodingConfig(short_side=None, fps=None)
 
 
@@ -119,6 +132,39 @@ def fuzz_reading(count: int, seed: int, folder: Path) -> Counter[str]:
     return outcomes
 
 
+def fuzz_signed(count: int, seed: int, folder: Path) -> Counter[str]:
+    """Read shards whose index is mutated, and its checksum in the manifest with it: whole samples, or an error."""
+    rng = np.random.default_rng(seed)
+    writer = ShardWriter(folder, 0)
+    videos = [rng.bytes(int(rng.integers(200, 1500))) for _ in range(6)]
+    for number, video in enumerate(videos):
+        meta = Meta(label=0, class_name="a", group="g", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+        writer.add(f"{number:03d}", video, meta)
+    manifest = Manifest(folder=folder, split="train", classes=("a",), shards=(writer.finish(),))
+    file = folder / "000000.index.json"
+    whole = file.read_bytes()
+    outcomes: Counter[str] = Counter()
+    for case in range(count):
+        rng = np.random.default_rng([seed, case])
+        columns = json.loads(whole)
+        columns[rng.choice(list(columns))][int(rng.integers(6))] = STRANGE[int(rng.integers(len(STRANGE)))]
+        file.write_bytes(mutate(whole, rng) if case % 2 else json.dumps(columns).encode())
+        shard = replace(manifest.shards[0], index_sha256=file_sha256(file))
+        reader = ShardReader(replace(manifest, shards=(shard,)))
+        faulthandler.dump_traceback_later(SECONDS_PER_CASE, exit=True)
+        for number in range(6):
+            try:
+                sample = reader.read(number)
+            except ShardError:
+                outcomes["refused"] += 1
+                continue
+            assert sample.video in videos, case
+            assert sample.label in (-1, 0), case
+            assert 0 < sample.frames <= MAX_FRAMES, case
+            outcomes["read"] += 1
+    return outcomes
+
+
 def fuzz_videos(count: int, seed: int) -> Counter[str]:
     """Probe, decode and transcode mutated videos; what comes out has the shape that was asked for."""
     rng = np.random.default_rng(seed)
@@ -162,6 +208,8 @@ def main() -> None:
         print("tars", dict(fuzz_tars(arguments.tars, arguments.seed, Path(folder))), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         print("with a manifest", dict(fuzz_reading(arguments.tars, arguments.seed, Path(folder))), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        print("with a signed index", dict(fuzz_signed(arguments.tars, arguments.seed, Path(folder))), flush=True)
     print("videos", dict(fuzz_videos(arguments.videos, arguments.seed)), flush=True)
     faulthandler.cancel_dump_traceback_later()
 

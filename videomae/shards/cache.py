@@ -105,7 +105,7 @@ class ShardCache:
                 draft = path.with_name(name + ".partial")
                 draft.write_bytes(content)
                 draft.replace(path)
-        return content.decode()
+        return content.decode(errors="replace")
 
     @contextlib.contextmanager
     def _alone(self, name: str, size: int) -> Iterator[None]:

@@ -135,7 +135,7 @@ class ShardReader:
             raise ShardError(f"no index at {path}; copy it, or build the shards again")
         if file_sha256(path) != shard.index_sha256:
             raise ShardError(f"{path} is not the index that the manifest speaks of; copy it again")
-        return path.read_text()
+        return path.read_text(errors="replace")
 
     def _file(self, shard: int) -> int:
         if shard in self._files:

@@ -70,7 +70,7 @@ def _verify_shard(folder: Path, shard: Shard, *, decode: bool) -> Iterator[Findi
         yield Finding(shard=shard.name, key="", reason=f"{index_path.name} is not the one that the manifest speaks of")
         return
     try:
-        index = Index.from_json(index_path.read_text(), source=str(index_path))
+        index = Index.from_json(index_path.read_text(errors="replace"), source=str(index_path))
     except ShardError as error:
         yield Finding(shard=shard.name, key="", reason=str(error))
         return
