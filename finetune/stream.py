@@ -5,7 +5,7 @@ Shapes: B batch, R clips of one video, N frames of all of them, C channels, T fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from finetune.config import EvaluationConfig, FinetuneConfig, FinetuneDataConfig
 from finetune.models.contract import ModelInput
 from videomae.augment import even_crops, flip, random_erasing, random_resized_crop
+from videomae.batch import TensorBatch
 from videomae.distributed import World
 from videomae.rand_augment import rand_augment
 from videomae.sampling import Indices, dense, multi_view, uniform_segments
@@ -38,24 +39,12 @@ class LabelledClip:
 
 
 @dataclass(frozen=True)
-class LabelledBatch:
+class LabelledBatch(TensorBatch):
     """A micro-batch; pixels stay uint8 until they are on the device."""
 
     video_BCTHW: Tensor
     label_B: Tensor
     weight_B: Tensor | None = None  # float32; None: each clip counts alike
-
-    def to(self, device: torch.device) -> LabelledBatch:
-        """The batch on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> LabelledBatch:
-        """The batch in page-locked memory, from which copies to a GPU overlap with work."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, move: Callable[[Tensor], Tensor]) -> LabelledBatch:
-        weight_B = None if self.weight_B is None else move(self.weight_B)
-        return LabelledBatch(move(self.video_BCTHW), move(self.label_B), weight_B)
 
 
 def collate(clips: Sequence[LabelledClip]) -> LabelledBatch:

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, T frames, H height (or hidden tokens), W width, V v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pretrain.masking import Mask
+from videomae.batch import TensorBatch
 from videomae.stacking import stack_clips
 from videomae.weighing import stack_weights
 
@@ -27,7 +28,7 @@ class PretrainItem:
 
 
 @dataclass(frozen=True)
-class PretrainBatch:
+class PretrainBatch(TensorBatch):
     """A micro-batch; pixels stay uint8 until they are on the device, token indices are int64."""
 
     video_BCTHW: Tensor
@@ -35,23 +36,6 @@ class PretrainBatch:
     hidden_BH: Tensor
     silent_BS: Tensor
     weight_B: Tensor | None = None  # float32; None: each clip counts alike
-
-    def to(self, device: torch.device) -> PretrainBatch:
-        """The batch on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> PretrainBatch:
-        """The batch in page-locked memory, from which copies to a GPU overlap with work."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, move: Callable[[Tensor], Tensor]) -> PretrainBatch:
-        return PretrainBatch(
-            video_BCTHW=move(self.video_BCTHW),
-            visible_BV=move(self.visible_BV),
-            hidden_BH=move(self.hidden_BH),
-            silent_BS=move(self.silent_BS),
-            weight_B=None if self.weight_B is None else move(self.weight_B),
-        )
 
 
 def collate(items: Sequence[PretrainItem]) -> PretrainBatch:

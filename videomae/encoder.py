@@ -18,8 +18,8 @@ from videomae.config import configclass
 
 
 @configclass
-class EncoderConfig:
-    """Size of the encoder and of its input; the defaults are ViT-B on 16 frames of 224 x 224."""
+class TransformerConfig:
+    """Size of a transformer over cubes of video, and of its input; the defaults are ViT-B on 16 frames of 224 x 224."""
 
     frames: int = 16
     size: int = 224  # pixels, height and width
@@ -30,7 +30,6 @@ class EncoderConfig:
     heads: int = 12
     mlp_ratio: float = 4.0
     drop_path: float = 0.0  # of the last block; rises linearly from 0 at the first
-    final_norm: bool = True  # LayerNorm after the last block; off where a head brings its own
 
     def __post_init__(self) -> None:
         for name in ("frames", "size", "tubelet", "patch", "dim", "depth", "heads"):
@@ -69,6 +68,13 @@ class EncoderConfig:
     def cube_values(self) -> int:
         """Pixel values in one cube: tubelet x patch x patch x 3."""
         return self.tubelet * self.patch**2 * 3
+
+
+@configclass
+class EncoderConfig(TransformerConfig):
+    """VideoMAE's encoder."""
+
+    final_norm: bool = True  # LayerNorm after the last block; off where a head brings its own
 
 
 SIZES: dict[str, dict[str, int | float]] = {

@@ -8,52 +8,26 @@ from typing import Literal
 from finetune.models.contract import HALF, IMAGENET_MEAN, IMAGENET_STD, ModelInput, Published
 from finetune.models.videomae import encoder_label
 from videomae.config import configclass
+from videomae.encoder import TransformerConfig
 from videomae.weights.export import is_export
 from videomae.weights.image_vit import image_label
 
 
 @configclass
-class VivitConfig:
+class VivitConfig(TransformerConfig):
     """ViViT-B/16x2 on 32 frames."""
 
     name: Literal["vivit_1", "vivit_2", "vivit_3", "vivit_4"] = "vivit_1"
     frames: int = 32
-    size: int = 224
-    tubelet: int = 2
-    patch: int = 16
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
     temporal_depth: int = 4  # of vivit_2
-    drop_path: float = 0.0
     embedding: Literal["tubelet", "uniform"] = "tubelet"  # uniform: one frame of each tubelet's time (section 3.2)
     weights: str | None = None  # "imagenet", a file of a timm ViT, an exported VideoMAE encoder, or none
     inflation: Literal["central", "average"] = "central"  # of an image ViT's patch kernel (section 3.4)
 
     def __post_init__(self) -> None:
-        if self.frames % self.tubelet or self.size % self.patch or self.dim % self.heads:
-            raise ValueError(
-                f"frames ({self.frames}) must be a multiple of tubelet ({self.tubelet}), size ({self.size}) of "
-                f"patch ({self.patch}), and dim ({self.dim}) of heads ({self.heads})"
-            )
+        super().__post_init__()
         if self.name == "vivit_4" and self.heads % 2:
             raise ValueError(f"vivit_4 gives half of its heads to space and half to time, got {self.heads} heads")
-
-    @property
-    def slices(self) -> int:
-        """Tubelets along time."""
-        return self.frames // self.tubelet
-
-    @property
-    def side(self) -> int:
-        """Tubelets along height and along width."""
-        return self.size // self.patch
-
-    @property
-    def positions(self) -> int:
-        """Tubelets in one temporal slice."""
-        return self.side**2
 
     @property
     def from_videomae(self) -> bool:
