@@ -37,6 +37,11 @@ class Command:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+def default_processes() -> int:
+    """One a GPU of this machine, or one."""
+    return max(1, torch.cuda.device_count())
+
+
 @dataclass(frozen=True)
 class Job:
     """A stage's module, its config file and overrides."""
@@ -76,7 +81,7 @@ class Job:
         Raises:
             ValueError: `local` is asked for more than one process, or the launcher is one of other machines.
         """
-        count = processes or max(1, torch.cuda.device_count())
+        count = processes or default_processes()
         stage = [self.module, str(self.config), *self.overrides]
         if on == "local":
             if count > 1:

@@ -14,7 +14,7 @@ from launch import local, remote, slurm
 from launch.cluster import ClusterConfig, Host
 from launch.finding import look, newest_status
 from launch.host_script import host_scripts, pdsh_words, rank_scripts
-from launch.job import Command, Job, Launcher
+from launch.job import Command, Job, Launcher, default_processes
 from launch.remote import Part, host_parts, ssh_words
 from launch.run_directory import Place
 from launch.slurm_script import job_scripts
@@ -22,6 +22,7 @@ from videomae.health.status import Status
 from videomae.health.stopping import EXIT_STOPPED
 from videomae.progress import logger
 from videomae.run import RunDirectory
+from videomae.stage import TrainingConfig
 
 _HERE = ("localhost", "127.0.0.1", "::1")
 
@@ -72,16 +73,34 @@ def prepare(job: Job, *, on: Launcher, cluster: ClusterConfig | None, processes:
     place = Place(machines.folder, machines.folder / settings.run)
     if cluster is None:
         plain = job.command(on=on, processes=processes)
+        refuse_unfit(settings, processes or default_processes())
         return Submission(job, on, settings, place, machines, plain=plain)
     if on == "slurm":
+        refuse_unfit(settings, (cluster.nodes or 1) * cluster.processes)
         return Submission(job, on, settings, place, cluster, scripts=job_scripts(job.module, place, cluster))
     hosts = cluster.machines() or (Host("localhost", cluster.processes),)
     if on == "local" and sum(host.processes for host in hosts) > 1:
         raise ValueError("--on local runs one process on this machine; type --on torchrun, or --nodes 1 --processes 1")
+    refuse_unfit(settings, sum(host.processes for host in hosts))
     submission = Submission(job, on, settings, place, cluster, hosts)
     if submission.over_pdsh:
         return replace(submission, scripts=rank_scripts(job.module, place, cluster, hosts=hosts))
     return replace(submission, scripts=host_scripts(job.module, place, cluster, hosts=hosts, on=on))
+
+
+def refuse_unfit(settings: Any, processes: int) -> None:
+    """What the processes would find out themselves, after hours in a queue or days behind another stage.
+
+    Raises:
+        ValueError: the settings do not go with so many processes.
+    """
+    if not isinstance(settings, TrainingConfig):
+        return  # a benchmark's rows are known once they run
+    if processes > 1 and settings.engine.kind == "local":
+        raise ValueError(
+            f"{settings.run}: engine.kind=local runs in one process, got {processes}; type engine.kind=deepspeed"
+        )
+    settings.engine.split(batch=settings.batch, world_size=processes)
 
 
 def refuse_alive(submission: Submission, *, force: bool = False) -> bool:

@@ -16,7 +16,7 @@ from launch import slurm
 from launch.finding import look
 from launch.run_directory import Place, alone
 from launch.slurm_script import job_scripts
-from launch.submission import Submission
+from launch.submission import Submission, refuse_unfit
 from videomae.progress import logger
 from videomae.run import RunDirectory
 
@@ -47,6 +47,8 @@ def sweep(submission: Submission, values: str) -> Sweep:
     if len({place.run for place, _ in members}) < len(members):
         raise ValueError(f"the values of a sweep must differ, got {listed}")
     runs = [place.run for place, _ in members]
+    for _, settings in members:
+        refuse_unfit(settings, (submission.cluster.nodes or 1) * submission.cluster.processes)
     scripts = job_scripts(submission.job.module, submission.place, submission.cluster, members=runs)
     return Sweep(replace(submission, scripts=scripts), tuple(members))
 

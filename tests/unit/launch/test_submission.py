@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -39,6 +40,10 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     (tmp_path / "cluster.yaml").write_text(f"root: {tmp_path}\nnodes: 2\n")
     return ["--on", "slurm", "--cluster", str(tmp_path / "cluster.yaml")]
+
+
+def finetune_stage(run: Path, shards: Path) -> dict[str, Any]:
+    return {"stage": "finetune", **finetune_settings(run, shards), "engine": {"kind": "deepspeed"}}
 
 
 @pytest.fixture
@@ -97,7 +102,7 @@ def test_a_chain_is_submitted_as_one(
     cluster: list[str], told: Callable[[], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     second = tmp_path / "second.yaml"
-    second.write_text(yaml.safe_dump({"stage": "finetune", **finetune_settings(tmp_path / "second", tmp_path)}))
+    second.write_text(yaml.safe_dump(finetune_stage(tmp_path / "second", tmp_path)))
     third = ["run=third", "protocol.batch=8"]
     words = ["chain", PRETRAIN, "run=first", str(second), str(ROOT / "configs/demo/benchmark.yaml"), *third, "--json"]
     assert launch([*words, *cluster]) == 0
@@ -119,12 +124,12 @@ def test_a_chain_says_what_is_wrong_with_its_last_stage_first(
     cluster: list[str], told: Callable[[], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     second = tmp_path / "second.yaml"
-    second.write_text(yaml.safe_dump({"stage": "finetune", **finetune_settings(tmp_path / "second", tmp_path)}))
+    second.write_text(yaml.safe_dump(finetune_stage(tmp_path / "second", tmp_path)))
     begun = tmp_path / "second"
     (begun / "checkpoints/step-00000001").mkdir(parents=True)
     (begun / "config.yaml").write_text(second.read_text().replace("batch: 8", "batch: 16"))
     words = ["chain", PRETRAIN, "run=first", str(second)]
-    for on in (cluster, ["--on", "local"]):
+    for on in (cluster, ["--on", "torchrun", "--processes", "2"]):
         assert launch([*words, *on]) == 2
         assert "holds a run with other settings (batch was 16, now 8" in capsys.readouterr().err
         assert not (tmp_path / "first/launch").exists()
@@ -132,6 +137,22 @@ def test_a_chain_says_what_is_wrong_with_its_last_stage_first(
     with alone(begun):
         assert launch([*words, *cluster]) == 2
     assert "is being launched by somebody else" in capsys.readouterr().err
+    assert not (tmp_path / "bin/sbatch.told").exists()
+
+
+def test_what_does_not_go_with_the_processes_is_said_before_anything_is_submitted(
+    cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["chain", PRETRAIN, "run=first", PRETRAIN, "run=second"]
+    for settings, message in (
+        (["batch=7", "data.repeats=1"], "batch=7 must be a multiple of the 2 processes"),
+        (["batch=8", "data.repeats=1", "engine.micro_batch=3"], "engine.micro_batch=3 must divide the 4 clips"),
+        (["engine.kind=local"], "second: engine.kind=local runs in one process, got 2"),
+    ):
+        assert launch([*words, *settings, *cluster]) == 2
+        assert message in capsys.readouterr().err
+    assert launch([PRETRAIN, "run=third", "data.repeats=1", "--sweep", "batch=8,7", *cluster]) == 2
+    assert "batch=7 must be a multiple of the 2 processes" in capsys.readouterr().err
     assert not (tmp_path / "bin/sbatch.told").exists()
 
 
