@@ -27,8 +27,8 @@ def clips(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[torch.T
     return [resize(frames_THWC, 64) for frames_THWC in decode_boxes(sample.video, index_T, boxes)]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 1}, {"workers": 1, "start_method": "spawn"}])
+def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, options: dict[str, object]) -> None:
     reader = ShardReader(Manifest.read(shards / "train"))
     order = Order.of(reader.manifest, 8, OrderConfig())
     stream = train_stream(
@@ -36,7 +36,7 @@ def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, worker
         order,
         Preparation(clips, stack_clips, repeats=2),
         Share(micro_batch=8),
-        config=LoaderConfig(workers=workers),
+        config=LoaderConfig(**options),  # pyright: ignore[reportArgumentType]
         quarantine=tmp_path / "quarantine.jsonl",
     )
 

@@ -23,7 +23,7 @@ from videomae.shards.packing import pack
 from videomae.shards.reader import ShardReader
 from videomae.shards.sources import Source, SourceError, find
 from videomae.shards.writer import ShardWriter
-from videomae.video import EncodingConfig, probe
+from videomae.video import EncodingConfig, decode, probe
 
 SMALL = BuildConfig(encoding=EncodingConfig(short_side=24, fps=5), samples_per_shard=3)
 
@@ -283,3 +283,29 @@ def test_the_command_reports_and_fails_cleanly(
     assert "gop must be at least 1" in errors[0]
     assert "no folder at" in errors[1]
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "size", "shards"),
+    [
+        (["--jpeg"], 24, 1),
+        (["--compact", "--gop", "4", "--preset", "ultrafast", "--crf", "30"], 24, 1),
+        (["--short-side", "0", "--fps", "0", "--samples-per-shard", "3"], 32, 3),
+        (["--bytes-per-shard", "1", "--workers", "2"], 24, 8),
+    ],
+)
+def test_every_kind_of_shards_the_command_makes_is_whole_and_read(
+    videos: Path, tmp_path: Path, words: list[str], size: int, shards: int
+) -> None:
+    out = tmp_path / "out"
+    assert main(["build", str(videos), str(out), "--short-side", "24", "--workers", "1", *words]) == 0
+    assert main(["verify", str(out), "--decode"]) == 0
+    assert main(["show", str(out), "--sheet", str(tmp_path / "sheets")]) == 0
+    assert sorted(path.parent.name for path in (tmp_path / "sheets").rglob("*.png")) == ["train", "val"]
+    reader = ShardReader(Manifest.read(out / "train"))
+    for number in range(8):
+        sample = reader.read(number)
+        frames_THWC = decode(sample.video, range(sample.frames))
+        assert frames_THWC.shape[1:] == (size, size * 3 // 2, 3)
+        assert len({frame.tobytes() for frame in frames_THWC}) > 1
+    assert len(reader.manifest.shards) == shards
