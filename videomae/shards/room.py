@@ -22,7 +22,7 @@ from videomae.shards.plans import next_uses
 
 PLANS = "plans"
 _MARGIN = 2  # batches by which ranks of a run may differ
-_PAUSE = 0.1  # seconds between two looks whether a download under way has ended
+_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two looks whether a download under way has ended
 _log = logging.getLogger(__name__)
 
 
@@ -51,10 +51,10 @@ class Room:
         Waits until downloads under way make it possible. Not so if the file is wanted `ahead` of its use: then nothing
         is removed that is needed sooner, and False is given at once where the room would have to come from that.
         """
-        granted = self._reserve(path, size, ahead=ahead)
-        while not granted and not ahead:
-            time.sleep(_PAUSE)
-            granted = self._reserve(path, size, ahead=False)
+        pause = _PAUSE
+        while not (granted := self._reserve(path, size, ahead=ahead)) and not ahead:
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
         try:
             yield granted
         finally:
