@@ -146,9 +146,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class _BoundedInfo(tarfile.TarInfo):
+class BoundedInfo(tarfile.TarInfo):
+    """A tar's header, which is an error if it speaks of more than a header of names and the like may hold."""
+
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _BoundedInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedInfo:
         info = super().frombuf(buf, encoding, errors)
         if info.size < 0 or (not info.isfile() and info.size > MAX_HEADER_BYTES):
             raise tarfile.ReadError(f"a header that speaks of {info.size} bytes")
@@ -158,7 +160,7 @@ class _BoundedInfo(tarfile.TarInfo):
 def _members(file: BinaryIO, path: Path) -> Iterator[_Member]:
     again = "copy or build the shard again"
     try:
-        with tarfile.open(fileobj=file, mode="r:", tarinfo=_BoundedInfo) as archive:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=BoundedInfo) as archive:
             for member in archive:
                 if not member.isfile():
                     continue

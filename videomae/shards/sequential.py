@@ -10,11 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from webdataset.compat import WebDataset
+from webdataset.filters import pipelinefilter, shuffle
+from webdataset.pipeline import DataPipeline
+from webdataset.shardlists import SimpleShardList
+from webdataset.tariterators import group_by_keys, url_opener
 
+from videomae.shards.index import MAX_MEMBER_BYTES, BoundedInfo
 from videomae.shards.manifest import ShardError
 from videomae.shards.reader import Sample
 from videomae.shards.remote import as_url
@@ -24,9 +28,9 @@ _log = logging.getLogger(__name__)
 
 
 def read_in_sequence(
-    shards: Sequence[str], *, rank: int = 0, size: int = 1, shuffle: int = 0, seed: int = 0, allow_pipe: bool = False
+    shards: Sequence[str], *, rank: int = 0, size: int = 1, mix: int = 0, seed: int = 0, allow_pipe: bool = False
 ) -> Iterator[Sample]:
-    """The samples of this rank's shards, one pass. `shuffle` is the number of samples that are mixed in memory.
+    """The samples of this rank's shards, one pass. `mix` is the number of samples that are shuffled in memory.
 
     Nothing is decoded by webdataset, so no pickle is ever opened; a `pipe:` address, which runs a command, is refused
     unless `allow_pipe` is passed. A sample that is no video is logged and left out.
@@ -43,16 +47,36 @@ def read_in_sequence(
                 f"{shard!r} would run a command or use an unknown scheme; pass allow_pipe=True if you trust it"
             )
     _log.warning("reading without an index: cut tars go unseen, and no sample is checked; better run `index` first")
-    pipeline: Any = WebDataset(mine, shardshuffle=False, nodesplitter=None, empty_check=False)
-    if shuffle:
-        pipeline = pipeline.shuffle(shuffle, seed=seed)
+    stages = [SimpleShardList(mine), pipelinefilter(url_opener)(), _members, pipelinefilter(group_by_keys)()]
+    if mix:
+        stages.append(shuffle(mix, seed=seed))
     try:
-        for number, raw in enumerate(pipeline):
+        for number, raw in enumerate(DataPipeline(*stages)):
             sample = _sample(number, raw)
             if sample is not None:
                 yield sample
     except (OSError, EOFError, tarfile.TarError) as error:
         raise ShardError(f"{', '.join(mine)}: {error}; copy the shard again") from None
+
+
+def _members(opened: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The files of tars, as webdataset's own stage gives them, but no sample of more than a member may hold."""
+    for source in opened:
+        url, sample, size = str(source["url"]), "", 0
+        with tarfile.open(fileobj=source["stream"], mode="r|*", tarinfo=BoundedInfo) as archive:
+            for member in archive:
+                folder, _, base = member.name.rpartition("/")
+                if not member.isfile() or base.startswith("__"):  # webdataset's notes
+                    continue
+                beginning = folder + "/" + base.partition(".")[0]
+                size = member.size + (size if beginning == sample else 0)
+                sample = beginning
+                if size > MAX_MEMBER_BYTES:
+                    raise ShardError(f"{url}: {size} bytes for {member.name!r}; at most {MAX_MEMBER_BYTES} are read")
+                file = archive.extractfile(member)
+                yield {"fname": member.name, "data": file.read() if file else b"", "__url__": url}
+                vars(archive)["members"].clear()  # or it would remember all
+        yield {}  # so that no sample is made of two tars
 
 
 def _sample(number: int, raw: dict[str, Any]) -> Sample | None:

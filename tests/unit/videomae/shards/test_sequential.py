@@ -1,11 +1,15 @@
 """Reading without an index: the same samples, one rank's shards, and no command run unasked."""
 
 import gc
+import gzip
+import resource
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from videomae.shards import sequential
 from videomae.shards.build import BuildConfig, build
 from videomae.shards.manifest import Manifest, ShardError
 from videomae.shards.reader import ShardReader
@@ -33,8 +37,8 @@ def test_every_sample_comes_once_over_the_ranks(split: Path) -> None:
         for sample in found:
             same = expected[sample.key]
             assert (sample.video, sample.label, sample.frames) == (same.video, same.label, same.frames)
-    mixed = [sample.key for sample in read_in_sequence(shards, shuffle=8, seed=1)]
-    assert mixed == [sample.key for sample in read_in_sequence(shards, shuffle=8, seed=1)]
+    mixed = [sample.key for sample in read_in_sequence(shards, mix=8, seed=1)]
+    assert mixed == [sample.key for sample in read_in_sequence(shards, mix=8, seed=1)]
     assert sorted(mixed) == sorted(expected) != mixed
     gc.collect()  # webdataset leaves its files to the collector, which warns of them
 
@@ -55,3 +59,32 @@ def test_ranks_without_shards_and_missing_tars_are_errors(split: Path) -> None:
     shutil.rmtree(split)
     with pytest.raises(ShardError, match="copy the shard again"):
         list(read_in_sequence([str(split / "000000.tar")]))
+
+
+@pytest.mark.parametrize("size", [3 << 30, 1 << 42])
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "bomb.tar"
+    write_zeros(path, ["a.mp4"], size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ShardError, match=r"bytes for 'a.mp4'; at most 1073741824 are read"):
+        list(read_in_sequence([str(path)]))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+    gc.collect()
+
+
+def test_no_sample_gathers_more_than_a_member_may_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequential, "MAX_MEMBER_BYTES", 1 << 20)
+    path = tmp_path / "bomb.tar"
+    write_zeros(path, ["a.0.mp4", "a.1.mp4", "a.2.mp4"], 1 << 19)
+    with pytest.raises(ShardError, match=r"1572864 bytes for 'a.2.mp4'"):
+        list(read_in_sequence([str(path)]))
+    gc.collect()
+
+
+def write_zeros(path: Path, names: list[str], size: int) -> None:
+    """A compressed tar whose members are of `size` zeros, of which the first megabytes are there."""
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = size
+            file.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(min(size, 1 << 24)))
