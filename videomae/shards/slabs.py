@@ -45,7 +45,7 @@ class Slabs:
             os.ftruncate(self._file, count * ROOM)
             self._bytes = _mapped(self._file)
         self._free = list(range(count if self._bytes is not None else 0))[::-1]
-        self._name = id(self)
+        self._name, self._process = id(self), os.getpid()
         _open[self._name] = self
 
     def take(self) -> int | None:
@@ -56,12 +56,18 @@ class Slabs:
         """What `make` gives, ready for its way to the main process; clips that it stacks are laid into the slab."""
         if slab is None:
             return Parcel(slabs=self._name, slab=None, content=make(Memory(None)))
-        memory = Memory(torch.from_numpy(self._inside(slab)))
+        lease = self._inside(slab)
+        memory = Memory(torch.from_numpy(lease))
         with lay_into(memory.empty):
             batch = make(memory)
         pickled = io.BytesIO()
         _Pickler(pickled, memory).dump(batch)
-        return Parcel(slabs=self._name, slab=slab, content=batch if memory.full else pickled.getvalue())
+        if not memory.full:
+            return Parcel(slabs=self._name, slab=slab, content=pickled.getvalue())
+        if os.getpid() != self._process:  # on its way it is copied
+            return Parcel(slabs=self._name, slab=slab, content=batch)
+        self._let(lease, slab)  # a part of it may lie there
+        return Parcel(slabs=self._name, slab=None, content=batch)
 
     def open(self, parcel: Parcel[Batch]) -> Batch:
         """As `Parcel.open`."""
@@ -71,8 +77,12 @@ class Slabs:
             return parcel.content
         assert parcel.slab is not None
         lease = self._inside(parcel.slab)
-        weakref.finalize(lease, self._free.append, parcel.slab).atexit = False
+        self._let(lease, parcel.slab)
         return _Unpickler(io.BytesIO(parcel.content), torch.from_numpy(lease)).load()
+
+    def _let(self, lease: npt.NDArray[np.uint8], slab: int) -> None:
+        """The slab is free when the lease and all tensors on it are gone."""
+        weakref.finalize(lease, self._free.append, slab).atexit = False
 
     def _inside(self, slab: int) -> npt.NDArray[np.uint8]:
         assert self._bytes is not None
@@ -80,10 +90,11 @@ class Slabs:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a process that is being started; it gets the same file."""
-        return {"name": self._name, "file": None if self._file is None else DupFd(self._file)}
+        file = None if self._file is None or self._bytes is None else DupFd(self._file)
+        return {"name": self._name, "process": self._process, "file": file}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._name, self._free = state["name"], []
+        self._name, self._process, self._free = state["name"], state["process"], []
         self._file = None if state["file"] is None else state["file"].detach()
         self._bytes = None if self._file is None else _mapped(self._file)
 

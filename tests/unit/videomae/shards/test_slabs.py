@@ -1,7 +1,9 @@
 """Slabs carry any batch unchanged, are not given out while a tensor of theirs lives, and come back afterwards."""
 
+import errno
 import gc
 import os
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +117,22 @@ def test_a_batch_larger_than_a_slab_travels_the_stock_way(monkeypatch: pytest.Mo
         assert values(parcel.open()) == values(mixed(4))
 
 
+def test_a_batch_made_here_that_is_larger_than_a_slab_keeps_what_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROOM", 200)
+    slabs = Slabs(1)
+
+    def pair(value: int) -> list[Tensor]:
+        return [room(150).fill_(value), torch.full((150,), value, dtype=torch.uint8)]
+
+    first = slabs.pack(slabs.take(), lambda _: pair(1)).open()
+    assert slabs.take() is None
+    second = slabs.pack(slabs.take(), lambda _: pair(2)).open()
+    assert [part.unique().tolist() for part in (*first, *second)] == [[1], [1], [2], [2]]
+    del first
+    gc.collect()
+    assert slabs.take() == 0
+
+
 def test_without_a_slab_a_batch_travels_the_stock_way() -> None:
     slabs = Slabs(1)
     assert slabs.take() == 0
@@ -126,6 +144,16 @@ def test_without_a_slab_a_batch_travels_the_stock_way() -> None:
 def test_without_memory_files_there_are_no_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
     assert Slabs(3).take() is None
+
+
+def test_without_room_for_slabs_there_are_none_in_spawned_workers_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    slabs = pickle.loads(pickle.dumps(Slabs(3)))
+    assert slabs.take() is None
+    assert values(slabs.pack(None, lambda _: mixed(1)).content) == values(mixed(1))
 
 
 def test_a_parcel_says_where_it_belongs() -> None:
