@@ -136,10 +136,11 @@ class Evaluator:
     def _probabilities(self, module: nn.Module, batch: LabelledBatch) -> tuple[np.ndarray, np.ndarray]:
         """Mean probabilities (S, K) and labels (S,) of the videos whose views stand side by side in `batch`."""
         views = self.evaluation.clips * self.evaluation.crops
+        labels_S = batch.label_B[::views].numpy().copy()  # a view would keep the clips
         batch = batch.to(self.world.device)
         logits_BK = module(normalize(batch.video_BCTHW, self.input.mean, self.input.std))
         mean_SK = logits_BK.float().softmax(dim=1).unflatten(0, (-1, views)).mean(dim=1)
-        return mean_SK.cpu().numpy(), batch.label_B[::views].cpu().numpy()
+        return mean_SK.cpu().numpy(), labels_S
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import EngineConfig, EnginePlan
 from videomae.metrics import read
 from videomae.shards.manifest import Manifest
+from videomae.shards.slabs import Slabs
 from videomae.weights.files import WeightsError
 
 
@@ -80,6 +82,25 @@ def test_views_are_averaged_as_probabilities(finished: Path, shards: Path) -> No
     result = evaluator(classifier.module)
     assert result.views == "2x3"
     assert result.accuracy.total == 8
+
+
+def test_what_is_kept_of_a_batch_does_not_keep_its_clips(
+    finished: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int | None] = []
+
+    def take(self: Slabs, original: Callable[[Slabs], int | None] = Slabs.take) -> int | None:
+        taken.append(original(self))
+        return taken[-1]
+
+    monkeypatch.setattr(Slabs, "take", take)
+    classifier = load_classifier(finished / "export")
+    config = finetune_config(finished.parent / "kept", shards, "evaluation={clips: 2, crops: 3, batch: 1}")
+    Evaluator(Manifest.read(shards / "val"), classifier.model.input, config.evaluation, config.loader, world_of_one())(
+        classifier.module
+    )
+    assert len(taken) == 8
+    assert set(taken) <= {0, 1, 2}
 
 
 def test_from_an_exported_encoder(shards: Path, tmp_path: Path) -> None:
