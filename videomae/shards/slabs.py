@@ -63,7 +63,7 @@ class Slabs:
         pickled = io.BytesIO()
         _Pickler(pickled, memory).dump(batch)
         if not memory.full:
-            return Parcel(slabs=self._name, slab=slab, content=pickled.getvalue())
+            return Parcel(slabs=self._name, slab=slab, used=memory.used, content=pickled.getvalue())
         if os.getpid() != self._process:  # on its way it is copied
             return Parcel(slabs=self._name, slab=slab, content=batch)
         self._let(lease, slab)  # a part of it may lie there
@@ -76,7 +76,7 @@ class Slabs:
                 self._free.append(parcel.slab)
             return parcel.content
         assert parcel.slab is not None
-        lease = self._inside(parcel.slab)
+        lease = self._inside(parcel.slab)[: parcel.used]  # who copies a tensor's memory copies the batch, no more
         self._let(lease, parcel.slab)
         return _Unpickler(io.BytesIO(parcel.content), torch.from_numpy(lease)).load()
 
@@ -109,6 +109,7 @@ class Parcel(Generic[Batch]):
 
     slabs: int
     slab: int | None
+    used: int = 0  # bytes of the slab
     content: bytes | Batch
 
     def open(self) -> Batch:

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import os
 import pickle
 from dataclasses import dataclass
@@ -97,6 +98,12 @@ def test_a_slab_is_taken_until_the_last_tensor_of_its_batch_is_gone() -> None:
     assert slabs.take() is None
     del as_array
     assert slabs.take() == 0
+
+
+def test_a_copy_of_a_tensor_with_its_memory_is_no_larger_than_the_batch() -> None:
+    slabs, saved = Slabs(1), io.BytesIO()
+    torch.save(slabs.pack(slabs.take(), lambda _: mixed(3)).open().label_B, saved)
+    assert len(saved.getvalue()) < 10_000
 
 
 def test_pinning_frees_the_slab_at_once() -> None:
