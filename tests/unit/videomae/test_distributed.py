@@ -1,5 +1,6 @@
 """The world as the launchers describe it."""
 
+import math
 import os
 import resource
 
@@ -48,8 +49,8 @@ class Unpicklable(Exception):
         super().__init__(f"{text} {number}")
 
 
-def test_rank_0s_value_and_its_errors_reach_every_rank() -> None:
-    assert run_processes(2, "tests.unit.videomae.test_distributed").count("agreed") == 2
+def test_values_errors_and_votes_reach_every_rank() -> None:
+    assert run_processes(3, "tests.unit.videomae.test_distributed").count("agreed") == 3
 
 
 def test_ranks_without_a_gpu_among_others_are_named() -> None:
@@ -83,6 +84,16 @@ def main() -> None:
         assert world.share({"rank": world.rank}) == {"rank": 0}
         with pytest.raises(OSError, match="disk 7"):
             world.on_first(fail)
+        with pytest.raises(OSError, match="disk 7"):
+            world.on_every(lambda: fail() if world.rank == 1 else None)
+        assert world.on_every(lambda: world.rank) == world.rank
+        for chosen in range(world.size):
+            flags = (world.rank == chosen, False, world.rank != chosen, True)
+            assert world.any_of(flags) == (True, False, True, True)
+        part, whole = torch.tensor([world.rank, -0.0, math.nan]), torch.empty(3 * world.size)
+        world.line_up(part, into=whole)
+        assert whole.view(-1, 3)[:, 0].tolist() == list(range(world.size))
+        assert torch.equal(whole.view(-1, 3)[:, 1:].view(torch.int32), part[1:].view(torch.int32).expand(3, 2))
         print("agreed", flush=True)
 
 
