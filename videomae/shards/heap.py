@@ -7,6 +7,7 @@ import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _KEPT = 1 << 30  # bytes
+_KEPT_BEFORE_2_35 = 1 << 25  # the most that an older glibc takes; it refuses more, and then maps all above 128 KiB
 
 
 def keep_memory() -> None:
@@ -17,5 +18,6 @@ def keep_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_THRESHOLD, _KEPT)
+        if not libc.mallopt(_MMAP_THRESHOLD, _KEPT):
+            libc.mallopt(_MMAP_THRESHOLD, _KEPT_BEFORE_2_35)
         libc.mallopt(_TRIM_THRESHOLD, _KEPT)
