@@ -82,11 +82,12 @@ def newest(folder: Path, *, world: World, at_most: int | None = None, keep_damag
 
 
 def verify(folder: Path, *, world: World) -> str | None:
-    """What is wrong with the checkpoint at `folder`, or None; each rank hashes its share of the files."""
+    """What is wrong with the checkpoint at `folder`, or None; each rank hashes its share, rank 0 looks at the names."""
     fault = None
     try:
         files = manifest.read(folder)
-        manifest.check_listing(folder, files)
+        if world.first:  # from a thousand ranks, asking for a thousand files each would be an attack on the filesystem
+            manifest.check_listing(folder, files)
         manifest.check_contents(folder, files, manifest.share_of(files, rank=world.rank, size=world.size))
     except (DamagedError, OSError) as error:
         fault = str(error)

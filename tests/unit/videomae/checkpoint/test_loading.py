@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.rank_threads import on_threads
 from tests.tiny import world_of_one
 from tests.unit.videomae.checkpoint.test_store import found, names, save
-from videomae.checkpoint import find_fault, find_quick_fault, newest
+from videomae.checkpoint import find_fault, find_quick_fault, manifest, newest, verify
 from videomae.checkpoint.manifest import FileRecord, share_of
 
 STATE = Path("deep") / "state.bin"
@@ -79,6 +80,20 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, kind: str) 
     assert result.checkpoint.step == 1
     assert result.passed_over == (f"step-00000002: {fault}",)
     assert names(tmp_path) == ["damaged-step-00000002", "latest", "step-00000001"]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_many_ranks_say_the_same_and_one_of_them_looks_at_every_file(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 2)
+    folder, looking, looks = tmp_path / "step-00000002", manifest.check_listing, []
+    _damage(folder, kind)
+    monkeypatch.setattr(manifest, "check_listing", lambda *given: (looks.append(1), looking(*given)))
+    found_by = on_threads(4, lambda world: verify(folder, world=world))
+    assert found_by == [find_fault(folder)] * 4
+    assert DAMAGES[kind] in str(found_by[0])
+    assert len(looks) <= 1 + 1, "one rank, and the comparison above"
 
 
 def test_another_runs_damaged_checkpoints_stay_where_they_are(tmp_path: Path) -> None:
