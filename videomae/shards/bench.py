@@ -96,7 +96,8 @@ def bench(source: Path, *, clips: int, rounds: int, workers: tuple[int, ...], of
     """Run the benchmark on `clips` videos of `source`; without decord, pass `official=False`."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        prepared = prepare(source, Path(name), count=clips)
+        # Stock webdataset gives every worker shards of its own.
+        prepared = prepare(source, Path(name), count=clips, shards=max((1, *workers)))
         found = ways(prepared, official=official)
         with progress.track("Measuring", total=rounds * (len(found) * (1 + len(workers)) - len(workers))) as task:
             measured = {

@@ -41,9 +41,16 @@ class Packing:
     psnr: float
 
 
-def prepare(source: Path, folder: Path, *, count: int) -> Clips:
-    """Copy `count` clips of `source`, resize them, pack them. Raises SourceError, BuildError."""
+def prepare(source: Path, folder: Path, *, count: int, shards: int) -> Clips:
+    """Copy `count` clips of `source`, resize them, pack them into that many `shards` or more.
+
+    Raises:
+        SourceError: no clips, or fewer than shards.
+        BuildError: they cannot be packed.
+    """
     originals = _copy(source, folder / "originals", count)
+    if len(originals) < shards:
+        raise SourceError(f"{len(originals)} readable clips for {shards} workers; give more --clips or fewer --workers")
     resized = []
     with progress.track("Resizing to 320", total=len(originals)) as task:
         for path in originals:
@@ -52,9 +59,8 @@ def prepare(source: Path, folder: Path, *, count: int) -> Clips:
             resized[-1].write_bytes(transcode(path, _RESIZED))
             task.advance()
     start = time.process_time()
-    config = BuildConfig(
-        samples_per_shard=max(1, -(-len(originals) // 4))
-    )  # as by default, in shards for workers to share
+    parts = max(shards, min(4, len(originals)))
+    config = BuildConfig(samples_per_shard=len(originals) // parts)  # else as by default
     manifest = build(find(folder / "originals", unlabelled=True), folder / "shards", config).manifests["train"]
     seconds = time.process_time() - start
     packing = Packing(

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from videomae.shards.__main__ import main
+from videomae.shards.bench import bench
 from videomae.shards.bench_ways import FRAMES, SIZE, crop_clips
 from videomae.shards.build import BuildConfig, build
 from videomae.shards.permutation import generator
 from videomae.shards.reader import ShardReader
-from videomae.shards.sources import find
+from videomae.shards.sources import SourceError, find
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")
@@ -34,6 +35,15 @@ def test_the_benchmark_reports_all_figures(
     assert result["packing"]["psnr"] > 25
     assert result["clips"] == 4
     gc.collect()  # webdataset leaves its files to the collector, which warns of them
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than the cores of this machine
+def test_every_worker_has_a_shard(videos: Path) -> None:
+    with pytest.raises(SourceError, match="4 readable clips for 5 workers"):
+        bench(videos, clips=4, rounds=1, workers=(5,), official=False)
+    assert bench(videos, clips=6, rounds=1, workers=(5,), official=False).workers[5]["webdataset"] > 0
+    gc.collect()  # as above
 
 
 def test_crops_of_one_decoding_are_those_of_decodings_apart(videos: Path, tmp_path: Path) -> None:
