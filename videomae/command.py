@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,7 +13,15 @@ from typing import TypeVar
 
 from videomae.config import load
 from videomae.distributed import World, connected, end_process
-from videomae.health.stopping import EXIT_FAILED, EXIT_LIMIT, EXIT_MISTAKE, EXIT_STOPPED, LimitReached, Stopped
+from videomae.health.stopping import (
+    EXIT_FAILED,
+    EXIT_LIMIT,
+    EXIT_MISTAKE,
+    EXIT_STOPPED,
+    LimitReached,
+    Stopped,
+    end_workers,
+)
 from videomae.progress import log_to, logger
 from videomae.run import RunDirectory
 from videomae.stage import TrainingConfig
@@ -41,14 +47,10 @@ def run_stage(
 def finish(code: int) -> int:
     """Give back `code` in a process of its own; one of several processes ends here, and one that was stopped.
 
-    Loader workers ignore the signals on which an interpreter counts at its exit, so they are ended first. A stop may be
-    a ctrl-C that also ended whoever read our output, and the interpreter would make another exit code of that.
+    A stop may be a ctrl-C that also ended whoever read our output, and the interpreter would make another exit code of
+    that.
     """
-    children = multiprocessing.active_children()
-    if children:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler makes an error of each one's end
-    for child in children:
-        child.kill()
+    end_workers()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or code == EXIT_STOPPED:
         end_process(code)
     return code

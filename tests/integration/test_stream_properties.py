@@ -3,6 +3,9 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from pretrain.masking import MaskConfig, draw_mask
 from tests.tiny import TINY_ENCODER
 from videomae.augment import multi_scale_box
-from videomae.shards.loader import LoaderConfig, Preparation, Share, train_stream
+from videomae.shards.loader import LoaderConfig, Preparation, Share, Transform, train_stream
 from videomae.shards.manifest import Manifest
 from videomae.shards.meta import Meta
 from videomae.shards.order import Order, OrderConfig
@@ -102,16 +105,35 @@ def test_any_job_sees_the_same_global_sequence_and_resumes_in_it(shard_folder: P
         assert len(epoch) == 211
 
 
-def test_a_killed_worker_ends_the_stream_with_an_error_instead_of_a_hang(shard_folder: Path) -> None:
-    order = Order.of(Manifest.read(shard_folder), 8, OrderConfig())
-    stream = train_stream(
-        ShardReader(Manifest.read(shard_folder)),
-        order,
-        Preparation(kill_yourself, as_list),
+def open_stream(folder: Path, transform: Transform[Seen] = look) -> Iterator[list[Seen]]:
+    manifest = Manifest.read(folder)
+    return train_stream(
+        ShardReader(manifest),
+        Order.of(manifest, 8, OrderConfig()),
+        Preparation(transform, as_list),
         Share(micro_batch=8),
         config=LoaderConfig(workers=2),
-        quarantine=shard_folder / "quarantine.jsonl",
+        quarantine=folder / "quarantine.jsonl",
     )
+
+
+def test_a_killed_worker_ends_the_stream_with_an_error_instead_of_a_hang(shard_folder: Path) -> None:
+    stream = open_stream(shard_folder, kill_yourself)
     with pytest.raises(RuntimeError, match=r"killed by signal|exited unexpectedly"):
-        for _ in itertools.islice(stream, order.batches):
+        for _ in itertools.islice(stream, 211 // 8):
             pass
+
+
+def test_a_process_that_leaves_its_stream_open_comes_to_its_end(shard_folder: Path) -> None:
+    """As after an error whose traceback still holds the stream."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.integration.test_stream_properties import open_stream\n"
+        f"sys.kept = open_stream(Path({str(shard_folder)!r}))\n"
+        "next(sys.kept)\n"
+        "raise RuntimeError('left open')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.rstrip().endswith("left open")

@@ -9,6 +9,7 @@ listen before its slow imports.
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -129,3 +130,15 @@ def ignore() -> None:
     """Leave the signals to the process that started this one."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_workers() -> None:
+    """End the processes that `ignore` the signals and are still there; to be called before the interpreter's exit.
+
+    There multiprocessing ends its daemons by SIGTERM and waits for them, for these without end.
+    """
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler makes an error of each one's end
+    for worker in workers:
+        worker.kill()

@@ -7,6 +7,7 @@ of (seed, epoch, position, attempt), written down and capped; in evaluation it i
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import warnings
@@ -20,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from videomae.config import configclass
-from videomae.health.stopping import held, ignore
+from videomae.health.stopping import end_workers, held, ignore
 from videomae.shards.heap import keep_memory
 from videomae.shards.lookahead import follow
 from videomae.shards.manifest import ShardError
@@ -32,6 +33,7 @@ from videomae.shards.reader import Sample, ShardReader
 from videomae.shards.slabs import Memory, Parcel, Slabs
 from videomae.video import VideoError
 
+atexit.register(end_workers)  # of streams that nobody has closed; before torch and multiprocessing, imported earlier
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
 Transform = Callable[[Sample, tuple[np.random.Generator, ...]], list[Item]]
