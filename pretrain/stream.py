@@ -35,7 +35,8 @@ class MaskedClips:
         items = []
         for frames_THWC, rng in zip(decode_boxes(sample.video, index_T, boxes), rngs, strict=True):
             out_THWC = room(encoder.frames, encoder.size, encoder.size, 3)
-            frames_TCHW = flip(resize(frames_THWC, encoder.size, out_THWC=out_THWC), rng, probability=data.flip)
+            frames_TCHW = resize(frames_THWC, encoder.size, out_THWC=out_THWC)
+            frames_TCHW = flip(frames_TCHW, rng, probability=data.flip, in_place=True)
             items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng), sample.weight))
         return items
 

@@ -109,9 +109,12 @@ def even_crops(frames_THWC: FramesTHWC, size: int, *, crops: int = 1) -> list[Te
     return [resize(cut(frames_THWC, box), size) for box in even_boxes(*_size(frames_THWC), crops)]
 
 
-def flip(frames_TCHW: Tensor, rng: np.random.Generator, *, probability: float = 0.5) -> Tensor:
+def flip(frames_TCHW: Tensor, rng: np.random.Generator, *, probability: float = 0.5, in_place: bool = False) -> Tensor:
     """Mirror left and right, all frames or none."""
-    return frames_TCHW.flip(-1) if rng.random() < probability else frames_TCHW
+    if rng.random() >= probability:
+        return frames_TCHW
+    mirrored_TCHW = frames_TCHW.flip(-1)
+    return frames_TCHW.copy_(mirrored_TCHW) if in_place else mirrored_TCHW
 
 
 def random_erasing(frames_TCHW: Tensor, rng: np.random.Generator, *, probability: float) -> Tensor:

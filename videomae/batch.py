@@ -16,7 +16,8 @@ class TensorBatch:
 
     def to(self, device: torch.device) -> Self:
         """The batch on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        # Memory that is not pinned may be another batch's before a copy that nobody waits for has ended.
+        return self._each(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, from which copies to a GPU overlap with work."""

@@ -233,7 +233,7 @@ def join(world: World, *, patience: float = _PATIENCE) -> None:
         torch.cuda.set_device(world.device)
     # A world of one is connected too: DeepSpeed wants a process group even there, and these variables.
     os.environ["MASTER_ADDR"] = world.address or "127.0.0.1"
-    os.environ["MASTER_PORT"] = str(world.port or _free_port())
+    os.environ["MASTER_PORT"] = str(world.port or 0)  # 0: torch takes a free one
     device = world.local_rank if world.device.index is None else world.device.index
     for name, value in (("RANK", world.rank), ("WORLD_SIZE", world.size), ("LOCAL_RANK", device)):
         os.environ[name] = str(value)
@@ -276,9 +276,3 @@ def _allow_many_files() -> None:
     with suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

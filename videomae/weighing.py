@@ -2,7 +2,7 @@
 
 The weights of a global batch sum up to its size (see `videomae.shards.order.Place`). So the plain mean, over any ranks
 and micro-batches, of the means made here is the mean over the real clips, and no rank has to ask another how many it
-has.
+has. A value that is not finite is none with weight 0 either: such a step is skipped whole, like any other.
 
 Shapes: B batch; what else a clip has comes behind.
 """

@@ -69,7 +69,7 @@ def stream(manifest: Manifest, **options: object) -> Iterator[torch.Tensor]:
 def test_what_is_held_is_never_overwritten(
     shards: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
 ) -> None:
-    monkeypatch.setattr("videomae.shards.loader._HELD", 3)  # fewer than are held below
+    monkeypatch.setattr("videomae.shards.loader._FEW", 1)  # less than is held below
     manifest = Manifest.read(shards / "train")
     kept, seen = [], []
     for batch in itertools.islice(stream(manifest, **options), 12):

@@ -1,8 +1,8 @@
 """Measures loading, way against way, on the same clips in one run: ours, the official one, stock webdataset, the floor.
 
-Every way runs once a round, in turn, in a process of its own that takes nothing over from the ways before; a figure is
-the median over the rounds of clips a CPU second of all processes that take part, so that other work on the machine
-hardly shows. The ways are described in `bench_ways`.
+Every way runs once a round, in turn, in a process of its own that takes nothing over from the ways before: over all
+videos once to warm up, and once more by the clock. A figure is the median over the rounds of clips a CPU second of all
+processes that take part, so that other work on the machine hardly shows. The ways are described in `bench_ways`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from videomae import progress
 from videomae.shards.bench_clips import Packing, prepare
-from videomae.shards.bench_ways import CROPS, FRAMES, SIZE, Way, ways
+from videomae.shards.bench_ways import CLIPS_OF_A_VIDEO, CROPS, FRAMES, SIZE, Way, ways
 
 _NAMES = {
     "ours": "our reader, one crop",
@@ -35,7 +35,6 @@ _NAMES = {
     "official_originals": "official way, originals",
 }
 _FLOOR = "floor"  # a loop, which has no workers
-_WARM_CLIPS = 32  # of this process or every worker, before the clock starts
 Rates = dict[str, float]
 
 
@@ -118,9 +117,10 @@ def _measure(found: dict[str, Way], *, rounds: int, workers: int, clips: int, ta
     names = [way for way in found if way != _FLOOR or not workers]
     seconds: dict[str, list[float]] = {way: [] for way in names}
     for number in range(rounds):
-        first = number % len(names)  # each way comes first in turn: what ran before leaves its mark on the machine
-        for way in [*names[first:], *names[:first]]:
-            seconds[way].append(_apart(found[way], workers, clips))
+        # Each way comes first in turn, and after others than before: what ran before leaves its mark on the machine.
+        first, step = number % len(names), 1 if number % 2 else -1
+        for way in [*names[first:], *names[:first]][::step]:
+            seconds[way].append(_apart(found[way], workers, clips * CLIPS_OF_A_VIDEO.get(way, 1)))
             task.advance(1, note=way)
     return {way: 1 / median(costs) for way, costs in seconds.items()}
 
@@ -151,7 +151,7 @@ def _report(sending: Connection, way: Way, workers: int, clips: int) -> None:
 def _cost(way: Way, workers: int, *, clips: int) -> float:
     """CPU seconds a clip of this process and its workers together, once the pipeline is full."""
     stream = way(workers)
-    _take(stream, _WARM_CLIPS * max(1, workers))  # imports, code and memory
+    _take(stream, clips)  # imports, code and memory
     start = _cpu_seconds()
     made = _take(stream, clips)
     return (_cpu_seconds() - start) / made

@@ -37,6 +37,7 @@ from videomae.stacking import room, stack_clips
 from videomae.video import decode_boxes, decode_demuxed, decode_plainly
 
 FRAMES, SIZE, CROPS = 16, 224, 4
+CLIPS_OF_A_VIDEO = {"ours_k4": CROPS}  # by way; one if it is not here
 MICRO_BATCH = 4
 _PREFETCH = 2
 _SHUFFLED = 100  # samples in webdataset's shuffle buffer

@@ -41,7 +41,7 @@ Collate = Callable[[list[Item]], Batch]
 
 _AUGMENTATION = 4  # beside the order's own uses of the seed
 _MOST_ATTEMPTS = 16
-_HELD = 32  # micro-batches in the hands of whoever iterates; with more, some travel the stock way
+_FEW = 4  # micro-batches
 
 
 @configclass
@@ -51,7 +51,7 @@ class LoaderConfig:
     workers: int = 1  # processes; 0 reads in the main process
     prefetch: int = 2  # micro-batches that each worker prepares ahead
     start_method: Literal["fork", "spawn", "forkserver"] = "fork"
-    pin_memory: bool | None = None  # page-locked batches, whose copies to a GPU overlap with work; None: on a GPU
+    pin_memory: bool | None = None  # on a GPU: page-locked batches, whose copies to it overlap with work; None: yes
     quota: QuotaConfig = QuotaConfig()
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class LoaderConfig:
 
     def on(self, device: torch.device) -> LoaderConfig:
         """The same for batches that go to `device`, with what was left to it decided."""
-        pin = device.type == "cuda" if self.pin_memory is None else self.pin_memory
+        pin = device.type == "cuda" and self.pin_memory is not False
         return replace(self, pin_memory=pin)
 
 
@@ -111,12 +111,13 @@ def train_stream(
         ahead = follow(reader, order, start=places.first, stop=places.first + places.samples)
         for each in ahead:
             stack.callback(each.close)
-        last = places.samples // share.micro_batch - 1
-        for number, (batch, faults) in enumerate(_load(dataset, places, config)):
-            step, rest = divmod(number, last + 1)
+        in_batch = places.samples // share.micro_batch
+        # Those of one batch may still be held while those of the next are gathered.
+        for number, (batch, faults) in enumerate(_load(dataset, places, config, held_at_once=2 * in_batch)):
+            step, rest = divmod(number, in_batch)
             for fault in faults:
                 listed.record(fault, step=share.start + step)
-            for each in ahead if rest == last else ():
+            for each in ahead if rest == in_batch - 1 else ():
                 each.advance(share.start + step + 1)
             yield batch
 
@@ -239,10 +240,17 @@ class _Tasks:
 
 
 def _load(
-    dataset: _MicroBatches[Item, Batch], places: Iterable[Sequence[Place]], config: LoaderConfig
+    dataset: _MicroBatches[Item, Batch],
+    places: Iterable[Sequence[Place]],
+    config: LoaderConfig,
+    *,
+    held_at_once: int = _FEW,
 ) -> Iterator[tuple[Any, list[Fault]]]:
-    """Make the micro-batches of places, in order, here or in worker processes."""
-    slabs = Slabs(config.workers * config.prefetch + _HELD)
+    """Make the micro-batches of places, in order, here or in worker processes.
+
+    If more than about `held_at_once` are held by whoever iterates, some travel the stock way.
+    """
+    slabs = Slabs(config.workers * config.prefetch + held_at_once + _FEW)
     parcels, tasks = _Parcels(dataset, slabs), _Tasks(places, slabs)
     if not config.workers:
         keep_memory()

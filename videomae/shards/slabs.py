@@ -3,8 +3,8 @@
 A batch that a worker sends the stock way lies in shared memory made for it alone: the kernel clears every page, and all
 is given back after one use, which for clips takes longer than cropping them. Here the main process hands out a slab
 with every task, the worker lays the batch into it, and when the last tensor of the batch is gone the slab is free for
-another. All slabs are one sparse file without a name: nothing is left behind however the processes end, and the size
-of /dev/shm does not matter.
+another. (Who forks while a batch is held, and means the child to have it, copies it.) All slabs are one sparse file
+without a name: nothing is left behind however the processes end, and the size of /dev/shm does not matter.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Memory:
     def place(self, tensor: Tensor) -> tuple[int, tuple[int, ...]] | None:
         """Where in the slab the tensor begins, in bytes, and its strides; copied there first unless it lies there."""
         assert self._bytes_N is not None
-        if tensor.untyped_storage().data_ptr() == self._bytes_N.data_ptr():
+        if self.holds(tensor):
             return int(tensor.storage_offset()) * tensor.element_size(), tensor.stride()
         self.used = -(-self.used // _ALIGNMENT) * _ALIGNMENT
         start, room_N = self.used, self._take(tensor.numel() * tensor.element_size())
@@ -144,6 +144,12 @@ class Memory:
             return None
         copy = room_N.view(tensor.dtype).view(tensor.shape).copy_(tensor)
         return start, copy.stride()
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the tensor lies in the slab."""
+        if self._bytes_N is None or tensor.layout != torch.strided or tensor.is_nested:
+            return False
+        return tensor.untyped_storage().data_ptr() == self._bytes_N.data_ptr()
 
     def _take(self, count: int) -> Tensor | None:
         if self._bytes_N is None or self.used + count > len(self._bytes_N):
@@ -161,10 +167,25 @@ class _Pickler(pickle.Pickler):
         self._memory = memory
 
     def persistent_id(self, obj: Any) -> Any:
-        if type(obj) is not Tensor or obj.layout != torch.strided or obj.device.type != "cpu" or obj.requires_grad:
+        if not _is_plain(obj):
             return None
         placed = self._memory.place(obj)
         return placed and (obj.dtype, tuple(obj.shape), *placed)
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Tensor) and self._memory.holds(obj):  # what is not plain: its values, not the whole slab's
+            return obj.clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return NotImplemented
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether place, dtype, shape and strides say all about the tensor."""
+    return (
+        type(value) is Tensor
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.requires_grad or value.is_quantized or value.is_nested or value.is_conj() or value.is_neg())
+    )
 
 
 class _Unpickler(pickle.Unpickler):

@@ -171,3 +171,21 @@ def test_a_parcel_says_where_it_belongs() -> None:
     del batches
     gc.collect()
     assert (one.take(), other.take()) == (0, 0)
+
+
+def test_what_is_more_than_its_values_is_carried_by_value() -> None:
+    """Not by the whole slab's, where it lies in one."""
+
+    def make(_: Memory) -> list[Tensor]:
+        plain = room(64).copy_(torch.arange(64, dtype=torch.uint8))
+        conjugate = plain.view(torch.complex64).conj()
+        return [plain, torch.nn.Parameter(plain.view(torch.float32)), conjugate]
+
+    slabs = Slabs(1)
+    parcel = slabs.pack(slabs.take(), make)
+    assert isinstance(parcel.content, bytes)
+    assert len(parcel.content) < 5000
+    plain, parameter, conjugate = parcel.open()
+    assert plain.tolist() == list(range(64))
+    assert torch.equal(parameter, plain.view(torch.float32))
+    assert torch.equal(conjugate, plain.view(torch.complex64).conj())
