@@ -35,34 +35,37 @@ _NAMES = {
     "official_originals": "official way, originals",
 }
 _FLOOR = "floor"  # a loop, which has no workers
+_RATIOS = {
+    "ratio_webdataset": ("ours", "webdataset"),
+    "ratio_webdataset_lent": ("ours", "webdataset_lent"),
+    "fraction_of_floor": ("ours", _FLOOR),
+    "ratio_official": ("ours", "official"),
+    "ratio_official_k4": ("ours_k4", "official"),
+    "ratio_originals": ("ours", "official_originals"),
+}
 Rates = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Clips a second and core by way, without workers and by number of workers."""
+    """What was measured without workers, and by number of workers."""
 
     clips: int
     rounds: int
-    per_core: Rates
-    workers: dict[int, Rates]
+    alone: Measured
+    workers: dict[int, Measured]
     packing: Packing
-
-    @property
-    def ratios(self) -> Rates:
-        """The figures that are compared with the goals, without workers."""
-        return ratios(self.per_core)
 
     def lines(self) -> list[str]:
         """The result as text: a column for every number of workers."""
-        columns = [self.per_core, *self.workers.values()]
+        columns = [self.alone, *self.workers.values()]
         pack = self.packing
         return [
             f"{self.clips} clips of {FRAMES} frames, {SIZE} x {SIZE}, median of {self.rounds} rounds; clips a CPU"
             " second",
             "  workers" + " " * 33 + "".join(f"{count:10}" for count in (0, *self.workers)),
-            *_rows(columns, digits=1),
-            *_rows([ratios(rates) for rates in columns], digits=2),
+            *_rows([measured.rates for measured in columns], digits=1),
+            *_rows([measured.ratios for measured in columns], digits=2),
             f"packing once: {pack.seconds_per_clip:.2f} CPU seconds a clip, {pack.psnr:.1f} dB PSNR",
             f"kB a clip: original {pack.kilobytes_original:.0f}, short side 320 {pack.kilobytes_resized:.0f},"
             f" packed {pack.kilobytes_packed:.0f}",
@@ -70,25 +73,34 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain values, the ratios at the top."""
-        by_workers = {str(count): {**rates, **ratios(rates)} for count, rates in self.workers.items()}
-        return {**self.ratios, **asdict(self), "workers": by_workers}
-
-
-def ratios(rate: Rates) -> Rates:
-    """Our rates over the others'."""
-    found = {
-        "ratio_webdataset": rate["ours"] / rate["webdataset"],
-        "ratio_webdataset_lent": rate["ours"] / rate["webdataset_lent"],
-    }
-    if _FLOOR in rate:
-        found["fraction_of_floor"] = rate["ours"] / rate[_FLOOR]
-    if "official" in rate:
-        found |= {
-            "ratio_official": rate["ours"] / rate["official"],
-            "ratio_official_k4": rate["ours_k4"] / rate["official"],
-            "ratio_originals": rate["ours"] / rate["official_originals"],
+        return {
+            **self.alone.ratios,
+            "per_core": self.alone.rates,
+            "workers": {str(count): {**found.rates, **found.ratios} for count, found in self.workers.items()},
+            "clips": self.clips,
+            "rounds": self.rounds,
+            "packing": asdict(self.packing),
         }
-    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What rounds came to: clips a CPU second of each way, and how many times as fast as others ours are."""
+
+    rates: Rates
+    ratios: Rates
+
+    @classmethod
+    def of(cls, seconds: dict[str, list[float]]) -> Measured:
+        """From CPU seconds a clip of each way in every round: medians, of ratios those of each round."""
+        pairs = {name: pair for name, pair in _RATIOS.items() if pair[1] in seconds}
+        return cls(
+            rates={way: 1 / median(costs) for way, costs in seconds.items()},
+            ratios={
+                name: median(theirs / ours for ours, theirs in zip(seconds[one], seconds[other], strict=True))
+                for name, (one, other) in pairs.items()
+            },
+        )
 
 
 def bench(source: Path, *, clips: int, rounds: int, workers: tuple[int, ...], official: bool = True) -> Result:
@@ -106,14 +118,13 @@ def bench(source: Path, *, clips: int, rounds: int, workers: tuple[int, ...], of
         return Result(
             clips=len(prepared.originals),
             rounds=rounds,
-            per_core=measured.pop(0),
+            alone=measured.pop(0),
             workers=measured,
             packing=prepared.packing,
         )
 
 
-def _measure(found: dict[str, Way], *, rounds: int, workers: int, clips: int, task: progress.Task) -> Rates:
-    """Clips a CPU second of each way."""
+def _measure(found: dict[str, Way], *, rounds: int, workers: int, clips: int, task: progress.Task) -> Measured:
     names = [way for way in found if way != _FLOOR or not workers]
     seconds: dict[str, list[float]] = {way: [] for way in names}
     for number in range(rounds):
@@ -122,7 +133,7 @@ def _measure(found: dict[str, Way], *, rounds: int, workers: int, clips: int, ta
         for way in [*names[first:], *names[:first]][::step]:
             seconds[way].append(_apart(found[way], workers, clips * CLIPS_OF_A_VIDEO.get(way, 1)))
             task.advance(1, note=way)
-    return {way: 1 / median(costs) for way, costs in seconds.items()}
+    return Measured.of(seconds)
 
 
 def _apart(way: Way, workers: int, clips: int) -> float:

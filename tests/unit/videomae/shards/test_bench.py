@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videomae.shards.__main__ import main
-from videomae.shards.bench import bench
+from videomae.shards.bench import Measured, bench
 from videomae.shards.bench_ways import FRAMES, SIZE, crop_clips
 from videomae.shards.build import BuildConfig, build
 from videomae.shards.permutation import generator
@@ -42,8 +42,15 @@ def test_the_benchmark_reports_all_figures(
 def test_every_worker_has_a_shard(videos: Path) -> None:
     with pytest.raises(SourceError, match="4 readable clips for 5 workers"):
         bench(videos, clips=4, rounds=1, workers=(5,), official=False)
-    assert bench(videos, clips=6, rounds=1, workers=(5,), official=False).workers[5]["webdataset"] > 0
+    assert bench(videos, clips=6, rounds=1, workers=(5,), official=False).workers[5].rates["webdataset"] > 0
     gc.collect()  # as above
+
+
+def test_ratios_are_medians_of_those_of_each_round() -> None:
+    """So that a round in which the machine was slow for all moves nothing."""
+    found = Measured.of({"ours": [1.0, 10.0, 2.0], "webdataset": [2.0, 30.0, 4.0], "webdataset_lent": [1.0, 10.0, 4.0]})
+    assert found.rates == {"ours": 0.5, "webdataset": 0.25, "webdataset_lent": 0.25}
+    assert found.ratios == {"ratio_webdataset": 2.0, "ratio_webdataset_lent": 1.0}
 
 
 def test_crops_of_one_decoding_are_those_of_decodings_apart(videos: Path, tmp_path: Path) -> None:
