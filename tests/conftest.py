@@ -1,6 +1,7 @@
 """What many tests share: a tiny set of real videos in shards, one thread a process, a GPU or a visible skip."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.processes import run_command
 os.environ["OMP_NUM_THREADS"] = "1"  # pytest runs a process a core
 torch.set_num_threads(1)
 
+JOB = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 SURVEILLANCE = Path(__file__).parent.parent.parent / "shared" / "data" / "surveillance-fights"
 
 
@@ -19,6 +21,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_job() -> Iterator[None]:
+    """A test that joins a job in pytest's own process leaves it, or others would find themselves in it."""
+    yield
+    left = sorted(JOB & os.environ.keys())
+    assert not left, f"the test has left {left} in the environment"
+    assert not torch.distributed.is_initialized(), "the test has left a process group"
+
+
+@pytest.fixture
+def joining(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For a test that joins a job in pytest's own process."""
+    for name in JOB:
+        monkeypatch.setenv(name, "")  # to be taken away again
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

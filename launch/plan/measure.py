@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.profiler import ProfilerActivity, profile
 
 from launch.plan.workload import Workload
@@ -86,10 +87,10 @@ def _bytes_of_step(engine: Engine, config: PretrainConfig, batch: PretrainBatch)
 
 
 def _living_bytes() -> int:
-    """Bytes of all storages that a living tensor refers to."""
+    """Bytes of all storages that a living tensor refers to; fake tensors only say that they have some."""
     storages: dict[int, int] = {}
     for found in gc.get_objects():
-        if issubclass(type(found), Tensor):  # isinstance would ask proxies for their class
+        if issubclass(type(found), Tensor) and not issubclass(type(found), FakeTensor):  # isinstance would ask proxies
             for tensor in (found, found.grad if found.is_leaf else None):
                 if tensor is not None and tensor.device.type == "cpu":
                     storage = tensor.untyped_storage()

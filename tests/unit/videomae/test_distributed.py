@@ -60,9 +60,8 @@ def test_ranks_without_a_gpu_among_others_are_named() -> None:
         check_devices([("a", "cuda"), ("b", "cpu"), ("c", "cuda")])
 
 
+@pytest.mark.usefixtures("joining")
 def test_joining_settles_open_files_and_the_local_rank_that_deepspeed_compares(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "")
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "5")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
@@ -71,8 +70,6 @@ def test_joining_settles_open_files_and_the_local_rank_that_deepspeed_compares(m
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
         assert os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] == os.environ["LOCAL_RANK"]
     finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 

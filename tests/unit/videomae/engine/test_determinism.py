@@ -32,6 +32,7 @@ def flags() -> tuple[bool, str | None, bool, bool]:
     return enabled, os.environ.get(CUBLAS), cudnn.deterministic, cudnn.benchmark
 
 
+@pytest.mark.usefixtures("joining")
 @pytest.mark.parametrize("kind", ["local", "deepspeed"])
 def test_the_switch_sets_what_cuda_needs_and_nothing_is_set_without_it(kind: str) -> None:
     make_engine(world_of_one(), PLAIN, kind=kind)
