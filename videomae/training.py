@@ -188,8 +188,8 @@ class Training:
         return back
 
     def _leave(self, asked: str | None) -> NoReturn:
-        if asked is not None:
-            logger.info("stopping: %s", asked)
+        reasons = [reason for reason in self._world.gather(asked) if reason is not None]
+        logger.info("stopping: %s", reasons[0])
         self._keep()
         self._attempt.stopped()
         title = self._attempt.title
