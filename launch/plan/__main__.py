@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "--disk", type=float, metavar="GB/S", default=2.0, help="of one node, to shards and checkpoints"
     )
     parser.add_argument(
-        "--clips-a-core", type=float, metavar="N", help="clips a second that a core decodes (default 76)"
+        "--clips-a-core", type=float, metavar="N", help="clips a second that a core decodes (default 140)"
     )
     parser.add_argument("--samples", type=int, metavar="N", help="videos in the training split, if it is not here")
     parser.add_argument("--published", action="store_true", help="hold the time model against published runs")

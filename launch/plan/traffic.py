@@ -16,7 +16,7 @@ from videomae.engine.deepspeed_engine import BUCKET
 LINK_EFFICIENCY = 0.8  # of a link's rate that large messages reach: assumed, `python -m launch.doctor` measures it
 HOP = 5e-6  # seconds from one device to the next, for each collective's steps
 DEFAULT_VIDEO = 207_000  # bytes: ten seconds at 340 x 256, 7.5 frames a second, GOP 16 (measured with x264)
-DECODING_SHARE = 0.89  # of a core's time on a clip that goes into decoding; the rest is cropping, once for each crop
+DECODING_SHARE = 0.83  # of a core's time on a clip that goes into decoding; the rest is cropping, once for each crop
 
 
 @dataclass(frozen=True, kw_only=True)
