@@ -71,7 +71,8 @@ def find(folder: Path, *, unlabelled: bool = False) -> Listing:
     """
     if not folder.is_dir():
         raise SourceError(f"no folder at {folder}; name the folder that holds train/ and val/, or loose videos")
-    splits = [split for split in SPLITS if (folder / split).is_dir()]
+    there = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}  # also Train and Val
+    splits = {split: there[split] for split in SPLITS if split in there}
     if unlabelled or (not splits and any(_is_video(file) for file in folder.iterdir())):
         return _find_unlabelled(folder)
     if not splits:
@@ -93,8 +94,8 @@ def _find_unlabelled(folder: Path) -> Listing:
     return Listing(classes=(), splits={"train": sources})
 
 
-def _find_labelled(folder: Path, splits: list[str]) -> Listing:
-    found = {split: _class_folders(folder / split) for split in splits}
+def _find_labelled(folder: Path, splits: dict[str, Path]) -> Listing:
+    found = {split: _class_folders(path) for split, path in splits.items()}
     classes = tuple(sorted({name for by_class in found.values() for name in by_class}))
     _check_classes(folder, found, classes)
     groups = _read_groups(folder / "groups.csv")

@@ -257,6 +257,14 @@ def test_groups_come_from_the_csv_the_name_or_the_clip(videos: Path, write_video
     assert groups["v_Calm_g03_c01"] == "Calm_g03"
 
 
+def test_splits_are_found_whatever_their_case(videos: Path) -> None:
+    names = {split: [source.name.lower() for source in sources] for split, sources in find(videos).splits.items()}
+    (videos / "train").rename(videos / "Train")
+    (videos / "val").rename(videos / "VAL")
+    found = find(videos).splits
+    assert {split: [source.name.lower() for source in sources] for split, sources in found.items()} == names
+
+
 def test_loose_videos_are_packed_without_classes(tmp_path: Path, write_video: Any) -> None:
     for number in range(3):
         write_video(tmp_path / "videos" / f"{number}.mp4", number)
