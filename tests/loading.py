@@ -87,7 +87,7 @@ def whole() -> list[Held]:
 
 
 def cut(held: list[Held], *, rank: int, size: int) -> list[Held]:
-    """ZeRO 3's part of a rank."""
+    """A rank's part as ZeRO 3 makes it: of each parameter equal ranges, the last ones smaller or empty."""
     parts = []
     for part in held:
         width = -(-part.stop // size)

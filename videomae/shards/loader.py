@@ -33,7 +33,9 @@ from videomae.shards.reader import Sample, ShardReader
 from videomae.shards.slabs import Memory, Parcel, Slabs
 from videomae.video import VideoError
 
-atexit.register(end_workers)  # of streams that nobody has closed; before torch and multiprocessing, imported earlier
+# For streams that nobody has closed. What torch and multiprocessing do at the exit was registered earlier and so runs
+# later.
+atexit.register(end_workers)
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
 Transform = Callable[[Sample, tuple[np.random.Generator, ...]], list[Item]]

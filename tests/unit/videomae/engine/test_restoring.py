@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.loading import cut
 from tests.processes import run_command
 from tests.rank_threads import on_threads
 from videomae.distributed import World
@@ -42,17 +43,6 @@ def whole(*, frozen: tuple[str, ...] = (), seed: int | None = 0) -> list[Held]:
         steps = None if name in frozen else torch.tensor(0.0 if seed is None else 3.0 + number)
         held.append(Held(name, shape, 0, values, steps))
     return held
-
-
-def cut(held: list[Held], *, rank: int, size: int) -> list[Held]:
-    """As ZeRO 3 does it: each parameter in equal parts, the last ones smaller or empty."""
-    parts = []
-    for part in held:
-        width = -(-part.stop // size)
-        start, stop = min(part.stop, rank * width), min(part.stop, (rank + 1) * width)
-        if start < stop:
-            parts.append(part.cut(start, stop))
-    return parts
 
 
 LAYOUTS = {"run": share, "cut": cut}
