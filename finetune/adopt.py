@@ -14,9 +14,9 @@ from pathlib import Path
 from finetune.export import ClassifierDescription, save_classifier
 from finetune.models.videomae import VideomaeClassifier, VideomaeConfig
 from videomae.command import guarded
-from videomae.weights.convert import read_official
-from videomae.weights.files import WeightsError, load_strictly
-from videomae.weights.official import encoder_config, take_apart
+from videomae.models.weights.convert import read_official
+from videomae.models.weights.files import WeightsError, load_strictly
+from videomae.models.weights.official import encoder_config, take_apart
 
 
 def adopt(
@@ -30,7 +30,7 @@ def adopt(
     state, theirs = read_official(source)
     parts = take_apart(state, source=str(source))
     if "head.weight" not in parts.rest:
-        raise WeightsError(f"{source} has no head; take its encoder in with: python -m videomae.weights import")
+        raise WeightsError(f"{source} has no head; take its encoder in with: python -m videomae.models.weights import")
     if len(parts.rest["head.weight"]) != len(classes):
         raise WeightsError(
             f"{source} tells {len(parts.rest['head.weight'])} classes apart, but {len(classes)} names are given; "

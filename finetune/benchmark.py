@@ -32,12 +32,12 @@ from finetune.results import About
 from finetune.stream import split
 from finetune.train import train
 from videomae.command import finish, guarded
-from videomae.config import ConfigError, configclass, load, parse, set_value, to_dict
-from videomae.distributed import World, connected
-from videomae.flops import count
-from videomae.health.stopping import listening
-from videomae.progress import console, log_to, logger
-from videomae.run import write_whole
+from videomae.core.config import ConfigError, configclass, load, parse, set_value, to_dict
+from videomae.core.distributed import World, connected
+from videomae.core.progress import console, log_to, logger
+from videomae.core.signals import listening
+from videomae.models.flops import count
+from videomae.run.directory import write_whole
 
 RESULT = "benchmark.json"
 

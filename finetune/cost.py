@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from finetune.models.contract import ModelInput
-from videomae.flops import count, training_multiply_adds
-from videomae.metrics.meter import Workload
-from videomae.metrics.plateau import TrivialLoss
+from videomae.models.flops import count, training_multiply_adds
+from videomae.run.metrics.meter import Workload
+from videomae.run.metrics.plateau import TrivialLoss
 
 
 def workload(model: nn.Module, *, input: ModelInput, classes: int, rate_factor: Callable[[str], float]) -> Workload:
@@ -34,5 +34,5 @@ def trivial_loss(classes: int) -> TrivialLoss:
         answer=f"guessing among {classes} classes",
         advice="if it stays so, change optimizer.lr, train longer, start from pretrained weights "
         "(model.weights=RUN/export) or weaken mixup and augmentation; and look whether the labels fit the clips: "
-        "python -m videomae.shards show SHARDS",
+        "python -m videomae.data.shards show SHARDS",
     )

@@ -21,10 +21,10 @@ from finetune.export import Classifier, load_classifier
 from finetune.fusion import FusionError, LinearSvm, average, features
 from finetune.stream import split
 from videomae.command import guarded
-from videomae.config import load
-from videomae.distributed import World, read_world
-from videomae.progress import log_to
-from videomae.run import RunDirectory
+from videomae.core.config import load
+from videomae.core.distributed import World, read_world
+from videomae.core.progress import log_to
+from videomae.run.directory import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,15 @@ from finetune.config import EvaluationConfig, FinetuneConfig
 from finetune.export import load_classifier
 from finetune.models.contract import ModelInput
 from finetune.stream import EvaluationViews, LabelledBatch, collate, split
-from videomae.augment import normalize
 from videomae.command import guarded
-from videomae.config import load
-from videomae.distributed import World, read_world
-from videomae.progress import log_to
-from videomae.run import RunDirectory
-from videomae.shards.loader import LoaderConfig, Preparation, Share, evaluation_stream
-from videomae.shards.manifest import Manifest
-from videomae.shards.reader import ShardReader
+from videomae.core.config import load
+from videomae.core.distributed import World, read_world
+from videomae.core.progress import log_to
+from videomae.data.loader.loader import LoaderConfig, Preparation, Share, evaluation_stream
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.reader import ShardReader
+from videomae.data.transforms.augment import normalize
+from videomae.run.directory import RunDirectory
 
 T = TypeVar("T")
 FILE = "evaluation.json"

@@ -11,9 +11,9 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from finetune.models import ModelConfig, build
-from videomae.config import configclass, parse, to_dict
-from videomae.run import write_whole
-from videomae.weights.files import WeightsError, load_strictly, read_state
+from videomae.core.config import configclass, parse, to_dict
+from videomae.models.weights.files import WeightsError, load_strictly, read_state
+from videomae.run.directory import write_whole
 
 TENSORS = "classifier.safetensors"
 DESCRIPTION = "classifier.json"

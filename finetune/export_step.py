@@ -14,12 +14,12 @@ from pathlib import Path
 from finetune.config import FinetuneConfig
 from finetune.export import ClassifierDescription, save_classifier
 from finetune.stream import split
-from videomae.checkpoint.inspection import pick
 from videomae.command import guarded
-from videomae.config import load
-from videomae.engine.fragments import AVERAGE, MASTER, read_full
-from videomae.progress import log_to
-from videomae.run import RunDirectory
+from videomae.core.config import load
+from videomae.core.progress import log_to
+from videomae.engine.state.fragments import AVERAGE, MASTER, read_full
+from videomae.run.checkpoint.inspection import pick
+from videomae.run.directory import RunDirectory
 
 
 def export_classifier(run: Path, *, step: int | None = None, out: Path | None = None) -> Path:

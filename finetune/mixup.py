@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from videomae.config import configclass
-from videomae.weighing import weighted_mean
+from videomae.core.config import configclass
+from videomae.data.sample_weights import weighted_mean
 
 
 @configclass

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from finetune.mixup import MixupConfig, cross_entropy, mix, partners, soft_labels
 from finetune.models.contract import ModelInput
 from finetune.stream import LabelledBatch
-from videomae.augment import normalize
+from videomae.data.transforms.augment import normalize
 
 
 class Objective:

@@ -28,8 +28,8 @@ from finetune.results import (
     read_panels,
     read_rows,
 )
-from videomae import progress
-from videomae.run import write_whole
+from videomae.core import progress
+from videomae.run.directory import write_whole
 
 MOST_CLASSES = 12  # larger confusion matrices are told by their most frequent mistakes
 MOST_PANELS = 6

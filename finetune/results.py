@@ -18,9 +18,9 @@ from typing import Any, Self
 import pydantic
 from pydantic.dataclasses import dataclass
 
-from videomae.config import configclass, to_dict
-from videomae.metrics import read as read_metrics
-from videomae.run import write_whole
+from videomae.core.config import configclass, to_dict
+from videomae.run.directory import write_whole
+from videomae.run.metrics import read as read_metrics
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _OPEN = pydantic.ConfigDict(extra="ignore")  # a producer may say more than a report shows

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from finetune.config import EvaluationConfig, FinetuneConfig, FinetuneDataConfig
 from finetune.models.contract import ModelInput
-from videomae.augment import even_crops, flip, random_erasing, random_resized_crop
-from videomae.batch import TensorBatch
-from videomae.distributed import World
-from videomae.rand_augment import rand_augment
-from videomae.sampling import Indices, dense, multi_view, uniform_segments
-from videomae.shards.data_sets import DataSets
-from videomae.shards.manifest import Manifest
-from videomae.shards.reader import Sample
-from videomae.stacking import stack_clips
-from videomae.stream import BatchStream
-from videomae.video import FramesTHWC, decode
-from videomae.weighing import stack_weights
+from videomae.core.distributed import World
+from videomae.data.batch import TensorBatch
+from videomae.data.datasets import DataSets
+from videomae.data.loader.stacking import stack_clips
+from videomae.data.sample_weights import stack_weights
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.reader import Sample
+from videomae.data.stream import BatchStream
+from videomae.data.transforms.augment import even_crops, flip, random_erasing, random_resized_crop
+from videomae.data.transforms.frame_sampling import Indices, dense, multi_view, uniform_segments
+from videomae.data.transforms.rand_augment import rand_augment
+from videomae.data.video import FramesTHWC, decode
 
 
 @dataclass(frozen=True)

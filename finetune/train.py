@@ -16,14 +16,14 @@ from finetune.layer_decay import layer_rates
 from finetune.models import build
 from finetune.objective import Objective
 from finetune.stream import open_stream, split
-from videomae.distributed import World
+from videomae.core.distributed import World
+from videomae.data.shards.manifest import NAME as MANIFEST
 from videomae.engine.protocol import Engine
-from videomae.run import RunDirectory, write_whole
-from videomae.schedule import at_multiples
-from videomae.shards.manifest import NAME as MANIFEST
+from videomae.engine.schedule import at_multiples
+from videomae.models.weights.export import TENSORS
+from videomae.run.directory import RunDirectory, write_whole
 from videomae.stage import open_run, plan, start_engine
-from videomae.training import Training
-from videomae.weights.export import TENSORS
+from videomae.trainer import Training
 
 
 def train(config: FinetuneConfig, world: World) -> RunDirectory:
@@ -33,8 +33,8 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
 
     Raises:
         ValueError: config, data, weights and world do not fit together.
-        videomae.health.stopping.Stopped: a stop was asked for; the state is saved.
-        videomae.health.stopping.LimitReached: the run is not healthy, or does not get on.
+        videomae.core.signals.Stopped: a stop was asked for; the state is saved.
+        videomae.core.signals.LimitReached: the run is not healthy, or does not get on.
     """
     stream, classes = open_stream(config, world), common_classes(config)
     timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from videomae.progress import log_to
+from videomae.core.progress import log_to
 
 _COMMANDS = ("chain", "logs", "status", "stop")
 

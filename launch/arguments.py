@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launch.cluster import ClusterConfig
 from launch.job import LAUNCHERS
-from videomae.config import load
+from videomae.core.config import load
 
 
 def shared() -> argparse.ArgumentParser:

@@ -21,8 +21,8 @@ from launch.job import Job
 from launch.run_directory import alone
 from launch.submission import Submission, described, prepare, record, refuse_alive, shown, start, submit
 from videomae.command import guarded
-from videomae.progress import logger
-from videomae.run import RunDirectory
+from videomae.core.progress import logger
+from videomae.run.directory import RunDirectory
 
 
 def main(words: Sequence[str]) -> int:

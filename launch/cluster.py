@@ -15,8 +15,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from videomae.config import configclass
-from videomae.ranks import plain_address
+from videomae.core.config import configclass
+from videomae.core.ranks import plain_address
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOSTFILE_LINE = re.compile(r"(\S+)(?:\s+slots=(\d+))?(?:\s+max[_-]slots=\d+)?\s*(?:#.*)?")

@@ -16,7 +16,7 @@ import torch
 
 from launch.job import Command, Job
 from launch.local import run
-from videomae.progress import console
+from videomae.core.progress import console
 
 CONFIGS = Path("configs/demo")
 CPU_PROCESSES = 2
@@ -44,12 +44,12 @@ def commands(out: Path, data: Path | None) -> list[Command]:
     videos, shards, pretraining = data or out / "videos", out / "shards", out / "pretrain"
     devices = torch.cuda.device_count() or CPU_PROCESSES
     processes = max(count for count in (1, 2, 4, 8) if count <= devices)  # the demo's batch holds eight videos
-    synthesize = [] if data else [_python("videomae.shards", "synthesize", videos)]
+    synthesize = [] if data else [_python("videomae.data.shards", "synthesize", videos)]
     overrides = [f"run={pretraining}", f"data.shards={shards / 'train'}"]
     tested = [f"run={out}", f"protocol.data.shards={shards}", f"encoder={pretraining / 'export'}"]
     return [
         *synthesize,
-        _python("videomae.shards", "build", videos, shards, "--short-side", "96", "--fps", "10"),
+        _python("videomae.data.shards", "build", videos, shards, "--short-side", "96", "--fps", "10"),
         Job.read(CONFIGS / "pretrain.yaml", overrides).command(on="torchrun", processes=processes),
         _python("finetune.benchmark", CONFIGS / "benchmark.yaml", *tested),
         _python("finetune.report", out, "--pretraining", pretraining.relative_to(out)),

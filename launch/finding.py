@@ -13,8 +13,8 @@ from typing import Literal
 
 from launch import slurm
 from launch.run_directory import Launch, read_launch
-from videomae.health import status
-from videomae.health.status import Status
+from videomae.run import status
+from videomae.run.status import Status
 
 State = Literal["new", "waiting", "running", "stopped", "failed", "broken", "finished"]
 _SILENT_MINUTES = 15  # a run on another machine that wrote nothing for so long is taken for dead

@@ -15,7 +15,7 @@ import yaml
 from finetune.benchmark import BenchmarkConfig
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
-from videomae.config import load
+from videomae.core.config import load
 
 Launcher = Literal["local", "torchrun", "deepspeed", "slurm"]
 LAUNCHERS: tuple[Launcher, ...] = ("local", "torchrun", "deepspeed", "slurm")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 from launch.job import Command
-from videomae.health.stopping import SIGNALS
+from videomae.core.signals import SIGNALS
 
 
 def run(command: Command) -> int:

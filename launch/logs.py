@@ -12,7 +12,7 @@ from pathlib import Path
 from launch.finding import at_work, look
 from launch.run_directory import read_launch
 from videomae.command import guarded
-from videomae.progress import logger
+from videomae.core.progress import logger
 
 _POLL = 0.5
 _LOOK = 5.0  # seconds from one look whether the run still lives to the next

@@ -21,13 +21,13 @@ from types import FrameType
 from launch.cluster import Host, SshConfig
 from launch.finding import at_work, newest_status
 from launch.run_directory import Place
-from videomae.health.status import Status
-from videomae.health.stopping import EXIT_STOPPED, SIGNALS
-from videomae.progress import logger
+from videomae.core.progress import logger
+from videomae.core.signals import EXIT_STOPPED, SIGNALS
+from videomae.run.status import Status
 
 _GRACE = 60.0  # seconds for the other hosts to end by themselves when one has failed
 _POLL = 0.2
-STOP = "STOP"  # see videomae.health.stopping
+STOP = "STOP"  # see videomae.core.signals
 
 
 @dataclass(frozen=True)

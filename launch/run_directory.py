@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from launch import snapshot
-from videomae.config import dump
-from videomae.progress import logger
-from videomae.run import write_whole
+from videomae.core.config import dump
+from videomae.core.progress import logger
+from videomae.run.directory import write_whole
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from launch.run_directory import alone
 from launch.submission import Submission, described, prepare, record, refuse_alive, shown, start, submit, write
 from launch.sweep import submit_sweep, sweep
 from videomae.command import guarded
-from videomae.progress import logger
+from videomae.core.progress import logger
 
 
 def main(words: Sequence[str]) -> int:

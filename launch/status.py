@@ -16,7 +16,7 @@ from rich.table import Table
 
 from launch.finding import Finding, look_at
 from videomae.command import guarded
-from videomae.progress import console
+from videomae.core.progress import console
 
 _MARKS = ("status.json", "launch", "summary.json", "benchmark.json")
 _INNER = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb", "owner"}

@@ -20,7 +20,7 @@ from launch.finding import Finding, alive, at_work, look, newest_status
 from launch.remote import STOP, ask_to_stop, end_words
 from launch.run_directory import read_launch
 from videomae.command import guarded
-from videomae.progress import logger
+from videomae.core.progress import logger
 
 
 def main(words: Sequence[str]) -> int:

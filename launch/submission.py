@@ -18,10 +18,10 @@ from launch.job import Command, Job, Launcher, default_processes
 from launch.remote import Part, host_parts, ssh_words
 from launch.run_directory import Place
 from launch.slurm_script import job_scripts
-from videomae.health.status import Status
-from videomae.health.stopping import EXIT_STOPPED
-from videomae.progress import logger
-from videomae.run import RunDirectory
+from videomae.core.progress import logger
+from videomae.core.signals import EXIT_STOPPED
+from videomae.run.directory import RunDirectory
+from videomae.run.status import Status
 from videomae.stage import TrainingConfig
 
 _HERE = ("localhost", "127.0.0.1", "::1")

@@ -17,8 +17,8 @@ from launch.finding import look
 from launch.run_directory import Place, alone
 from launch.slurm_script import job_scripts
 from launch.submission import Submission, refuse_unfit
-from videomae.progress import logger
-from videomae.run import RunDirectory
+from videomae.core.progress import logger
+from videomae.run.directory import RunDirectory
 
 
 @dataclass(frozen=True)

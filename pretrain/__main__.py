@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from videomae.health.stopping import listening
+from videomae.core.signals import listening
 
 
 def main() -> int:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from videomae.config import configclass
-from videomae.encoder import Block, EncoderConfig, VideoEncoder, initialize, sincos_table, take_tokens
+from videomae.core.config import configclass
+from videomae.models.encoder import Block, EncoderConfig, VideoEncoder, initialize, sincos_table, take_tokens
 
 
 @configclass

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pretrain.masking import Mask
-from videomae.batch import TensorBatch
-from videomae.stacking import stack_clips
-from videomae.weighing import stack_weights
+from videomae.data.batch import TensorBatch
+from videomae.data.loader.stacking import stack_clips
+from videomae.data.sample_weights import stack_weights
 
 
 @dataclass(frozen=True)

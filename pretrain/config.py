@@ -7,10 +7,10 @@ from typing import Literal
 from pretrain.autoencoder import DecoderConfig
 from pretrain.masking import MaskConfig, hidden_count
 from pretrain.objective import ObjectiveConfig
-from videomae.clips import ClipsConfig
-from videomae.config import configclass
-from videomae.encoder import EncoderConfig
-from videomae.shards.data_sets import Shards
+from videomae.core.config import configclass
+from videomae.data.clips import ClipsConfig
+from videomae.data.datasets import Shards
+from videomae.models.encoder import EncoderConfig
 from videomae.stage import TrainingConfig
 
 
@@ -18,7 +18,7 @@ from videomae.stage import TrainingConfig
 class PretrainDataConfig(ClipsConfig):
     """Which clips, and how they are cut."""
 
-    shards: Shards  # folder of one split, as `python -m videomae.shards build` writes it, or a list of {shards, weight}
+    shards: Shards  # folder of one split, as `videomae shards build` writes it, or a list of {shards, weight}
     stride: int = 4  # stored frames from one sampled frame to the next
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, of the short side
     flip: float = 0.0  # probability; the official recipe does not flip

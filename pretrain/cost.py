@@ -19,10 +19,10 @@ import torch
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
 from pretrain.masking import MaskConfig, draw_mask
 from pretrain.objective import trivial_loss
-from videomae.config import parse
-from videomae.encoder import SIZES, EncoderConfig
-from videomae.flops import count, training_multiply_adds
-from videomae.metrics.meter import Workload
+from videomae.core.config import parse
+from videomae.models.encoder import SIZES, EncoderConfig
+from videomae.models.flops import count, training_multiply_adds
+from videomae.run.metrics.meter import Workload
 
 DECODERS = {
     "small": DecoderConfig(dim=192, depth=4, heads=3),

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
-from videomae.checkpoint.inspection import pick
 from videomae.command import guarded
-from videomae.config import load
-from videomae.engine.fragments import AVERAGE, MASTER, read_full
-from videomae.progress import log_to
-from videomae.run import RunDirectory
-from videomae.weights.export import save_encoder
+from videomae.core.config import load
+from videomae.core.progress import log_to
+from videomae.engine.state.fragments import AVERAGE, MASTER, read_full
+from videomae.models.weights.export import save_encoder
+from videomae.run.checkpoint.inspection import pick
+from videomae.run.directory import RunDirectory
 
 
 def export_encoder(run: Path, *, step: int | None = None, average: bool | None = None, out: Path | None = None) -> Path:

@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from videomae.config import configclass
-from videomae.encoder import EncoderConfig
+from videomae.core.config import configclass
+from videomae.models.encoder import EncoderConfig
 
 _PHASES = 4  # places in the running cell, and slices until it stands as at first
 

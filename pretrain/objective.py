@@ -22,11 +22,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pretrain.batch import PretrainBatch
-from videomae.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
-from videomae.config import configclass
-from videomae.encoder import EncoderConfig, take_tokens
-from videomae.metrics.plateau import TrivialLoss
-from videomae.weighing import Ratio, weighted_mean
+from videomae.core.config import configclass
+from videomae.data.sample_weights import Ratio, weighted_mean
+from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
+from videomae.models.encoder import EncoderConfig, take_tokens
+from videomae.run.metrics.plateau import TrivialLoss
 
 EPSILON = 1e-6
 
@@ -132,7 +132,7 @@ def trivial_loss(encoder: EncoderConfig) -> TrivialLoss:
         value=(pixels - 1) / pixels,
         answer="predicting the mean of every cube",
         advice="if it stays so, raise optimizer.lr or the duration, lower mask.ratio for small data sets, and look at "
-        "the clips (python -m videomae.shards show SHARDS): flat ones leave only noise to predict, "
+        "the clips (python -m videomae.data.shards show SHARDS): flat ones leave only noise to predict, "
         "for which objective.normalize=false is the better target",
     )
 

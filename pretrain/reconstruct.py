@@ -13,8 +13,8 @@ from torch import Tensor
 from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.batch import PretrainBatch
 from pretrain.objective import cubes_of, hidden_targets, to_pixels, video_of
-from videomae.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
-from videomae.encoder import EncoderConfig, take_tokens
+from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
+from videomae.models.encoder import EncoderConfig, take_tokens
 
 GREY = 0.5
 

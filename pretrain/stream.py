@@ -10,16 +10,16 @@ import numpy as np
 from pretrain.batch import PretrainBatch, PretrainItem, collate
 from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
-from videomae.augment import flip, multi_scale_box, resize
-from videomae.distributed import World
-from videomae.progress import logger
-from videomae.sampling import dense
-from videomae.shards.data_sets import DataSets
-from videomae.shards.manifest import ShardError
-from videomae.shards.reader import Sample
-from videomae.stacking import room
-from videomae.stream import BatchStream
-from videomae.video import VideoError, decode_boxes
+from videomae.core.distributed import World
+from videomae.core.progress import logger
+from videomae.data.datasets import DataSets
+from videomae.data.loader.stacking import room
+from videomae.data.shards.manifest import ShardError
+from videomae.data.shards.reader import Sample
+from videomae.data.stream import BatchStream
+from videomae.data.transforms.augment import flip, multi_scale_box, resize
+from videomae.data.transforms.frame_sampling import dense
+from videomae.data.video import VideoError, decode_boxes
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ from pretrain.cost import workload
 from pretrain.objective import Objective
 from pretrain.reconstruct import reconstruct, write_panels
 from pretrain.stream import examples, open_stream
-from videomae.distributed import World
+from videomae.core.distributed import World
+from videomae.core.progress import logger
+from videomae.data.datasets import manifest_files, names
 from videomae.engine.protocol import Engine
-from videomae.progress import logger
-from videomae.run import RunDirectory
-from videomae.schedule import Timetable, at_multiples
-from videomae.shards.data_sets import manifest_files, names
+from videomae.engine.schedule import Timetable, at_multiples
+from videomae.models.weights.export import save_encoder
+from videomae.run.directory import RunDirectory
 from videomae.stage import open_run, plan, start_engine
-from videomae.training import Training
-from videomae.weights.export import save_encoder
+from videomae.trainer import Training
 
 PANELS = "reconstructions"
 
@@ -33,8 +33,8 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
 
     Raises:
         ValueError: config, data and world do not fit together.
-        videomae.health.stopping.Stopped: a stop was asked for; the state is saved.
-        videomae.health.stopping.LimitReached: the run is not healthy, or does not get on.
+        videomae.core.signals.Stopped: a stop was asked for; the state is saved.
+        videomae.core.signals.LimitReached: the run is not healthy, or does not get on.
     """
     stream = open_stream(config, world)
     timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)

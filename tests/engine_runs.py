@@ -14,7 +14,7 @@ from pretrain.batch import PretrainBatch
 from pretrain.objective import Objective, ObjectiveConfig
 from tests.engine_cases import BATCH, CLIP, EMA, STEPS, Reference
 from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch, world_of_one
-from videomae.distributed import World
+from videomae.core.distributed import World
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, Update, build_engine
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from videomae.distributed import World
+from videomae.core.distributed import World
 
 T = TypeVar("T")
 _PATIENCE = 20.0  # seconds after which a rank that waits for another is an error

@@ -5,8 +5,8 @@ from typing import Any
 
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
-from videomae.config import load
-from videomae.metrics import read
+from videomae.core.config import load
+from videomae.run.metrics import read
 
 ROOT = Path(__file__).parent.parent
 TINY = "{frames: 8, size: 32, tubelet: 2, patch: 8, dim: 48, depth: 2, heads: 3}"

@@ -6,8 +6,8 @@ import torch
 from pretrain.autoencoder import DecoderConfig
 from pretrain.batch import PretrainBatch, PretrainItem, collate
 from pretrain.masking import MaskConfig, draw_mask
-from videomae.distributed import World
-from videomae.encoder import EncoderConfig
+from videomae.core.distributed import World
+from videomae.models.encoder import EncoderConfig
 
 TINY_ENCODER = EncoderConfig(frames=4, size=32, tubelet=2, patch=8, dim=48, depth=2, heads=3)
 TINY_DECODER = DecoderConfig(dim=24, depth=1, heads=3)

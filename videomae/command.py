@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from videomae.config import load
-from videomae.distributed import World, connected, end_process
-from videomae.health.stopping import (
+from videomae.core.config import load
+from videomae.core.distributed import World, connected, end_process
+from videomae.core.progress import log_to, logger
+from videomae.core.signals import (
     EXIT_FAILED,
     EXIT_LIMIT,
     EXIT_MISTAKE,
@@ -22,8 +23,7 @@ from videomae.health.stopping import (
     Stopped,
     end_workers,
 )
-from videomae.progress import log_to, logger
-from videomae.run import RunDirectory
+from videomae.run.directory import RunDirectory
 from videomae.stage import TrainingConfig
 
 T = TypeVar("T", bound=TrainingConfig)

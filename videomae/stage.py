@@ -8,21 +8,21 @@ from pathlib import Path
 
 from torch import nn
 
-from videomae.checkpoint import CheckpointConfig
-from videomae.config import configclass
-from videomae.distributed import World
+from videomae.core.config import configclass
+from videomae.core.distributed import World
+from videomae.core.progress import log_to, logger
+from videomae.data.loader.loader import LoaderConfig
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, build_engine
-from videomae.health.attempt import Attempt
-from videomae.health.claim import Owner
-from videomae.health.guard import HealthConfig
-from videomae.health.owner import Patience, own
-from videomae.inputs import hold
-from videomae.metrics import MetricsConfig
-from videomae.progress import log_to, logger
-from videomae.run import RunDirectory
-from videomae.schedule import ScheduleConfig, Timetable, make_timetable
-from videomae.shards.loader import LoaderConfig
+from videomae.engine.schedule import ScheduleConfig, Timetable, make_timetable
+from videomae.run.checkpoint import CheckpointConfig
+from videomae.run.claims import Owner
+from videomae.run.directory import RunDirectory
+from videomae.run.health.guard import HealthConfig
+from videomae.run.inputs import hold
+from videomae.run.lock import Patience, own
+from videomae.run.metrics import MetricsConfig
+from videomae.run.session import Attempt
 
 _FAREWELL = 30.0  # seconds beside its save that a start which leaves may take
 

@@ -48,7 +48,7 @@ from finetune.models.torchvision_video import TorchvisionVideoConfig
 from finetune.models.two_stream import TwoStreamConfig
 from finetune.models.videomae import VideomaeConfig
 from finetune.models.vivit_config import VivitConfig
-from videomae.config import parse
+from videomae.core.config import parse
 
 ModelConfig = Annotated[
     SingleFrameConfig

@@ -22,7 +22,7 @@ from rich.table import Table
 from finetune.models import names, parse_model
 from finetune.models.tables import Figure, LayerRow, ModelRow, layer_rows, model_rows
 from videomae.command import guarded
-from videomae.config import set_value
+from videomae.core.config import set_value
 
 PRETRAINING = [sys.executable, "-m", "pretrain.cost", "--json"]  # its own stage: asked, not imported
 

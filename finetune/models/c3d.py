@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.models.contract import HALF, ModelInput, Published
-from videomae.config import configclass
+from videomae.core.config import configclass
 
 _WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
 _POOLED_AFTER = (1, 2, 4, 6, 8)  # the first pool leaves time as it is

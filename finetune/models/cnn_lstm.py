@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from finetune.models import resnet
 from finetune.models.contract import Published
-from videomae.config import configclass
-from videomae.weights.torchvision import source_label
+from videomae.core.config import configclass
+from videomae.models.weights.torchvision import source_label
 
 
 @configclass

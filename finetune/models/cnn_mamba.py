@@ -12,7 +12,7 @@ from torch.nn import functional
 from finetune.models import resnet
 from finetune.models.contract import Published
 from finetune.models.selective_scan import SelectiveScan
-from videomae.config import configclass
+from videomae.core.config import configclass
 
 
 @configclass

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from finetune.models import resnet
 from finetune.models.contract import Published
-from videomae.config import configclass
+from videomae.core.config import configclass
 
 
 @configclass

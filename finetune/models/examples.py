@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.models.contract import ModelInput, Published
-from videomae.config import configclass
+from videomae.core.config import configclass
 
 
 @configclass

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from finetune.models.contract import ModelInput, Published
 from finetune.models.inflation import inflate_resnet
 from finetune.models.non_local import NonLocal, Similarity
-from videomae.config import configclass
-from videomae.torchvision_door import models
-from videomae.weights.files import load_strictly
-from videomae.weights.torchvision import source_label, torchvision_state
+from videomae.core.config import configclass
+from videomae.core.torchvision_compat import models
+from videomae.models.weights.files import load_strictly
+from videomae.models.weights.torchvision import source_label, torchvision_state
 
 
 @configclass

@@ -11,7 +11,7 @@ from einops import repeat
 from torch import Tensor, nn
 from torch.nn import functional
 
-from videomae.torchvision_door import models
+from videomae.core.torchvision_compat import models
 
 
 class InflatedConv(nn.Conv3d):

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from finetune.models import resnet
 from finetune.models.contract import Published
-from videomae.config import configclass
+from videomae.core.config import configclass
 
 
 @configclass

@@ -13,10 +13,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from finetune.models.contract import KINETICS_MEAN, KINETICS_STD, ModelInput, Published
-from videomae.config import configclass
-from videomae.torchvision_door import models
-from videomae.weights.files import load_strictly
-from videomae.weights.torchvision import source_label, torchvision_state
+from videomae.core.config import configclass
+from videomae.core.torchvision_compat import models
+from videomae.models.weights.files import load_strictly
+from videomae.models.weights.torchvision import source_label, torchvision_state
 
 
 @configclass

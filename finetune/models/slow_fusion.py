@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from finetune.models.contract import ModelInput, Published
 from finetune.models.resnet import classifier
-from videomae.config import configclass
+from videomae.core.config import configclass
 
 
 @configclass

@@ -12,7 +12,7 @@ from torch import nn
 from finetune.models import ModelConfig, build, names, parse_model, published
 from finetune.models.contract import Published
 from finetune.models.receptive_field import receptive_fields
-from videomae.flops import Count, count
+from videomae.models.flops import Count, count
 
 
 @dataclass(frozen=True, kw_only=True)

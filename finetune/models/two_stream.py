@@ -16,8 +16,8 @@ from finetune.flow import stacked_flow
 from finetune.models import resnet
 from finetune.models.contract import ModelInput, Published
 from finetune.models.single_frame import SingleFrame, SingleFrameConfig
-from videomae.config import configclass
-from videomae.weights.torchvision import source_label
+from videomae.core.config import configclass
+from videomae.models.weights.torchvision import source_label
 
 
 @configclass

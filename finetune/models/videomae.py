@@ -13,10 +13,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from finetune.models.contract import ModelInput, Published
-from videomae.config import configclass
-from videomae.encoder import EncoderConfig, VideoEncoder, initialize
-from videomae.weights.export import describe_encoder, load_encoder
-from videomae.weights.files import WeightsError, load_strictly, without
+from videomae.core.config import configclass
+from videomae.models.encoder import EncoderConfig, VideoEncoder, initialize
+from videomae.models.weights.export import describe_encoder, load_encoder
+from videomae.models.weights.files import WeightsError, load_strictly, without
 
 
 @configclass

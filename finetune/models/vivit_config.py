@@ -7,10 +7,10 @@ from typing import Literal
 
 from finetune.models.contract import HALF, IMAGENET_MEAN, IMAGENET_STD, ModelInput, Published
 from finetune.models.videomae import encoder_label
-from videomae.config import configclass
-from videomae.encoder import TransformerConfig
-from videomae.weights.export import is_export
-from videomae.weights.image_vit import image_label
+from videomae.core.config import configclass
+from videomae.models.encoder import TransformerConfig
+from videomae.models.weights.export import is_export
+from videomae.models.weights.image_vit import image_label
 
 
 @configclass

@@ -15,10 +15,10 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from finetune.models.vivit_config import VivitConfig
-from videomae.encoder import sincos_table
-from videomae.weights.export import load_encoder
-from videomae.weights.files import State, WeightsError, load_strictly
-from videomae.weights.image_vit import image_vit_state
+from videomae.models.encoder import sincos_table
+from videomae.models.weights.export import load_encoder
+from videomae.models.weights.files import State, WeightsError, load_strictly
+from videomae.models.weights.image_vit import image_vit_state
 
 _FRESH = ("head.", "temporal_")
 

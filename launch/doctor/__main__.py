@@ -30,7 +30,7 @@ from launch.doctor.examination import NETWORK, NETWORK_REMEDY, examine, within
 from launch.doctor.finding import Context, Finding, worst
 from launch.plan.workload import read_config
 from videomae.command import guarded
-from videomae.distributed import World, end_process, join, read_world
+from videomae.core.distributed import World, end_process, join, read_world
 
 STYLES = {"green": "green", "yellow": "yellow", "red": "bold red"}
 WIDTH = 160

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.plan.workload import Config
-from videomae.distributed import World
+from videomae.core.distributed import World
 
 Level = Literal["green", "yellow", "red"]
 _ORDER: tuple[Level, ...] = ("green", "yellow", "red")

@@ -11,7 +11,7 @@ from launch.cluster import ClusterConfig, Host
 from launch.remote import ssh_words
 from launch.run_directory import Place
 from launch.slurm_script import inside
-from videomae.config import load
+from videomae.core.config import load
 
 
 def read(file: Path, nodes: int | None, processes: int | None) -> tuple[ClusterConfig, tuple[Host, ...]]:

@@ -14,8 +14,8 @@ from typing import Any
 from launch.doctor.finding import Answer, Context, Finding, by_host, places
 from launch.plan.estimate import checkpoint_bytes
 from launch.plan.workload import Workload, shard_folders
-from videomae.shards.manifest import Manifest
-from videomae.shards.reader import ShardReader
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.reader import ShardReader
 
 DISK, SHARED, SHARDS = "disk", "shared run directory", "shards"
 CHUNK, CHUNKS = 2**23, 8  # bytes written to measure
@@ -139,7 +139,9 @@ def judge_shards(answers: Sequence[Answer], context: Context) -> list[Finding]:
     if len(counts) > 1:
         odd = [answer for answer in answers if answer.value["samples"] != answers[0].value["samples"]]
         said = f"{', '.join(map(str, counts))} samples; another number than rank 0 on {places(odd)}"
-        return [Finding(SHARDS, "red", said, "copy the same shards to every host: python -m videomae.shards verify")]
+        return [
+            Finding(SHARDS, "red", said, "copy the same shards to every host: python -m videomae.data.shards verify")
+        ]
     slowest = max(by_host(answers), key=lambda answer: answer.value["seconds"])
     said = f"{counts[0]} samples, first and last read on every rank, in at most {slowest.value['seconds']:.2f} s"
     return [Finding(SHARDS, "green", said)]

@@ -25,7 +25,7 @@ from launch.plan.machine import Machine, Request, resolve
 from launch.plan.scaling import scaling
 from launch.plan.workload import Workload, read_config, read_data
 from videomae.command import guarded
-from videomae.progress import log_to
+from videomae.core.progress import log_to
 
 WIDTH = 150
 

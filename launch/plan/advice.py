@@ -105,11 +105,11 @@ def _cores(config: Config, plan: Estimate) -> Warning | None:
     if plan.cores_needed <= machine.cores:
         return None
     remedies = [f"data.repeats={config.data.repeats * 2}, which decodes each video half as often"]
-    remedies.append("shards of smaller frames (`videomae.shards build --short-side 256 --fps 15`)")
+    remedies.append("shards of smaller frames (`videomae.data.shards build --short-side 256 --fps 15`)")
     return Warning(
         f"the devices of a node would use up {plan.cores_needed:.0f} cores of decoding, it has {machine.cores:g}: "
         f"they wait {1 - machine.cores / plan.cores_needed:.0%} of the time",
-        f"type {', or take '.join(remedies)}; measure your clips with `python -m videomae.shards bench` and type "
+        f"type {', or take '.join(remedies)}; measure your clips with `python -m benchmarks.loading` and type "
         "--clips-a-core",
     )
 

@@ -13,7 +13,7 @@ from launch.plan.devices import find_device
 from launch.plan.measure import small_config
 from launch.plan.memory import estimate
 from launch.plan.workload import Workload
-from videomae.progress import track
+from videomae.core.progress import track
 
 CLIPS = 4
 SECONDS = 180

@@ -11,7 +11,7 @@ from launch.plan.memory import SINGLE, Memory, setting_of
 from launch.plan.timing import SNAPSHOT, Pass, StepTime, step_time
 from launch.plan.traffic import DEFAULT_VIDEO, Traffic, clips_a_core, traffic
 from launch.plan.workload import Config, Data, Workload
-from videomae.schedule import steps_of
+from videomae.engine.schedule import steps_of
 
 STAGES = (0, 1, 2, 3)
 

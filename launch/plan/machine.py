@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from launch.plan.devices import GB, Device, find_device
 
 DECODED_A_CORE = 140.0
-"""Clips a second that one core decodes, crops and hands over from shards as `videomae.shards build` makes them.
+"""Clips a second that one core decodes, crops and hands over from shards as `videomae.data.shards build` makes them.
 
-From the repository's own benchmark (`python -m videomae.shards bench`), on a 2-core server; measure your own there.
+From the repository's own benchmark (`python -m benchmarks.loading`), on a 2-core server; measure your own there.
 """
 
 

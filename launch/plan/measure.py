@@ -29,8 +29,8 @@ from pretrain.batch import PretrainBatch
 from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
 from pretrain.objective import Objective
-from videomae.config import parse
-from videomae.distributed import World, connected, end_process
+from videomae.core.config import parse
+from videomae.core.distributed import World, connected, end_process
 from videomae.engine.optimizer import parameter_groups
 from videomae.engine.protocol import Engine, EnginePlan, build_engine
 

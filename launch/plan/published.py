@@ -18,12 +18,14 @@ from launch.plan.trace import Setting
 from launch.plan.traffic import DEFAULT_VIDEO, Traffic, traffic
 from launch.plan.workload import Workload
 from pretrain.config import PretrainConfig
-from videomae.config import parse
-from videomae.encoder import SIZES
+from videomae.core.config import parse
+from videomae.models.encoder import SIZES
 
 KINETICS = 240_436  # clips of the training split
 SLOWER = 1.8  # the median of how much longer these runs took than the model says; a plan shows it beside its hours
-OFFICIAL_A_CORE = 8.0  # clips/s: decord, PIL and float pixels on untouched files, measured by `videomae.shards bench`
+OFFICIAL_A_CORE = (
+    8.0  # clips/s: decord, PIL and float pixels on untouched files, measured by `python -m benchmarks.loading`
+)
 
 
 @dataclass(frozen=True, kw_only=True)

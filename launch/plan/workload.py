@@ -23,9 +23,9 @@ from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.batch import PretrainBatch
 from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
-from videomae.config import load
+from videomae.core.config import load
+from videomae.data.shards.manifest import Manifest
 from videomae.engine.blocks import blocks_of
-from videomae.shards.manifest import Manifest
 
 Config = PretrainConfig | FinetuneConfig
 _SCHEMAS: dict[str, Any] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}

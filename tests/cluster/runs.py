@@ -12,7 +12,7 @@ import yaml
 
 from tests.cluster.hosts import Host, Process, until
 from tests.stages import pretrain_arguments
-from videomae.metrics import read
+from videomae.run.metrics import read
 
 LAUNCH = (sys.executable, "-m", "launch")
 STEPS = 160

@@ -10,7 +10,7 @@ import yaml
 from tests.cluster.runs import LAUNCH, START_SECONDS, Run
 from tests.cluster.slurm import NODES, Slurm
 from tests.stages import finetune_settings, losses
-from videomae.health.stopping import EXIT_STOPPED
+from videomae.core.signals import EXIT_STOPPED
 
 
 @pytest.mark.timeout(900)

@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.hosts import Network, Process, until
 from tests.cluster.runs import LAUNCH, START_SECONDS, Run
 from tests.stages import losses
-from videomae.health.stopping import EXIT_STOPPED
+from videomae.core.signals import EXIT_STOPPED
 
 STOP_SECONDS = 90.0
 HANG_SECONDS = 8.0

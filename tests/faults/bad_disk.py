@@ -11,7 +11,7 @@ from pathlib import Path
 from pretrain.config import PretrainConfig
 from pretrain.train import train
 from videomae.command import run_stage
-from videomae.engine.snapshot import Snapshot
+from videomae.engine.state.snapshot import Snapshot
 
 
 def write_slowly(self: Snapshot, folder: Path) -> None:

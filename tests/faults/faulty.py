@@ -25,8 +25,8 @@ import pretrain.train
 from finetune.__main__ import main as finetune_main
 from finetune.evaluate import Evaluator
 from pretrain.__main__ import main as pretrain_main
-from videomae.engine.snapshot import Snapshot
-from videomae.stream import BatchStream
+from videomae.data.stream import BatchStream
+from videomae.engine.state.snapshot import Snapshot
 
 FAULTS = json.loads(os.environ.get("FAULTS", "{}"))
 RANK = int(os.environ.get("RANK", "0"))

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from videomae.shards.index import file_sha256, index_tar
-from videomae.shards.manifest import Manifest, ShardError
-from videomae.shards.meta import Meta
-from videomae.shards.reader import ShardReader
-from videomae.shards.writer import ShardWriter
-from videomae.video import (
+from videomae.data.shards.index import file_sha256, index_tar
+from videomae.data.shards.manifest import Manifest, ShardError
+from videomae.data.shards.meta import Meta
+from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.writer import ShardWriter
+from videomae.data.video import (
     MAX_FRAMES,
     EncodingConfig,
     VideoError,

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from videomae.checkpoint import CheckpointConfig, CheckpointStore, Saver, newest, starting_point
-from videomae.distributed import World, connected, end_process
+from videomae.core.distributed import World, connected, end_process
+from videomae.run.checkpoint import CheckpointConfig, CheckpointStore, Saver, newest, starting_point
 
 
 class State:

@@ -9,9 +9,9 @@ import pytest
 from tests.faults.started import finetune, pretrain
 from tests.faults.test_signals import running, status_of
 from tests.stages import losses
-from videomae.shards.manifest import Manifest
-from videomae.shards.order import Order, OrderConfig
-from videomae.shards.reader import ShardReader
+from videomae.data.order.order import Order, OrderConfig
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.reader import ShardReader
 
 
 @pytest.fixture

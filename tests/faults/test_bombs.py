@@ -11,10 +11,20 @@ import av
 import numpy as np
 import pytest
 
-from videomae.shards.build import BuildConfig, build
-from videomae.shards.sources import find
-from videomae.video import MAX_FRAMES, EncodingConfig, VideoError, container, decode, encode, iterate, probe, transcode
-from videomae.video.stored import _walk, parse
+from videomae.data.build.build import BuildConfig, build
+from videomae.data.build.sources import find
+from videomae.data.video import (
+    MAX_FRAMES,
+    EncodingConfig,
+    VideoError,
+    container,
+    decode,
+    encode,
+    iterate,
+    probe,
+    transcode,
+)
+from videomae.data.video.stored import _walk, parse
 
 SECONDS, MEGABYTES = 5.0, 400  # of CPU, and of further memory, for each refusal
 ACTIONS: tuple[Callable[[bytes], object], ...] = (

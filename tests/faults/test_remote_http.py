@@ -18,18 +18,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videomae.shards import cache, remote
-from videomae.shards.__main__ import main
-from videomae.shards.index import file_sha256
-from videomae.shards.loader import LoaderConfig, Preparation, Share, train_stream
-from videomae.shards.lookahead import follow
-from videomae.shards.manifest import Manifest
-from videomae.shards.meta import Meta
-from videomae.shards.mixture import MixedReader, Mixture
-from videomae.shards.order import Order, OrderConfig
-from videomae.shards.reader import Sample, ShardReader
-from videomae.shards.remote import ChangedError, RemoteConfig, RemoteError, RemoteFolder
-from videomae.shards.writer import ShardWriter
+from videomae.data.loader.loader import LoaderConfig, Preparation, Share, train_stream
+from videomae.data.loader.prefetch import follow
+from videomae.data.order.mixture import MixedReader, Mixture
+from videomae.data.order.order import Order, OrderConfig
+from videomae.data.remote import cache
+from videomae.data.remote import fetch as remote
+from videomae.data.remote.fetch import ChangedError, RemoteConfig, RemoteError, RemoteFolder
+from videomae.data.shards.__main__ import main
+from videomae.data.shards.index import file_sha256
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.meta import Meta
+from videomae.data.shards.reader import Sample, ShardReader
+from videomae.data.shards.writer import ShardWriter
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx: apt-get install nginx-light")
 FAST = RemoteConfig(chunk_bytes=4096, attempts=12, first_wait=0.01, longest_wait=0.05, timeout=5)

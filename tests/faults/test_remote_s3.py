@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from videomae.shards import cache
-from videomae.shards.manifest import Manifest
-from videomae.shards.meta import Meta
-from videomae.shards.reader import ShardReader
-from videomae.shards.remote import ChangedError, RemoteError
-from videomae.shards.writer import ShardWriter
+from videomae.data.remote import cache
+from videomae.data.remote.fetch import ChangedError, RemoteError
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.meta import Meta
+from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.writer import ShardWriter
 
 NEEDED = ("moto", "s3fs", "boto3")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]

@@ -20,10 +20,10 @@ from tests.faults.started import PATIENCE, Started, finetune, start
 from tests.processes import ROOT
 from tests.stages import finetune_config, losses, pretrain_arguments
 from tests.tiny import world_of_one
-from videomae.checkpoint import find_fault
-from videomae.health.status import FILE, Status
-from videomae.health.status import read as read_status
-from videomae.metrics import read
+from videomae.run.checkpoint import find_fault
+from videomae.run.metrics import read
+from videomae.run.status import FILE, Status
+from videomae.run.status import read as read_status
 
 pytestmark = pytest.mark.slow
 

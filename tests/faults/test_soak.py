@@ -10,7 +10,7 @@ from tests.processes import run_command
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_equals_one_that_is_not(shards: Path) -> None:
-    result = json.loads(run_command("tests.faults.soak", "--kills", "4", "--seed", "5", "--shards", shards, "--json"))
+    result = json.loads(run_command("benchmarks.soak", "--kills", "4", "--seed", "5", "--shards", shards, "--json"))
     assert result["differences"] == []
     assert result["orphans"] == []
     assert result["equal"]

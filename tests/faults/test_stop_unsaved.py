@@ -9,8 +9,8 @@ from pretrain.train import train
 from tests.processes import run_command
 from tests.stages import pretrain_arguments, pretrain_config
 from tests.tiny import world_of_one
-from videomae.health.stopping import Stopped, listening
-from videomae.metrics import MetricsLog
+from videomae.core.signals import Stopped, listening
+from videomae.run.metrics import MetricsLog
 
 
 def test_what_follows_the_save_has_what_is_left_of_its_time(

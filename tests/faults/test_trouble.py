@@ -15,12 +15,12 @@ from tests.faults.started import pretrain
 from tests.faults.test_signals import running, status_of
 from tests.stages import losses, pretrain_config
 from tests.tiny import world_of_one
+from videomae.core.signals import LimitReached, Stopped
 from videomae.engine.local import LocalEngine
-from videomae.health.status import FILE
-from videomae.health.status import read as read_status
-from videomae.health.stopping import LimitReached, Stopped
-from videomae.metrics import read
-from videomae.run import RunDirectory
+from videomae.run.directory import RunDirectory
+from videomae.run.metrics import read
+from videomae.run.status import FILE
+from videomae.run.status import read as read_status
 
 HEALTH = "health={warmup: 4, window: 8, skips: 2, skip_fraction: 1, hang_seconds: 6}"
 

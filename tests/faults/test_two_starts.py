@@ -9,8 +9,8 @@ import pytest
 from tests.faults.started import finetune, start
 from tests.processes import run_command, run_processes
 from tests.stages import losses
-from videomae.health import claim as claims
-from videomae.health.status import FILE, read
+from videomae.run import claims
+from videomae.run.status import FILE, read
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from pretrain.train import train as pretrain
 from tests.processes import ROOT, run_command
 from tests.stages import losses
 from tests.tiny import world_of_one
-from videomae.config import load, parse, to_dict
+from videomae.core.config import load, parse, to_dict
 
 RECORDED = Path(__file__).with_name("losses.json")
 STEPS = 3
@@ -45,9 +45,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = ("--train", "24", "--val", "8")
-        run_command("videomae.shards", "synthesize", folder / "videos", *clips)
+        run_command("videomae.data.shards", "synthesize", folder / "videos", *clips)
         run_command(
-            "videomae.shards", "build", folder / "videos", folder / "shards", "--short-side", "96", "--fps", "10"
+            "videomae.data.shards", "build", folder / "videos", folder / "shards", "--short-side", "96", "--fps", "10"
         )
         RECORDED.write_text(json.dumps(first_losses(folder / "shards", folder / "runs"), indent=1) + "\n")
 

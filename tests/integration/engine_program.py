@@ -16,11 +16,11 @@ import torch
 
 from tests.engine_cases import FULL, PAIRWISE, Case, Reference
 from tests.engine_runs import make_engine, run_step, run_steps, saved
-from videomae.distributed import World, connected, end_process
-from videomae.engine.fragments import read_full
+from videomae.core.distributed import World, connected, end_process
 from videomae.engine.protocol import Engine
-from videomae.engine.rank_file import RankFile
-from videomae.engine.snapshot import Snapshot
+from videomae.engine.state.fragments import read_full
+from videomae.engine.state.rank_file import RankFile
+from videomae.engine.state.snapshot import Snapshot
 
 AVERAGED = Reference(clip=True, ema=True, decay=True)
 KEYS = ("master", "exp_avg", "exp_avg_sq", "ema")

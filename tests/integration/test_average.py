@@ -12,8 +12,8 @@ from pretrain.train import train as pretrain
 from tests.processes import run_command
 from tests.stages import finetune_config, losses, pretrain_arguments, pretrain_config
 from tests.tiny import world_of_one
-from videomae.engine.fragments import read_full
-from videomae.weights.export import load_encoder
+from videomae.engine.state.fragments import read_full
+from videomae.models.weights.export import load_encoder
 
 
 def last_checkpoint(run: Path) -> Path:

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from benchmarks.checkpoint import measure
 from finetune.export import load_classifier
 from finetune.export_step import export_classifier
 from finetune.train import train as finetune
@@ -14,11 +15,10 @@ from pretrain.export_step import export_encoder
 from pretrain.train import train
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
-from videomae.checkpoint import find_fault
-from videomae.checkpoint.__main__ import main
-from videomae.checkpoint.bench import measure
-from videomae.engine.fragments import read_full
-from videomae.weights.export import load_encoder
+from videomae.engine.state.fragments import read_full
+from videomae.models.weights.export import load_encoder
+from videomae.run.checkpoint import find_fault
+from videomae.run.checkpoint.__main__ import main
 
 EVERY_STEP = "checkpoint={every: 2 steps, keep: 9}"
 

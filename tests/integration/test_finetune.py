@@ -19,13 +19,13 @@ from pretrain.train import train as pretrain
 from tests.processes import run_command, run_processes
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
+from videomae.data.loader.shared_batches import Slabs
+from videomae.data.shards.manifest import Manifest
 from videomae.engine.local import LocalEngine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import EngineConfig, EnginePlan
-from videomae.metrics import read
-from videomae.shards.manifest import Manifest
-from videomae.shards.slabs import Slabs
-from videomae.weights.files import WeightsError
+from videomae.models.weights.files import WeightsError
+from videomae.run.metrics import read
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from launch.__main__ import main as launch
 from tests.processes import ROOT, run_command
 from tests.stages import losses, pretrain_arguments
-from videomae.health import status
+from videomae.run import status
 
 LONG = "schedule.duration=2000 steps"
 

@@ -10,15 +10,15 @@ import psutil
 import pytest
 import torch
 
-from videomae.augment import multi_scale_box, resize
-from videomae.sampling import uniform_segments
-from videomae.shards.loader import LoaderConfig, Preparation, Share, train_stream
-from videomae.shards.manifest import Manifest
-from videomae.shards.order import Order, OrderConfig
-from videomae.shards.reader import Sample, ShardReader
-from videomae.shards.slabs import Slabs
-from videomae.stacking import room, stack_clips
-from videomae.video import decode_boxes
+from videomae.data.loader.loader import LoaderConfig, Preparation, Share, train_stream
+from videomae.data.loader.shared_batches import Slabs
+from videomae.data.loader.stacking import room, stack_clips
+from videomae.data.order.order import Order, OrderConfig
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.reader import Sample, ShardReader
+from videomae.data.transforms.augment import multi_scale_box, resize
+from videomae.data.transforms.frame_sampling import uniform_segments
+from videomae.data.video import decode_boxes
 
 
 def clips(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[torch.Tensor]:
@@ -69,7 +69,7 @@ def stream(manifest: Manifest, **options: object) -> Iterator[torch.Tensor]:
 def test_what_is_held_is_never_overwritten(
     shards: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
 ) -> None:
-    monkeypatch.setattr("videomae.shards.loader._FEW", 1)  # less than is held below
+    monkeypatch.setattr("videomae.data.loader.loader._FEW", 1)  # less than is held below
     manifest = Manifest.read(shards / "train")
     kept, seen = [], []
     for batch in itertools.islice(stream(manifest, **options), 12):

@@ -18,10 +18,10 @@ from pretrain.train import train
 from tests.processes import ROOT, run_command, run_processes
 from tests.stages import losses, pretrain_arguments, pretrain_config
 from tests.tiny import world_of_one
-from videomae.config import ConfigError, load
-from videomae.health.stopping import EXIT_STOPPED
-from videomae.metrics import read
-from videomae.weights.export import load_encoder
+from videomae.core.config import ConfigError, load
+from videomae.core.signals import EXIT_STOPPED
+from videomae.models.weights.export import load_encoder
+from videomae.run.metrics import read
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_other_settings_in_the_same_directory_are_refused(undisturbed: Path, sha
         ("batch=many", "batch: got 'many'"),
         ("mask.ratio=0.001", "hides 0 of the 16 positions"),
         ("batch=1000", "choose a batch of 24 or less"),
-        ("data.shards=/nowhere/train", "videomae.shards build"),
+        ("data.shards=/nowhere/train", "videomae.data.shards build"),
         ("engine.micro_batch=3", "must divide the 8 clips"),
         ("encoder.patch=7", "multiple of patch"),
     ],

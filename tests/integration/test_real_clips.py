@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from tests.processes import run_command
-from videomae.shards.manifest import Manifest
-from videomae.shards.reader import ShardReader
-from videomae.video import decode, probe
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.reader import ShardReader
+from videomae.data.video import decode, probe
 
 
 def test_clips_of_every_kind_are_packed_and_read(surveillance: Path, tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_clips_of_every_kind_are_packed_and_read(surveillance: Path, tmp_path: P
                 shutil.copy(clip, tmp_path / "clips" / split / name)
     shutil.copy(surveillance / "groups.csv", tmp_path / "clips")
     run_command(
-        "videomae.shards", "build", tmp_path / "clips", tmp_path / "shards", "--short-side", "96", "--fps", "10"
+        "videomae.data.shards", "build", tmp_path / "clips", tmp_path / "shards", "--short-side", "96", "--fps", "10"
     )
     groups, sizes = {}, set()
     for split in ("train", "val"):

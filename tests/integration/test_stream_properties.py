@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from pretrain.masking import MaskConfig, draw_mask
 from tests.tiny import TINY_ENCODER
-from videomae.augment import multi_scale_box
-from videomae.shards.loader import LoaderConfig, Preparation, Share, Transform, train_stream
-from videomae.shards.manifest import Manifest
-from videomae.shards.meta import Meta
-from videomae.shards.order import Order, OrderConfig
-from videomae.shards.reader import Sample, ShardReader
-from videomae.shards.writer import ShardWriter
+from videomae.data.loader.loader import LoaderConfig, Preparation, Share, Transform, train_stream
+from videomae.data.order.order import Order, OrderConfig
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.meta import Meta
+from videomae.data.shards.reader import Sample, ShardReader
+from videomae.data.shards.writer import ShardWriter
+from videomae.data.transforms.augment import multi_scale_box
 
 Seen = tuple[str, tuple[object, ...], float]
 MASKS = MaskConfig(ratio=0.75)

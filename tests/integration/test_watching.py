@@ -16,7 +16,7 @@ from pretrain.train import train
 from tests.processes import run_command
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
-from videomae.metrics import MetricsLog, read
+from videomae.run.metrics import MetricsLog, read
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def test_a_pretraining_run_logs_both_errors_the_work_and_the_pictures(plain: Pat
 
 
 def test_the_view_of_a_finished_run(plain: Path) -> None:
-    found = json.loads(run_command("videomae.metrics", "watch", plain, "--json"))
+    found = json.loads(run_command("videomae.run.metrics", "watch", plain, "--json"))
     assert (found["state"], found["step"], found["total"]) == ("finished", 6, 6)
-    text = run_command("videomae.metrics", "watch", plain, "--once", "--width", "80")
+    text = run_command("videomae.run.metrics", "watch", plain, "--once", "--width", "80")
     assert "step 6 of 6 (100%)" in text
 
 
@@ -119,7 +119,7 @@ def test_a_classifier_that_learns_nothing_is_told_and_evaluations_are_no_trainin
             messages.append(record.getMessage())
 
     listener = Listener()
-    monkeypatch.setattr("videomae.metrics.recorder.logger", logging.getLogger("tests.watching"))
+    monkeypatch.setattr("videomae.run.metrics.recorder.logger", logging.getLogger("tests.watching"))
     logging.getLogger("tests.watching").addHandler(listener)
     finetune(config, world_of_one())
     (warning,) = [message for message in messages if "guessing among 2 classes gives 0.693" in message]

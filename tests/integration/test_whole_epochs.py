@@ -22,8 +22,8 @@ from pretrain.train import initial_model, train
 from tests.processes import run_command, run_processes
 from tests.stages import finetune_config, losses, pretrain_arguments, pretrain_config
 from tests.tiny import world_of_one
-from videomae.metrics import read
-from videomae.shards.reader import Sample
+from videomae.data.shards.reader import Sample
+from videomae.run.metrics import read
 from videomae.stage import start_engine
 
 PAD = ("batch=10", "data.partial=pad", "schedule={duration: 2 epochs, warmup: 1 epochs}")

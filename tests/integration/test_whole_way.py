@@ -63,7 +63,7 @@ def test_a_row_that_cannot_be_is_refused_before_anything_runs(benchmark: Path, s
 
 
 def test_the_demo_is_these_commands_in_order(tmp_path: Path) -> None:
-    modules = ["videomae.shards", "videomae.shards", "pretrain", "finetune.benchmark", "finetune.report"]
+    modules = ["videomae.data.shards", "videomae.data.shards", "pretrain", "finetune.benchmark", "finetune.report"]
     synthetic, own = commands(tmp_path, None), commands(tmp_path, tmp_path / "mine")
     for words, module in zip([command.words for command in synthetic], modules, strict=True):
         assert module in words

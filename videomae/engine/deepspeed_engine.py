@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videomae.distributed import World, join
+from videomae.core.distributed import World, join
 from videomae.engine.deepspeed_state import ZeroHolder, keep_lowering, norm_of
 from videomae.engine.local import total_norm
 from videomae.engine.mixed_precision import FIRST_SCALE_POWER, GROWTH_STEPS, MixedPrecision
 from videomae.engine.optimizer import AdamW, Verdict, judge
 from videomae.engine.protocol import Batch, EnginePlan, Update, require_average, summarize
-from videomae.engine.snapshot import Snapshot
-from videomae.engine.state import EngineState, Holder, PlainHolder, persistent_buffers
+from videomae.engine.state.sharded import EngineState, Holder, PlainHolder, persistent_buffers
+from videomae.engine.state.snapshot import Snapshot
 
 BUCKET = 5_000_000  # values that are reduced at a time; half a billion, the default, would hold gigabytes
 

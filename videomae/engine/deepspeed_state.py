@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videomae.engine.fragments import AVERAGE, MASTER
 from videomae.engine.optimizer import AdamW
-from videomae.engine.snapshot import Held
+from videomae.engine.state.fragments import AVERAGE, MASTER
+from videomae.engine.state.snapshot import Held
 
 
 class ZeroHolder:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from videomae.engine.mixed_precision import MixedPrecision
 from videomae.engine.optimizer import AdamW, judge
 from videomae.engine.protocol import Batch, EnginePlan, Update, require_average, summarize
-from videomae.engine.snapshot import Snapshot
-from videomae.engine.state import EngineState, PlainHolder
+from videomae.engine.state.sharded import EngineState, PlainHolder
+from videomae.engine.state.snapshot import Snapshot
 
 
 class LocalEngine:

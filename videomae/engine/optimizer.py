@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videomae.config import configclass
+from videomae.core.config import configclass
 
 
 @configclass

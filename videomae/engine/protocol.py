@@ -16,12 +16,12 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from videomae.config import configclass
-from videomae.distributed import World
+from videomae.core.config import configclass
+from videomae.core.distributed import World
 from videomae.engine.blocks import prepare_blocks
 from videomae.engine.determinism import make_deterministic
 from videomae.engine.optimizer import OptimizerConfig
-from videomae.engine.snapshot import Snapshot
+from videomae.engine.state.snapshot import Snapshot
 
 Batch = TypeVar("Batch")
 

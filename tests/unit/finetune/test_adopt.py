@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import videomae.torchvision_door  # transformers imports torchvision
+import videomae.core.torchvision_compat  # transformers imports torchvision
 from finetune.adopt import main
 from finetune.export import load_classifier
 

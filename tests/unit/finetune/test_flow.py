@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from finetune import flow
 from finetune.models.two_stream import TemporalStream, TwoStream, TwoStreamConfig
-from videomae.torchvision_door import models
+from videomae.core.torchvision_compat import models
 
 
 def moving(x: int, y: int, frames: int = 3) -> Tensor:

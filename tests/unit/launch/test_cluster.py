@@ -6,7 +6,7 @@ import pytest
 
 from launch.cluster import ClusterConfig, Host, read_hostfile
 from tests.processes import ROOT
-from videomae.config import ConfigError, load
+from videomae.core.config import ConfigError, load
 
 SHIPPED = sorted((ROOT / "configs/cluster").glob("*.yaml"))
 

@@ -18,8 +18,8 @@ from launch.doctor.finding import Answer, Check, Context, Finding, Judge, worst
 from pretrain.config import PretrainConfig
 from tests.processes import ROOT
 from tests.tiny import world_of_one
-from videomae.config import load
-from videomae.distributed import World
+from videomae.core.config import load
+from videomae.core.distributed import World
 
 DEMO = ROOT / "configs/demo/pretrain.yaml"
 GPUS = World(rank=0, size=4, local_rank=0, device=torch.device("cuda", 0))

@@ -14,7 +14,7 @@ from launch.finding import alive, look, look_at
 from launch.run_directory import Launch
 from launch.status import ago, runs_below
 from launch.stop import stop
-from videomae.health.status import LauncherStatus, State, Status
+from videomae.run.status import LauncherStatus, State, Status
 
 GONE = 2**22 + 1  # above the largest process id
 

@@ -27,8 +27,8 @@ from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.config import PretrainConfig
 from tests.processes import ROOT
 from tests.tiny import world_of_one
-from videomae.config import parse
-from videomae.flops import count
+from videomae.core.config import parse
+from videomae.models.flops import count
 
 DEMO = ROOT / "configs/demo/pretrain.yaml"
 UNKNOWN = Data(None, None, 2, "no manifest here")

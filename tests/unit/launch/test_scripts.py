@@ -24,8 +24,8 @@ from launch.script import directive, quote
 from launch.slurm_script import job_scripts
 from launch.stop import descendants
 from tests.processes import ROOT
-from videomae.config import load
-from videomae.health.processes import stat_fields
+from videomae.core.config import load
+from videomae.core.processes import stat_fields
 
 GOLDEN = ROOT / "tests/golden/scripts"
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")

@@ -21,8 +21,8 @@ from launch.stop import stop
 from launch.submission import outcome
 from tests.processes import ROOT
 from tests.stages import finetune_settings
-from videomae.health import status
-from videomae.health.status import LauncherStatus, Status
+from videomae.run import status
+from videomae.run.status import LauncherStatus, Status
 
 PRETRAIN = str(ROOT / "configs/demo/pretrain.yaml")
 NUMBERS = 'n=$(cat count 2>/dev/null || echo 100); echo $((n + 1)) >count; echo "$@" >>sbatch.told; echo "$n"'
@@ -59,7 +59,9 @@ def test_a_submission_makes_the_run_directory(
     assert capsys.readouterr().out == f"job 100: python -m launch logs '{run}' -f\n"
     assert told() == [f"--parsable {run}/launch/job.sh"]
     assert yaml.safe_load((run / "launch/config.yaml").read_text())["batch"] == 64
-    assert (run / "launch/code/videomae/encoder.py").read_text() == (ROOT / "videomae/encoder.py").read_text()
+    assert (run / "launch/code/videomae/models/encoder.py").read_text() == (
+        ROOT / "videomae/models/encoder.py"
+    ).read_text()
     assert (run / "launch/code/launch/job.sh.jinja").is_file()
     found = read_launch(run)
     assert found is not None

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
 from pretrain.masking import Mask, MaskConfig, draw_mask, hidden_count, running_cell
-from videomae.encoder import EncoderConfig
+from videomae.models.encoder import EncoderConfig
 
 
 def draw(config: MaskConfig, encoder: EncoderConfig, seed: int = 0) -> Mask:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from pretrain.objective import cubes_of, hidden_targets, measure, reconstruction_loss, to_pixels, trivial_loss, video_of
-from videomae.encoder import EncoderConfig
+from videomae.models.encoder import EncoderConfig
 
 ENCODER = EncoderConfig(frames=4, size=16, tubelet=2, patch=8, dim=12, depth=1, heads=2)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from videomae.command import guarded
-from videomae.config import ConfigError
-from videomae.health.stopping import LimitReached, Stopped
+from videomae.core.config import ConfigError
+from videomae.core.signals import LimitReached, Stopped
 
 
 @pytest.mark.parametrize(

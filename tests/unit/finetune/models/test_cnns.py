@@ -13,10 +13,10 @@ from finetune.models.late_fusion import LateFusion, LateFusionConfig
 from finetune.models.multi_resolution import MultiResolution, MultiResolutionConfig
 from finetune.models.single_frame import SingleFrame, SingleFrameConfig
 from finetune.models.torchvision_video import TorchvisionVideo, TorchvisionVideoConfig
-from videomae.flops import count
-from videomae.torchvision_door import models
-from videomae.weights import WeightsError
-from videomae.weights.torchvision import torchvision_state
+from videomae.core.torchvision_compat import models
+from videomae.models.flops import count
+from videomae.models.weights import WeightsError
+from videomae.models.weights.torchvision import torchvision_state
 
 
 @pytest.fixture

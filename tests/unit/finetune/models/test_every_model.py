@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from finetune import models
 from finetune.models.tables import layer_rows
-from videomae.config import ConfigError, parse, to_dict
+from videomae.core.config import ConfigError, parse, to_dict
 
 SMALL: dict[str, dict[str, object]] = {
     "single_frame": {"frames": 3, "size": 33},

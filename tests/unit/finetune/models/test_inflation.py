@@ -10,7 +10,7 @@ from torch import nn
 from finetune.models.i3d import I3d, I3dConfig
 from finetune.models.inflation import inflate_resnet
 from finetune.models.non_local import NonLocal, Similarity
-from videomae.torchvision_door import models
+from videomae.core.torchvision_compat import models
 
 SIMILARITIES: tuple[Similarity, ...] = ("gaussian", "embedded_gaussian", "dot_product")
 

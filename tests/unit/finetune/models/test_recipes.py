@@ -6,7 +6,7 @@ import pytest
 
 from finetune.config import FinetuneConfig
 from finetune.models import names
-from videomae.config import load
+from videomae.core.config import load
 
 RECIPES = sorted((Path(__file__).parents[4] / "configs" / "finetune").glob("*.yaml"))
 VARIANTS = {  # recipe of a family -> the names its header gives

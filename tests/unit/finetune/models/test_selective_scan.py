@@ -97,7 +97,7 @@ def test_a_long_sequence_is_read_in_linear_time():
 
 
 def test_mamba_mixer_equals_transformers():
-    import videomae.torchvision_door  # transformers imports torchvision
+    import videomae.core.torchvision_compat  # transformers imports torchvision
     from finetune.models.cnn_mamba import MambaLayer
 
     assert videomae

@@ -10,9 +10,9 @@ from finetune import models
 from finetune.models.contract import IMAGENET_MEAN
 from finetune.models.probes import AttentivePool, Probe, ProbeConfig
 from finetune.models.videomae import VideomaeClassifier, VideomaeConfig
-from videomae.config import ConfigError, parse
-from videomae.encoder import EncoderConfig, VideoEncoder
-from videomae.weights import WeightsError, load_encoder, save_encoder
+from videomae.core.config import ConfigError, parse
+from videomae.models.encoder import EncoderConfig, VideoEncoder
+from videomae.models.weights import WeightsError, load_encoder, save_encoder
 
 ENCODER = EncoderConfig(frames=4, size=24, patch=8, dim=24, depth=2, heads=3)
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-import videomae.torchvision_door  # timm and transformers import torchvision
+import videomae.core.torchvision_compat  # timm and transformers import torchvision
 from finetune.models import vivit
 from finetune.models.contract import HALF, IMAGENET_MEAN
 from finetune.models.vivit_config import VivitConfig
 from finetune.models.vivit_initialisation import inflate
-from videomae.encoder import EncoderConfig, VideoEncoder
-from videomae.weights import WeightsError, save_encoder
+from videomae.models.encoder import EncoderConfig, VideoEncoder
+from videomae.models.weights import WeightsError, save_encoder
 
 assert videomae
 TINY = {"frames": 6, "size": 32, "patch": 8, "dim": 32, "depth": 2, "heads": 4}

@@ -12,9 +12,9 @@ from pretrain.autoencoder import MaskedAutoencoder
 from tests.engine_cases import Reference
 from tests.engine_runs import make_engine, micro_batches, run_steps
 from tests.tiny import TINY_DECODER, TINY_ENCODER, world_of_one
-from videomae.encoder import EncoderConfig, VideoEncoder
 from videomae.engine.blocks import blocks_of, prepare_blocks
 from videomae.engine.protocol import EngineConfig
+from videomae.models.encoder import EncoderConfig, VideoEncoder
 
 PLAIN = Reference(clip=False, ema=False, decay=False)
 compiles = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute")  # of torch

@@ -1,0 +1,141 @@
+"""What metrics and health cost: `python -m benchmarks.metrics_overhead [--json]`, alone or under torchrun.
+
+One engine takes steps of a small pretraining model on batches that are already there, in turn bare and in the frame of
+a run: timing, both errors, the log, the guard, the watchdog, the status. A window is some steps of each kind, one by
+one in turn, and the median over windows of the ratio of their processor times is printed; with `--wall` that of wall
+times, on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pretrain.batch import PretrainBatch, PretrainItem, collate
+from pretrain.config import PretrainConfig
+from pretrain.cost import workload
+from pretrain.masking import draw_mask
+from pretrain.objective import Objective
+from pretrain.train import initial_model
+from videomae.core.config import parse
+from videomae.core.distributed import World, connected
+from videomae.core.progress import log_to
+from videomae.stage import open_run, plan, start_engine
+from videomae.trainer import Training
+
+STEPS = 10  # of each kind in a window: with the usual log interval one line
+SMALL: dict[str, Any] = {
+    "stage": "pretrain",
+    "batch": 8,
+    "data": {"shards": "in memory"},
+    "encoder": {"frames": 8, "size": 64, "patch": 8, "dim": 96, "depth": 4, "heads": 3},
+    "decoder": {"dim": 48, "depth": 1, "heads": 3},
+    "mask": {"ratio": 0.75},
+    "optimizer": {"lr": 1e-3},
+    "schedule": {"duration": "1000000 steps", "warmup": "10 steps"},
+    "checkpoint": {"every": "1000000 steps"},
+}
+
+
+def batch_of(config: PretrainConfig, seed: int, clips: int) -> PretrainBatch:
+    """Random pixels and masks."""
+    rng = np.random.default_rng(seed)
+    shape = (config.encoder.frames, 3, config.encoder.size, config.encoder.size)
+    pixels = [torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(clips)]
+    return collate([PretrainItem(frames, draw_mask(config.mask, config.encoder, rng)) for frames in pixels])
+
+
+def measure(world: World, run: Path, *, windows: int, wall: bool, settings: dict[str, Any]) -> dict[str, Any]:
+    """Seconds a step of both kinds, and the ratio of the framed to the bare ones."""
+    kind = "local" if world.size == 1 else "deepspeed"
+    values = {**SMALL, "run": str(run), "engine": {"kind": kind}, "metrics": settings}
+    config = parse(PretrainConfig, values, source="benchmarks.metrics_overhead")
+    batches = [[batch_of(config, seed, config.batch // world.size)] for seed in range(4)]
+    clock = time.perf_counter if wall else time.process_time
+    with open_run("Overhead", config, world, inputs=[]) as attempt:
+        log_to(None, console_too=False)
+        engine = start_engine(initial_model(config), config, world)
+        timetable = plan(config, steps_per_epoch=1000)
+        work = workload(config.encoder, config.decoder, config.mask)
+        training = Training(attempt, config, engine=engine, timetable=timetable, workload=work)
+        objective = Objective(config.objective, encoder=config.encoder, device=world.device)
+        loss_of = training.timed(objective)
+        steps = training.steps(lambda start: itertools.cycle(batches))
+
+        def framed() -> None:
+            step, micro_batches = next(steps)
+            objective.measuring = training.measures(step)
+            update = engine.update(micro_batches, loss_of, rate=timetable.rate(step), ceiling=training.ceiling)
+            training.record(step, update, objective.measured())
+
+        def bare() -> None:
+            float(engine.update(next(again), objective, rate=1e-4).loss)
+
+        again = itertools.cycle(batches)
+        return summary(list(timed_windows(framed, bare, windows, clock)))
+
+
+def timed_windows(
+    framed: Callable[[], None], bare: Callable[[], None], windows: int, clock: Callable[[], float]
+) -> Iterator[tuple[float, float]]:
+    """Seconds a step of both kinds in each window; each kind comes first in turn, and the first window warms up."""
+    for number in range(windows + 1):
+        seconds = {framed: 0.0, bare: 0.0}
+        for turn in range(STEPS):
+            for step in (framed, bare) if turn % 2 else (bare, framed):
+                start = clock()
+                step()
+                seconds[step] += clock() - start
+        if number:
+            yield seconds[framed] / STEPS, seconds[bare] / STEPS
+
+
+def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Medians, and the quartiles of the overhead in percent."""
+    percent = [100 * (framed / bare - 1) for framed, bare in pairs]
+    low, middle, high = statistics.quantiles(percent, n=4)
+    return {
+        "framed_ms": 1e3 * statistics.median(framed for framed, _ in pairs),
+        "bare_ms": 1e3 * statistics.median(bare for _, bare in pairs),
+        "overhead_percent": middle,
+        "quartiles_percent": [low, high],
+        "windows": len(pairs),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.metrics_overhead", description="What metrics and health cost."
+    )
+    parser.add_argument("--windows", type=int, default=40, help="to take the median over")
+    parser.add_argument("--every", type=int, default=10, help="steps from one log line to the next")
+    parser.add_argument("--wandb", default="disabled", help="disabled, or offline with its process beside")
+    parser.add_argument("--wall", action="store_true", help="wall time instead of processor time")
+    parser.add_argument("--json", action="store_true", help="print JSON, alone")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = {"every": given.every, "wandb": given.wandb, "peak_tflops": 1.0}
+    with tempfile.TemporaryDirectory() as folder, connected(os.environ) as world:
+        run = Path(world.share(folder)) / "run"
+        result = measure(world, run, windows=given.windows, wall=given.wall, settings=settings)
+        if world.first:
+            text = "{framed_ms:.2f} ms framed, {bare_ms:.2f} ms bare: {overhead_percent:+.2f} %".format(**result)
+            print(json.dumps(result) if given.json else text)
+        world.barrier()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Launchers are known by what their command line runs, and missed when they are gone."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from videomae.core.ancestry import Ancestor, first_dead, launchers, program
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("python -u -m deepspeed.launcher.launch --world_info=x pretrain", "deepspeed.launcher.launch"),
+        ("/venv/bin/python3 /venv/bin/deepspeed --num_gpus 2 --module pretrain launch", "deepspeed"),
+        ("python /venv/bin/torchrun --nproc-per-node 2 -m pretrain", "torchrun"),
+        ("python -m launch configs/x.yaml", "launch"),
+        ("bash", None),
+        ("python -m", None),
+        ("/bin/bash ./submit.sh torchrun", "submit.sh"),
+    ],
+)
+def test_the_program_of_a_command_line(line: str, expected: str | None) -> None:
+    assert program(line.split()) == expected
+
+
+def test_a_shell_above_is_no_launcher() -> None:
+    code = "from videomae.core.ancestry import launchers; print(launchers())"
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -c '{code}'; true"], capture_output=True, text=True)
+    assert done.stdout == "()\n", done.stderr
+
+
+def test_the_dead_are_missed() -> None:
+    here = Ancestor(os.getppid(), os.getpid(), "torchrun")
+    assert first_dead((here,)) is None
+    gone = Ancestor(os.getppid() + 1, os.getpid(), "deepspeed")
+    assert first_dead((here, gone)) == gone
+    assert first_dead(()) is None
+    assert first_dead(launchers()) is None

@@ -1,0 +1,25 @@
+"""The heap keeps what batches need, also where the C library takes no threshold above 32 MiB."""
+
+import ctypes
+
+import pytest
+
+from videomae.data.loader.malloc import keep_memory
+
+MMAP_THRESHOLD = -3
+
+
+@pytest.mark.parametrize(("most", "set_to"), [(1 << 62, 1 << 30), (1 << 25, 1 << 25)])
+def test_the_largest_threshold_that_the_library_takes(monkeypatch: pytest.MonkeyPatch, most: int, set_to: int) -> None:
+    taken: dict[int, int] = {}
+
+    class Library:
+        def mallopt(self, parameter: int, value: int) -> int:
+            if parameter == MMAP_THRESHOLD and value > most:
+                return 0
+            taken[parameter] = value
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Library())
+    keep_memory()
+    assert taken[MMAP_THRESHOLD] == set_to

@@ -1,0 +1,76 @@
+"""A config names one folder of shards or several with weights; a mistake in the list is named with its entry."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.config import PretrainConfig
+from videomae.core.config import ConfigError, dump, parse, to_dict
+from videomae.data.datasets import DataSets, WeightedShards, manifest_files, names
+from videomae.data.loader.loader import LoaderConfig
+from videomae.data.order.mixture import MixedReader, Mixture
+from videomae.data.order.order import Order, OrderConfig
+from videomae.data.shards.manifest import Manifest, Shard
+from videomae.data.shards.reader import ShardReader
+
+
+def config(shards: object) -> PretrainConfig:
+    values = {"run": "runs/x", "batch": 8, "data": {"shards": shards}, "schedule": {"duration": "1 steps"}}
+    return parse(PretrainConfig, {**values, "optimizer": {"lr": 1e-3}}, source="test")
+
+
+def write(folder: Path, samples: int) -> str:
+    folder.mkdir()
+    shard = Shard(name="000000.tar", samples=samples, bytes=1, sha256="", index_sha256="")
+    Manifest(folder=folder, split="train", classes=(), shards=(shard,)).write()
+    return str(folder)
+
+
+def test_one_folder_or_several_come_back_as_they_were_written() -> None:
+    one = config("a/train")
+    assert one.data.shards == "a/train"
+    assert to_dict(one)["data"]["shards"] == "a/train"
+    several = config([{"shards": "a/train", "weight": 3}, {"shards": "s3://b/train"}])
+    assert several.data.shards == (WeightedShards(shards="a/train", weight=3), WeightedShards(shards="s3://b/train"))
+    assert parse(PretrainConfig, to_dict(several), source="again") == several
+    assert "weight: 3.0" in dump(several)
+    assert [str(file) for file in manifest_files("a")] == ["a/manifest.json"]
+    assert names(several.data.shards) == "a/train (weight 3), s3://b/train (weight 1)"
+
+
+@pytest.mark.parametrize(
+    ("shards", "said"),
+    [
+        (5, r"data.shards: got 5; wanted a folder, or a list"),
+        ([], r"wanted a folder, or a list"),
+        (["a/train"], r"entry 0 is 'a/train'; wanted \{shards: FOLDER, weight: NUMBER\}"),
+        ([{"shards": "a"}, {"weight": 2}], r"entry 1 is \{'weight': 2\}"),
+        ([{"shards": "a", "wieght": 2}], r"entry 0 has the unknown key 'wieght'; known keys: shards, weight"),
+        ([{"shards": "a", "weight": "much"}], r"entry 0 has the weight 'much'; wanted a number above 0"),
+        ([{"shards": "a", "weight": 0}], r"the weight of a must be above 0, got 0"),
+        ([{"shards": "a", "weight": float("nan")}], r"the weight of a must be above 0, got nan"),
+    ],
+)
+def test_mistakes_name_the_entry(shards: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as raised:
+        config(shards)
+    assert "tuple[" not in str(raised.value)
+
+
+def test_sets_are_ordered_and_read_alone_or_mixed(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", 40), write(tmp_path / "b", 60)
+    alone, both = DataSets.read(a), DataSets.read(config([{"shards": a, "weight": 3}, {"shards": b}]).data.shards)
+    assert isinstance(alone.order(OrderConfig(), 8), Order)
+    assert isinstance(alone.reader(), ShardReader)
+    order, reader = both.order(OrderConfig(), 8), both.reader()
+    assert isinstance(order, Mixture)
+    assert isinstance(reader, MixedReader)
+    assert both.samples == len(reader) == 100
+    assert sum(place.sample < 40 for place in order.places(0)) == 6
+
+
+def test_batches_are_pinned_where_they_go_to_a_gpu() -> None:
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert [LoaderConfig().on(device).pin_memory for device in (gpu, cpu)] == [True, False]
+    assert [LoaderConfig(pin_memory=False).on(device).pin_memory for device in (gpu, cpu)] == [False, False]

@@ -1,0 +1,43 @@
+"""Schedules and durations."""
+
+import itertools
+
+import pytest
+
+from videomae.engine.schedule import ScheduleConfig, make_timetable, steps_of, warmup_cosine
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("3 epochs", 30), ("1 epoch", 10), ("0.5 epochs", 5), ("7 steps", 7), ("1e3 samples", 125), ("64 samples", 8)],
+)
+def test_durations(text: str, steps: int) -> None:
+    assert steps_of(text, steps_per_epoch=10, batch=8) == steps
+
+
+@pytest.mark.parametrize("text", ["3", "epochs", "3 parsecs", "-1 epochs", ""])
+def test_a_duration_without_number_or_unit_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a number and a unit"):
+        ScheduleConfig(duration=text)
+
+
+def test_the_rate_rises_linearly_then_falls_by_a_cosine() -> None:
+    rates = [warmup_cosine(s, total=110, warmup=10, start_factor=0.0, final_factor=0.1) for s in range(111)]
+    assert rates[0] == 0
+    assert rates[5] == pytest.approx(0.5)
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(0.55)  # half way: the mean of peak and end
+    assert rates[110] == pytest.approx(0.1)
+    assert all(a <= b for a, b in itertools.pairwise(rates[:11]))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_a_data_set_smaller_than_a_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="no whole batch of 64"):
+        make_timetable(ScheduleConfig(), peak_rate=1.0, steps_per_epoch=0, batch=64)
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
+    schedule = ScheduleConfig(duration="20 epochs", warmup="40 epochs")
+    with pytest.raises(ValueError, match="shorten the warm-up"):
+        make_timetable(schedule, peak_rate=1.0, steps_per_epoch=10, batch=8)

@@ -1,0 +1,73 @@
+"""The encoder: positions, token order, visible subsets, refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import TINY_ENCODER
+from videomae.models.encoder import DropPath, EncoderConfig, VideoEncoder, sincos_table
+
+
+def test_position_table_is_the_published_formula() -> None:
+    table = sincos_table(50, 8).numpy()
+    for index in (0, 1, 49):
+        for channel in range(8):
+            angle = index / 10000 ** (2 * (channel // 2) / 8)
+            assert table[index, channel] == pytest.approx(
+                np.sin(angle) if channel % 2 == 0 else np.cos(angle), abs=1e-6
+            )
+
+
+def test_all_tokens_visible_equals_no_mask() -> None:
+    torch.manual_seed(0)
+    encoder = VideoEncoder(TINY_ENCODER).eval()
+    video = torch.randn(2, 3, 4, 32, 32)
+    everything = torch.arange(TINY_ENCODER.tokens).expand(2, -1)
+    torch.testing.assert_close(encoder(video, everything), encoder(video))
+
+
+def test_tokens_run_over_time_then_height_then_width() -> None:
+    encoder = VideoEncoder(TINY_ENCODER)
+    video = torch.zeros(1, 3, 4, 32, 32)
+    video[:, :, 2:4, 8:16, 24:32] = 1  # slice 1, row 1, column 3
+    with torch.no_grad():
+        difference = encoder.embed(video) - encoder.embed(torch.zeros_like(video))
+    touched = difference.abs().sum(-1)[0].nonzero().flatten().tolist()
+    assert touched == [1 * 16 + 1 * 4 + 3]
+
+
+def test_the_keys_have_no_bias() -> None:
+    attention = VideoEncoder(TINY_ENCODER).blocks[0].attn
+    assert attention.qkv.bias is None
+    assert {name for name, _ in attention.named_parameters()} == {
+        "q_bias", "v_bias", "qkv.weight", "proj.weight", "proj.bias",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"frames": 5}, "multiple of tubelet"),
+        ({"size": 30, "patch": 16}, "multiple of patch"),
+        ({"dim": 10, "heads": 3}, "multiple of heads"),
+        ({"depth": 0}, "depth must be at least 1"),
+        ({"drop_path": 1.0}, "drop_path"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(settings: dict[str, int | float], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        EncoderConfig(**settings)
+
+
+def test_another_input_size_is_refused_with_both_shapes() -> None:
+    with pytest.raises(ValueError, match=r"\(3, 4, 32, 32\), got \(3, 8, 32, 32\)"):
+        VideoEncoder(TINY_ENCODER)(torch.zeros(1, 3, 8, 32, 32))
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_samples() -> None:
+    torch.manual_seed(0)
+    dropped = DropPath(0.25).train()(torch.ones(4000, 3, 2))
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.05)
+    per_sample = dropped.flatten(1)
+    assert (per_sample == per_sample[:, :1]).all()
+    assert torch.equal(DropPath(0.25).eval()(torch.ones(2, 2)), torch.ones(2, 2))

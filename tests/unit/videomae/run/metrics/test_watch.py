@@ -1,0 +1,160 @@
+"""The view of a run, its JSON and the comparison, on runs in every state and terminals of every width."""
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from videomae.run.metrics.__main__ import main
+from videomae.run.metrics.log import encode
+from videomae.run.metrics.view import duration, view
+from videomae.run.report import RunReader
+from videomae.run.status import FILE, StatusFile
+
+
+def train_line(step: int, **values: Any) -> dict[str, Any]:
+    figures = {"loss": 1 / step, "loss_max": 1.1 / step, "normalised_loss": 1 / step, "pixel_loss": 0.02 / step}
+    times = {"seconds": 5.0, "step_seconds": 0.5, "samples_per_second": 64.0, "data_seconds": 1.0, "data_percent": 20.0}
+    more = {"gradient_norm": 0.3, "rate": 1e-3, "mfu": 0.31, "memory_gb": 1.5, "skipped": 0, "quarantined": 0}
+    return {"kind": "train", "step": step, "epoch": step / 40, **figures, **times, **more, **values}
+
+
+def add(run: Path, *lines: dict[str, Any]) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(map(encode, lines))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A running run of 400 steps, 100 of them done."""
+    folder = tmp_path / "a run [bold]"
+    (folder / "checkpoints" / "step-00000050").mkdir(parents=True)
+    (folder / "checkpoints" / "step-00000100").mkdir()
+    (folder / "quarantine.jsonl").write_text("{}\n{}\n")
+    add(folder, *(train_line(step) for step in range(10, 101, 10)))
+    add(folder, {"kind": "checkpoint", "step": 100, "seconds": 2.5, "blocked_seconds": 0.25, "bytes": 10})
+    add(folder, {"kind": "evaluation", "step": 100, "epoch": 2.5, "accuracy": 0.85, "loss": 0.4, "seconds": 12.0})
+    StatusFile(folder / FILE, 8, 0, {"SLURM_JOB_ID": "17"}).running(step=100, total=400)
+    return folder
+
+
+def shown(run: Path, width: int = 100) -> str:
+    written = io.StringIO()
+    Console(width=width, file=written).print(view(RunReader(run).read(), width=width))
+    return written.getvalue()
+
+
+def test_the_view_says_where_the_run_stands(run: Path) -> None:
+    add(run, train_line(110, skipped=2), {"kind": "rollback", "step": 90})
+    add(run, {"kind": "straggler", "step": 110, "rank": 3, "host": "n7", "seconds": 0.9, "median_seconds": 0.5})
+    text = shown(run)
+    for part in (
+        "a run [bold] · running",
+        "step 110 of 400 (28%), epoch 2.75, 2 min 25 s left",
+        "8 processes on",
+        "slurm job 17",
+        "accuracy 0.85, loss 0.4, seconds 12",
+        "step 100, 0 s ago, saved in 2.5 s of which 0.25 s held training up",
+        "2 steps skipped, 2 samples quarantined, gone back 1 time",
+        "rank 3 on n7: 0.9 s a step, the median rank 0.5 s",
+        "MFU %",
+        "waiting for data %",
+        "gradient norm",
+    ):
+        assert part in text, part
+    assert "loss, normalised" not in text  # the same as the loss
+    assert "loss in pixels" in text
+
+
+@pytest.mark.parametrize("width", [40, 56, 80, 100, 200])
+def test_no_line_is_wider_than_the_terminal(run: Path, width: int) -> None:
+    assert {len(line) for line in shown(run, width).splitlines()} == {width}
+
+
+def test_it_follows_the_file_and_what_is_cut_back(run: Path) -> None:
+    reader = RunReader(run)
+    assert reader.read().step == 100
+    add(run, train_line(110))
+    assert reader.read().step == 110
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl.new").write_text("".join(lines[:4]))
+    (run / "metrics.jsonl.new").replace(run / "metrics.jsonl")
+    again = reader.read()
+    assert (again.step, len(again.train)) == (40, 4)
+
+
+def test_stopped_failed_and_finished_runs_say_so_and_have_no_time_left(run: Path) -> None:
+    status = StatusFile(run / FILE, 8, 0, {})
+    status.ended("stopped", "signal SIGUSR1", exit_code=75)
+    assert "stopped" in shown(run)
+    assert "signal SIGUSR1" in shown(run)
+    status.ended("failed", "the loss has diverged", exit_code=76)
+    assert "the loss has diverged" in shown(run)
+    (run / "summary.json").write_text("{}")
+    text = shown(run)
+    assert "finished" in text
+    assert " left" not in text
+
+
+def test_a_run_that_has_not_been_heard_of_is_doubted(run: Path) -> None:
+    standing = RunReader(run).read()
+    assert not standing.silent
+    standing.news_age = 300.0
+    assert standing.silent
+
+
+def test_a_run_without_a_status_or_a_step_is_shown_too(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("batch: 8\nschedule: {duration: 10 epochs}\n")
+    assert "no step is logged yet" in shown(tmp_path)
+    add(tmp_path, train_line(20, loss=math.nan, mfu=None))
+    standing = RunReader(tmp_path).read()
+    assert (standing.state, standing.total) == ("unknown", 400)  # 40 steps an epoch
+    assert "nan" in shown(tmp_path)
+
+
+def test_json_is_alone_valid_and_complete(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(word: str) -> float:
+        raise AssertionError(f"{word} is not JSON")
+
+    add(run, train_line(110, loss=math.inf))
+    assert main(["watch", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert (found["state"], found["step"], found["total"], found["quarantined"]) == ("running", 110, 400, 2)
+    assert found["latest"]["train"]["loss"] == "Infinity"
+    assert found["latest"]["evaluation"]["accuracy"] == 0.85
+    assert found["checkpoint"]["name"] == "step-00000100"
+
+
+def test_once_prints_and_leaves(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", str(run), "--once", "--width", "90"]) == 0
+    assert "step 100 of 400" in capsys.readouterr().out
+
+
+def test_runs_beside_each_other(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    add(other, train_line(20, loss=0.125))
+    assert main(["compare", str(run), str(other), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["accuracy"], second["accuracy"], second["loss"]) == (0.85, None, 0.125)
+    assert main(["compare", str(run), str(other)]) == 0
+    text = capsys.readouterr().out
+    assert "0.125" in text
+    assert "other" in text
+
+
+def test_a_folder_that_is_no_run_is_a_clear_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", str(tmp_path)]) == 2
+    assert "no run at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(5, "5 s"), (65, "1 min 05 s"), (3700, "1 h 01 min"), (260000, "3.0 days"), (math.nan, "an unknown time")],
+)
+def test_durations_are_read_at_a_glance(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

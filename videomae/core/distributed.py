@@ -1,0 +1,278 @@
+"""Who this process is among all: rank, size and device, and the few things that all ranks agree on.
+
+The world is read from the variables of the launcher (`videomae.core.ranks`), or from nothing: one process. This module
+owns torch.distributed; nobody else calls it. Every collective here is a no-op in a world of one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import resource
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar, cast
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from videomae.core.ranks import Ranks, read_ranks
+from videomae.core.signals import bounded
+
+T = TypeVar("T")
+_PATIENCE = 1800.0  # seconds
+_NAMED = 8  # ranks at most that an error names
+_FAREWELL = 60.0  # seconds for leaving the others and for what libraries do at the end
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size` processes; rank 0 writes what is written once."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    address: str | None = None  # where all ranks meet; None in a world of one
+    port: int | None = None
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over all ranks, on this rank's device."""
+        if self.size == 1:
+            return value
+        total = value.detach().clone().float()
+        torch.distributed.all_reduce(total)
+        return total / self.size
+
+    def every(self, value: Tensor) -> Tensor:
+        """A scalar of each rank, in rank order and float32, on this rank's device; one collective, no wait for it."""
+        values = value.new_zeros(self.size, dtype=torch.float32)
+        values[self.rank] = value.detach()
+        self.add(values)
+        return values
+
+    def add(self, tensor: Tensor) -> None:
+        """Replace `tensor` by its sum over all ranks, in place."""
+        if self.size > 1:
+            torch.distributed.all_reduce(tensor)
+
+    def line_up(self, part: Tensor, *, into: Tensor) -> None:
+        """Fill `into` with every rank's 1-D `part`, all of one length, in rank order; bits stay as they are."""
+        if self.size == 1:
+            into.copy_(part)
+        else:
+            torch.distributed.all_gather(list(into.chunk(self.size)), part)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's picklable `value`, in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's `value` on every rank."""
+        if self.size == 1:
+            return value
+        values = [value if self.first else None]
+        torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def from_first(self, action: Callable[[], T]) -> T:
+        """What `action` gives on rank 0, on every rank; an error there is raised on every rank, so that none hangs."""
+        result, fault = None, None
+        if self.first:
+            try:
+                result = action()
+            except Exception as error:  # whatever it is, the others must hear of it
+                fault = error if self.size == 1 else _picklable(error)
+        result, fault = self.share((result, fault))
+        if fault is not None:
+            raise fault
+        return cast(T, result)
+
+    def on_first(self, action: Callable[[], object]) -> None:
+        """Run `action` on rank 0 while the others wait; errors as in `from_first`."""
+        self.from_first(lambda: (action(), None)[1])
+
+    def on_every(self, action: Callable[[], T]) -> T:
+        """What `action` gives here; it talks to no other rank. An error on one rank is raised on every rank."""
+        result, fault = None, None
+        try:
+            result = action()
+        except Exception as error:  # as in `from_first`
+            if self.size == 1:
+                raise
+            fault = _picklable(error)
+        faults = [found for found in self.gather(fault) if found is not None]
+        if faults:
+            raise faults[0]
+        return cast(T, result)
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace floating-point tensors by their mean over all ranks, in place."""
+        for tensor in tensors:
+            if self.size > 1 and tensor.is_floating_point():
+                torch.distributed.all_reduce(tensor)
+                tensor /= self.size
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on at least one rank; the same answer on every rank."""
+        return self.any_of([flag])[0]
+
+    def any_of(self, flags: Sequence[bool]) -> tuple[bool, ...]:
+        """For each of `flags`, whether it is set on at least one rank; one exchange for all of them.
+
+        Every rank passes on what it has heard to the rank 1, 2, 4, ... further on, so that all know after log2(size)
+        messages (Hensgen, Finkel and Manber 1988). Gloo's own sum goes twice round all ranks, one after the other.
+        """
+        found = torch.tensor([int(flag) for flag in flags], dtype=torch.uint8)
+        distance = 1
+        while distance < self.size:
+            heard = torch.empty_like(found)
+            sending = torch.distributed.isend(found, (self.rank + distance) % self.size)
+            torch.distributed.recv(heard, (self.rank - distance) % self.size)
+            assert sending is not None, "every rank belongs to the group"
+            sending.wait()
+            found = found | heard
+            distance *= 2
+        return tuple(bool(flag) for flag in found.tolist())
+
+    def largest(self, values: Sequence[float]) -> tuple[float, ...]:
+        """The largest of all ranks for each of `values`; one collective for all of them."""
+        if self.size == 1:
+            return tuple(values)
+        found = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return tuple(found.tolist())
+
+
+def read_world(environment: Mapping[str, str]) -> World:
+    """Resolve the world from the environment's variables.
+
+    Raises:
+        ValueError: the variables of a launcher are only partly set, or the process has no GPU where there are some.
+    """
+    ranks = read_ranks(environment)
+    return World(ranks.rank, ranks.size, ranks.local_rank, _device(ranks, environment), ranks.address, ranks.port)
+
+
+def _device(ranks: Ranks, environment: Mapping[str, str]) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if count == 1 and ranks.tasks_own_gpus and "," not in environment.get("CUDA_VISIBLE_DEVICES", ","):
+        return torch.device("cuda", 0)  # the one GPU that this task sees is its own
+    if ranks.local_rank >= count:
+        raise ValueError(f"local rank {ranks.local_rank} has no GPU: {count} visible; start one process per GPU")
+    return torch.device("cuda", ranks.local_rank)
+
+
+@contextmanager
+def connected(environment: Mapping[str, str], *, patience: float = _PATIENCE) -> Iterator[World]:
+    """The world of `environment`, its ranks connected for as long as the context is open.
+
+    A world of one is not connected before an engine asks for it.
+
+    Raises:
+        ValueError: see `read_world`; or some ranks have a GPU and others have none.
+    """
+    world = read_world(environment)
+    try:
+        if world.size > 1:
+            join(world, patience=patience)
+            check_devices(world.gather((socket.gethostname(), world.device.type)))
+        elif world.device.type == "cuda":
+            torch.cuda.set_device(world.device)
+        yield world
+    finally:
+        if torch.distributed.is_initialized():
+            with bounded(_FAREWELL):  # ranks that died do not answer
+                torch.distributed.destroy_process_group()
+
+
+def check_devices(found: Sequence[tuple[str, str]]) -> None:
+    """Refuse a world of which some ranks have a GPU and others have none; `found` is each rank's host and device type.
+
+    Raises:
+        ValueError: it is one; the message names the ranks without a GPU.
+    """
+    if len({kind for _, kind in found}) > 1:
+        odd = [f"{rank} on {host}" for rank, (host, kind) in enumerate(found) if kind != "cuda"]
+        listed = ", ".join(odd[:_NAMED]) + (f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else "")
+        raise ValueError(
+            f"{len(odd)} of {len(found)} ranks see no GPU: rank {listed}. Is the GPU driver of that machine broken? "
+            "Run nvidia-smi there, or leave the machine out."
+        )
+
+
+def join(world: World, *, patience: float = _PATIENCE) -> None:
+    """Connect all ranks: NCCL on CUDA (gloo for tensors on the host), gloo on CPUs. Does nothing if connected.
+
+    A collective that takes longer than `patience` seconds is an error.
+    """
+    if torch.distributed.is_initialized():
+        return
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    # A world of one is connected too: DeepSpeed wants a process group even there, and these variables.
+    os.environ["MASTER_ADDR"] = world.address or "127.0.0.1"
+    os.environ["MASTER_PORT"] = str(world.port or 0)  # 0: torch takes a free one
+    device = world.local_rank if world.device.index is None else world.device.index
+    for name, value in (("RANK", world.rank), ("WORLD_SIZE", world.size), ("LOCAL_RANK", device)):
+        os.environ[name] = str(value)
+    if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:  # DeepSpeed refuses one that differs from LOCAL_RANK
+        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = str(device)
+    _allow_many_files()
+    torch.distributed.init_process_group(
+        backend="cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo",
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timedelta(seconds=patience),
+    )
+
+
+def end_process(code: int) -> NoReturn:
+    """End a process that has been one of several, without the interpreter's last clean-up.
+
+    There gloo's threads now and then abort a process whose work is done ("terminate called without an active
+    exception", seen in about one of two hundred two-process runs), and a launcher counts that as a failed job.
+    """
+    with bounded(_FAREWELL):
+        atexit._run_exitfuncs()  # what libraries registered, such as the end of loader workers
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody may be left to read it
+                stream.flush()
+    os._exit(code)
+
+
+def _picklable(error: Exception) -> Exception:
+    """`error`, or its text as an OSError where it does not survive the way to other ranks."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception may hold anything, and its class may ask for any arguments
+        return OSError(str(error))
+    return error
+
+
+def _allow_many_files() -> None:
+    """Raise the limit of open files as far as allowed: gloo connects each rank to every other one."""
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

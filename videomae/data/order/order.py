@@ -1,0 +1,178 @@
+"""Which sample stands at which place of which global batch: a pure function of (seed, epoch, numbers of samples).
+
+The samples are cut into chunks of a shard's size. An epoch permutes the chunks, cuts the sequence into L lanes and
+shuffles it in blocks inside each lane; a global batch takes batch / L samples of every lane, lane after lane. A rank
+takes a contiguous slice of the batch, so it meets few lanes and thus few shards, and neither the number of ranks nor of
+workers has any part in the order. Any batch of any epoch is found directly, without the ones before it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from videomae.core.config import configclass
+from videomae.data.order.permutation import Permutation, generator, permutation
+from videomae.data.shards.manifest import Manifest
+
+_CHUNKS, _BLOCKS, _REPLACEMENTS = 1, 2, 3  # the uses of a seed, kept apart
+_MOST_LANES = 64
+_Ids = npt.NDArray[np.int64]
+Partial = Literal["drop", "pad"]  # what becomes of the last, incomplete batch of an epoch
+
+
+class OrderError(ValueError):
+    """An order that cannot be made from the numbers given."""
+
+
+@configclass
+class OrderConfig:
+    """How samples are mixed. Without `lanes` and `block` both are chosen from the numbers of samples and the batch."""
+
+    seed: int = 0
+    lanes: int | None = None  # sequences read side by side; must divide the batch
+    block: int | None = None  # samples that are shuffled together within a lane
+    partial: Partial = "drop"
+
+    def __post_init__(self) -> None:
+        if self.seed < 0 or (self.lanes or 1) < 1 or (self.block or 1) < 1:
+            raise ValueError("seed must not be negative, lanes and block must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in an epoch, the sample that stands there, and the weight with which it enters a mean over the batch.
+
+    Weights sum up to the batch, so that a plain mean of weighted values is the mean over the real samples however the
+    batch is cut: in a whole batch each is 1; of a padded one it is batch / real samples, and 0 for padding.
+    """
+
+    epoch: int
+    position: int
+    sample: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replacements:
+    """Which samples stand in for bad ones: a function of (seed, epoch, position, attempt)."""
+
+    seed: int
+    samples: int
+    subset: _Ids | None
+
+    def sample(self, place: Place, attempt: int) -> int:
+        """The id that stands in when the sample at `place` cannot be used and `attempt` others neither."""
+        random = generator(key=(self.seed, place.epoch), counter=(place.position, attempt, _REPLACEMENTS))
+        chosen = int(random.integers(self.samples))
+        return chosen if self.subset is None else int(self.subset[chosen])
+
+
+class Order:
+    """The order of `samples` samples, or of the `subset` of sample ids, in global batches of `batch`.
+
+    `chunk` is the number of samples that lie together (a shard). With `partial="drop"` an epoch leaves out less than a
+    batch; with "pad" each sample stands in it exactly once and the last batch is filled up with others of weight 0.
+
+    Raises:
+        OrderError: no samples, fewer than one batch to drop from, or lanes that do not divide the batch.
+    """
+
+    def __init__(
+        self, config: OrderConfig, *, samples: int, batch: int, chunk: int, subset: Sequence[int] | None = None
+    ) -> None:
+        self.subset: _Ids | None = None if subset is None else np.unique(np.asarray(subset, dtype=np.int64))
+        self.samples = samples if self.subset is None else len(self.subset)
+        self.seed, self.batch, self.chunk = config.seed, batch, max(1, chunk)
+        if self.samples < 1 or batch < 1:
+            raise OrderError(f"{self.samples} samples in batches of {batch}: both must be at least 1")
+        drop = config.partial == "drop"
+        self.batches = self.samples // batch if drop else -(-self.samples // batch)
+        if not self.batches:
+            raise OrderError(
+                f"a batch of {batch} out of {self.samples} samples; choose a batch of {self.samples} or less"
+            )
+        self.used = self.batches * batch if drop else self.samples
+        self.lanes = _lanes(self.used, batch, self.chunk) if config.lanes is None else config.lanes
+        if batch % self.lanes:
+            raise OrderError(f"{self.lanes} lanes do not divide a batch of {batch}; choose a divisor")
+        if self.lanes > self.used:
+            raise OrderError(f"{self.lanes} lanes for {self.used} samples; choose fewer lanes")
+        self.replacements = Replacements(seed=self.seed, samples=self.samples, subset=self.subset)
+        self.block = config.block or 8 * self.chunk
+        self._chunks = -(-self.samples // self.chunk)
+        self._chunk_order = functools.lru_cache(maxsize=2)(self._make_chunk_order)
+        self._block_order = functools.lru_cache(maxsize=2 * self.lanes + 2)(self._make_block_order)
+
+    @classmethod
+    def of(cls, manifest: Manifest, batch: int, config: OrderConfig, *, subset: Sequence[int] | None = None) -> Order:
+        """The order of a manifest's samples, or of some of them."""
+        chunk = max((shard.samples for shard in manifest.shards), default=1)
+        return cls(config, samples=manifest.samples, batch=batch, chunk=chunk, subset=subset)
+
+    def real(self, number: int) -> int:
+        """How many places of global batch `number` are no padding."""
+        last = number % self.batches == self.batches - 1
+        return self.used - (self.batches - 1) * self.batch if last else self.batch
+
+    def places(self, number: int, start: int = 0, stop: int | None = None) -> list[Place]:
+        """Places [start, stop) of global batch `number`, counted from 0 through all epochs."""
+        epoch, batch = divmod(number, self.batches)
+        slots = np.arange(start, self.batch if stop is None else stop)
+        share = self.batch // self.lanes
+        sequence = np.empty(len(slots), dtype=np.int64)
+        is_real = np.empty(len(slots), dtype=np.bool_)
+        lanes = slots // share
+        for lane in np.unique(lanes):
+            mine = lanes == lane
+            inside = batch * share + slots[mine] % share
+            sequence[mine], is_real[mine] = self._lane_sequence(epoch, int(lane), inside)
+        ids = self._samples_at(epoch, sequence)
+        positions = batch * self.batch + slots
+        weights = is_real * (self.batch / self.real(number))
+        return [
+            Place(epoch, int(position), int(sample), float(weight))
+            for position, sample, weight in zip(positions, ids, weights, strict=True)
+        ]
+
+    def _lane_sequence(self, epoch: int, lane: int, inside: _Ids) -> tuple[_Ids, npt.NDArray[np.bool_]]:
+        """Where in the epoch's sequence the `inside`-th samples of a lane stand; past its end is padding."""
+        start, end = (self.used * edge // self.lanes for edge in (lane, lane + 1))
+        length = end - start
+        wrapped = inside % length
+        blocks = wrapped // self.block
+        shuffled = np.empty_like(wrapped)
+        for block in np.unique(blocks):
+            mine = blocks == block
+            first = int(block) * self.block
+            order = self._block_order(epoch, lane, int(block), min(self.block, length - first))
+            shuffled[mine] = first + order.forward(wrapped[mine] - first)
+        return start + shuffled, inside < length
+
+    def _samples_at(self, epoch: int, sequence: _Ids) -> _Ids:
+        """The samples at places of the epoch's sequence of permuted chunks, of which the last one may be short."""
+        order = self._chunk_order(epoch)
+        last = self._chunks - 1
+        missing = self._chunks * self.chunk - self.samples
+        short_start = int(order.inverse(np.array([last]))[0]) * self.chunk
+        short_end = short_start + self.chunk - missing
+        padded = np.where(sequence >= short_end, sequence + missing, sequence)  # as if the short chunk were whole
+        ids = order.forward(padded // self.chunk) * self.chunk + padded % self.chunk
+        return ids if self.subset is None else self.subset[ids]
+
+    def _make_chunk_order(self, epoch: int) -> Permutation:
+        return permutation(self._chunks, key=(self.seed, epoch), counter=(0, 0, _CHUNKS))
+
+    def _make_block_order(self, epoch: int, lane: int, block: int, size: int) -> Permutation:
+        return permutation(size, key=(self.seed, epoch), counter=(lane, block, _BLOCKS))
+
+
+def _lanes(samples: int, batch: int, chunk: int) -> int:
+    """The largest divisor of the batch that leaves a lane at least four chunks to shuffle, and at most 64."""
+    most = max(1, min(_MOST_LANES, samples // (4 * chunk)))
+    return max(divisor for divisor in range(1, min(most, batch) + 1) if batch % divisor == 0)

@@ -1,0 +1,175 @@
+"""Reads one sample by its number: the index says where, one `pread` fetches it, its checksum is checked.
+
+Safe to send to worker processes: files are opened where they are read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from videomae.data.remote.cache import ShardCache
+from videomae.data.remote.fetch import RemoteError, RemoteFolder
+from videomae.data.shards.index import Entry, Index, file_sha256
+from videomae.data.shards.manifest import Manifest, Shard, ShardError
+
+_OPEN_FILES = 64
+_KEPT_INDEXES = 256
+_FAULTS_OF_A_SHARD = (errno.ENOENT, errno.EIO)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sample: its number, where it came from, the encoded video, and what is known without decoding it."""
+
+    id: int
+    key: str
+    shard: str
+    video: bytes
+    label: int
+    group: str
+    frames: int
+    fps: float
+    width: int
+    height: int
+    weight: float = 1.0  # in a mean over the batch, see `Place`; 0 where the sample only fills up a last batch
+
+
+class ShardReader:
+    """Random access to the samples of a manifest's shards."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.cache = ShardCache(RemoteFolder(manifest.url)) if manifest.url else None
+        self._indexes: OrderedDict[int, Index] = OrderedDict()
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.manifest.samples
+
+    def entry(self, sample: int) -> Entry:
+        """What the index knows of a sample, without reading the sample. Raises ShardError."""
+        shard, place = self.manifest.locate(sample)
+        return self._index(shard)[place]
+
+    def read(self, sample: int, *, weight: float = 1.0) -> Sample:
+        """Read one sample.
+
+        Raises:
+            ShardError: the shard or its index is missing, cut, or not what was built.
+            RemoteError: it cannot be fetched, or this node cannot read or keep it; the sample is not to blame.
+        """
+        shard, place = self.manifest.locate(sample)
+        entry = self._index(shard)[place]
+        name = self.manifest.shards[shard].name
+        video = self._bytes(shard, entry)
+        if len(video) != entry.size or zlib.crc32(video) != entry.crc32:
+            raise ShardError(
+                f"{self.manifest.folder / name}: sample {entry.key} is cut or damaged; copy the shard again"
+            )
+        return Sample(
+            id=sample,
+            key=entry.key,
+            shard=name,
+            video=video,
+            label=entry.label,
+            group=entry.group,
+            frames=entry.frames,
+            fps=entry.fps,
+            width=entry.width,
+            height=entry.height,
+            weight=weight,
+        )
+
+    def where(self, sample: int) -> tuple[str, str]:
+        """The names of a sample's shard and of itself, as far as the index can be read."""
+        shard, place = self.manifest.locate(sample)
+        try:
+            key = self._index(shard)[place].key
+        except ShardError:
+            key = f"number {place}"
+        return self.manifest.shards[shard].name, key
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _bytes(self, shard: int, entry: Entry) -> bytes:
+        try:
+            return os.pread(self._file(shard), entry.size, entry.offset)
+        except OSError as error:
+            path = self.manifest.folder / self.manifest.shards[shard].name
+            if self.cache is None and error.errno in _FAULTS_OF_A_SHARD:
+                raise ShardError(f"{path}: {error.strerror}; copy or build the shard again") from None
+            raise _node_error(path, error) from None
+
+    def _index(self, shard: int) -> Index:
+        if shard in self._indexes:
+            self._indexes.move_to_end(shard)
+            return self._indexes[shard]
+        described = self.manifest.shards[shard]
+        path = self.manifest.folder / described.index_name
+        index = Index.from_json(self._index_text(path, described), source=str(path))
+        if len(index) != described.samples:
+            raise ShardError(f"{path} holds {len(index)} samples, the manifest says {described.samples}")
+        classes = len(self.manifest.classes)
+        if index.last_label >= classes > 0:
+            raise ShardError(f"{path} has the label {index.last_label}, the manifest {classes} classes; index it again")
+        self._indexes[shard] = index
+        if len(self._indexes) > _KEPT_INDEXES:
+            self._indexes.popitem(last=False)
+        return index
+
+    def _index_text(self, path: Path, shard: Shard) -> str:
+        if self.cache is not None:
+            try:
+                return self.cache.fetch_text(path.name, sha256=shard.index_sha256)
+            except OSError as error:
+                raise _node_error(path, error) from None
+        if not path.is_file():
+            raise ShardError(f"no index at {path}; copy it, or build the shards again")
+        if file_sha256(path) != shard.index_sha256:
+            raise ShardError(f"{path} is not the index that the manifest speaks of; copy it again")
+        return path.read_text(errors="replace")
+
+    def _file(self, shard: int) -> int:
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        self._files[shard] = self._open(self.manifest.shards[shard])
+        if len(self._files) > _OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        if self.cache is not None:
+            self._close_evicted(but=shard)
+        return self._files[shard]
+
+    def _open(self, shard: Shard) -> int:
+        if self.cache is None:
+            return os.open(self.manifest.folder / shard.name, os.O_RDONLY)
+        return self.cache.open(shard.name, size=shard.bytes, sha256=shard.sha256)
+
+    def _close_evicted(self, *, but: int) -> None:
+        """Files that are open still take room on the disk after the cache has given them up."""
+        for shard in [shard for shard, file in self._files.items() if shard != but and not os.fstat(file).st_nlink]:
+            os.close(self._files.pop(shard))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"manifest": self.manifest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["manifest"])
+
+    def __del__(self) -> None:
+        if hasattr(self, "_files"):
+            self.close()
+
+
+def _node_error(path: Path, error: OSError) -> RemoteError:
+    return RemoteError(
+        f"{path}: {error}; this is the node's disk, not the sample: look at its space, rights and open files"
+    )

@@ -1,0 +1,62 @@
+"""Writes samples into tar shards with webdataset's own writer, then indexes what stands on disk.
+
+The bytes depend on the samples alone: no times, owners or machine names go in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from pathlib import Path
+
+from webdataset.writer import TarWriter
+
+from videomae.data.shards.index import file_sha256, index_tar
+from videomae.data.shards.manifest import Shard, ShardError
+from videomae.data.shards.meta import Meta
+
+
+class ShardWriter:
+    """One tar in the making: `add` samples, then `finish`, or `abandon` it."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.path = folder / f"{number:06d}.tar"
+        self.samples = 0
+        self.bytes = 0
+        self._crcs: list[int] = []
+        self._file = self.path.open("wb")
+        self._tar = TarWriter(self._file, user="root", group="root", mtime=0, encoder=False)
+
+    def add(self, key: str, video: bytes, meta: Meta) -> None:
+        self._tar.write({"__key__": key, "mp4": video, "json": meta.to_json()})
+        self.samples += 1
+        self.bytes += len(video)
+        self._crcs.append(zlib.crc32(video))
+
+    def finish(self) -> Shard:
+        """Close the tar, index it from disk and compare with what went in; returns its line of the manifest."""
+        self._tar.close()
+        self._file.close()
+        index = index_tar(self.path)
+        if [index[place].crc32 for place in range(len(index))] != self._crcs:
+            raise ShardError(
+                f"{self.path}: what stands on disk is not what was written; check the disk and build again"
+            )
+        text = index.to_json()
+        name = self.path.name
+        index_path = self.path.with_name(name.removesuffix(".tar") + ".index.json")
+        index_path.write_text(text)
+        return Shard(
+            name=name,
+            samples=self.samples,
+            bytes=self.path.stat().st_size,
+            sha256=file_sha256(self.path),
+            index_sha256=file_sha256(index_path),
+        )
+
+    def abandon(self) -> None:
+        """Close the unfinished file, full disk or not, and leave it to whoever cleans the folder."""
+        with contextlib.suppress(OSError):
+            self._tar.close()
+        with contextlib.suppress(OSError):
+            self._file.close()

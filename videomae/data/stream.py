@@ -1,0 +1,65 @@
+"""The training batches of a run on one rank; which samples they hold depends on the config alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from videomae.core.distributed import World
+from videomae.data.clips import ClipsConfig
+from videomae.data.datasets import DataSets
+from videomae.data.loader.loader import Preparation, Share, Transform, train_stream
+from videomae.data.order.order import OrderConfig
+from videomae.stage import TrainingConfig
+
+Item = TypeVar("Item")
+Batch = TypeVar("Batch")
+
+
+class BatchStream(Generic[Item, Batch]):
+    """Global batches of `config.batch` clips, of which `data.repeats` come from one decoded video, cut for one rank.
+
+    Raises:
+        ValueError: the batch does not divide into ranks, micro-batches and whole videos.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        sets: DataSets,
+        world: World,
+        *,
+        data: ClipsConfig,
+        transform: Transform[Item],
+        collate: Callable[[list[Item]], Batch],
+    ) -> None:
+        self._config, self._sets, self._world = config, sets, world
+        self._transform, self._collate, self._repeats = transform, collate, data.repeats
+        clips, self._micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
+        if clips % data.repeats:
+            raise ValueError(
+                f"a micro-batch of {clips} clips cannot hold whole videos of data.repeats={data.repeats} clips each; "
+                "choose batch and engine.micro_batch as multiples of it"
+            )
+        self._videos = clips // data.repeats
+        order = OrderConfig(seed=config.seed, partial=data.partial)
+        self._order = sets.order(order, config.batch // data.repeats)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Global batches in an epoch; of several data sets, in an epoch of the one that takes longest."""
+        return self._order.batches
+
+    def batches(self, start: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of every global batch from number `start` on, without end."""
+        stream = train_stream(
+            self._sets.reader(),
+            self._order,
+            Preparation(self._transform, self._collate, repeats=self._repeats),
+            Share(self._world.rank, self._world.size, micro_batch=self._videos, start=start),
+            config=self._config.loader.on(self._world.device),
+            quarantine=self._config.directory.quarantine,
+        )
+        while True:
+            yield list(itertools.islice(stream, self._micro_batches))

@@ -1,0 +1,215 @@
+"""A small set of real H.264 videos in the RWF-2000 layout, made from nothing.
+
+    OUT/train|val/Fight|NonFight/*.mp4   OUT/groups.csv   OUT/synthetic.json
+
+Clips come in twins: one scene filmed twice, once in each class, so that appearance says nothing about the class; see
+`synthetic.scene` for what does. Both twins stand in one split and share a source group. The set is a function of
+its options, which stand in synthetic.json. It is written beside OUT and renamed, so OUT is never half-written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from videomae.core import progress
+from videomae.core.config import configclass, parse, to_dict
+from videomae.data.synthetic.scene import Motion, draw_scene, render
+from videomae.data.video import EncodingConfig, encode
+
+RECORD = "synthetic.json"
+VERSION = 2  # of the pictures: raise it when the same options give other videos
+_ENCODING = EncodingConfig(short_side=None, crf=20, fast_decode=False)
+_log = logging.getLogger(__name__)
+
+
+class SynthesisError(ValueError):
+    """A synthetic set that cannot be made as asked; the message says what to do."""
+
+
+@configclass
+class SyntheticConfig:
+    """How many clips and what they look like. `train` and `val` count both classes; `fps` is drawn between its ends."""
+
+    train: int = 240
+    val: int = 120
+    seed: int = 0
+    seconds: float = 2.0
+    fps: tuple[int, int] = (15, 30)
+    width: int = 160
+    height: int = 120
+
+    def __post_init__(self) -> None:
+        for name, count in (("train", self.train), ("val", self.val)):
+            if count < 2 or count % 2:
+                raise ValueError(f"{name} must be an even number of clips from 2, one half of it a class, got {count}")
+        if not 1 <= self.fps[0] <= self.fps[1] <= 120:
+            raise ValueError(
+                f"fps must be a rate or a range like 15..30 within 1..120, got {self.fps[0]}..{self.fps[1]}"
+            )
+        if self.seconds * self.fps[0] < 2:
+            raise ValueError(f"a clip needs two frames: {self.seconds} s at {self.fps[0]} frames a second are too few")
+        if min(self.width, self.height) < 32 or self.width % 2 or self.height % 2:
+            raise ValueError(f"size must be two even numbers from 32 up, like 160x120, got {self.width}x{self.height}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twin:
+    """One clip to be made; its group is the number of the scene that it shares with its twin."""
+
+    split: str
+    motion: Motion
+    group: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.motion.value.lower()}{self.group:05d}"
+
+    def path(self, folder: Path) -> Path:
+        return folder / self.split / self.motion.value / f"{self.name}.mp4"
+
+
+def synthesize(folder: Path, config: SyntheticConfig, *, workers: int) -> bool:
+    """Make the set in `folder`, or find it there; True if it was made now.
+
+    Raises:
+        SynthesisError: `folder` holds something else, or cannot be written.
+    """
+    if _is_there(folder, config):
+        return False
+    staging = folder.with_name(f"{folder.name}.partial")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # what a killed run left
+        _write_set(staging, config, workers=workers)
+        staging.replace(folder)
+    except OSError as error:
+        raise SynthesisError(
+            f"could not write {folder}: {error.strerror or error}; free some space or choose another folder"
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return True
+
+
+def twins(config: SyntheticConfig) -> Iterator[Twin]:
+    """Every clip of the set, in the order of groups.csv."""
+    group = itertools.count()
+    for split, clips in (("train", config.train), ("val", config.val)):
+        for number in itertools.islice(group, clips // 2):
+            for motion in Motion:
+                yield Twin(split=split, motion=motion, group=number)
+
+
+def clip(twin: Twin, config: SyntheticConfig) -> tuple[np.ndarray, int]:
+    """The frames_THWC (uint8 RGB) of one clip and its frame rate: a function of the seed, the group and the class."""
+    generator = np.random.default_rng([config.seed, twin.group])
+    fps = int(generator.integers(config.fps[0], config.fps[1], endpoint=True))
+    frames = max(2, round(config.seconds * fps))
+    scene = draw_scene(generator, height=config.height, width=config.width, fps=fps, frames=frames)
+    sensor = np.random.default_rng([config.seed, twin.group, 1 + list(Motion).index(twin.motion)])
+    return render(scene, twin.motion, sensor), fps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `synthesize`."""
+    default = SyntheticConfig()
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
+    parser.add_argument("--train", type=int, default=default.train, help="training clips, both classes together")
+    parser.add_argument("--val", type=int, default=default.val, help="validation clips, both classes together")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--seconds", type=float, default=default.seconds, help="length of a clip")
+    parser.add_argument(
+        "--fps", type=_rates, default=default.fps, metavar="15..30", help="frame rate or range of rates"
+    )
+    parser.add_argument(
+        "--size", type=_size, default=(default.width, default.height), metavar="160x120", help="width x height"
+    )
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the set that the parsed `arguments` ask for; the exit status."""
+    width, height = arguments.size
+    chosen = {name: getattr(arguments, name) for name in ("train", "val", "seed", "seconds", "fps")}
+    config = parse(SyntheticConfig, {**chosen, "width": width, "height": height}, source="synthesize")
+    made = synthesize(arguments.out, config, workers=arguments.workers)
+    verb = "made" if made else "reused: made before with the same options,"
+    _log.info("%s %d train and %d val clips in %s", verb, config.train, config.val, arguments.out)
+    return 0
+
+
+def _is_there(folder: Path, config: SyntheticConfig) -> bool:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    record = folder / RECORD
+    if not record.is_file():
+        raise SynthesisError(f"{folder} exists and is not a synthetic set; choose another folder")
+    if record.read_text() != _record(config):
+        raise SynthesisError(
+            f"{folder} holds a synthetic set of other options (see {record}); remove it or choose another folder"
+        )
+    return True
+
+
+def _record(config: SyntheticConfig) -> str:
+    return json.dumps({"version": VERSION, **to_dict(config)}, indent=2) + "\n"
+
+
+def _write_set(folder: Path, config: SyntheticConfig, *, workers: int) -> None:
+    clips = list(twins(config))
+    for twin in clips:
+        twin.path(folder).parent.mkdir(parents=True, exist_ok=True)
+    with progress.track("Synthesising", total=len(clips)) as task:
+        for twin in _write_clips(clips, folder, config, workers=workers):
+            task.advance(1, note=twin.name)
+    with (folder / "groups.csv").open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["split", "class", "clip", "source_group"])
+        table.writerows([twin.split, twin.motion.value, twin.name, twin.group] for twin in clips)
+    (folder / RECORD).write_text(_record(config))
+
+
+def _write_clips(clips: list[Twin], folder: Path, config: SyntheticConfig, *, workers: int) -> Iterator[Twin]:
+    if workers <= 1:
+        for twin in clips:
+            yield _write_clip(twin, folder, config)
+        return
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(clips)), mp_context=fresh) as pool:
+        yield from pool.map(_write_clip, clips, itertools.repeat(folder), itertools.repeat(config), chunksize=4)
+
+
+def _write_clip(twin: Twin, folder: Path, config: SyntheticConfig) -> Twin:
+    frames_THWC, fps = clip(twin, config)
+    twin.path(folder).write_bytes(encode(frames_THWC, fps=fps, config=_ENCODING))
+    return twin
+
+
+def _rates(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("..")
+    try:
+        return int(low), int(high or low)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a rate like 25 or a range like 15..30, got {text!r}") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT like 160x120, got {text!r}") from None
+    return width, height

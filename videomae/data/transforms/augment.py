@@ -1,0 +1,146 @@
+"""Clip-consistent image augmentation on uint8, and the normalisation that follows on the device.
+
+One draw serves all frames of a clip, and all draws come from the generator passed in. Where to cut is decided apart
+from the cutting, from sizes alone, so that a decoder can convert only what will be kept.
+Shapes: B batch, T frames, C channels (RGB), H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from videomae.data.video import Box, FramesTHWC
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
+
+_ERASED_AREA = (0.02, 1 / 3)  # of the picture (Zhong et al. 2017)
+_ERASED_RATIO = (0.3, 1 / 0.3)
+_TRIES = 10
+
+
+def multi_scale_box(height: int, width: int, rng: np.random.Generator, scales: Sequence[float] = MULTI_SCALES) -> Box:
+    """A crop of TSN's corner cropping with scale jittering (Wang et al. 2016), as VideoMAE pretrains with.
+
+    Height and width are two neighbouring `scales` of the short side; the place is one of 13 on a 5 x 5 grid.
+    """
+    sides = [max(1, int(min(height, width) * scale)) for scale in scales]
+    pairs = [(tall, wide) for i, tall in enumerate(sides) for j, wide in enumerate(sides) if abs(i - j) <= 1]
+    tall, wide = pairs[int(rng.integers(len(pairs)))]
+    places = [(row, column) for row in range(5) for column in range(5) if (row - column) % 2 == 0]
+    row, column = places[int(rng.integers(len(places)))]
+    return Box(top=(height - tall) * row // 4, left=(width - wide) * column // 4, height=tall, width=wide)
+
+
+def resized_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    scale: tuple[float, float] = (0.5, 1.0),
+    ratio: tuple[float, float] = (0.75, 4 / 3),
+) -> Box:
+    """A crop of random area (a picture's share) and aspect (width / height), as Inception's (Szegedy et al. 2015)."""
+    for _ in range(_TRIES):
+        area = rng.uniform(*scale) * height * width
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        tall, wide = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < tall <= height and 0 < wide <= width:
+            top, left = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
+            return Box(top=top, left=left, height=tall, width=wide)
+    return even_boxes(height, width, 1)[0]
+
+
+def even_boxes(height: int, width: int, crops: int) -> list[Box]:
+    """`crops` squares of the short side, evenly spread along the long one; a single one is central."""
+    side = min(height, width)
+    shares = [0.5] if crops == 1 else [crop / (crops - 1) for crop in range(crops)]
+    return [
+        Box(top=round((height - side) * share), left=round((width - side) * share), height=side, width=side)
+        for share in shares
+    ]
+
+
+def cut(frames_THWC: FramesTHWC, box: Box) -> FramesTHWC:
+    """The inside of a box, as a view."""
+    return frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def resize(frames_THWC: FramesTHWC, size: int, *, out_THWC: Tensor | None = None) -> Tensor:
+    """Antialiased bilinear resizing to size x size, uint8 throughout; returns frames_TCHW, a view of `out_THWC`."""
+    frames_TCHW = torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(0, 3, 1, 2)
+    out_TCHW = None if out_THWC is None else out_THWC.permute(0, 3, 1, 2)
+    if frames_TCHW.shape[2:] == (size, size):
+        return frames_TCHW if out_TCHW is None else out_TCHW.copy_(frames_TCHW)
+    if out_TCHW is None:
+        return interpolate(frames_TCHW, size=(size, size), mode="bilinear", antialias=True)
+    # What interpolate calls, which itself cannot write into given memory.
+    return torch.ops.aten._upsample_bilinear2d_aa.out(frames_TCHW, (size, size), False, out=out_TCHW)
+
+
+def multi_scale_crop(
+    frames_THWC: FramesTHWC, size: int, rng: np.random.Generator, *, scales: Sequence[float] = MULTI_SCALES
+) -> Tensor:
+    """`multi_scale_box` cut out and resized; returns frames_TCHW, uint8."""
+    return resize(cut(frames_THWC, multi_scale_box(*_size(frames_THWC), rng, scales)), size)
+
+
+def random_resized_crop(
+    frames_THWC: FramesTHWC,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    scale: tuple[float, float] = (0.5, 1.0),
+    ratio: tuple[float, float] = (0.75, 4 / 3),
+) -> Tensor:
+    """`resized_box` cut out and resized; returns frames_TCHW, uint8."""
+    return resize(cut(frames_THWC, resized_box(*_size(frames_THWC), rng, scale=scale, ratio=ratio)), size)
+
+
+def even_crops(frames_THWC: FramesTHWC, size: int, *, crops: int = 1) -> list[Tensor]:
+    """`even_boxes` cut out and resized, for testing; each frames_TCHW, uint8."""
+    return [resize(cut(frames_THWC, box), size) for box in even_boxes(*_size(frames_THWC), crops)]
+
+
+def flip(frames_TCHW: Tensor, rng: np.random.Generator, *, probability: float = 0.5, in_place: bool = False) -> Tensor:
+    """Mirror left and right, all frames or none."""
+    if rng.random() >= probability:
+        return frames_TCHW
+    mirrored_TCHW = frames_TCHW.flip(-1)
+    return frames_TCHW.copy_(mirrored_TCHW) if in_place else mirrored_TCHW
+
+
+def random_erasing(frames_TCHW: Tensor, rng: np.random.Generator, *, probability: float) -> Tensor:
+    """Fill one box with noise, the same in all frames (Zhong et al. 2017)."""
+    if rng.random() >= probability:
+        return frames_TCHW
+    height, width = frames_TCHW.shape[2:]
+    box = resized_box(height, width, rng, scale=_ERASED_AREA, ratio=_ERASED_RATIO)
+    mean, std = (np.asarray(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    noise = 255 * (mean + std * rng.standard_normal((3, box.height, box.width), dtype=np.float32))
+    erased_TCHW = frames_TCHW.clone()
+    inside = torch.from_numpy(noise.clip(0, 255).astype(np.uint8))
+    erased_TCHW[:, :, box.top : box.top + box.height, box.left : box.left + box.width] = inside
+    return erased_TCHW
+
+
+def normalize(video_BCTHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 pixels to contiguous float32, (pixel / 255 - mean) / std for each channel, on the device they are on."""
+    scale_C11 = torch.tensor([1 / (255 * value) for value in std], device=video_BCTHW.device).view(-1, 1, 1, 1)
+    shift_C11 = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=video_BCTHW.device).view(
+        -1, 1, 1, 1
+    )
+    floats_BCTHW = video_BCTHW.to(torch.float32, memory_format=torch.contiguous_format)
+    return floats_BCTHW * scale_C11 - shift_C11
+
+
+def _size(frames_THWC: FramesTHWC) -> tuple[int, int]:
+    _, height, width, _ = frames_THWC.shape
+    return height, width

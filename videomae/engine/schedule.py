@@ -1,0 +1,112 @@
+"""Learning rates and durations: pure functions of the step.
+
+A duration is written as text with its unit, `800 epochs`, `20000 steps` or `1e6 samples`, and becomes optimizer steps
+once the number of steps an epoch is known.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from videomae.core.config import configclass
+
+_DURATION = re.compile(r"\s*([0-9.]+(?:e[+]?[0-9]+)?)\s*(epochs?|steps?|samples?)\s*", re.IGNORECASE)
+
+
+@configclass
+class ScheduleConfig:
+    """Linear warm-up to the peak rate, then half a cosine down to the final rate."""
+
+    duration: str = "800 epochs"
+    warmup: str = "40 epochs"
+    start_factor: float = 0.0  # of the peak rate, at step 0
+    final_factor: float = 0.0  # of the peak rate, at the end
+
+    def __post_init__(self) -> None:
+        for text in (self.duration, self.warmup):
+            _parse(text)
+
+
+def steps_of(duration: str, *, steps_per_epoch: int, batch: int) -> int:
+    """`duration` in optimizer steps, rounded to the nearest; `batch` is the global batch in samples."""
+    amount, unit = _parse(duration)
+    if unit == "epoch":
+        return round(amount * steps_per_epoch)
+    return round(amount) if unit == "step" else round(amount / batch)
+
+
+def warmup_cosine(step: int, *, total: int, warmup: int, start_factor: float, final_factor: float) -> float:
+    """The factor on the peak rate at `step` (0-based) of `total`."""
+    if step < warmup:
+        return start_factor + (1 - start_factor) * step / warmup
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """A run's durations in optimizer steps, and its learning rate at each step."""
+
+    schedule: ScheduleConfig
+    peak_rate: float
+    steps_per_epoch: int
+    total: int
+    warmup: int
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the 0-based `step`."""
+        return self.peak_rate * warmup_cosine(
+            step,
+            total=self.total,
+            warmup=self.warmup,
+            start_factor=self.schedule.start_factor,
+            final_factor=self.schedule.final_factor,
+        )
+
+    def interval(self, duration: str, *, batch: int) -> int:
+        """`duration` in steps, at least one: the time between two events of the run."""
+        return max(1, steps_of(duration, steps_per_epoch=self.steps_per_epoch, batch=batch))
+
+    def epoch(self, step: int) -> float:
+        """Epochs done after `step` steps."""
+        return step / self.steps_per_epoch
+
+
+def at_multiples(of: int, action: Callable[[int], object]) -> Callable[[int], None]:
+    """Does `action(done)` when `done` steps are a multiple of `of`, but not before the first step."""
+
+    def act(done: int) -> None:
+        if done and done % of == 0:
+            action(done)
+
+    return act
+
+
+def make_timetable(schedule: ScheduleConfig, *, peak_rate: float, steps_per_epoch: int, batch: int) -> Timetable:
+    """Resolve durations for a data set of `steps_per_epoch` global batches of `batch` samples.
+
+    Raises:
+        ValueError: the data set is smaller than a batch, or the run would have no step.
+    """
+    if steps_per_epoch < 1:
+        raise ValueError(f"an epoch has no whole batch of {batch}; lower batch, or add data")
+    total = steps_of(schedule.duration, steps_per_epoch=steps_per_epoch, batch=batch)
+    if total < 1:
+        raise ValueError(f"schedule.duration={schedule.duration!r} is less than one step")
+    warmup = steps_of(schedule.warmup, steps_per_epoch=steps_per_epoch, batch=batch)
+    if warmup >= total:
+        raise ValueError(
+            f"schedule.warmup={schedule.warmup!r} is {warmup} steps and the whole run, "
+            f"schedule.duration={schedule.duration!r}, only {total}; shorten the warm-up"
+        )
+    return Timetable(schedule, peak_rate, steps_per_epoch, total, warmup)
+
+
+def _parse(text: str) -> tuple[float, str]:
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"duration {text!r}: expected a number and a unit, such as '800 epochs', '20000 steps'")
+    return float(match[1]), match[2].lower().removesuffix("s")

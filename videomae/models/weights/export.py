@@ -1,0 +1,110 @@
+"""The exported encoder: `encoder.safetensors` beside `encoder.json`, all that pretraining hands on.
+
+The keys are those of `VideoEncoder`, final norm included; the JSON holds the encoder's config and what made it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from videomae.core.config import ConfigError, parse, to_dict
+from videomae.models.encoder import EncoderConfig, VideoEncoder
+from videomae.models.weights.files import State, WeightsError, listing, read_state
+
+TENSORS = "encoder.safetensors"
+DESCRIPTION = "encoder.json"
+
+
+class EncoderExport(NamedTuple):
+    """An encoder as it stands on disk."""
+
+    config: EncoderConfig
+    state: State
+    metadata: dict[str, Any]
+
+
+def save_encoder(state: Mapping[str, Tensor], config: EncoderConfig, folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Write the two files into `folder`; each appears whole or not at all, the JSON last.
+
+    Raises:
+        WeightsError: `state` has not exactly the keys and shapes of `VideoEncoder(config)`.
+    """
+    _check(state, config, source=f"the state to be exported to {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    description = json.dumps({"encoder": to_dict(config), "metadata": dict(metadata)}, indent=2) + "\n"
+    write(folder / TENSORS, safetensors.torch.save(tensors))
+    write(folder / DESCRIPTION, description.encode())
+
+
+def load_encoder(path: Path | str) -> EncoderExport:
+    """Read an exported encoder from its folder or from the path of its `encoder.safetensors`.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or tensors and config do not belong together.
+    """
+    config, metadata = describe_encoder(path)
+    state = read_state(Path(path) if Path(path).suffix == ".safetensors" else Path(path) / TENSORS)
+    _check(state, config, source=str(path))
+    return EncoderExport(config, state, metadata)
+
+
+def is_export(path: Path) -> bool:
+    """Whether `path` is, or stands in, the folder of an exported encoder."""
+    folder = path.parent if path.suffix == ".safetensors" else path
+    return (folder / DESCRIPTION).is_file()
+
+
+def describe_encoder(path: Path | str) -> tuple[EncoderConfig, dict[str, Any]]:
+    """The config and metadata of an exported encoder, without its tensors.
+
+    Raises:
+        WeightsError: the description is missing or damaged.
+    """
+    folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
+    description = folder / DESCRIPTION
+    if not description.is_file():
+        raise WeightsError(
+            f"no {DESCRIPTION} in {folder}; give the export folder of a pretraining run, for example runs/NAME/export"
+        )
+    try:
+        content = json.loads(description.read_text())
+        config = parse(EncoderConfig, content["encoder"], source=str(description))
+        return config, dict(content.get("metadata", {}))
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
+        raise WeightsError(f"{description}: not the description of an exported encoder: {error}") from None
+
+
+def _check(state: Mapping[str, Tensor], config: EncoderConfig, *, source: str) -> None:
+    with torch.device("meta"):
+        wanted = {key: value.shape for key, value in VideoEncoder(config).state_dict().items()}
+    unused = [key for key in state if key not in wanted]
+    missing = [key for key in wanted if key not in state]
+    shapes = [key for key in wanted if key in state and state[key].shape != wanted[key]]
+    if unused or missing or shapes:
+        raise WeightsError(
+            f"{source} is no encoder of dim {config.dim} and depth {config.depth}; "
+            f"unused keys: {listing(unused) or 'none'}; missing keys: {listing(missing) or 'none'}; "
+            f"other shapes: {listing(shapes) or 'none'}"
+        )
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""VideoMAE in the key form of Hugging Face transformers, from and to the official names.
+
+Version 4 keeps the biases of queries and values as `q_bias` and `v_bias`; version 5 renamed them to `query.bias` and
+`value.bias`, and some of its releases read older files with those biases silently at zero. Here both forms are read,
+and a key's bias, which some releases write, must be zero.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from videomae.models.encoder import EncoderConfig
+from videomae.models.weights.files import State, WeightsError, listing
+
+Form = Literal["v4", "v5"]
+
+_TOP = {
+    "videomae.embeddings.patch_embeddings.projection": "encoder.patch_embed.proj",
+    "videomae.layernorm": "encoder.norm",
+    "encoder_to_decoder": "encoder_to_decoder",
+    "decoder.norm": "decoder.norm",
+    "decoder.head": "decoder.head",
+    "fc_norm": "fc_norm",
+    "classifier": "head",
+}
+_STACKS = {"videomae.models.encoder.layer": "encoder.blocks", "decoder.decoder_layers": "decoder.blocks"}
+_LAYER = {
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "attention.output.dense": "attn.proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+}
+_BIASES: dict[Form, dict[str, str]] = {
+    "v4": {"q_bias": "q_bias", "v_bias": "v_bias"},
+    "v5": {"q_bias": "query.bias", "v_bias": "value.bias"},
+}
+
+
+def is_huggingface(state: Mapping[str, Tensor]) -> bool:
+    """Whether the keys are those of transformers."""
+    return any(key.startswith("videomae.") for key in state)
+
+
+def from_huggingface(state: Mapping[str, Tensor], *, source: str) -> State:
+    """The same tensors under official names, a fine-tuned model's encoder without its prefix.
+
+    Raises:
+        WeightsError: a key is unknown, a key's bias is not zero, or a layer lacks one of query, key and value.
+    """
+    renamed: State = {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    unknown: list[str] = []
+    for key, value in state.items():
+        name, part = _official(key)
+        if name is None:
+            unknown.append(key)
+        elif part is None:
+            renamed[name] = value
+        elif part == "key.bias":
+            if value.any():
+                raise WeightsError(f"{source}: {key} is not zero, but VideoMAE's keys have no bias")
+        else:
+            parts.setdefault(name, {})[part] = value
+    if unknown:
+        raise WeightsError(f"{source}: unused keys: {listing(unknown)}; give a VideoMAE model of transformers")
+    for name, found in parts.items():
+        absent = [part for part in ("query", "key", "value") if part not in found]
+        if absent:
+            raise WeightsError(f"{source}: missing keys: {', '.join(absent)} of {name}")
+        renamed[f"{name}.qkv.weight"] = torch.cat([found["query"], found["key"], found["value"]])
+    if any(key.startswith(("head.", "fc_norm.")) for key in renamed):
+        return {key.removeprefix("encoder."): value for key, value in renamed.items()}
+    return renamed
+
+
+def to_huggingface(state: Mapping[str, Tensor], *, form: Form) -> State:
+    """The reverse, from official names: a pretraining state with its prefixes, or a fine-tuned one without."""
+    if "head.weight" in state:
+        state = {key if key.startswith(("fc_norm.", "head.")) else f"encoder.{key}": v for key, v in state.items()}
+    renamed: State = {}
+    for key, value in state.items():
+        if key == "mask_token":
+            renamed[key] = value
+        elif match := re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)", key):
+            stack = "videomae.models.encoder.layer" if match[1] == "encoder" else "decoder.decoder_layers"
+            renamed |= _their_layer(f"{stack}.{match[2]}", match[3], value, form)
+        else:
+            stem, _, kind = key.rpartition(".")
+            renamed[f"{_reverse(_TOP)[stem]}.{kind}"] = value
+    return renamed
+
+
+def to_config(encoder: EncoderConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """transformers' config.json for a state in official names."""
+    config: dict[str, Any] = {
+        "model_type": "videomae",
+        "image_size": encoder.size,
+        "patch_size": encoder.patch,
+        "num_frames": encoder.frames,
+        "tubelet_size": encoder.tubelet,
+        "hidden_size": encoder.dim,
+        "num_hidden_layers": encoder.depth,
+        "num_attention_heads": encoder.heads,
+        "intermediate_size": round(encoder.dim * encoder.mlp_ratio),
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "qv_bias": True,
+    }
+    if "head.weight" in state:
+        classes = range(len(state["head.weight"]))
+        labels = {"id2label": {str(i): f"LABEL_{i}" for i in classes}, "label2id": {f"LABEL_{i}": i for i in classes}}
+        return config | labels | {"architectures": ["VideoMAEForVideoClassification"], "use_mean_pooling": True}
+    return config | {"architectures": ["VideoMAEModel"], "use_mean_pooling": False}
+
+
+def _official(key: str) -> tuple[str | None, str | None]:
+    """The official name, or None for an unknown key; for parts of an attention, its name and which part."""
+    if key == "mask_token":
+        return key, None
+    for theirs, ours in _STACKS.items():
+        if match := re.fullmatch(rf"{re.escape(theirs)}\.(\d+)\.(.+)", key):
+            return _official_layer(f"{ours}.{match[1]}", match[2])
+    stem, _, kind = key.rpartition(".")
+    return (f"{_TOP[stem]}.{kind}", None) if stem in _TOP else (None, None)
+
+
+def _official_layer(block: str, rest: str) -> tuple[str | None, str | None]:
+    if match := re.fullmatch(r"attention\.attention\.(.+)", rest):
+        part = match[1]
+        for names in _BIASES.values():
+            for ours, theirs in names.items():
+                if part == theirs:
+                    return f"{block}.attn.{ours}", None
+        if part in ("query.weight", "key.weight", "value.weight"):
+            return f"{block}.attn", part.removesuffix(".weight")
+        return (f"{block}.attn", part) if part == "key.bias" else (None, None)
+    stem, _, kind = rest.rpartition(".")
+    return (f"{block}.{_LAYER[stem]}.{kind}", None) if stem in _LAYER else (None, None)
+
+
+def _their_layer(layer: str, rest: str, value: Tensor, form: Form) -> State:
+    attention = f"{layer}.attention.attention"
+    if rest == "attn.qkv.weight":
+        parts = zip(("query", "key", "value"), value.chunk(3), strict=True)
+        return {f"{attention}.{name}.weight": part.contiguous() for name, part in parts}
+    if rest in ("attn.q_bias", "attn.v_bias"):
+        return {f"{attention}.{_BIASES[form][rest.removeprefix('attn.')]}": value}
+    stem, _, kind = rest.rpartition(".")
+    return {f"{layer}.{_reverse(_LAYER)[stem]}.{kind}": value}
+
+
+def _reverse(names: Mapping[str, str]) -> dict[str, str]:
+    return {ours: theirs for theirs, ours in names.items()}

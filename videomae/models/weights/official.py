@@ -1,0 +1,95 @@
+"""Checkpoints of the official VideoMAE and VideoMAEv2 releases, and of whoever keeps their key names.
+
+Pretraining files hold `encoder.*`, `encoder_to_decoder.weight`, `mask_token` and `decoder.*`, which are our names too.
+Fine-tuned files hold the encoder without a prefix, then `fc_norm.*` and `head.*`. Files of compiled models prefix
+`_orig_mod.`, those of wrapped ones `module.`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from videomae.models.encoder import SIZES, EncoderConfig
+from videomae.models.weights.files import State, WeightsError, listing
+
+_BLOCK = r"(norm1|norm2|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)|attn\.(q_bias|v_bias|qkv\.weight)"
+_ENCODER = re.compile(rf"patch_embed\.proj\.(weight|bias)|blocks\.\d+\.({_BLOCK})|norm\.(weight|bias)")
+_DECODER = re.compile(
+    rf"encoder_to_decoder\.weight|mask_token|decoder\.(blocks\.\d+\.({_BLOCK})|(norm|head)\.(weight|bias))"
+)
+_HEAD = re.compile(r"(fc_norm|head)\.(weight|bias)")
+
+
+@dataclass(frozen=True)
+class OfficialState:
+    """A checkpoint taken apart: `encoder` under the keys of VideoEncoder, the rest under its official keys.
+
+    `rest` is the decoder's side of a pretraining file, the head's of a fine-tuned file, or nothing.
+    """
+
+    encoder: State
+    rest: State
+    pretraining: bool
+
+
+def take_apart(state: Mapping[str, Tensor], *, source: str) -> OfficialState:
+    """Sort the keys of an official checkpoint.
+
+    Raises:
+        WeightsError: a key belongs to neither a pretraining nor a fine-tuned file; all such keys are listed.
+    """
+    plain = {re.sub(r"^((_orig_mod|module)\.)+", "", key): value for key, value in state.items()}
+    plain = {key.replace("._orig_mod.", "."): value for key, value in plain.items()}
+    pretraining = any(key.startswith("encoder.") for key in plain)
+    prefix = "encoder." if pretraining else ""
+    encoder: State = {}
+    rest: State = {}
+    unknown: list[str] = []
+    for key, value in plain.items():
+        if key.startswith(prefix) and _ENCODER.fullmatch(key.removeprefix(prefix)):
+            encoder[key.removeprefix(prefix)] = value
+        elif (_DECODER if pretraining else _HEAD).fullmatch(key):
+            rest[key] = value
+        else:
+            unknown.append(key)
+    if unknown or not encoder:
+        raise WeightsError(
+            f"{source} is no VideoMAE checkpoint: "
+            + (f"unused keys: {listing(unknown)}" if unknown else "it has no encoder")
+            + "; it must hold exactly the keys of an official pretraining or fine-tuned file"
+        )
+    return OfficialState(encoder, rest, pretraining)
+
+
+def encoder_config(state: Mapping[str, Tensor], *, frames: int, size: int, heads: int | None) -> EncoderConfig:
+    """The settings that tensors show, with the input and the heads that they do not.
+
+    Args:
+        state: under the keys of VideoEncoder.
+        frames, size: of the input; positions are computed, so any that divide will do.
+        heads: None takes the published number for this width.
+
+    Raises:
+        WeightsError: the patch kernel is missing, or the width is no published one and `heads` is not given.
+    """
+    if "patch_embed.proj.weight" not in state or "blocks.0.mlp.fc1.weight" not in state:
+        raise WeightsError("missing keys: patch_embed.proj.weight or blocks.0.mlp.fc1.weight; give a whole checkpoint")
+    dim, _, tubelet, patch, _ = state["patch_embed.proj.weight"].shape
+    known = {int(settings["dim"]): int(settings["heads"]) for settings in SIZES.values()}
+    if heads is None and dim not in known:
+        raise WeightsError(f"width {dim} is none of the published ones {sorted(known)}; say how many heads it has")
+    return EncoderConfig(
+        frames=frames,
+        size=size,
+        tubelet=tubelet,
+        patch=patch,
+        dim=dim,
+        depth=1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
+        heads=heads if heads is not None else known[dim],
+        mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        final_norm="norm.weight" in state,
+    )

@@ -1,0 +1,52 @@
+"""Weights that torchvision publishes, from its cache, a download, or a file of the user's.
+
+A weight's source is a string in a config: None for none, "imagenet" or "kinetics" for what torchvision publishes, else
+the path of a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+
+from videomae.core.torchvision_compat import models
+from videomae.models.weights.export import is_export
+from videomae.models.weights.files import State, WeightsError, read_state
+
+_TAGS = {"imagenet": "IMAGENET1K_V1", "kinetics": "KINETICS400_V1"}
+_LABELS = {"imagenet": "ImageNet", "kinetics": "Kinetics-400"}
+
+
+def source_label(source: str | None) -> str:
+    """What a table says of a network that starts from `source`."""
+    if source is None:
+        return "scratch"
+    return _LABELS.get(source, f"file {Path(source).name}")
+
+
+def torchvision_state(architecture: str, source: str) -> State:
+    """The published state of torchvision's `architecture`, or that in the file `source`.
+
+    Raises:
+        WeightsError: nothing is published under that name, or it is neither cached nor can be downloaded.
+    """
+    if source not in _TAGS:
+        if is_export(Path(source)):
+            raise WeightsError(f"{source} is an exported VideoMAE encoder, a transformer, which {architecture} is not")
+        return read_state(Path(source))
+    published = getattr(models.get_model_weights(architecture), _TAGS[source], None)
+    if published is None:
+        offered = [name for name, tag in _TAGS.items() if hasattr(models.get_model_weights(architecture), tag)]
+        raise WeightsError(
+            f"torchvision has no {source} weights of {architecture}; it has {', '.join(offered) or 'none'}"
+        )
+    try:
+        return published.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (URLError, OSError, RuntimeError) as error:
+        cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
+        raise WeightsError(
+            f"the {source} weights of {architecture} are not in the cache and cannot be fetched from {published.url} "
+            f"({error}); put the file at {cache}, or type model.weights=PATH or model.weights=null"
+        ) from None

@@ -1,0 +1,198 @@
+"""A run is a directory: what was asked for, on which machine, what happened, and what came out.
+
+config.yaml         the resolved config; runs again as it is
+ds_config.json      DeepSpeed's settings, derived (runs with that engine)
+inputs.json         SHA-256 of what the run is made from
+environment.json    versions, machine, command, git state
+status.json         where it stands, as long as it runs and after it ended
+owner/              which start has the run; see videomae.run.claims
+metrics.jsonl       every logged value, a JSON object a line
+quarantine.jsonl    samples that could not be used
+logs/rank-N.log     what each rank said; rank-N.stacks.txt where it stood when it hung
+checkpoints/        see videomae.run.checkpoint
+export/             what later stages read
+summary.json        written last: the run is finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from videomae.core.config import ConfigError, dump, parse, to_dict
+
+if TYPE_CHECKING:
+    from videomae.core.distributed import World
+
+EXECUTION = ("engine", "loader", "checkpoint", "metrics", "health", "run")  # sections that say how, not what
+_PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "timm", "av", "numpy", "wandb")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names of everything in a run's directory."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def deepspeed_settings(self) -> Path:
+        return self.path / "ds_config.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.path / "quarantine.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    def log(self, rank: int) -> Path:
+        return self.path / "logs" / f"rank-{rank}.log"
+
+    def refuse_other(self, config: Any) -> None:
+        """Make sure that the run that the directory holds, if any, is one of this config.
+
+        Raises:
+            ConfigError: it is a run whose results would differ; how a run is executed may change.
+        """
+        begun = self.summary.exists() or any(self.checkpoints.glob("*step-*"))
+        if begun and self.config.exists():
+            changed = _changes(_settings(self.config, type(config)), to_dict(config))
+            if changed:
+                raise ConfigError(
+                    f"{self.path} holds a run with other settings ({'; '.join(changed[:4])}); "
+                    f"give this one its own directory with run=PATH, or remove {self.path}"
+                )
+
+    def prepare(self, config: Any, world: World) -> None:
+        """Create the directory and write what describes the run; rank 0 writes, all wait.
+
+        Raises:
+            ConfigError: see `refuse_other`.
+        """
+        world.on_first(lambda: self._prepare(config, world))
+
+    def _prepare(self, config: Any, world: World) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.refuse_other(config)
+        if self.summary.exists():
+            return  # the record of a finished run stays that of the run
+        write_whole(self.config, dump(config))
+        write_whole(self.path / "environment.json", json.dumps(describe_environment(world), indent=1))
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of a filesystem say of which file it speaks: one of writing says only that the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either all of it or what it held before."""
+    staged = path.with_name(f".{path.name}.part")
+    try:
+        with naming(path):
+            staged.write_text(text)
+            staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def describe_environment(world: World) -> dict[str, Any]:
+    """Versions, machine, command and git state, for the record."""
+    import torch  # here alone: what only reads a run starts without it
+
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": platform.platform(),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "processes": world.size,
+        "git": _git_state(),
+    }
+
+
+def _git_state() -> dict[str, Any]:
+    copied = Path(__file__).parent.parent / "snapshot.json"
+    if copied.exists():  # this code is the copy that `python -m launch` made, which says what it is one of
+        snapshot = json.loads(copied.read_text())
+        return {"commit": snapshot["commit"], "changed_files": len(snapshot["changed"])}
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": (_git("status", "--porcelain") or "").count("\n"),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if arguments[0] == "rev-parse" else done.stdout
+
+
+def _settings(file: Path, schema: type[Any]) -> dict[str, Any]:
+    """What a run's config says, with defaults for what is newer than the run; as it stands if `schema` refuses it."""
+    values = yaml.safe_load(file.read_text())
+    try:
+        return to_dict(parse(schema, values, source=str(file)))
+    except ConfigError:
+        return values
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted settings that differ, but for those of execution."""
+    changes = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before == after or (not prefix and key in EXECUTION and key != "engine"):
+            continue
+        if prefix == "engine." and key != "precision":
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += _changes(before, after, f"{prefix}{key}.")
+        else:
+            changes.append(f"{prefix}{key} was {before!r}, now {after!r}")
+    return changes

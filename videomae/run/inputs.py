@@ -1,0 +1,56 @@
+"""What a run is made from beside its config, such as its shards' manifests: their SHA-256, in inputs.json.
+
+A run that goes on with other data than it began with is neither the one run nor the other, and nothing would show it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from videomae.run.checkpoint.manifest import digest
+from videomae.run.directory import RunDirectory, write_whole
+
+FILE = "inputs.json"
+
+
+def hold(run: RunDirectory, inputs: Sequence[Path]) -> None:
+    """Record the `inputs` of a run that begins; check them for one that has checkpoints or is finished.
+
+    An input may be a file or its URL. What is not there is recorded as that: the stage itself says what it needs.
+
+    Raises:
+        ValueError: an input is another than that which the run began with.
+    """
+    now = {str(path): _digest(path) for path in inputs}
+    file = run.path / FILE
+    begun = run.summary.exists() or any(run.checkpoints.glob("*step-*"))
+    if begun and file.exists():
+        before = json.loads(file.read_text())
+        changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)} changed since {run.path} began (SHA-256 was {_short(before[changed[0]])}, is "
+                f"{_short(now[changed[0]])}), so its result would be of two inputs; put the old one back, give this "
+                f"run its own directory with run=PATH, or remove {run.path} to begin again"
+            )
+    elif not run.summary.exists():
+        write_whole(file, json.dumps(now, indent=1) + "\n")
+
+
+def _digest(path: Path) -> str | None:
+    from videomae.data.remote.fetch import as_url  # torch and fsspec are slow to import
+
+    url = as_url(path)
+    if url is None:
+        return digest(path) if path.is_file() else None
+    from videomae.data.remote.fetch import RemoteFolder
+
+    folder, _, name = url.rpartition("/")
+    return hashlib.sha256(RemoteFolder(folder).read(name)).hexdigest()
+
+
+def _short(value: str | None) -> str:
+    return "that of no file" if value is None else f"{value[:12]}..."

@@ -1,0 +1,170 @@
+"""Everything that is measured of a training run and where it goes: the meter's figures, the log's lines, the warnings.
+
+`cost.json` says what the figures rest on: operations a clip by part of the model, the device's peak and its source.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videomae.core.distributed import World
+from videomae.core.progress import logger
+from videomae.data.sample_weights import Ratio
+from videomae.engine.protocol import Update
+from videomae.engine.schedule import Timetable
+from videomae.run.directory import write_whole
+from videomae.run.metrics import MetricsLog
+from videomae.run.metrics.meter import Meter, Span, Workload, memory_gb
+from videomae.run.metrics.peak import peak_of
+from videomae.run.metrics.plateau import Plateau
+from videomae.run.metrics.profiler import ProfilerWindow
+from videomae.stage import TrainingConfig
+
+_BETWEEN = ("evaluation", "reconstructions")  # kinds of what is done between two steps, after the first one's save
+Beside = Mapping[str, Tensor | Ratio]  # scalars of one rank that are logged as their mean over all ranks
+
+
+class Recorder:
+    """Measures one stage's run on every rank; rank 0 writes. Methods with a step are called by all ranks alike."""
+
+    def __init__(
+        self, config: TrainingConfig, *, world: World, timetable: Timetable, workload: Workload | None
+    ) -> None:
+        run, metrics, precision, batch = config.directory, config.metrics, config.engine.precision, config.batch
+        self._run, self._every, self._world, self._timetable = run, metrics.every, world, timetable
+        self._workload = workload or Workload(multiply_adds={}, parameters=0)
+        peak = peak_of(world.device, precision=precision, given=metrics.peak_tflops)
+        self._meter = Meter(batch=batch, devices=world.size, flops=self._workload.flops, peak=peak)
+        self._log = MetricsLog(run, metrics, world=world)
+        self._profiler = ProfilerWindow(metrics.profile, folder=run.path / "profile", world=world)
+        trivial = self._workload.trivial
+        self._plateau = Plateau(trivial, timetable.warmup) if trivial is not None else None
+        self._bad_samples = LineCount(run.quarantine)
+        self._skipped: list[Tensor] = []
+        self.note = ""  # the latest loss, for a progress bar
+        if world.first:
+            self._describe(batch, precision)
+
+    def _describe(self, batch: int, precision: str) -> None:
+        work, meter = self._workload, self._meter
+        described = {
+            "parameters": work.parameters,
+            "training_gmacs_per_clip": {part or "other": n / 1e9 for part, n in work.multiply_adds.items() if n},
+            "tflop_per_step": work.flops * batch / 1e12,
+            "peak": asdict(meter.peak),
+            "precision": precision,
+            "devices": meter.devices,
+        }
+        write_whole(self._run.path / "cost.json", json.dumps(described, indent=1) + "\n")
+
+    def due(self, step: int) -> bool:
+        """Whether the 0-based `step` is logged."""
+        return (step + 1) % self._every == 0 or step + 1 == self._timetable.total
+
+    def cut_back(self, step: int) -> None:
+        """Training begins, or begins again, after `step` steps: drop what was logged beyond.
+
+        What follows the save of its step is done again too.
+        """
+        self._log.cut_back(step, again=_BETWEEN)
+        self._skipped = []
+        self._meter.restart()
+
+    @contextmanager
+    def waiting(self, step: int) -> Iterator[None]:
+        """The 0-based `step` begins with what is done inside: waiting for its data."""
+        self._profiler.begin(step)
+        with self._meter.waiting():
+            yield
+
+    def aside(self, what: str) -> AbstractContextManager[Span]:
+        """What is done inside is no training, and its seconds are told apart."""
+        return self._meter.aside(what)
+
+    def record(self, step: int, update: Update, beside: Beside) -> None:
+        """Take in the 0-based `step`, and log when due."""
+        self._meter.step()
+        self._skipped.append(update.skipped.detach())
+        if self.due(step):
+            self._write_line(step, update, beside)
+        self._profiler.end(step)
+
+    def _write_line(self, step: int, update: Update, beside: Beside) -> None:
+        means, done = self._means(beside), step + 1
+        loss = float(update.loss)  # waits for the device: the window ends with the step
+        waited, memory = self._world.largest((self._meter.waited, memory_gb(self._world.device)))
+        skipped = int(torch.stack(self._skipped).sum())
+        self._skipped = []
+        rate = self._timetable.rate(step)
+        line: dict[str, Any] = {
+            "epoch": round(self._timetable.epoch(done), 4),
+            "loss": loss,
+            "loss_max": float(update.loss_max),
+            **means,
+            "gradient_norm": float(update.gradient_norm),
+            "rate": rate,
+            "rate_lowest": rate * self._workload.lowest_rate,
+            **self._meter.read(waited=waited),
+            "memory_gb": round(memory, 4),
+            "skipped": skipped,
+            "quarantined": self._bad_samples.read() if self._world.first else 0,
+        }
+        self._log.write("train", done, **line)
+        self._warn_of_plateau(done, line)
+        self.note = f"loss {loss:.4f}"
+
+    def _means(self, beside: Beside) -> dict[str, float]:
+        """Over all ranks, in one collective."""
+        names = sorted(beside)
+        if not names:
+            return {}
+        means_N2 = self._world.mean(torch.stack([_parts(beside[name]) for name in names]))
+        return dict(zip(names, (means_N2[:, 0] / means_N2[:, 1]).tolist(), strict=True))
+
+    def _warn_of_plateau(self, done: int, line: dict[str, Any]) -> None:
+        if self._plateau is not None and self._plateau.trivial.key in line and self._world.first:
+            warning = self._plateau.look(done, line[self._plateau.trivial.key])
+            if warning:
+                logger.warning("%s", warning)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Log something else that happened after `step` steps."""
+        self._log.write(kind, step, epoch=round(self._timetable.epoch(step), 4), **values)
+
+    def close(self, *, seconds: float = math.inf) -> None:
+        """Write what is open and let the mirror finish, for at most `seconds`."""
+        self._profiler.close()
+        self._log.close(seconds=seconds)
+
+
+def _parts(figure: Tensor | Ratio) -> Tensor:
+    """What is averaged of a figure, and what that is divided by, float32."""
+    if isinstance(figure, Ratio):
+        return torch.stack([figure.part.float(), figure.whole.float()])
+    return torch.stack([figure.float(), torch.ones_like(figure, dtype=torch.float32)])
+
+
+class LineCount:
+    """The number of lines in a file that only grows; reads it only when it has."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._size, self._lines = file, 0, 0
+
+    def read(self) -> int:
+        """The number now; 0 for a file that is not there."""
+        try:
+            size = self._file.stat().st_size
+        except FileNotFoundError:
+            return 0
+        if size != self._size:
+            self._size, self._lines = size, self._file.read_bytes().count(b"\n")
+        return self._lines

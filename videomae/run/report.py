@@ -1,0 +1,184 @@
+"""Where a run stands, put together from its directory: running, stopped, failed or finished, here or on another host.
+
+Everything may be missing: a run that has just begun has no line yet, an old one no status.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from videomae.engine.schedule import steps_of
+from videomae.run import status
+from videomae.run.directory import RunDirectory
+from videomae.run.metrics.log import Follower, Line
+
+RECENT = 20  # lines, for the time left
+SILENT_SECONDS = 120.0  # without news, and ten times the time between lines, a running run is suspicious
+
+
+@dataclass
+class Standing:
+    """What is known of a run at one moment."""
+
+    folder: Path
+    status: status.Status | None
+    finished: bool
+    total: int | None  # steps
+    quarantined: int
+    checkpoint: Path | None  # the newest
+    checkpoint_age: float | None  # seconds
+    news_age: float | None  # seconds since the run last wrote something
+    lines: dict[str, list[Line]] = field(default_factory=dict)  # by kind
+
+    @property
+    def state(self) -> str:
+        """running, stopped, failed, finished, or unknown where no status was written."""
+        if self.finished:
+            return "finished"
+        return self.status.state if self.status is not None else "unknown"
+
+    @property
+    def silent(self) -> bool:
+        """Whether it should be running, but has not been heard of for too long."""
+        between = self.latest.get("seconds", 0.0)
+        return (
+            self.state in ("running", "unknown")
+            and self.news_age is not None
+            and self.news_age > max(SILENT_SECONDS, 10 * between)
+        )
+
+    @property
+    def train(self) -> list[Line]:
+        """The lines of training steps."""
+        return self.lines.get("train", [])
+
+    @property
+    def latest(self) -> Line:
+        """The last of them, or nothing."""
+        return self.train[-1] if self.train else {}
+
+    @property
+    def step(self) -> int:
+        """Steps done, as far as they are logged."""
+        return int(self.latest.get("step", 0))
+
+    @property
+    def skipped(self) -> int:
+        """Steps that changed nothing."""
+        return sum(line.get("skipped", 0) for line in self.train)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Recent time a step, with its share of evaluations and saves."""
+        recent = self.train[-RECENT:]
+        steps = recent[-1]["step"] - recent[0]["step"] if len(recent) > 1 else 0
+        if steps <= 0:
+            return self.latest.get("step_seconds")
+        asides = ("seconds", "save_seconds", "evaluation_seconds")
+        return sum(line.get(name, 0.0) for line in recent[1:] for name in asides) / steps
+
+    @property
+    def seconds_left(self) -> float | None:
+        """To the end of training at the recent pace; None when it is not running or the pace is unknown."""
+        pace = self.step_seconds
+        if self.state not in ("running", "unknown") or self.total is None or not pace:
+            return None
+        return (self.total - self.step) * pace
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is printed for programs; figures of the last line of each kind."""
+        newest, age = self.checkpoint, self.checkpoint_age
+        return {
+            "run": str(self.folder),
+            "state": self.state,
+            "silent": self.silent,
+            "step": self.step,
+            "total": self.total,
+            "seconds_left": self.seconds_left,
+            "reason": self.status.reason if self.status else None,
+            "skipped": self.skipped,
+            "quarantined": self.quarantined,
+            "checkpoint": {"name": newest.name, "age_seconds": age} if newest is not None else None,
+            "rollbacks": len(self.lines.get("rollback", [])),
+            "latest": {kind: lines[-1] for kind, lines in self.lines.items() if lines},
+        }
+
+
+class RunReader:
+    """Reads a run's directory again and again; of metrics.jsonl only what is new.
+
+    Raises:
+        ValueError: there is no run at `folder`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._run = RunDirectory(folder)
+        if not (self._run.config.exists() or self._run.metrics.exists()):
+            raise ValueError(f"no run at {folder}: neither config.yaml nor metrics.jsonl; type the directory of a run")
+        self._follower = Follower(self._run.metrics)
+        self._lines: dict[str, list[Line]] = defaultdict(list)
+
+    def read(self) -> Standing:
+        """The run at this moment."""
+        again, new = self._follower.new()
+        if again:
+            self._lines.clear()
+        for line in new:
+            self._lines[str(line.get("kind"))].append(line)
+        told = status.read(self._run.path / status.FILE)
+        newest = max(self._run.checkpoints.glob("step-*"), default=None, key=lambda path: path.name)
+        standing = Standing(
+            folder=self._run.path,
+            status=told,
+            finished=self._run.summary.exists(),
+            total=told.total if told is not None and told.total else None,
+            quarantined=_lines_in(self._run.quarantine),
+            checkpoint=newest,
+            checkpoint_age=_age(newest) if newest else None,
+            news_age=_news_age(told, self._run.metrics),
+            lines=dict(self._lines),
+        )
+        if standing.total is None:
+            standing.total = _planned(self._run.config, standing.latest)
+        return standing
+
+
+def _news_age(told: status.Status | None, metrics: Path) -> float | None:
+    ages = [_age(metrics)] if metrics.exists() else []
+    if told is not None:
+        ages.append(time.time() - datetime.fromisoformat(told.updated).timestamp())
+    return min(ages, default=None)
+
+
+def _planned(config: Path, line: Line) -> int | None:
+    """Steps of the schedule, worked out from the config and how many steps an epoch has taken."""
+    if not line.get("epoch") or not config.exists():
+        return None
+    try:
+        values = yaml.safe_load(config.read_text())
+        duration, batch = values["schedule"]["duration"], values["batch"]
+        return steps_of(duration, steps_per_epoch=round(line["step"] / line["epoch"]), batch=batch)
+    except (yaml.YAMLError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _age(path: Path) -> float:
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except OSError:
+        return math.nan
+
+
+def _lines_in(file: Path) -> int:
+    try:
+        return file.read_bytes().count(b"\n")
+    except OSError:
+        return 0

@@ -1,0 +1,123 @@
+"""Where a run stands, in one small file: `status.json` of the run's directory, rewritten whole by rank 0.
+
+Written at the start, at every logged step, and at the end; read by whoever starts, watches or stops the run. It also
+counts the starts in a row that ended without a new checkpoint, so that a requeue that gets nowhere stops itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from videomae.core.signals import EXIT_MISTAKE, EXIT_STOPPED
+from videomae.run.directory import write_whole
+
+FILE = "status.json"
+State = Literal["running", "stopped", "failed", "finished"]
+
+
+@dataclass(frozen=True)
+class LauncherStatus:
+    """What started the processes, and the job's name there, if it has one."""
+
+    kind: Literal["local", "torchrun", "deepspeed", "slurm"]
+    job: str | None
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> LauncherStatus:
+        """Read it off the variables that launchers set."""
+        if "SLURM_JOB_ID" in environment:
+            return cls("slurm", environment["SLURM_JOB_ID"])
+        if "TORCHELASTIC_RUN_ID" in environment:
+            return cls("torchrun", environment["TORCHELASTIC_RUN_ID"])
+        return cls("deepspeed", None) if "CROSS_RANK" in environment else cls("local", None)
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run's status; times are ISO 8601 in UTC."""
+
+    state: State
+    step: int
+    total: int  # 0 until it is known
+    host: str
+    pid: int  # of rank 0
+    processes: int
+    started: str
+    updated: str
+    launcher: LauncherStatus
+    reason: str | None = None  # why it is stopped or failed
+    exit_code: int | None = None  # of the processes; launchers make 1 of every code but 0
+    starts_without_progress: int = 0
+
+
+def read(path: Path) -> Status | None:
+    """The status at `path`, or None if there is none that can be read."""
+    try:
+        values = json.loads(path.read_text())
+        status = Status(**{**values, "launcher": LauncherStatus(**values["launcher"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return status if status.state in get_args(State) else None
+
+
+@dataclass
+class StatusFile:
+    """Writes the status of one start of a run; used by rank 0 alone."""
+
+    path: Path
+    processes: int
+    starts_without_progress: int
+    environment: Mapping[str, str]
+    status: Status = field(init=False)
+
+    def __post_init__(self) -> None:
+        now = _now()
+        status = Status(
+            state="running",
+            step=0,
+            total=0,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            processes=self.processes,
+            started=now,
+            updated=now,
+            launcher=LauncherStatus.of(self.environment),
+            starts_without_progress=self.starts_without_progress,
+        )
+        self._write(status)
+
+    def running(self, *, step: int, total: int) -> None:
+        """The run stands at `step` of `total`."""
+        self._write(replace(self.status, step=step, total=total))
+
+    def progressed(self) -> None:
+        """This start has committed a checkpoint."""
+        if self.status.starts_without_progress:
+            self._write(replace(self.status, starts_without_progress=0))
+
+    def ended(self, state: State, reason: str | None, *, exit_code: int) -> None:
+        """The last word of this start.
+
+        One that finished the run was not in vain; a user's mistake is no start, and neither is one that was stopped.
+        """
+        in_vain = 0 if state == "finished" else self.status.starts_without_progress
+        if exit_code in (EXIT_MISTAKE, EXIT_STOPPED):
+            in_vain = max(0, in_vain - 1)
+        self._write(
+            replace(self.status, state=state, reason=reason, exit_code=exit_code, starts_without_progress=in_vain)
+        )
+
+    def _write(self, status: Status) -> None:
+        self.status = replace(status, updated=_now())
+        write_whole(self.path, json.dumps(asdict(self.status), indent=1) + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
