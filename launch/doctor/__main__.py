@@ -28,7 +28,7 @@ from launch.doctor import elsewhere
 from launch.doctor.checks import CHECKS
 from launch.doctor.examination import NETWORK, NETWORK_REMEDY, examine, within
 from launch.doctor.finding import Context, Finding, worst
-from launch.plan.workload import read_config
+from launch.plan.model import read_config
 from videomae.command import guarded
 from videomae.core.distributed import World, end_process, join, read_world
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.plan.workload import Config
+from launch.plan.model import Config
 from videomae.core.distributed import World
 
 Level = Literal["green", "yellow", "red"]

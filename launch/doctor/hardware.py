@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from launch.doctor.finding import Answer, Context, Finding, by_host, places
-from launch.plan.devices import recognise
+from videomae.run.metrics.peak import lookup
 
 DEVICES, LINKS, SPEED = "devices", "links", "matrix products"
 BUSY = 0.05  # of a device's memory that may be taken before we come
@@ -113,10 +113,9 @@ def judge_speed(answers: Sequence[Answer], context: Context) -> list[Finding]:
         remedy = "nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE there, and leave the host out" if on_gpu else ""
         level = "red" if on_gpu else "yellow"
         return [Finding(SPEED, level, f"{named}; {speeds}", remedy or "see with top what else runs there")]
-    known = recognise(torch.cuda.get_device_name(context.world.device)) if on_gpu else None
-    if known is not None:
-        peak = (known.bf16 or known.fp16) * 1.0
-        if median < EXPECTED * peak:
-            remedy = "look at power caps and clocks: nvidia-smi -q -d CLOCK,POWER"
-            return [Finding(SPEED, "red", f"{speeds}, the table says {peak:g} for {known.name}", remedy)]
+    name = torch.cuda.get_device_name(context.world.device) if on_gpu else "cpu"
+    peak = lookup(name, precision="bf16", tf32=False).tflops
+    if peak is not None and median < EXPECTED * peak:
+        remedy = "look at power caps and clocks: nvidia-smi -q -d CLOCK,POWER"
+        return [Finding(SPEED, "red", f"{speeds}, the table says {peak:g} for {name}", remedy)]
     return [Finding(SPEED, "green", f"{speeds}, slowest {min(answer.value for answer in answers):.3g}")]

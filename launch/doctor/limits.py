@@ -10,7 +10,6 @@ from typing import Any
 
 from finetune.config import FinetuneConfig
 from launch.doctor.finding import Answer, Context, Finding, by_host
-from launch.plan.estimate import split_batch
 
 SHARED, FILES, CORES = "shared memory", "limits", "cores and threads"
 GIB = 2**30
@@ -31,8 +30,9 @@ def loader_bytes(context: Context, ranks: int) -> int:
         return 0
     encoder = config.model.input if isinstance(config, FinetuneConfig) else config.encoder
     clip = 3 * encoder.frames * encoder.size**2
+    micro_batch = config.engine.micro_batch or -(-config.batch // context.world.size)
     ahead = config.loader.workers * config.loader.prefetch + 1
-    return ranks * ahead * split_batch(config, context.world.size).micro_batch * clip
+    return ranks * ahead * micro_batch * clip
 
 
 def judge_shared(answers: Sequence[Answer], context: Context) -> list[Finding]:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from launch.doctor.finding import Answer, Context, Finding, by_host, places
-from launch.plan.devices import recognise
-from launch.plan.traffic import LINK_EFFICIENCY
+from launch.plan.devices import recognize_device
 
+LINK_EFFICIENCY = 0.8  # share of a link's rate that large messages reach: assumed
 NAMES, CLOCKS, REDUCE = "names and ports", "clocks", "all-reduce"
 LATE, VERY_LATE = 0.1, 1.0  # seconds between clocks
 ROUNDS = 7
@@ -137,11 +137,11 @@ def judge_reduce(answers: Sequence[Answer], context: Context) -> list[Finding]:
     said = f"{bandwidth:.2f} GB/s a rank, {latency * 1e6:.0f} us"
     if context.world.device.type != "cuda":
         return [Finding(REDUCE, "green", f"{said} (gloo)")]
-    device = recognise(torch.cuda.get_device_name(context.world.device))
+    device = recognize_device(torch.cuda.get_device_name(context.world.device))
     if device is None:
         return [Finding(REDUCE, "green", f"{said}; nothing is known of this device's links")]
     hosts = len(by_host(answers))
-    link = device.inside if hosts == 1 else min(device.inside, device.outside)
+    link = device.intra_node if hosts == 1 else min(device.intra_node, device.inter_node)
     return [judged_rate(bandwidth, LINK_EFFICIENCY * link, latency, f"{said}, slowest {places([slowest])}", hosts)]
 
 

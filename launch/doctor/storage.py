@@ -13,7 +13,7 @@ from typing import Any
 
 from launch.doctor.finding import Answer, Context, Finding, by_host, places
 from launch.plan.estimate import checkpoint_bytes
-from launch.plan.workload import Workload, shard_folders
+from launch.plan.model import ModelProfile, shard_folders
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader
 
@@ -64,7 +64,7 @@ def needed_bytes(context: Context) -> int:
     if context.config is None:
         return SPARE
     kept = context.config.checkpoint.keep + 1
-    return SPARE + kept * checkpoint_bytes(Workload(context.config))
+    return SPARE + kept * checkpoint_bytes(ModelProfile(context.config))
 
 
 def judge_disk(answers: Sequence[Answer], context: Context) -> list[Finding]:

@@ -1,133 +1,67 @@
-"""The devices that a plan can be made for, and the machines they stand in.
+"""Accelerators and the machines that hold them: memory, links, CPU cores and the assumed or measured speed.
 
-Owns the table of peak rates. Figures are the makers' for dense arithmetic (without sparsity), in units that the field
-uses: TFLOP/s counts a multiply-add as two. Links are of one direction of one device. `cores` are physical cores a
-device of the maker's own eight-device machine, the figure that bounds decoding.
+Peak rates come from `videomae.run.metrics.peak`, so that the MFU here and the MFU of a run's metrics have one meaning.
 """
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+import pydantic
+import pydantic.dataclasses
+import torch
+
+from videomae.run.metrics.peak import lookup, peak_of
 
 Precision = Literal["fp32", "bf16", "fp16"]
 GB = 1e9
-TERA = 1e12
+ASSUMED_MFU = 0.35
+CLIPS_PER_CORE = 140.0
+"""Clips per second that one core decodes and crops from shards as `videomae.data.shards build` writes them.
+
+Measured by `python -m benchmarks.loading` on a 2-core server.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One kind of device, in the machine that its maker sells it in."""
+    """One kind of device. Links are per device and direction; `cores` are physical host cores per device."""
 
     name: str
-    fp32: float  # TFLOP/s in float32 without tensor cores, which PyTorch does by default
-    bf16: float | None  # TFLOP/s; None: the device has no bfloat16 unit
-    fp16: float  # TFLOP/s
     memory: float  # GB (1e9 bytes)
-    bandwidth: float  # GB/s of its memory
-    inside: float  # GB/s to the other devices of its machine
-    outside: float  # GB/s to other machines, its share of the machine's adapters
-    cores: float  # of the host, for each device
-    source: str
+    intra_node: float  # GB/s to the other devices of the node
+    inter_node: float  # GB/s to other nodes: its share of the node's network adapters
+    cores: float
+    bf16: bool = True
 
-    def peak(self, precision: Precision) -> float:
-        """Multiply-adds x 2 a second at `precision`.
+    def peak_flops(self, precision: Precision) -> float:
+        """Dense peak rate in FLOP/s (a multiply-add is two); that of this machine's CPU is measured.
 
         Raises:
-            ValueError: the device does not compute in it.
+            ValueError: the device has no arithmetic units for `precision`.
         """
-        rate = {"fp32": self.fp32, "bf16": self.bf16, "fp16": self.fp16}[precision]
-        if rate is None:
-            raise ValueError(f"{self.name} has no {precision}; type engine.precision=fp16, or fp32")
-        return rate * TERA
+        if precision == "bf16" and not self.bf16:
+            raise ValueError(f"{self.name} has no bf16; type engine.precision=fp16, or fp32")
+        if self.name == "cpu":
+            peak = peak_of(torch.device("cpu"), precision=precision)
+        else:
+            peak = lookup(self.name.upper(), precision=precision, tf32=False)
+        assert peak.tflops is not None, f"{self.name} is missing from the table of peak rates"
+        return peak.tflops * 1e12
 
 
+# NVIDIA's data sheets of DGX-1, DGX A100, DGX H100, DGX H200 and DGX B200; PCIe 4.0 servers with 64 cores for L40S.
 _TABLE = (
-    Device(
-        name="v100",
-        fp32=15.7,
-        bf16=None,
-        fp16=125.0,
-        memory=32,
-        bandwidth=900,
-        inside=150,
-        outside=6.25,
-        cores=5,
-        source="NVIDIA V100 data sheet (SXM2 32GB); DGX-1: 40 cores, 4 x 100 Gb/s",
-    ),
-    Device(
-        name="a100",
-        fp32=19.5,
-        bf16=312,
-        fp16=312,
-        memory=80,
-        bandwidth=2039,
-        inside=300,
-        outside=25,
-        cores=16,
-        source="NVIDIA A100 data sheet (SXM 80GB); DGX A100: 128 cores, 8 x 200 Gb/s",
-    ),
-    Device(
-        name="h100",
-        fp32=67,
-        bf16=989,
-        fp16=989,
-        memory=80,
-        bandwidth=3350,
-        inside=450,
-        outside=50,
-        cores=14,
-        source="NVIDIA H100 data sheet (SXM); DGX H100: 112 cores, 8 x 400 Gb/s",
-    ),
-    Device(
-        name="h200",
-        fp32=67,
-        bf16=989,
-        fp16=989,
-        memory=141,
-        bandwidth=4800,
-        inside=450,
-        outside=50,
-        cores=14,
-        source="NVIDIA H200 data sheet (SXM); DGX H200: 112 cores, 8 x 400 Gb/s",
-    ),
-    Device(
-        name="b200",
-        fp32=75,
-        bf16=2250,
-        fp16=2250,
-        memory=180,
-        bandwidth=7700,
-        inside=900,
-        outside=50,
-        cores=14,
-        source="NVIDIA DGX B200 data sheet: 112 cores, 8 x 400 Gb/s",
-    ),
-    Device(
-        name="l40s",
-        fp32=91.6,
-        bf16=362,
-        fp16=362,
-        memory=48,
-        bandwidth=864,
-        inside=25,
-        outside=12.5,
-        cores=8,
-        source="NVIDIA L40S data sheet; PCIe 4.0 x16, machines with 64 cores and 8 x 100 Gb/s assumed",
-    ),
-    Device(
-        name="cpu",
-        fp32=0.12,
-        bf16=0.25,
-        fp16=0.12,
-        memory=24,
-        bandwidth=20,
-        inside=2,
-        outside=1.25,
-        cores=1,
-        source="one core of a server with AVX-512 and AMX, measured with the steps of this repository",
-    ),
+    Device(name="v100", memory=32, intra_node=150, inter_node=6.25, cores=5, bf16=False),
+    Device(name="a100", memory=80, intra_node=300, inter_node=25, cores=16),
+    Device(name="h100", memory=80, intra_node=450, inter_node=50, cores=14),
+    Device(name="h200", memory=141, intra_node=450, inter_node=50, cores=14),
+    Device(name="b200", memory=180, intra_node=900, inter_node=50, cores=14),
+    Device(name="l40s", memory=48, intra_node=25, inter_node=12.5, cores=8),
+    Device(name="cpu", memory=24, intra_node=2, inter_node=1.25, cores=1),
 )
 DEVICES: dict[str, Device] = {device.name: device for device in _TABLE}
 
@@ -136,17 +70,95 @@ def find_device(name: str) -> Device:
     """The device called `name`, in any case.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: the table has no such device; the message lists all names.
     """
     device = DEVICES.get(name.lower())
     if device is None:
         near = difflib.get_close_matches(name.lower(), DEVICES, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"no device is called {name!r}; {hint}there are {', '.join(DEVICES)}")
+        raise ValueError(f"unknown device {name!r}; {hint}known devices: {', '.join(DEVICES)}")
     return device
 
 
-def recognise(name: str) -> Device | None:
-    """The device of the table that a driver's name such as "NVIDIA H100 80GB HBM3" speaks of, or None."""
+def recognize_device(name: str) -> Device | None:
+    """The table's device for a driver's device name such as "NVIDIA H100 80GB HBM3", or None."""
     words = name.lower().replace("-", " ").split()
     return next((device for device in _TABLE if device.name in words), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """The nodes of a planned run.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+
+    nodes: int
+    gpus: int  # devices per node, one process each
+    device: Device
+    cores: float | None = None  # per node; None: those of the vendor's own machine
+    clips_per_core: float = CLIPS_PER_CORE  # decoded per second
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "gpus", "cores", "clips_per_core"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be more than 0, got {value:g}")
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.gpus
+
+    @property
+    def node_cores(self) -> float:
+        return self.cores or self.device.cores * self.gpus
+
+
+@dataclass(frozen=True)
+class Mfu:
+    """Model FLOPs utilization, a share of the peak rate, and where the figure comes from."""
+
+    value: float
+    source: str
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What the step benchmark measured; other keys of the file are ignored."""
+
+    device: str  # as the driver calls it
+    model: str  # size of the encoder, or name of the classifier
+    mfu: float = pydantic.Field(gt=0, le=1)
+
+
+def choose_mfu(device: Device, model: str, *, given: float | None = None, measured: Path | None = None) -> Mfu:
+    """`given`, else the last measurement of `model` on `device` in the JSON file `measured`, else `ASSUMED_MFU`.
+
+    The file holds one object `{"device": "NVIDIA H200", "model": "base", "mfu": 0.4}`, or a list of them.
+
+    Raises:
+        ValueError: the file is missing or malformed, or `given` is not in (0, 1].
+    """
+    if given is not None:
+        if not 0 < given <= 1:
+            raise ValueError(f"--mfu must be more than 0 and at most 1, got {given:g}")
+        return Mfu(given, "given by --mfu")
+    if measured is None:
+        return Mfu(ASSUMED_MFU, "assumed, small models reach less; type --mfu or --measured FILE")
+    found = [row for row in _read_measurements(measured) if row.model == model]
+    found = [row for row in found if recognize_device(row.device) == device]
+    if not found:
+        return Mfu(ASSUMED_MFU, f"assumed; {measured} has no measurement of {model} on {device.name}")
+    return Mfu(found[-1].mfu, f"measured: {measured}")
+
+
+def _read_measurements(file: Path) -> list[Measurement]:
+    wanted = 'wanted {"device": "NVIDIA H200", "model": "base", "mfu": 0.4} or a list of such objects'
+    try:
+        found = pydantic.TypeAdapter(Measurement | list[Measurement]).validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"no file {file}; {wanted}") from None
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{file}: {error.errors()[0]['msg']}; {wanted}") from None
+    return found if isinstance(found, list) else [found]

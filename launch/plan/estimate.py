@@ -1,55 +1,41 @@
-"""The plan of a run on given machines: memory, work, traffic, time, checkpoints, put together from their own files."""
+"""The plan of a run on given machines: batch split, memory, FLOPs, time, data and checkpoints."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
-from launch.plan import memory
-from launch.plan.machine import Machine
-from launch.plan.memory import SINGLE, Memory, setting_of
-from launch.plan.timing import SNAPSHOT, Pass, StepTime, step_time
-from launch.plan.traffic import DEFAULT_VIDEO, Traffic, clips_a_core, traffic
-from launch.plan.workload import Config, Data, Workload
+from launch.plan.devices import Machines, Mfu
+from launch.plan.memory import FP32_BYTES, DeviceMemory, estimate_memory
+from launch.plan.model import Config, ModelProfile, TrainingData
 from videomae.engine.schedule import steps_of
 
-STAGES = (0, 1, 2, 3)
+DEFAULT_VIDEO = 207_000  # bytes: ten seconds at 340 x 256, 7.5 frames a second, GOP 16 (measured with x264)
+DECODE_SHARE = 0.83  # of a core's time per clip that is decoding; the rest is cropping, once per crop
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """How a global batch is cut."""
+class StepPlan:
+    """One optimizer step on all devices. The loader's workers decode while the devices compute."""
 
-    batch: int
-    clips: int  # a step on each device
-    micro_batch: int
-    micro_batches: int
+    flops: float  # of all devices, without recomputation
+    mfu: Mfu
+    compute_seconds: float  # what the FLOPs take at that MFU
+    decode_seconds: float  # what decoding takes on all cores
+    data_bytes: float  # read by all nodes
 
+    @property
+    def seconds(self) -> float:
+        return max(self.compute_seconds, self.decode_seconds)
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """One checkpoint of the run: float32 fragments of masters, moments and, if there is one, average."""
-
-    bytes: int
-    seconds: float  # to write, each node its share
-    blocking: float  # seconds to copy them to the host, which a step waits for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One optimizer step on all devices."""
-
-    split: Split
-    flops: float  # of all devices, without what checkpointing computes again
-    network: Traffic
-    shard_bytes: float  # of all devices
-    time: StepTime
-    mfu: float  # share of the devices' peak rate
+    @property
+    def bound(self) -> Literal["compute", "decoding"]:
+        return "compute" if self.compute_seconds >= self.decode_seconds else "decoding"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Length:
-    """From the first step to the last; evaluation, start and checkpoints are not in it."""
+class RunLength:
+    """From the first step to the last, without start-up, evaluation and checkpoints."""
 
     steps: int
     epochs: float
@@ -58,115 +44,98 @@ class Length:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Everything that a run needs on `machine`."""
+class RunPlan:
+    """What a run needs on `machines`."""
 
-    machine: Machine
+    machines: Machines
     parameters: int
-    trained: int
-    memory: tuple[Memory, ...]  # every stage, without and with checkpointing
-    chosen: Memory
-    step: Step
-    cores_needed: float  # of each node, for the loader to keep up with the devices
-    length: Length | None  # None: the data set's size is not known
-    checkpoint: Checkpoint
-    data_fault: str | None  # why the size of the videos is assumed
+    trained_parameters: int
+    batch: int
+    micro_batch: int
+    micro_batches: int  # per step and device
+    memory: tuple[DeviceMemory, ...]  # every ZeRO stage, without and with checkpointing
+    chosen: DeviceMemory  # the row of the config
+    step: StepPlan
+    decode_cores: float  # per node, for the loader to keep up with the devices
+    length: RunLength | None  # None: the number of videos is unknown
+    epoch_bytes: float | None  # read from the shards per epoch
+    checkpoint_bytes: int
+    data_error: str | None  # why the data set's size is unknown, and its videos' size assumed
 
 
-def split_batch(config: Config, size: int) -> Split:
-    """Cut the batch, or the nearest one that can be cut, into `size` equal shares of whole videos."""
-    unit = size * config.data.repeats
-    batch = config.batch if config.batch % unit == 0 else max(1, round(config.batch / unit)) * unit
-    clips = batch // size
-    wanted = config.engine.micro_batch or clips
-    micro_batch = max(part for part in range(1, clips + 1) if clips % part == 0 and part <= max(1, wanted))
-    return Split(batch=batch, clips=clips, micro_batch=micro_batch, micro_batches=clips // micro_batch)
-
-
-def estimate(workload: Workload, data: Data, machine: Machine, *, samples: int | None = None) -> Estimate:
-    """Plan the run of `workload` on `machine`; `samples` are the data set's videos where no manifest says so.
+def plan_run(
+    profile: ModelProfile, data: TrainingData, machines: Machines, mfu: Mfu, *, samples: int | None = None
+) -> RunPlan:
+    """Plan the run of `profile`'s config; `samples` replaces the number of videos in the manifests.
 
     Raises:
-        ValueError: the model or the device cannot be planned for.
+        ValueError: the batch does not divide, the device lacks the config's precision, or the model cannot run on the
+            meta device.
     """
-    config = workload.config
-    step = estimate_step(workload, data, machine)
-    engine = config.engine
+    config, engine = profile.config, profile.config.engine
+    micro_batch, micro_batches = engine.split(batch=config.batch, world_size=machines.world_size)
     table = tuple(
-        memory.estimate(
-            workload,
-            size=machine.size,
+        estimate_memory(
+            profile,
+            world_size=machines.world_size,
             stage=stage,
             checkpointing=checkpointing,
-            clips=step.split.micro_batch,
-            device=machine.device,
+            micro_batch=micro_batch,
+            device=machines.device,
         )
-        for stage in STAGES
+        for stage in range(4)
         for checkpointing in (False, True)
-        if not checkpointing or workload.has_blocks
+        if not checkpointing or profile.has_blocks
     )
     wanted = (engine.zero_stage if engine.kind == "deepspeed" else 0, engine.activation_checkpointing)
+    step = _plan_step(profile, data, machines, mfu)
     videos = samples or data.videos
-    speed = step.split.clips * machine.gpus / (step.time.compute + step.time.network)
-    return Estimate(
-        machine=machine,
-        parameters=workload.counts[0],
-        trained=workload.counts[1],
+    return RunPlan(
+        machines=machines,
+        parameters=profile.parameters,
+        trained_parameters=profile.trained_parameters,
+        batch=config.batch,
+        micro_batch=micro_batch,
+        micro_batches=micro_batches,
         memory=table,
         chosen=next(row for row in table if (row.stage, row.checkpointing) == wanted),
         step=step,
-        cores_needed=speed / clips_a_core(machine, config.data.repeats),
-        length=_length(config, step, videos, machine) if videos else None,
-        checkpoint=_checkpoint(workload, machine),
-        data_fault=data.fault,
+        decode_cores=machines.node_cores * step.decode_seconds / step.compute_seconds,
+        length=_plan_length(config, step, videos, machines.world_size) if videos else None,
+        epoch_bytes=videos * (data.bytes_per_video or DEFAULT_VIDEO) if videos else None,
+        checkpoint_bytes=checkpoint_bytes(profile),
+        data_error=data.error,
     )
 
 
-def estimate_step(workload: Workload, data: Data, machine: Machine) -> Step:
-    """Work, traffic and time of one step."""
-    config, engine = workload.config, workload.config.engine
-    stage = engine.zero_stage if engine.kind == "deepspeed" else 0
-    split = split_batch(config, machine.size)
-    setting = setting_of(engine, stage=stage, checkpointing=engine.activation_checkpointing)
-    network = traffic(workload, machine, stage=stage, micro_batches=split.micro_batches)
-    work = Pass(
-        trace=workload.trace(split.micro_batch, setting),
-        micro_batches=split.micro_batches,
-        updated=workload.counts[1] / (machine.size if stage else 1),
-        precision=engine.precision,
-        compiled=engine.compile,
-        overlapped=stage == 3,
-    )
-    bytes_a_clip = (data.bytes_a_video or DEFAULT_VIDEO) / config.data.repeats
-    time = step_time(work, machine, network, clips=split.clips, repeats=config.data.repeats, bytes_a_clip=bytes_a_clip)
-    once = workload.trace(split.micro_batch, dataclasses.replace(setting, checkpointing=False))
-    flops = float(once.flops * split.micro_batches * machine.size)
-    peak = machine.device.peak(engine.precision) * machine.size
-    return Step(
-        split=split,
+def clips_per_core(machines: Machines, repeats: int) -> float:
+    """Clips per second of one core if each decoded video yields `repeats` clips."""
+    return machines.clips_per_core / (DECODE_SHARE / repeats + 1 - DECODE_SHARE)
+
+
+def checkpoint_bytes(profile: ModelProfile) -> int:
+    """Bytes of one checkpoint: float32 master weights, both moments and, if there is one, the moving average."""
+    values = 3 if profile.config.optimizer.ema is None else 4
+    return FP32_BYTES * (values * profile.trained_parameters + profile.parameters - profile.trained_parameters)
+
+
+def _plan_step(profile: ModelProfile, data: TrainingData, machines: Machines, mfu: Mfu) -> StepPlan:
+    config = profile.config
+    flops = float(profile.flops_per_clip * config.batch)
+    peak = machines.device.peak_flops(config.engine.precision) * machines.world_size
+    cores = machines.nodes * machines.node_cores
+    return StepPlan(
         flops=flops,
-        network=network,
-        shard_bytes=bytes_a_clip * split.batch,
-        time=time,
-        mfu=flops / (time.total * peak),
+        mfu=mfu,
+        compute_seconds=flops / (mfu.value * peak),
+        decode_seconds=config.batch / (cores * clips_per_core(machines, config.data.repeats)),
+        data_bytes=config.batch / config.data.repeats * (data.bytes_per_video or DEFAULT_VIDEO),
     )
 
 
-def _length(config: Config, step: Step, videos: int, machine: Machine) -> Length:
-    clips, batch = videos * config.data.repeats, step.split.batch
-    steps_per_epoch = -(-clips // batch) if config.data.partial == "pad" else max(1, clips // batch)
-    steps = steps_of(config.schedule.duration, steps_per_epoch=steps_per_epoch, batch=batch)
-    hours = steps * step.time.total / 3600
-    return Length(steps=steps, epochs=steps / steps_per_epoch, hours=hours, gpu_hours=hours * machine.size)
-
-
-def checkpoint_bytes(workload: Workload) -> int:
-    """Of one checkpoint: float32 fragments of masters, moments and, if there is one, average."""
-    everything, trained = workload.counts
-    kept = 3 if workload.config.optimizer.ema is None else 4
-    return SINGLE * (kept * trained + everything - trained)
-
-
-def _checkpoint(workload: Workload, machine: Machine) -> Checkpoint:
-    size = checkpoint_bytes(workload)
-    return Checkpoint(bytes=size, seconds=size / machine.disk / machine.nodes, blocking=size / machine.size / SNAPSHOT)
+def _plan_length(config: Config, step: StepPlan, videos: int, world_size: int) -> RunLength:
+    clips = videos * config.data.repeats
+    steps_per_epoch = -(-clips // config.batch) if config.data.partial == "pad" else max(1, clips // config.batch)
+    steps = steps_of(config.schedule.duration, steps_per_epoch=steps_per_epoch, batch=config.batch)
+    hours = steps * step.seconds / 3600
+    return RunLength(steps=steps, epochs=steps / steps_per_epoch, hours=hours, gpu_hours=hours * world_size)

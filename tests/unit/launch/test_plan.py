@@ -1,43 +1,33 @@
-"""Plans: counted work against the models' own figures, memory and time where they can be known, and what is typed."""
+"""Plans: FLOPs and memory against known figures, the time that follows from an MFU, and what the messages say."""
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from launch.plan import published
+from benchmarks.plan_memory import Case, measure
 from launch.plan.__main__ import main
-from launch.plan.advice import Warning, fits, warnings_of
-from launch.plan.devices import DEVICES, find_device, recognise
-from launch.plan.estimate import Estimate, estimate, split_batch
-from launch.plan.machine import Machine, Request, resolve
-from launch.plan.measure import measure, small_config
-from launch.plan.memory import Memory
-from launch.plan.memory import estimate as estimate_memory
-from launch.plan.scaling import scaling
-from launch.plan.timing import device_seconds
-from launch.plan.trace import META, Setting
-from launch.plan.traffic import clips_a_core, traffic
-from launch.plan.workload import Data, Workload, read_config
-from pretrain.autoencoder import MaskedAutoencoder
+from launch.plan.activations import PassConfig
+from launch.plan.devices import ASSUMED_MFU, DEVICES, Machines, Mfu, choose_mfu, find_device, recognize_device
+from launch.plan.estimate import RunPlan, clips_per_core, plan_run
+from launch.plan.memory import DeviceMemory, estimate_memory
+from launch.plan.model import ModelProfile, TrainingData, read_config
+from launch.plan.report import PlanWarning, find_warnings, fits
 from pretrain.config import PretrainConfig
 from tests.processes import ROOT
 from tests.tiny import world_of_one
 from videomae.core.config import parse
-from videomae.models.flops import count
 
 DEMO = ROOT / "configs/demo/pretrain.yaml"
-UNKNOWN = Data(None, None, 2, "no manifest here")
-KNOWN = Data(100_000, 200_000.0, 2, None)
-CPU = find_device("cpu")
+UNKNOWN = TrainingData(None, None, 2, "no manifest here")
+KNOWN = TrainingData(100_000, 200_000.0, 2, None)
+MFU = Mfu(0.4, "a test")
 
 
 def config(**changes: object) -> PretrainConfig:
-    """A small ViT for which a plan takes a moment."""
+    """A small ViT whose plan takes a moment."""
     values = {
         "run": "none",
         "batch": 256,
@@ -52,157 +42,129 @@ def config(**changes: object) -> PretrainConfig:
     return parse(PretrainConfig, values, source="test")
 
 
-def large(**changes: object) -> Workload:
-    """ViT-B, as published; the same one for the same changes, so that it is traced once."""
+def large(**changes: object) -> ModelProfile:
+    """ViT-B, as published; one profile for equal changes, so that it is traced once."""
     return _large(json.dumps(changes))
 
 
 @functools.cache
-def _large(changes: str) -> Workload:
-    return Workload(config(**{"encoder": {}, "decoder": {}, "mask": {"ratio": 0.9}, **json.loads(changes)}))
+def _large(changes: str) -> ModelProfile:
+    return ModelProfile(config(**{"encoder": {}, "decoder": {}, "mask": {"ratio": 0.9}, **json.loads(changes)}))
 
 
-def machine(**given: Any) -> Machine:
-    return resolve(Request(**given))
+def machines(*, nodes: int = 1, gpus: int = 1, device: str = "h200", **given: Any) -> Machines:
+    return Machines(nodes=nodes, gpus=gpus, device=find_device(device), **given)
 
 
-def planned(workload: Workload, where: Machine, data: Data = KNOWN) -> tuple[Estimate, list[Warning]]:
-    plan = estimate(workload, data, where)
-    return plan, warnings_of(workload, data, plan, scaling(workload, data, where))
+def planned(profile: ModelProfile, where: Machines, data: TrainingData = KNOWN) -> tuple[RunPlan, list[PlanWarning]]:
+    plan = plan_run(profile, data, where, MFU)
+    return plan, find_warnings(profile, plan)
 
 
-def test_work_is_three_times_the_forward_pass_that_the_model_table_counts() -> None:
-    made = config()
-    with META:
-        model = MaskedAutoencoder(made.encoder, made.decoder)
-        video = torch.empty(1, 3, 4, 64, 64)
-        visible, hidden = torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 24, dtype=torch.int64)
-    forward = 2 * count(model, video, visible, hidden).multiply_adds
-    embedding = 2 * 32 * 96 * made.encoder.cube_values  # its input, the video, needs no gradient
-    traced = Workload(made).trace(1, Setting(fused_attention=False))
-    assert traced.flops == 3 * forward - embedding
+def memory(profile: ModelProfile, *, stage: int, world_size: int = 1, micro_batch: int = 1) -> DeviceMemory:
+    cpu = DEVICES["cpu"]
+    return estimate_memory(
+        profile, world_size=world_size, stage=stage, checkpointing=False, micro_batch=micro_batch, device=cpu
+    )
 
 
-def test_checkpointing_computes_the_blocks_again_and_keeps_less() -> None:
-    workload = large()
-    plain, again = (workload.trace(8, Setting(checkpointing=on)) for on in (False, True))
-    assert 1.2 < again.flops / plain.flops < 1.34
-    assert again.saved < 0.6 * plain.saved
-    assert again.peak.whole < plain.peak.whole
+def test_flops_are_the_published_ones() -> None:
+    """VideoMAE ViT-B: 35.4 GMACs forward; the embedding's input, the video, needs no gradient."""
+    embedding = 1568 * 768 * 1536
+    assert large().flops_per_clip == pytest.approx(2 * (3 * 35.4e9 - embedding), rel=0.01)
 
 
-def test_plain_attention_keeps_its_weights_and_fused_attention_does_not() -> None:
-    workload = large()
-    fused, plain = (workload.trace(1, Setting(precision="bf16", fused_attention=on)) for on in (True, False))
-    weights = 2 * (12 * 12 * 160**2 + 4 * 6 * 1568**2)  # bytes of one copy
-    assert plain.saved - fused.saved >= weights
+def test_checkpointing_stores_less() -> None:
+    plain, recomputed = (large().trace(8, PassConfig(checkpointing=on)) for on in (False, True))
+    assert recomputed.peak.whole < 0.6 * plain.peak.whole
 
 
-def test_memory_of_one_process_is_what_it_really_takes() -> None:
-    """The measurement knows nothing of the estimate: living storages, and the allocator's events."""
-    made = small_config(stage="local", precision="fp32", checkpointing=False)
-    taken = measure(made, world_of_one(), 4)
-    foreseen = estimate_memory(Workload(made), size=1, stage=0, checkpointing=False, clips=4, device=CPU)
-    assert foreseen.held == pytest.approx(taken["held"], rel=0.005)
-    assert foreseen.total == pytest.approx(taken["held"] + taken["step"], rel=0.02)
-
-
-def bytes_a_parameter(row: Memory, workload: Workload) -> float:
-    return (row.weights + row.gradients + row.optimizer) / workload.counts[0]
+def test_predicted_memory_of_one_process_is_measured() -> None:
+    """The measurement does not use the estimate: it sums living storages and the allocator's events."""
+    small = Case(1, "local").config
+    taken = measure(small, world_of_one())
+    predicted = memory(ModelProfile(small), stage=0, micro_batch=4)
+    assert predicted.between_steps == pytest.approx(taken["between_steps"], rel=0.001)
+    assert predicted.peak == pytest.approx(taken["between_steps"] + taken["step"], rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("stage", "size", "wanted"),
+    ("stage", "world_size", "wanted"),
     [(0, 8, 16.0), (1, 1, 16.0), (1, 8, 4 + 12 / 8), (2, 8, 2 + 14 / 8), (3, 8, 16 / 8), (3, 64, 16 / 64)],
 )
-def test_states_take_the_published_bytes_a_parameter(stage: int, size: int, wanted: float) -> None:
-    """Rajbhandari et al. 2020, figure 1. Small tensors that ZeRO-3 leaves whole, and position tables, come on top."""
-    workload = large()
-    row = estimate_memory(workload, size=size, stage=stage, checkpointing=False, clips=1, device=CPU)
-    assert bytes_a_parameter(row, workload) == pytest.approx(wanted, abs=0.1)
+def test_model_states_take_the_published_bytes_per_parameter(stage: int, world_size: int, wanted: float) -> None:
+    """Rajbhandari et al. 2020, figure 1, without the small tensors that ZeRO-3 keeps whole and the position tables."""
+    profile = large()
+    row = memory(profile, stage=stage, world_size=world_size)
+    states = row.parameters + row.gradients + row.optimizer
+    assert states / profile.parameters == pytest.approx(wanted, abs=0.1)
 
 
-def test_an_average_of_the_weights_takes_four_bytes_more() -> None:
-    without, with_average = Workload(config()), Workload(config(optimizer={"ema": 0.999}))
-    rows = [
-        estimate_memory(workload, size=1, stage=1, checkpointing=False, clips=1, device=CPU)
-        for workload in (without, with_average)
-    ]
-    assert rows[1].optimizer - rows[0].optimizer == 4 * with_average.counts[1]
-    where = machine(nodes=1, gpus=1, device="h200")
-    plans = [estimate(workload, KNOWN, where) for workload in (without, with_average)]
-    assert [plan.checkpoint.bytes / plan.trained for plan in plans] == [12, 16]
+def test_a_moving_average_of_the_weights_takes_four_bytes_more() -> None:
+    profiles = [ModelProfile(config()), ModelProfile(config(optimizer={"ema": 0.999}))]
+    without, with_average = (memory(profile, stage=1).optimizer for profile in profiles)
+    assert with_average - without == 4 * profiles[0].trained_parameters
+    plans = [planned(profile, machines())[0] for profile in profiles]
+    assert [plan.checkpoint_bytes / plan.trained_parameters for plan in plans] == [12, 16]
 
 
-def test_network_bytes_are_those_of_ring_algorithms() -> None:
-    """N devices send 2 (N - 1) / N of the gradients; ZeRO-3 half as much again (Rajbhandari et al. 2020, section 7)."""
-    workload = large()
-    where = machine(nodes=2, gpus=8, device="a100")
-    ring = 2 * workload.counts[0] * 15 / 16  # bytes of bf16 values
-    assert traffic(workload, where, stage=1, micro_batches=4).sent == pytest.approx(2 * ring, rel=1e-6)
-    assert traffic(workload, where, stage=3, micro_batches=1).sent == pytest.approx(3 * ring, rel=1e-6)
-    assert traffic(workload, where, stage=0, micro_batches=1).sent == pytest.approx(4 * ring, rel=1e-6)  # float32
-    assert traffic(workload, where.with_nodes(1), stage=2, micro_batches=4).sent == pytest.approx(
-        (4 + 1) * 2 * workload.counts[0] * 7 / 8, rel=1e-6
-    )
-    alone = machine(nodes=1, gpus=1, device="a100")
-    assert traffic(workload, alone, stage=3, micro_batches=1).sent == 0
+def test_more_crops_of_a_decoded_video_yield_more_clips_per_core() -> None:
+    """2.6 times as many with four, as the loading benchmark measured."""
+    where = machines(clips_per_core=150.0)
+    assert clips_per_core(where, 1) == pytest.approx(150)
+    assert clips_per_core(where, 4) == pytest.approx(2.6 * 150, rel=0.05)
 
 
-def test_more_crops_of_a_decoded_video_make_more_clips_a_core() -> None:
-    """2.6 times as many with four, as the benchmark of loading measured."""
-    where = machine(nodes=1, gpus=1, device="h200", decoded_a_core=150.0)
-    assert clips_a_core(where, 1) == pytest.approx(150)
-    assert clips_a_core(where, 4) == pytest.approx(2.6 * 150, rel=0.05)
+def test_time_follows_from_the_mfu_and_the_decoding_cores() -> None:
+    profile = large(batch=64)
+    plan, _ = planned(profile, machines(cores=10_000))
+    assert plan.step.bound == "compute"
+    assert plan.step.seconds == pytest.approx(64 * profile.flops_per_clip / (0.4 * 989.5e12))
+    slow, warnings = planned(profile, machines(cores=2))
+    assert slow.step.bound == "decoding"
+    assert slow.step.seconds == pytest.approx(64 / (2 * 140))
+    assert slow.decode_cores == pytest.approx(plan.decode_cores)
+    assert "a node has 2" in warnings[0].problem
+    single, _ = planned(large(batch=64, engine={"precision": "fp32"}), machines(cores=10_000))
+    assert single.step.seconds == pytest.approx(plan.step.seconds * 989.5 / 67)
 
 
-def test_time_is_near_published_runs_without_a_constant_of_their_own() -> None:
-    rows = {run.name: published.compare(run) for run in published.RUNS}
-    assert rows["mae_st ViT-L, 128 A100, compute"].factor < 1.5
-    assert rows["VideoMAE ViT-B, 64 V100"].factor < 1.5
-    assert published.median_factor(list(rows.values())) == pytest.approx(published.SLOWER, abs=0.05)
-    assert all(row.error < 0 for row in rows.values()), "the model is a floor: what the plan says of it"
-    assert rows["VideoMAE ViT-B, 64 V100"].step.bound == "data"
+def test_the_mfu_is_given_measured_or_assumed(tmp_path: Path) -> None:
+    h200, file = DEVICES["h200"], tmp_path / "step.json"
+    assert choose_mfu(h200, "base", given=0.5).value == 0.5
+    assert choose_mfu(h200, "base").value == ASSUMED_MFU
+    row = {"device": "NVIDIA H200", "model": "base", "mfu": 0.3, "clips_per_second": 1000}
+    file.write_text(json.dumps(row))
+    assert choose_mfu(h200, "base", measured=file) == Mfu(0.3, f"measured: {file}")
+    file.write_text(json.dumps([row, {**row, "mfu": 0.4}, {**row, "device": "NVIDIA A100-SXM4-80GB", "mfu": 0.2}]))
+    assert choose_mfu(h200, "base", measured=file).value == 0.4
+    assert choose_mfu(DEVICES["a100"], "base", measured=file).value == 0.2
+    other = choose_mfu(h200, "large", measured=file)
+    assert (other.value, "no measurement of large on h200" in other.source) == (ASSUMED_MFU, True)
 
 
-def test_a_faster_device_and_half_precision_take_less_time() -> None:
-    traced = large().trace(16, Setting(precision="bf16"))
-    a100, h200 = (device_seconds(traced, DEVICES[name], "bf16") for name in ("a100", "h200"))
-    assert h200 < a100
-    single = large().trace(16, Setting())
-    assert device_seconds(single, DEVICES["h200"], "fp32") > 3 * h200
-    assert device_seconds(traced, DEVICES["h200"], "bf16", compiled=True) < h200
-
-
-def test_scaling_stops_where_the_network_says_so() -> None:
-    workload = large(batch=1024)
-    fast, slow = (machine(nodes=1, gpus=8, device="h200", cores=4096, outside=rate) for rate in (50, 0.2))
-    near, far = scaling(workload, KNOWN, fast), scaling(workload, KNOWN, slow)
-    assert near.pays_until > far.pays_until == 1
-    assert far.points[1].bound == "network"
-    assert [point.nodes for point in near.points] == [1, 2, 4, 8, 16, 32, 64, 128]
-    assert all(a.efficiency >= b.efficiency for a, b in zip(near.points[1:], near.points[2:], strict=False))
-
-
-def test_what_bounds_a_step() -> None:
-    workload = large(batch=64)
-    bound = {
-        "data": machine(nodes=1, gpus=1, device="h200", cores=1),
-        "compute": machine(nodes=1, gpus=1, device="v100", cores=1000),
-        "network": machine(nodes=2, gpus=1, device="h200", cores=1000, outside=0.1),
-        "latency": machine(nodes=1, gpus=8, device="h200", cores=9999, inside=99999),
-    }
-    half = large(batch=64, engine={"precision": "fp16"})
-    for name, where in bound.items():
-        assert estimate(half if name == "compute" else workload, KNOWN, where).step.time.bound == name
-    reading = estimate(workload, KNOWN, machine(nodes=1, gpus=1, device="h200", cores=1000, disk=0.01)).step.time
-    assert reading.bound == "data"
-    assert reading.total == pytest.approx(64 * 200_000 / 1e7)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "no file"),
+        ("mfu", "Invalid JSON"),
+        ('{"device": "h200"}', "Field required"),
+        ('{"device": "h200", "model": "base", "mfu": 2}', "less than or equal to 1"),
+    ],
+)
+def test_a_wrong_file_of_measurements_is_refused(text: str | None, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "step.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=said) as caught:
+        choose_mfu(DEVICES["h200"], "base", measured=file)
+    assert str(file) in str(caught.value)
+    assert 'wanted {"device"' in str(caught.value)
 
 
 def test_what_is_typed_against_too_little_memory_helps() -> None:
     changes = {"batch": 1024, "encoder": {"dim": 1024, "depth": 4, "heads": 16}, "mask": {"ratio": 0.5}}
-    where = machine(nodes=1, gpus=2, device="l40s")
+    where = machines(gpus=2, device="l40s")
     plan, warnings = planned(large(**changes), where)
     assert not fits(plan.chosen, plan)
     assert "GB of the 48 GB" in warnings[0].problem
@@ -218,40 +180,35 @@ def test_what_is_typed_against_too_little_memory_helps() -> None:
 @pytest.mark.parametrize(
     ("changes", "where", "typed"),
     [
-        ({"batch": 100}, {"gpus": 8}, "type batch=96"),
-        ({"batch": 3}, {"gpus": 8}, "type batch=8"),
-        ({"engine": {"micro_batch": 5}}, {"gpus": 8}, "type engine.micro_batch=4"),
-        ({"engine": {"kind": "local"}}, {"gpus": 2}, "type engine.kind=deepspeed"),
-        ({"engine": {"zero_stage": 3}}, {"gpus": 8}, "type engine.zero_stage=1"),
-        ({"loader": {"workers": 64}}, {"gpus": 8}, "type loader.workers=14"),
-        ({"loader": {"workers": 0}}, {"gpus": 8}, "type loader.workers=14"),
+        ({"loader": {"workers": 0}}, {"gpus": 8}, "type loader.workers="),
         ({}, {"gpus": 8, "cores": 8}, "type data.repeats=2"),
-        ({}, {"gpus": 8, "nodes": 32}, "engine.compile=true"),
-        ({}, {"gpus": 8, "nodes": 16, "outside": 0.01}, "type --nodes 1"),
+        ({"batch": 1, "encoder": {"dim": 65536, "depth": 1, "heads": 16}}, {}, "take a larger device"),
     ],
 )
-def test_every_warning_says_what_to_type(changes: dict, where: dict, typed: str) -> None:
-    _, warnings = planned(Workload(config(**changes)), machine(**{"nodes": 1, "device": "h200", **where}))
+def test_every_warning_says_what_to_do(changes: dict, where: dict, typed: str) -> None:
+    _, warnings = planned(large(**changes), machines(**where))
     assert any(typed in warning.remedy for warning in warnings), warnings
 
 
-def test_a_batch_that_divides_is_left_alone() -> None:
-    split = split_batch(config(batch=96, data={"shards": "none", "repeats": 4}, engine={"micro_batch": 4}), 8)
-    assert dataclasses.astuple(split) == (96, 12, 4, 3)
+def test_the_batch_is_split_as_the_engine_splits_it() -> None:
+    plan, _ = planned(ModelProfile(config(batch=96, engine={"micro_batch": 4})), machines(gpus=8))
+    assert (plan.batch, plan.micro_batch, plan.micro_batches) == (96, 4, 3)
+    with pytest.raises(ValueError, match="batch=100 must be a multiple of the 8 processes"):
+        planned(ModelProfile(config(batch=100)), machines(gpus=8))
 
 
 def test_the_length_needs_the_number_of_videos() -> None:
-    where = machine(nodes=1, gpus=1, device="h200")
-    plan, warnings = planned(Workload(config()), where, UNKNOWN)
-    assert plan.length is None
-    assert any("--samples" in warning.remedy for warning in warnings)
-    known = estimate(Workload(config()), UNKNOWN, where, samples=25_600).length
-    assert known is not None
-    assert (known.steps, known.epochs) == (1000, 10)
-    assert known.gpu_hours == known.hours
-    padded = config(data={"shards": "none", "partial": "pad"})
+    profile = ModelProfile(config())
+    unknown, _ = planned(profile, machines(), UNKNOWN)
+    assert unknown.length is None
+    known = plan_run(profile, UNKNOWN, machines(), MFU, samples=25_600)
+    assert known.length is not None
+    assert (known.length.steps, known.length.epochs) == (1000, 10)
+    assert known.length.gpu_hours == known.length.hours == pytest.approx(1000 * known.step.seconds / 3600)
+    assert known.epoch_bytes == 25_600 * 207_000
+    padded = ModelProfile(config(data={"shards": "none", "partial": "pad"}))
     for videos, steps in ((25_600, 1000), (25_601, 1010), (100, 10)):  # a filled up batch is a step of the epoch too
-        length = estimate(Workload(padded), UNKNOWN, where, samples=videos).length
+        length = plan_run(padded, UNKNOWN, machines(), MFU, samples=videos).length
         assert length is not None
         assert length.steps == steps
 
@@ -260,35 +217,42 @@ def test_the_length_needs_the_number_of_videos() -> None:
     "file", ["c3d", "cnn_lstm", "cnn_mamba", "vivit", "s3d", "two_stream"], ids=lambda name: str(name)
 )
 def test_fine_tuning_is_planned_for_any_model(file: str) -> None:
-    workload = Workload(read_config(ROOT / f"configs/finetune/{file}.yaml", []))
-    plan = estimate(workload, UNKNOWN, machine(nodes=1, gpus=1, device="h200"))
-    assert plan.step.time.total > 0
+    profile = ModelProfile(read_config(ROOT / f"configs/finetune/{file}.yaml", []))
+    plan, _ = planned(profile, machines(), UNKNOWN)
+    assert plan.step.seconds > 0
     assert plan.chosen.activations > 0
     assert any(row.checkpointing for row in plan.memory) == (file == "vivit")
 
 
-def test_devices_are_recognised_by_the_drivers_name() -> None:
-    assert recognise("NVIDIA H100 80GB HBM3") == DEVICES["h100"]
-    assert recognise("Tesla V100-SXM2-32GB") == DEVICES["v100"]
-    assert recognise("NVIDIA L40S") == DEVICES["l40s"]
-    assert recognise("GeForce GTX 1080") is None
-    assert all(device.source for device in DEVICES.values())
+def test_profiles_are_named_as_the_step_benchmark_names_them() -> None:
+    assert large().name == "base"
+    assert ModelProfile(config()).name == "custom"
+    assert ModelProfile(read_config(ROOT / "configs/finetune/c3d.yaml", [])).name == "c3d"
+
+
+def test_devices_are_recognized_by_the_drivers_name() -> None:
+    assert recognize_device("NVIDIA H100 80GB HBM3") == DEVICES["h100"]
+    assert recognize_device("Tesla V100-SXM2-32GB") == DEVICES["v100"]
+    assert recognize_device("NVIDIA L40S") == DEVICES["l40s"]
+    assert recognize_device("GeForce GTX 1080") is None
+    assert all(device.peak_flops("fp32") > 0 for device in DEVICES.values())
 
 
 def test_json_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(DEMO), "--gpus", "2", "--json", "batch=64"]) == 0
+    assert main([str(DEMO), "--gpus", "2", "--json", "--mfu", "0.25", "batch=64"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["step"]["split"]["clips"] == 32
+    assert plan["micro_batch"] * plan["micro_batches"] == 32
     assert plan["parameters"] == 2_286_336
     assert len(plan["memory"]) == 8
-    assert plan["step"]["time"]["bound"] in ("compute", "latency", "network", "data")
-    assert plan["scaling"]["points"][0]["nodes"] == 1
+    assert plan["step"]["mfu"] == {"value": 0.25, "source": "given by --mfu"}
+    assert plan["step"]["bound"] in ("compute", "decoding")
+    assert plan["length"] is None
 
 
-def test_the_page_shows_memory_time_and_the_curve(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_shows_memory_and_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(DEMO), "--gpus", "2", "--device", "H200", "--samples", "240"]) == 0
     page = capsys.readouterr().out
-    for shown in ("2.29 M", "GPU hours", "GB on each device", "Scaling pays up to", "bound by", "###"):
+    for shown in ("2.29 M", "GPU hours", "GB on each device", "35.0% (assumed", "bound by", "cores a node"):
         assert shown in page
 
 
@@ -298,12 +262,14 @@ def test_the_page_shows_memory_time_and_the_curve(capsys: pytest.CaptureFixture[
         (["configs/pretrain/vit_bas_k400.yaml"], "did you mean configs/pretrain/vit_base_k400.yaml"),
         ([str(DEMO), "--device", "h20"], "did you mean h200?"),
         ([str(DEMO), "--nodes", "0"], "--nodes must be more than 0, got 0"),
-        ([str(DEMO), "--outside", "-1"], "--outside must be more than 0"),
+        ([str(DEMO), "--clips-per-core", "-1"], "--clips-per-core must be more than 0"),
         ([str(DEMO), "--samples", "0"], "--samples must be at least 1"),
+        ([str(DEMO), "--mfu", "40"], "--mfu must be more than 0 and at most 1, got 40"),
+        ([str(DEMO), "--measured", "none.json"], "no file none.json"),
         ([str(DEMO), "--device", "v100", "engine.precision=bf16"], "type engine.precision=fp16"),
+        ([str(DEMO), "--gpus", "5"], "must be a multiple of the 5 processes"),
         ([str(DEMO), "speling=1"], "unknown key 'speling'"),
-        (["configs/demo/benchmark.yaml"], "plan the configs of its rows"),
-        ([], "no config given"),
+        (["configs/demo/benchmark.yaml"], "wanted the config of one"),
     ],
 )
 def test_mistakes_are_one_line(typed: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,172 @@
+"""What a config trains: its model and loss on the meta device, and its training data.
+
+Parameters, FLOPs and activation memory are read from the very classes that train, without allocating anything.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+import finetune.cost
+import finetune.objective
+import pretrain.cost
+import pretrain.objective
+from finetune.config import FinetuneConfig
+from finetune.models import build
+from finetune.stream import LabelledBatch
+from launch.plan.activations import META, ActivationTrace, PassConfig, trace_activations
+from pretrain.autoencoder import MaskedAutoencoder
+from pretrain.batch import PretrainBatch
+from pretrain.config import PretrainConfig
+from pretrain.masking import draw_mask
+from videomae.core.config import load
+from videomae.data.shards.manifest import Manifest
+from videomae.engine.blocks import blocks_of
+from videomae.models.encoder import SIZES
+
+Config = PretrainConfig | FinetuneConfig
+_SCHEMAS: dict[str, Any] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+_MIN_CLASSES = 2  # also assumed where the manifest cannot be read
+_META_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError)  # raised where a model reads values of tensors
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training split, as far as its manifests can be read."""
+
+    videos: int | None
+    bytes_per_video: float | None
+    classes: int
+    error: str | None  # why no manifest can be read
+
+
+def read_config(file: Path, overrides: list[str]) -> Config:
+    """The config of a stage that trains.
+
+    Raises:
+        ValueError: the file is invalid, or belongs to another stage.
+    """
+    values = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    stage = values.get("stage") if isinstance(values, dict) else None
+    if stage == "benchmark":
+        raise ValueError(f"{file} is a benchmark of many runs; wanted the config of one, such as configs/finetune/*")
+    return load(_SCHEMAS.get(str(stage), PretrainConfig), file, overrides)
+
+
+def shard_folders(config: Config) -> list[str]:
+    """Folders or URLs of the training clips, each with a manifest."""
+    if isinstance(config, FinetuneConfig):
+        return [f"{config.data.shards.rstrip('/')}/train"]
+    shards = config.data.shards
+    return [shards] if isinstance(shards, str) else [each.shards for each in shards]
+
+
+def read_training_data(config: Config) -> TrainingData:
+    """Counts and sizes from the manifests of the training split."""
+    try:
+        manifests = [Manifest.read(folder) for folder in shard_folders(config)]
+    except (ValueError, OSError) as error:
+        return TrainingData(None, None, _MIN_CLASSES, str(error).splitlines()[0])
+    size = sum(shard.bytes for manifest in manifests for shard in manifest.shards)
+    videos = sum(manifest.samples for manifest in manifests)
+    return TrainingData(videos, size / max(1, videos), max(_MIN_CLASSES, len(manifests[0].classes)), None)
+
+
+class ModelProfile:
+    """Parameters, FLOPs and activation memory of a config's model."""
+
+    def __init__(self, config: Config, classes: int = _MIN_CLASSES) -> None:
+        self.config = config
+        self.classes = classes
+        self._traces: dict[tuple[int, PassConfig], ActivationTrace] = {}
+        model = self._build()
+        self._sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        self.parameters = sum(size for size, _ in self._sizes)
+        self.trained_parameters = sum(size for size, trained in self._sizes if trained)
+        self.buffer_bytes = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+        self.has_blocks = bool(blocks_of(model))  # transformer blocks, which activation checkpointing recomputes
+
+    @property
+    def name(self) -> str:
+        """The registry's name of a classifier; of an encoder the published size, or "custom"."""
+        config = self.config
+        if isinstance(config, FinetuneConfig):
+            return config.model.name
+        shape = {"dim": config.encoder.dim, "depth": config.encoder.depth, "heads": config.encoder.heads}
+        return next((name for name, size in SIZES.items() if shape.items() <= size.items()), "custom")
+
+    @functools.cached_property
+    def flops_per_clip(self) -> int:
+        """FLOPs of a forward and backward pass without recomputation, as the MFU of a run's metrics counts them."""
+        config = self.config
+        if isinstance(config, PretrainConfig):
+            return pretrain.cost.workload(config.encoder, config.decoder, config.mask).flops
+        model, shape = self._build(), config.model.input
+        return finetune.cost.workload(model, input=shape, classes=self.classes, rate_factor=lambda name: 1.0).flops
+
+    def count_parameters(self, *, max_size: int) -> int:
+        """Parameters in tensors of at most `max_size` values."""
+        return sum(size for size, _ in self._sizes if size <= max_size)
+
+    def trace(self, clips: int, config: PassConfig) -> ActivationTrace:
+        """Memory of a forward and backward pass over `clips` clips.
+
+        Raises:
+            ValueError: the model depends on the values of tensors, so it cannot run on the meta device.
+        """
+        key = (clips, config)
+        if key not in self._traces:
+            self._traces[key] = self._trace(clips, config)
+        return self._traces[key]
+
+    def _trace(self, clips: int, config: PassConfig) -> ActivationTrace:
+        loss_of = self._pretraining_loss(clips) if isinstance(self.config, PretrainConfig) else self._loss(clips)
+        try:
+            return trace_activations(self._build().train(), loss_of, config)
+        except _META_ERRORS as error:
+            if config.autocast:  # an operator that the emulated autocast lacks, such as an LSTM: all in half precision
+                return self._trace(clips, replace(config, autocast=False))
+            raise ValueError(f"{self.name} cannot run on the meta device: {str(error).splitlines()[0]}") from None
+
+    def _build(self) -> nn.Module:
+        """A new model on the meta device."""
+        with META:
+            if isinstance(self.config, PretrainConfig):
+                return MaskedAutoencoder(self.config.encoder, self.config.decoder)
+            return build(self.config.model, self.classes, initialise=False)
+
+    def _pretraining_loss(self, clips: int) -> Callable[[nn.Module], Tensor]:
+        config = self.config
+        assert isinstance(config, PretrainConfig)
+        encoder = config.encoder
+        mask = draw_mask(config.mask, encoder, np.random.default_rng(0))
+        objective = pretrain.objective.Objective(config.objective, encoder=encoder, device=META)
+
+        def loss_of(model: nn.Module) -> Tensor:
+            shape = (clips, 3, encoder.frames, encoder.size, encoder.size)
+            counts = (len(mask.visible_V), len(mask.hidden_H), len(mask.silent_S))
+            indices = (torch.empty(clips, count, dtype=torch.int64, device=META) for count in counts)
+            return objective(model, PretrainBatch(torch.empty(shape, dtype=torch.uint8, device=META), *indices))
+
+        return loss_of
+
+    def _loss(self, clips: int) -> Callable[[nn.Module], Tensor]:
+        config = self.config
+        assert isinstance(config, FinetuneConfig)
+        shape = config.model.input
+        objective = finetune.objective.Objective(config.mixup, input=shape, classes=self.classes, device=META)
+
+        def loss_of(model: nn.Module) -> Tensor:
+            video_BCTHW = torch.empty((clips, *shape.shape), dtype=torch.uint8, device=META)
+            return objective(model, LabelledBatch(video_BCTHW, torch.empty(clips, dtype=torch.int64, device=META)))
+
+        return loss_of
