@@ -1,1 +1,1 @@
-"""Whether these machines can run a job, before one waits for them: `python -m launch.doctor`."""
+"""Checks of the machines, before a job waits for them: `python -m launch.doctor`."""

@@ -1,121 +1,122 @@
-"""The devices: alike, free, linked to each other, and each as fast as the others."""
+"""Devices: of one kind, free, connected to each other, and equally fast."""
 
 from __future__ import annotations
 
-import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from launch.doctor.finding import Answer, Context, Finding, by_host, places
+from launch.doctor.check import (
+    Answer,
+    Check,
+    CheckResult,
+    Context,
+    failed,
+    group_by,
+    name_ranks,
+    one_per_host,
+    passed,
+    warned,
+)
+from launch.doctor.system import command_output
 from videomae.run.metrics.peak import lookup
 
-DEVICES, LINKS, SPEED = "devices", "links", "matrix products"
-BUSY = 0.05  # of a device's memory that may be taken before we come
-SLOW = 0.75  # of the ranks' median speed
-EXPECTED = 0.5  # of the table's peak rate that a large matrix product must reach
-SECONDS = 0.5
+_MAX_USED = 0.05  # share of a device's memory that others may use
+_MIN_OF_MEDIAN = 0.75  # of the ranks' median speed
+_MIN_OF_PEAK = 0.5  # of the device's peak rate, for a large matrix product
+SECONDS = 0.5  # of each of two rounds of matrix products
 
 
 def probe_devices(context: Context) -> dict[str, Any]:
     """The rank's device."""
     device = context.world.device
-    if device.type != "cuda":
-        return {"name": "cpu", "index": None, "taken": 0.0}
+    if not context.on_gpu:
+        return {"name": "cpu", "used": 0.0}
     free, total = torch.cuda.mem_get_info(device)
-    return {"name": torch.cuda.get_device_name(device), "index": device.index, "taken": 1 - free / total}
+    return {"name": torch.cuda.get_device_name(device), "used": 1 - free / total}
 
 
-def judge_devices(answers: Sequence[Answer], context: Context) -> list[Finding]:
-    """One kind of device, and nobody else on it."""
-    kinds: dict[str, list[Answer]] = {}
-    for answer in answers:
-        kinds.setdefault(answer.value["name"], []).append(answer)
+def judge_devices(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """One kind of device, with free memory."""
+    kinds = group_by(answers, lambda answer: answer.value["name"])
     if len(kinds) > 1:
-        said = "; ".join(f"{name} on {places(where)}" for name, where in kinds.items())
-        remedy = "ask for one kind (slurm.gpu_type, slurm.constraint); where a rank shows cpu, look at nvidia-smi there"
-        return [Finding(DEVICES, "red", said, remedy)]
-    busy = [answer for answer in answers if answer.value["taken"] > BUSY]
+        message = "; ".join(f"{name} on {name_ranks(ranks)}" for name, ranks in kinds.items())
+        remedy = "request one kind (slurm.gpu_type, slurm.constraint); where a rank has cpu, see nvidia-smi there"
+        return failed(message, remedy)
+    busy = [answer for answer in answers if answer.value["used"] > _MAX_USED]
     if busy:
-        shares = ", ".join(f"{answer.value['taken']:.0%} on {answer.place}" for answer in busy[:4])
-        return [Finding(DEVICES, "red", f"memory is taken: {shares}", "end what nvidia-smi shows there, or ask anew")]
+        shares = ", ".join(f"{answer.value['used']:.0%} on {answer}" for answer in busy[:4])
+        return failed(f"memory is in use: {shares}", "end what nvidia-smi shows there, or request other devices")
     name = next(iter(kinds))
     if name == "cpu":
-        return [
-            Finding(DEVICES, "yellow", f"{len(answers)} processes on CPUs", "for GPUs, see torch.cuda.is_available()")
-        ]
-    return [Finding(DEVICES, "green", f"{len(answers)} x {name}")]
+        return warned(f"{len(answers)} processes on CPUs", "for GPUs, see torch.cuda.is_available()")
+    return passed(f"{len(answers)} x {name}")
 
 
 def probe_links(context: Context) -> dict[str, Any]:
-    """Which devices of this host cannot reach each other's memory, and how the driver says they are linked."""
+    """Pairs of this host's devices without peer access, and the driver's names of their links."""
     count = torch.cuda.device_count()
     pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
-    barred = [pair for pair in pairs if not torch.cuda.can_device_access_peer(*pair)]
-    return {"count": count, "barred": barred, "kinds": _link_kinds()}
+    blocked = [pair for pair in pairs if not torch.cuda.can_device_access_peer(*pair)]
+    rows = [line.split() for line in command_output("nvidia-smi", "topo", "-m").splitlines() if line.startswith("GPU")]
+    cells = {cell for row in rows for cell in row[1 : 1 + len(rows)]}
+    return {"blocked": blocked, "kinds": sorted(cells - {"X", "\x1b[4m"})}  # NV18, PIX, SYS, ...
 
 
-def _link_kinds() -> list[str]:
-    """What `nvidia-smi topo -m` says between devices: NV18, PIX, SYS, ..."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return []
-    done = subprocess.run([command, "topo", "-m"], capture_output=True, text=True, timeout=15)
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("GPU")]
-    cells = [cell for row in rows for cell in row[1 : 1 + len(rows)]]
-    return sorted({cell for cell in cells if cell not in ("X", "\x1b[4m")})
-
-
-def judge_links(answers: Sequence[Answer], context: Context) -> list[Finding]:
-    """Direct access between all devices of each host."""
-    barred = [answer for answer in by_host(answers) if answer.value["barred"]]
-    kinds = sorted({kind for answer in answers for kind in answer.value["kinds"]})
-    if barred:
-        said = "; ".join(f"{len(answer.value['barred'])} pairs on {answer.host}" for answer in barred)
-        remedy = "slower, but works; in a container or virtual machine, have peer access (ACS off, IPC on) allowed"
-        return [Finding(LINKS, "yellow", f"no direct access between devices: {said} ({', '.join(kinds)})", remedy)]
-    return [Finding(LINKS, "green", f"all devices of a host reach each other: {', '.join(kinds) or 'no topology'}")]
+def judge_links(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """Peer access between all devices of each host."""
+    blocked = [answer for answer in one_per_host(answers) if answer.value["blocked"]]
+    kinds = ", ".join(sorted({kind for answer in answers for kind in answer.value["kinds"]}))
+    if blocked:
+        pairs = "; ".join(f"{len(answer.value['blocked'])} pairs on {answer.host}" for answer in blocked)
+        remedy = "slower, but works; in a container or virtual machine, allow peer access (ACS off, IPC on)"
+        return warned(f"no peer access between devices: {pairs} ({kinds})", remedy)
+    return passed(f"peer access between all devices of a host: {kinds or 'no topology'}")
 
 
 def probe_speed(context: Context) -> float:
-    """TFLOP/s of large products, bf16 on GPUs that have it."""
-    device = context.world.device
-    on_gpu = device.type == "cuda"
-    dtype = torch.float32
-    if on_gpu:
+    """TFLOP/s of large matrix products, in bf16 on GPUs that have it."""
+    device, dtype = context.world.device, torch.float32
+    if context.on_gpu:
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    width = 8192 if on_gpu else 512
-    left = torch.randn(width, width, device=device).to(dtype)
+    width = 8192 if context.on_gpu else 512
+    matrix = torch.randn(width, width, device=device).to(dtype)
     count, start = 0, time.perf_counter()
     for _ in range(2):  # the first round warms up
         count, start = 0, time.perf_counter()
         while time.perf_counter() - start < SECONDS:
             for _ in range(8):
-                torch.mm(left, left)
+                torch.mm(matrix, matrix)
             count += 8
-            if on_gpu:
+            if context.on_gpu:
                 torch.cuda.synchronize(device)
     return 2 * width**3 * count / (time.perf_counter() - start) / 1e12
 
 
-def judge_speed(answers: Sequence[Answer], context: Context) -> list[Finding]:
-    """Every rank near the median, and the median near what the device can do."""
+def judge_speed(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """Every rank near the median, and the median near the device's peak."""
     median = statistics.median(answer.value for answer in answers)
-    slow = [answer for answer in answers if answer.value < SLOW * median]
-    on_gpu = context.world.device.type == "cuda"
-    speeds = f"median {median:.3g} TFLOP/s"
+    slow = [answer for answer in answers if answer.value < _MIN_OF_MEDIAN * median]
+    message = f"median {median:.3g} TFLOP/s"
     if slow:
-        named = ", ".join(f"{answer.value:.3g} on {answer.place}" for answer in slow[:4])
-        remedy = "nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE there, and leave the host out" if on_gpu else ""
-        level = "red" if on_gpu else "yellow"
-        return [Finding(SPEED, level, f"{named}; {speeds}", remedy or "see with top what else runs there")]
-    name = torch.cuda.get_device_name(context.world.device) if on_gpu else "cpu"
+        named = ", ".join(f"{answer.value:.3g} on {answer}" for answer in slow[:4])
+        if context.on_gpu:
+            remedy = "nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE there, and exclude the host"
+            return failed(f"{named}; {message}", remedy)
+        return warned(f"{named}; {message}", "see with top what else runs there")
+    name = torch.cuda.get_device_name(context.world.device) if context.on_gpu else "cpu"
     peak = lookup(name, precision="bf16", tf32=False).tflops
-    if peak is not None and median < EXPECTED * peak:
-        remedy = "look at power caps and clocks: nvidia-smi -q -d CLOCK,POWER"
-        return [Finding(SPEED, "red", f"{speeds}, the table says {peak:g} for {name}", remedy)]
-    return [Finding(SPEED, "green", f"{speeds}, slowest {min(answer.value for answer in answers):.3g}")]
+    if peak is not None and median < _MIN_OF_PEAK * peak:
+        return failed(f"{message}, the peak of {name} is {peak:g}", "see power caps and clocks: nvidia-smi -q")
+    return passed(f"{message}, slowest {min(answer.value for answer in answers):.3g}")
+
+
+CHECKS = (
+    Check(name="devices", probe=probe_devices, judge=judge_devices),
+    Check(name="links", probe=probe_links, judge=judge_links, applies=lambda context: context.on_gpu),
+    # At the same time on all ranks, which share a host as in a run.
+    Check(name="matrix products", probe=probe_speed, judge=judge_speed, timeout=30, collective=True),
+)

@@ -1,155 +1,203 @@
-"""Between the ranks: names and ports, clocks, and how fast tensors travel."""
+"""Names, ports, clocks and bandwidth between the ranks, and the W&B server."""
 
 from __future__ import annotations
 
+import netrc
 import os
 import socket
 import time
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
-from launch.doctor.finding import Answer, Context, Finding, by_host, places
+from launch.doctor.check import (
+    Answer,
+    Check,
+    CheckResult,
+    Context,
+    by_host,
+    failed,
+    name_ranks,
+    one_per_host,
+    passed,
+    warned,
+)
 from launch.plan.devices import recognize_device
 
-LINK_EFFICIENCY = 0.8  # share of a link's rate that large messages reach: assumed
-NAMES, CLOCKS, REDUCE = "names and ports", "clocks", "all-reduce"
-LATE, VERY_LATE = 0.1, 1.0  # seconds between clocks
-ROUNDS = 7
-POOR, BAD = 0.75, 0.5  # of the bandwidth that is expected
-SLOW_LATENCY = 2e-3  # seconds for a few bytes, on GPUs
+_MAX_OFFSET, _BAD_OFFSET = 0.1, 1.0  # seconds between clocks
+_CLOCK_ROUNDS = 7
+_LINK_EFFICIENCY = 0.8  # share of a link's rate that large messages reach: assumed
+_GOOD_BANDWIDTH, _MIN_BANDWIDTH = 0.75, 0.5  # share of the expected bandwidth
+_MAX_LATENCY = 2e-3  # seconds of a small all-reduce on GPUs
+_WANDB_SERVER, _WANDB_SECONDS = "https://api.wandb.ai", 5.0
 
 
-def several(context: Context) -> bool:
-    """Whether there is anybody to talk to."""
-    return context.world.size > 1
-
-
-def probe_names(context: Context) -> dict[str, Any]:
-    """Whether this host's name and the meeting point's resolve, and whether a port can be had here."""
-    faults = []
+def probe_names(context: Context) -> list[str]:
+    """Which of this host's name and MASTER_ADDR do not resolve; OSError where no port is free."""
+    errors = []
     for name in (context.host, os.environ.get("MASTER_ADDR", context.host)):
         try:
             socket.getaddrinfo(name, None)
         except OSError as error:
-            faults.append(f"{name!r} does not resolve ({error.strerror})")
+            errors.append(f"{name!r} does not resolve ({error.strerror})")
     with socket.socket() as listener:
         listener.bind(("", 0))
-        port = listener.getsockname()[1]
-    return {"faults": faults, "port": port}
+    return errors
 
 
-def judge_names(answers: Sequence[Answer], context: Context) -> list[Finding]:
-    """Every name resolves everywhere."""
-    wrong = [answer for answer in by_host(answers) if answer.value["faults"]]
+def judge_names(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """All names resolve on all hosts."""
+    wrong = [answer for answer in one_per_host(answers) if answer.value]
     if wrong:
-        said = "; ".join(f"on {answer.host} {', '.join(answer.value['faults'])}" for answer in wrong[:4])
-        return [
-            Finding(NAMES, "red", said, "add the names to DNS or /etc/hosts of every host, or set address: to an IP")
-        ]
-    hosts = [answer.host for answer in by_host(answers)]
-    return [Finding(NAMES, "green", f"{len(hosts)} hosts resolve and have free ports: {', '.join(hosts[:6])}")]
+        message = "; ".join(f"on {answer.host} {', '.join(answer.value)}" for answer in wrong[:4])
+        return failed(message, "add the names to DNS or /etc/hosts of every host, or set address: to an IP")
+    hosts = list(by_host(answers))
+    return passed(f"{len(hosts)} hosts resolve and have free ports: {', '.join(hosts[:6])}")
 
 
-def probe_doors(context: Context) -> str | None:
-    """Connect to the next rank on a port that it has just opened; why not, or None."""
+def probe_ports(context: Context) -> str | None:
+    """Connect to the next rank on a port that it has just opened; the error, or None."""
     world = context.world
     with socket.create_server(("", 0)) as listener:
-        doors = world.gather((socket.gethostname(), listener.getsockname()[1]))
-        host, port = doors[(world.rank + 1) % world.size]
+        addresses = world.gather((socket.gethostname(), listener.getsockname()[1]))
+        host, port = addresses[(world.rank + 1) % world.size]
         try:
             with socket.create_connection((host, port), timeout=5):
-                fault = None
-        except OSError as error:
-            fault = f"{host}:{port} refuses {socket.gethostname()} ({error})"
-        world.gather(None)  # all have tried before a door closes
-    return fault
+                error = None
+        except OSError as caught:
+            error = f"{host}:{port} refuses {socket.gethostname()} ({caught})"
+        world.gather(None)  # all ranks have tried before any port closes
+    return error
 
 
-def judge_doors(answers: Sequence[Answer], context: Context) -> list[Finding]:
+def judge_ports(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
     """Hosts reach each other on any port."""
     closed = [answer.value for answer in answers if answer.value]
     if closed:
-        remedy = "open all ports between the hosts of a job: NCCL and gloo use ports that the system hands out"
-        return [Finding("firewall", "red", "; ".join(closed[:4]), remedy)]
-    return [Finding("firewall", "green", "each rank reaches the next one on a fresh port")]
+        remedy = "open all ports between the hosts of a job: NCCL and gloo use ports that the system assigns"
+        return failed("; ".join(closed[:4]), remedy)
+    return passed("each rank reaches the next one on a new port")
 
 
 def probe_clock(context: Context) -> dict[str, float]:
-    """How far each rank's clock is ahead of rank 0's, by the round that took least.
+    """The offset of this rank's clock from rank 0's, in the round that took least.
 
-    All read their clocks on leaving a barrier; what the round took bounds the error of the comparison.
+    All ranks read their clocks after a barrier; the duration of the round bounds the error.
     """
     rounds = []
-    for _ in range(ROUNDS):
+    for _ in range(_CLOCK_ROUNDS):
         context.world.barrier()
         read, start = context.clock(), time.perf_counter()
         readings = context.world.gather(read)
         rounds.append((time.perf_counter() - start, read - readings[0]))
-    took, ahead = min(rounds)
-    return {"ahead": ahead, "error": took}
+    error, offset = min(rounds)
+    return {"offset": offset, "error": error}
 
 
-def judge_clock(answers: Sequence[Answer], context: Context) -> list[Finding]:
-    """Clocks near each other: ages of files and heartbeats are compared between hosts."""
-    off = [answer for answer in answers if abs(answer.value["ahead"]) > LATE + answer.value["error"]]
-    widest = max(abs(answer.value["ahead"]) for answer in answers)
-    if off:
-        level = "red" if widest > VERY_LATE else "yellow"
-        said = ", ".join(f"{answer.value['ahead']:+.2f} s on {answer.place}" for answer in off[:4])
-        return [
-            Finding(CLOCKS, level, f"against rank 0: {said}", "start chrony or ntpd there: timedatectl set-ntp true")
-        ]
+def judge_clock(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """Clocks agree, because ages of files and heartbeats are compared between hosts."""
+    wrong = [answer for answer in answers if abs(answer.value["offset"]) > _MAX_OFFSET + answer.value["error"]]
+    largest = max(abs(answer.value["offset"]) for answer in answers)
+    if wrong:
+        found = failed if largest > _BAD_OFFSET else warned
+        message = ", ".join(f"{answer.value['offset']:+.2f} s on {answer}" for answer in wrong[:4])
+        return found(f"against rank 0: {message}", "start chrony or ntpd there: timedatectl set-ntp true")
     error = max(answer.value["error"] for answer in answers)
-    return [Finding(CLOCKS, "green", f"within {widest * 1e3:.1f} ms of rank 0 (measured to {error * 1e3:.1f} ms)")]
+    return passed(f"within {largest * 1e3:.1f} ms of rank 0 (measured to {error * 1e3:.1f} ms)")
 
 
-def probe_reduce(context: Context) -> dict[str, float]:
-    """Latency of a few bytes, and bytes a second that each rank sends in a large ring all-reduce."""
+def probe_all_reduce(context: Context) -> dict[str, float]:
+    """Latency of a small all-reduce in seconds, and bytes per second that each rank sends in a large one."""
     world = context.world
-    on_gpu = world.device.type == "cuda"
     small = torch.zeros(8, device=world.device)
-    large = torch.zeros((256 if on_gpu else 16) * 2**18, device=world.device)
-    latency = _seconds(context, small, 20)
-    seconds = _seconds(context, large, 5)
+    large = torch.zeros((256 if context.on_gpu else 16) * 2**18, device=world.device)
+    latency = _all_reduce_seconds(context, small, 20)
+    seconds = _all_reduce_seconds(context, large, 5)
     return {"latency": latency, "bandwidth": 2 * (world.size - 1) / world.size * large.numel() * 4 / seconds}
 
 
-def _seconds(context: Context, tensor: torch.Tensor, times: int) -> float:
-    """Of one all-reduce, the shortest of three series."""
-    shortest = float("inf")
+def _all_reduce_seconds(context: Context, tensor: torch.Tensor, times: int) -> float:
+    """The mean of `times` all-reduces, in the fastest of three series."""
+    fastest = float("inf")
     for _ in range(3):
         context.world.barrier()
         start = time.perf_counter()
         for _ in range(times):
             context.world.add(tensor)
         float(tensor[0])  # waits for the device
-        shortest = min(shortest, (time.perf_counter() - start) / times)
-    return shortest
+        fastest = min(fastest, (time.perf_counter() - start) / times)
+    return fastest
 
 
-def judge_reduce(answers: Sequence[Answer], context: Context) -> list[Finding]:
-    """Against the device table's links; gloo on CPUs is only reported."""
+def judge_all_reduce(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """Bandwidth against the links of the device table; that of gloo on CPUs is only reported."""
     latency = max(answer.value["latency"] for answer in answers)
     slowest = min(answers, key=lambda answer: answer.value["bandwidth"])
     bandwidth = slowest.value["bandwidth"] / 1e9
-    said = f"{bandwidth:.2f} GB/s a rank, {latency * 1e6:.0f} us"
-    if context.world.device.type != "cuda":
-        return [Finding(REDUCE, "green", f"{said} (gloo)")]
+    message = f"{bandwidth:.2f} GB/s a rank, {latency * 1e6:.0f} us"
+    if not context.on_gpu:
+        return passed(f"{message} (gloo)")
     device = recognize_device(torch.cuda.get_device_name(context.world.device))
     if device is None:
-        return [Finding(REDUCE, "green", f"{said}; nothing is known of this device's links")]
-    hosts = len(by_host(answers))
-    link = device.intra_node if hosts == 1 else min(device.intra_node, device.inter_node)
-    return [judged_rate(bandwidth, LINK_EFFICIENCY * link, latency, f"{said}, slowest {places([slowest])}", hosts)]
-
-
-def judged_rate(bandwidth: float, expected: float, latency: float, said: str, hosts: int) -> Finding:
-    """A rate in GB/s and a latency in seconds beside what the links of `hosts` hosts should give."""
+        return passed(f"{message}; the links of this device are not in the table")
+    one_host = len(by_host(answers)) == 1
+    expected = _LINK_EFFICIENCY * (device.intra_node if one_host else min(device.intra_node, device.inter_node))
     share = bandwidth / expected
-    level = "red" if share < BAD else "yellow" if share < POOR or latency > SLOW_LATENCY else "green"
-    inside = "look at nvidia-smi topo -m and NCCL_P2P_DISABLE; in a container, give it enough /dev/shm"
-    outside = "look whether NCCL uses the fast adapters (NCCL_DEBUG=INFO: NET/IB and not NET/Socket; NCCL_IB_HCA)"
-    remedy = "" if level == "green" else inside if hosts == 1 else outside
-    return Finding(REDUCE, level, f"{said}: {share:.0%} of the {expected:.0f} GB/s expected", remedy)
+    message += f", slowest {name_ranks([slowest])}: {share:.0%} of the {expected:.0f} GB/s expected"
+    if share >= _GOOD_BANDWIDTH and latency <= _MAX_LATENCY:
+        return passed(message)
+    remedy = "see whether NCCL uses the fast adapters (NCCL_DEBUG=INFO: NET/IB and not NET/Socket; NCCL_IB_HCA)"
+    if one_host:
+        remedy = "see nvidia-smi topo -m and NCCL_P2P_DISABLE; give a container enough /dev/shm"
+    return (failed if share < _MIN_BANDWIDTH else warned)(message, remedy)
+
+
+def probe_wandb(context: Context) -> dict[str, Any]:
+    """Connect to the W&B server, on rank 0 alone, which is the only one to sync."""
+    mode = context.config.metrics.wandb if context.config is not None else "auto"
+    mode = os.environ.get("WANDB_MODE", mode)
+    if not context.world.first or mode in ("disabled", "offline"):
+        return {"mode": mode, "server": None}
+    server = urlsplit(os.environ.get("WANDB_BASE_URL", _WANDB_SERVER))
+    host, port, error = server.hostname or "", server.port or (443 if server.scheme == "https" else 80), None
+    try:
+        with socket.create_connection((host, port), timeout=_WANDB_SECONDS):
+            pass
+    except OSError as caught:
+        error = str(caught)
+    return {"mode": mode, "server": server.geturl(), "error": error, "logged_in": _has_wandb_key(host)}
+
+
+def _has_wandb_key(host: str) -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def judge_wandb(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """Red only where the config requires the server; otherwise a run continues without it."""
+    seen = answers[0].value
+    if seen["server"] is None:
+        return passed(f"not used: metrics.wandb={seen['mode']}")
+    found = failed if seen["mode"] == "online" else warned
+    if seen["error"]:
+        remedy = "type metrics.wandb=offline; metrics.jsonl holds everything, and can be synced later"
+        return found(f"{seen['server']} is unreachable: {seen['error']}", remedy)
+    if not seen["logged_in"]:
+        remedy = "wandb login, or export WANDB_API_KEY; without it a run logs offline"
+        return found(f"{seen['server']} answers, but there is no login on this host", remedy)
+    return passed(f"{seen['server']} answers, logged in")
+
+
+CHECKS = (
+    Check(name="names and ports", probe=probe_names, judge=judge_names, timeout=15),
+    Check(name="firewall", probe=probe_ports, judge=judge_ports, timeout=30, collective=True, min_ranks=2),
+    Check(name="clocks", probe=probe_clock, judge=judge_clock, collective=True, min_ranks=2),
+    Check(name="all-reduce", probe=probe_all_reduce, judge=judge_all_reduce, timeout=60, collective=True, min_ranks=2),
+    Check(name="W&B", probe=probe_wandb, judge=judge_wandb),
+)

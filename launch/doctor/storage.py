@@ -1,4 +1,4 @@
-"""Disks: the run's directory, whether all ranks mean the same one by it, and the shards."""
+"""The run directory's disk, whether all ranks share it, and the shards."""
 
 from __future__ import annotations
 
@@ -11,90 +11,79 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from launch.doctor.finding import Answer, Context, Finding, by_host, places
+from launch.doctor.check import Answer, Check, CheckResult, Context, failed, name_ranks, passed, warned
 from launch.plan.estimate import checkpoint_bytes
 from launch.plan.model import ModelProfile, shard_folders
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader
 
-DISK, SHARED, SHARDS = "disk", "shared run directory", "shards"
-CHUNK, CHUNKS = 2**23, 8  # bytes written to measure
-SLOW = 50e6  # bytes a second
-SPARE = 2**30
+_CHUNK, _CHUNKS = 2**23, 8  # bytes written to measure the speed
+_GOOD_SPEED = 50e6  # bytes per second
+_RESERVE = 2**30  # bytes beside the checkpoints
 
 
-def has_run(context: Context) -> bool:
-    return context.run is not None
-
-
-def has_config(context: Context) -> bool:
-    return context.config is not None
-
-
-def _folder(context: Context) -> Path:
-    """The run's directory, or the nearest folder above it that is there."""
-    folder = (context.run or Path()).absolute()
+def _existing_folder(context: Context) -> Path:
+    """The run directory, or its nearest parent that exists."""
+    folder = context.run.absolute()
     while not folder.is_dir():
         folder = folder.parent
     return folder
 
 
 def probe_disk(context: Context) -> dict[str, Any]:
-    """Free bytes, and bytes a second that reach the disk."""
-    folder = _folder(context)
+    """Free bytes, and bytes per second that reach the disk."""
+    folder = _existing_folder(context)
     file = folder / f".doctor-{uuid.uuid4().hex}"
     free = shutil.disk_usage(folder).free
-    size = CHUNK * max(1, min(CHUNKS, free // (4 * CHUNK)))
-    chunk = os.urandom(CHUNK)
+    count = max(1, min(_CHUNKS, free // (4 * _CHUNK)))
+    chunk = os.urandom(_CHUNK)
     start = time.perf_counter()
     try:
         with file.open("wb") as stream:
-            for _ in range(size // CHUNK):
+            for _ in range(count):
                 stream.write(chunk)
             stream.flush()
             os.fsync(stream.fileno())
         seconds = time.perf_counter() - start
     finally:
         file.unlink(missing_ok=True)
-    return {"folder": str(folder), "free": free, "rate": size / seconds}
+    return {"folder": str(folder), "free": free, "speed": count * _CHUNK / seconds}
 
 
 def needed_bytes(context: Context) -> int:
-    """What the kept checkpoints and one that is being written take; a little without a config."""
+    """Size of the kept checkpoints, one being written and a reserve; the reserve alone without a config."""
     if context.config is None:
-        return SPARE
-    kept = context.config.checkpoint.keep + 1
-    return SPARE + kept * checkpoint_bytes(ModelProfile(context.config))
+        return _RESERVE
+    return _RESERVE + (context.config.checkpoint.keep + 1) * checkpoint_bytes(ModelProfile(context.config))
 
 
-def judge_disk(answers: Sequence[Answer], context: Context) -> list[Finding]:
-    """Room for the checkpoints, and a speed that does not hold up the run."""
+def judge_disk(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """Room for the checkpoints, and a speed that does not delay the run."""
     need = needed_bytes(context)
     fullest = min(answers, key=lambda answer: answer.value["free"])
-    free, folder = fullest.value["free"], fullest.value["folder"]
-    room = f"{free / 1e9:.1f} GB free in {folder} ({fullest.place}), {need / 1e9:.1f} GB wanted"
+    slowest = min(answers, key=lambda answer: answer.value["speed"])
+    free, speed = fullest.value["free"], slowest.value["speed"]
+    room = f"{free / 1e9:.1f} GB free in {fullest.value['folder']} on {fullest}, {need / 1e9:.1f} GB needed"
     if free < need:
-        return [Finding(DISK, "red", room, "free space there, type run=PATH on another disk, or checkpoint.keep=1")]
-    slowest = min(answers, key=lambda answer: answer.value["rate"])
-    rate = f"{slowest.value['rate'] / 1e6:.0f} MB/s"
-    if slowest.value["rate"] < SLOW:
+        return failed(room, "free space there, type run=PATH on another disk, or checkpoint.keep=1")
+    if speed < _GOOD_SPEED:
         remedy = "type run=PATH on a faster file system, or save less often (checkpoint.every)"
-        return [Finding(DISK, "yellow", f"{rate} on {slowest.place}; {room}", remedy)]
-    return [Finding(DISK, "green", f"{room}; {rate} or more")]
+        return warned(f"{speed / 1e6:.0f} MB/s on {slowest}; {room}", remedy)
+    return passed(f"{room}; {speed / 1e6:.0f} MB/s or more")
 
 
-def probe_shared(context: Context) -> bool:
-    """Whether this rank sees what rank 0 has just written beside the run's directory."""
-    folder = context.world.share(str(_folder(context)))
-    token = context.world.share(uuid.uuid4().hex)
+def probe_shared_folder(context: Context) -> bool:
+    """Whether this rank sees the file that rank 0 has just written to the run directory."""
+    world = context.world
+    folder, token = world.share((str(_existing_folder(context)), uuid.uuid4().hex))
     file = Path(folder) / f".doctor-{token}"
-    if context.world.first:
-        with suppress(OSError):  # then nobody sees it, which is the finding
+    if world.first:
+        with suppress(OSError):  # then no rank sees it, which is the answer
             file.write_text(token)
-    context.world.barrier()
+    world.barrier()
     seen = _sees(file, token)
-    context.world.barrier()
-    if context.world.first:
+    world.barrier()
+    if world.first:
         file.unlink(missing_ok=True)
     return seen
 
@@ -108,15 +97,14 @@ def _sees(file: Path, token: str) -> bool:
     return False
 
 
-def judge_shared(answers: Sequence[Answer], context: Context) -> list[Finding]:
+def judge_shared_folder(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
     """All ranks see one directory."""
+    folder = _existing_folder(context)
     blind = [answer for answer in answers if not answer.value]
     if blind:
         remedy = "put run= on a file system that all hosts mount at the same path; checkpoints need it"
-        return [
-            Finding(SHARED, "red", f"what rank 0 writes in {_folder(context)} is not seen by {places(blind)}", remedy)
-        ]
-    return [Finding(SHARED, "green", f"{_folder(context)} is the same for all ranks")]
+        return failed(f"a file that rank 0 writes in {folder} does not appear on {name_ranks(blind)}", remedy)
+    return passed(f"{folder} is the same for all ranks")
 
 
 def probe_shards(context: Context) -> dict[str, Any]:
@@ -133,15 +121,24 @@ def probe_shards(context: Context) -> dict[str, Any]:
     return {"samples": samples, "seconds": time.perf_counter() - start}
 
 
-def judge_shards(answers: Sequence[Answer], context: Context) -> list[Finding]:
+def judge_shards(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
     """All ranks read the same data set."""
-    counts = sorted({answer.value["samples"] for answer in answers})
-    if len(counts) > 1:
-        odd = [answer for answer in answers if answer.value["samples"] != answers[0].value["samples"]]
-        said = f"{', '.join(map(str, counts))} samples; another number than rank 0 on {places(odd)}"
-        return [
-            Finding(SHARDS, "red", said, "copy the same shards to every host: python -m videomae.data.shards verify")
-        ]
-    slowest = max(by_host(answers), key=lambda answer: answer.value["seconds"])
-    said = f"{counts[0]} samples, first and last read on every rank, in at most {slowest.value['seconds']:.2f} s"
-    return [Finding(SHARDS, "green", said)]
+    samples = answers[0].value["samples"]
+    other = [answer for answer in answers if answer.value["samples"] != samples]
+    if other:
+        counts = ", ".join(map(str, sorted({answer.value["samples"] for answer in answers})))
+        remedy = "copy the same shards to every host: python -m videomae.data.shards verify"
+        return failed(f"{counts} samples; another number than rank 0 on {name_ranks(other)}", remedy)
+    slowest = max(answer.value["seconds"] for answer in answers)
+    return passed(f"{samples} samples, first and last read on every rank, in at most {slowest:.2f} s")
+
+
+CHECKS = (
+    Check(name="disk", probe=probe_disk, judge=judge_disk, timeout=60),
+    Check(
+        name="shared run directory", probe=probe_shared_folder, judge=judge_shared_folder, collective=True, min_ranks=2
+    ),
+    Check(
+        name="shards", probe=probe_shards, judge=judge_shards, timeout=60, applies=lambda context: bool(context.config)
+    ),
+)

@@ -1,4 +1,4 @@
-"""A program for test_doctor_faults.py: the doctor on two ranks, of which variables tell rank 1 what is wrong there."""
+"""Run the doctor as one of two ranks for test_doctor_faults.py; environment variables set the faults of rank 1."""
 
 import os
 import sys

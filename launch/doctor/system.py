@@ -1,0 +1,190 @@
+"""Software versions, and what the system grants each process: shared memory, limits, cores and threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.cuda import nccl
+
+from finetune.config import FinetuneConfig
+from launch.doctor.check import (
+    Answer,
+    Check,
+    CheckResult,
+    Context,
+    by_host,
+    failed,
+    group_by,
+    name_ranks,
+    one_per_host,
+    passed,
+    warned,
+)
+
+GIB = 2**30
+_PACKAGES = ("torch", "deepspeed", "torchvision", "av", "numpy", "pydantic", "safetensors")
+_MIN_FILES, _GOOD_FILES = 1024, 4096
+_MIN_PROCESSES = 1024
+
+
+def probe_versions(context: Context) -> dict[str, str]:
+    """Versions by name; "none" where a component is missing."""
+    built = nccl.version() if torch.cuda.is_available() else ()
+    driver = command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    changed = command_output("git", "status", "--porcelain", "--untracked-files=no")
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "cuda": str(torch.version.cuda or "none"),
+        "nccl": ".".join(map(str, built)) or "none",
+        "driver": driver.split()[0] if driver else "none",
+        "git commit": command_output("git", "rev-parse", "--short=12", "HEAD"),
+        "files changed since": changed if changed == "none" else str(len(changed.splitlines())),
+    }
+
+
+def judge_versions(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """A red line for each component whose version differs between ranks."""
+    first = answers[0].value
+    results: list[CheckResult] = []
+    for name in first:
+        ranks = group_by(answers, lambda answer, name=name: answer.value.get(name, "none"))
+        if len(ranks) > 1:
+            versions = "; ".join(f"{version} on {name_ranks(group)}" for version, group in ranks.items())
+            common = max(ranks, key=lambda version: len(ranks[version]))
+            results += failed(f"{name}: {versions}", _version_remedy(name, common))
+    changed = first["files changed since"]
+    code = "" if changed in ("0", "none") else f", {changed} files changed"
+    shown = ", ".join(f"{name} {first[name]}" for name in ("python", "torch", "deepspeed", "cuda", "driver"))
+    return results or passed(f"equal on all ranks: {shown}, commit {first['git commit']}{code}")
+
+
+def _version_remedy(name: str, common: str) -> str:
+    if name in ("git commit", "files changed since"):
+        return "start all ranks from one shared checkout, or from a submission's code snapshot (python -m launch)"
+    if name in ("cuda", "driver", "nccl"):
+        return f"exclude the hosts that differ from {common}, or reinstall their driver"
+    return "use one environment on all hosts: pip install -c constraints.txt -e . on those that differ"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def command_output(*command: str) -> str:
+    """The standard output of a command that runs in this repository, or "none" if it is missing or fails."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=15,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "none"
+    return done.stdout.strip()
+
+
+def probe_shared_memory(context: Context) -> int:
+    """Free bytes of /dev/shm."""
+    return shutil.disk_usage("/dev/shm").free
+
+
+def loader_bytes(context: Context, ranks: int) -> int:
+    """Bytes of the batches that the loader workers of `ranks` processes may hold in shared memory."""
+    config = context.config
+    if config is None or config.loader.workers == 0:
+        return 0
+    shape = config.model.input if isinstance(config, FinetuneConfig) else config.encoder
+    clip = 3 * shape.frames * shape.size**2
+    micro_batch = config.engine.micro_batch or -(-config.batch // context.world.size)
+    return ranks * (config.loader.workers * config.loader.prefetch + 1) * micro_batch * clip
+
+
+def judge_shared_memory(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """Enough shared memory on every host for the loaders and NCCL."""
+    needs = {host: loader_bytes(context, len(ranks)) for host, ranks in by_host(answers).items()}
+    fullest = min(one_per_host(answers), key=lambda answer: answer.value - needs[answer.host])
+    free, need = fullest.value, needs[fullest.host]
+    message = f"{free / GIB:.2f} GiB free in /dev/shm of {fullest.host}"
+    remedy = "start the container with --shm-size=32g or --ipc=host, mount a larger /dev/shm, or lower loader.prefetch"
+    if need > free:
+        return failed(f"{message}, the loaders may fill {need / GIB:.2f} GiB", remedy)
+    return passed(message) if free >= GIB else warned(message, remedy)
+
+
+def probe_limits(context: Context) -> dict[str, int]:
+    """Soft limits; -1 is unlimited."""
+    names = {"files": resource.RLIMIT_NOFILE, "processes": resource.RLIMIT_NPROC, "locked": resource.RLIMIT_MEMLOCK}
+    return {name: resource.getrlimit(number)[0] for name, number in names.items()}
+
+
+def judge_limits(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """Sufficient limits on every host; locked memory matters to network adapters of GPU nodes."""
+    before = "before the start (setup: in the cluster file), or"
+    results: list[CheckResult] = []
+    for answer in one_per_host(answers):
+        files, processes, locked = (answer.value[name] for name in ("files", "processes", "locked"))
+        if 0 <= files < _GOOD_FILES:
+            found = failed if files < _MIN_FILES else warned
+            remedy = f"ulimit -n 65536 {before} nofile in /etc/security/limits.conf"
+            results += found(f"{files} open files on {answer.host}", remedy)
+        if 0 <= processes < _MIN_PROCESSES:
+            remedy = f"ulimit -u 65536 {before} nproc in /etc/security/limits.conf"
+            results += failed(f"{processes} processes on {answer.host}", remedy)
+        if context.on_gpu and 0 <= locked < GIB:
+            message = f"{locked // 1024} KiB of locked memory on {answer.host}, too little for InfiniBand"
+            results += warned(message, f"ulimit -l unlimited {before} memlock in /etc/security/limits.conf")
+    shown = {name: "unlimited" if value < 0 else str(value) for name, value in answers[0].value.items()}
+    return results or passed(f"{shown['files']} files, {shown['processes']} processes, {shown['locked']} bytes locked")
+
+
+def probe_cores(context: Context) -> dict[str, Any]:
+    """Cores that this process may use, and OMP_NUM_THREADS."""
+    return {"cores": sorted(os.sched_getaffinity(0)), "threads": os.environ.get("OMP_NUM_THREADS")}
+
+
+def judge_cores(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
+    """Enough cores on each host for its processes, their loader workers and threads."""
+    workers = context.config.loader.workers if context.config is not None else 0
+    results: list[CheckResult] = []
+    for host, ranks in by_host(answers).items():
+        cores, count = len({core for answer in ranks for core in answer.value["cores"]}), len(ranks)
+        threads = ranks[0].value["threads"]
+        if count * (1 + workers) > 2 * cores:
+            found = failed if cores < count else warned
+            results += found(
+                f"{count} processes with {workers} loader workers each share {cores} cores of {host}",
+                f"type loader.workers={max(0, cores // count - 1)}, or request more cores "
+                f"(slurm.cpus_per_task={workers + 1})",
+            )
+        elif count > 1 and (threads is None or int(threads) * count > cores):
+            results += warned(
+                f"OMP_NUM_THREADS is {threads or 'not set'} for {count} processes on {cores} cores of {host}",
+                f"export OMP_NUM_THREADS={max(1, cores // count)}",
+            )
+    first = answers[0].value
+    return results or passed(f"{len(first['cores'])} cores for rank 0, OMP_NUM_THREADS={first['threads']}")
+
+
+CHECKS = (
+    Check(name="versions", probe=probe_versions, judge=judge_versions, timeout=30),
+    Check(name="shared memory", probe=probe_shared_memory, judge=judge_shared_memory),
+    Check(name="limits", probe=probe_limits, judge=judge_limits),
+    Check(name="cores and threads", probe=probe_cores, judge=judge_cores),
+)
