@@ -74,6 +74,11 @@ def plan_run(
     """
     config, engine = profile.config, profile.config.engine
     micro_batch, micro_batches = engine.split(batch=config.batch, world_size=machines.world_size)
+    if micro_batch % config.data.repeats:
+        raise ValueError(
+            f"a micro-batch of {micro_batch} clips cannot hold whole videos of data.repeats={config.data.repeats} "
+            "clips each; type multiples of it for batch and engine.micro_batch"
+        )
     table = tuple(
         estimate_memory(
             profile,

@@ -49,10 +49,13 @@ def _memory_warning(profile: ModelProfile, plan: RunPlan) -> PlanWarning | None:
 def _what_fits(profile: ModelProfile, plan: RunPlan) -> str | None:
     """The cheapest settings that fit: smaller micro-batches, then checkpointing, then a higher ZeRO stage."""
     chosen, clips = plan.chosen, plan.micro_batch
-    sizes = [size for size in range(clips, 0, -1) if clips % size == 0]
+    repeats = profile.config.data.repeats  # a micro-batch holds whole videos
+    sizes = [size for size in range(clips, 0, -repeats) if clips % size == 0]
     checkpointing = chosen.checkpointing or profile.has_blocks
     candidates = [(size, chosen.checkpointing, chosen.stage) for size in sizes[1:] if size >= _MIN_CLIPS]
-    candidates += [(size, checkpointing, stage) for stage in range(max(1, chosen.stage), 4) for size in sizes]
+    last_stage = 3 if profile.config.engine.kind == "deepspeed" else chosen.stage
+    stages = range(chosen.stage, last_stage + 1)
+    candidates += [(size, checkpointing, stage) for stage in stages for size in sizes]
     for size, recomputed, stage in candidates:
         row = estimate_memory(
             profile,

@@ -162,18 +162,21 @@ def test_a_wrong_file_of_measurements_is_refused(text: str | None, said: str, tm
     assert 'wanted {"device"' in str(caught.value)
 
 
-def test_what_is_typed_against_too_little_memory_helps() -> None:
-    changes = {"batch": 1024, "encoder": {"dim": 1024, "depth": 4, "heads": 16}, "mask": {"ratio": 0.5}}
-    where = machines(gpus=2, device="l40s")
+@pytest.mark.parametrize(
+    ("batch", "gpus", "engine"),
+    [(1024, 2, {"precision": "bf16", "zero_stage": 1}), (512, 1, {"kind": "local", "precision": "bf16"})],
+    ids=["deepspeed", "local"],
+)
+def test_what_is_typed_against_too_little_memory_helps(batch: int, gpus: int, engine: dict[str, Any]) -> None:
+    changes = {"batch": batch, "encoder": {"dim": 1024, "depth": 4, "heads": 16}, "mask": {"ratio": 0.5}}
+    changes["engine"] = engine
+    where = machines(gpus=gpus, device="l40s")
     plan, warnings = planned(large(**changes), where)
     assert not fits(plan.chosen, plan)
     assert "GB of the 48 GB" in warnings[0].problem
     words = warnings[0].remedy.removeprefix("type ").split(":")[0].split()
-    engine = {"precision": "bf16", "zero_stage": 1}
-    for word in words:
-        key, value = word.removeprefix("engine.").split("=")
-        engine[key] = {"true": True}.get(value, value)
-    again, _ = planned(large(**changes, engine=engine), where)
+    typed = dict(word.removeprefix("engine.").split("=") for word in words)
+    again, _ = planned(large(**{**changes, "engine": {**engine, **typed}}), where)
     assert fits(again.chosen, again)
 
 
@@ -195,6 +198,8 @@ def test_the_batch_is_split_as_the_engine_splits_it() -> None:
     assert (plan.batch, plan.micro_batch, plan.micro_batches) == (96, 4, 3)
     with pytest.raises(ValueError, match="batch=100 must be a multiple of the 8 processes"):
         planned(ModelProfile(config(batch=100)), machines(gpus=8))
+    with pytest.raises(ValueError, match="cannot hold whole videos"):
+        planned(ModelProfile(config(batch=16, data={"shards": "none", "repeats": 4})), machines(gpus=8))
 
 
 def test_the_length_needs_the_number_of_videos() -> None:
