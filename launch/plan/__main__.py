@@ -86,8 +86,8 @@ def _plan(given: argparse.Namespace) -> None:
 
 def _to_dict(plan: RunPlan, warnings: Sequence[PlanWarning]) -> dict[str, Any]:
     values = dataclasses.asdict(plan)
-    values["memory"] = [{**dataclasses.asdict(row), "peak": row.peak} for row in plan.memory]
-    values["chosen"]["peak"] = plan.chosen.peak
+    for row, entry in zip((*plan.memory, plan.chosen), (*values["memory"], values["chosen"]), strict=True):
+        entry.update(between_steps=row.between_steps, peak=row.peak)
     values["step"].update(seconds=plan.step.seconds, bound=plan.step.bound)
     return {**values, "warnings": [dataclasses.asdict(warning) for warning in warnings]}
 

@@ -249,6 +249,7 @@ def test_json_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["micro_batch"] * plan["micro_batches"] == 32
     assert plan["parameters"] == 2_286_336
     assert len(plan["memory"]) == 8
+    assert 0 < plan["chosen"]["between_steps"] < plan["chosen"]["peak"]
     assert plan["step"]["mfu"] == {"value": 0.25, "source": "given by --mfu"}
     assert plan["step"]["bound"] in ("compute", "decoding")
     assert plan["length"] is None
