@@ -124,7 +124,7 @@ def _connect(world: World, timeout: float) -> list[CheckResult]:
     if error is None:
         return []
     where = f"rank {world.rank} ({socket.gethostname()})"
-    message = f"{where} cannot connect to the {world.size - 1} others: {error}"
+    message = f"{where} cannot connect to all {world.size} ranks: {error}"
     return failed(message, NETWORK_REMEDY, check=NETWORK)
 
 

@@ -98,7 +98,7 @@ def test_small_shared_memory_and_few_files_on_one_host(shards: Path, tmp_path: P
 def test_a_rank_that_never_connects_is_a_red_line() -> None:
     seen = results([([*DOCTOR, "--timeout", "3"], ranks(2)[0])], expect=1)
     assert seen["network"]["level"] == "red"
-    assert "cannot connect to the 1 others" in seen["network"]["message"]
+    assert "cannot connect to all 2 ranks" in seen["network"]["message"]
     assert seen["versions"]["level"] == "green", "rank 0 still shows its own results"
 
 
