@@ -79,19 +79,7 @@ def plan_run(
             f"a micro-batch of {micro_batch} clips cannot hold whole videos of data.repeats={config.data.repeats} "
             "clips each; type multiples of it for batch and engine.micro_batch"
         )
-    table = tuple(
-        estimate_memory(
-            profile,
-            world_size=machines.world_size,
-            stage=stage,
-            checkpointing=checkpointing,
-            micro_batch=micro_batch,
-            device=machines.device,
-        )
-        for stage in range(4)
-        for checkpointing in (False, True)
-        if not checkpointing or profile.has_blocks
-    )
+    table = _memory_table(profile, machines, micro_batch)
     wanted = (engine.zero_stage if engine.kind == "deepspeed" else 0, engine.activation_checkpointing)
     step = _plan_step(profile, data, machines, mfu)
     videos = samples or data.videos
@@ -122,6 +110,23 @@ def checkpoint_bytes(profile: ModelProfile) -> int:
     """Bytes of one checkpoint: float32 master weights, both moments and, if there is one, the moving average."""
     values = 3 if profile.config.optimizer.ema is None else 4
     return FP32_BYTES * (values * profile.trained_parameters + profile.parameters - profile.trained_parameters)
+
+
+def _memory_table(profile: ModelProfile, machines: Machines, micro_batch: int) -> tuple[DeviceMemory, ...]:
+    """Every ZeRO stage, without and, if the model has transformer blocks, with activation checkpointing."""
+    return tuple(
+        estimate_memory(
+            profile,
+            world_size=machines.world_size,
+            stage=stage,
+            checkpointing=checkpointing,
+            micro_batch=micro_batch,
+            device=machines.device,
+        )
+        for stage in range(4)
+        for checkpointing in (False, True)
+        if not checkpointing or profile.has_blocks
+    )
 
 
 def _plan_step(profile: ModelProfile, data: TrainingData, machines: Machines, mfu: Mfu) -> StepPlan:
