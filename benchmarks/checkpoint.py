@@ -85,11 +85,11 @@ def _train(size: str, world: World) -> tuple[Engine, Callable[[], float]]:
     plan = EnginePlan(EngineConfig(kind="local"), OptimizerConfig(), world)
     engine = build_engine(model, parameter_groups(model, weight_decay=0.05), plan)
     video_BCTHW = torch.rand(1, 3, encoder.frames, encoder.size, encoder.size, device=world.device)
-    visible_BV = torch.arange(0, encoder.tokens, 10, device=world.device)[None]
+    visible_BV = torch.arange(0, encoder.num_patches, 10, device=world.device)[None]
 
     def step() -> float:
         began = time.perf_counter()
-        engine.update([visible_BV], lambda module, visible: module(video_BCTHW, visible).square().mean(), rate=1e-4)
+        engine.train_step([visible_BV], lambda module, visible: module(video_BCTHW, visible).square().mean(), lr=1e-4)
         return time.perf_counter() - began
 
     step()

@@ -27,7 +27,7 @@ from videomae.engine.state.fragments import State
 from videomae.engine.state.index import read_index
 from videomae.engine.state.rank_file import RankFile
 from videomae.engine.state.restoring import restore
-from videomae.engine.state.snapshot import Extras, Held, share, take
+from videomae.engine.state.snapshot import Extras, ParamShard, share, snapshot_to_host
 
 KEYS = ("master", "exp_avg", "exp_avg_sq", "ema")
 WIDTH, BLOCKS = 64, 40
@@ -52,13 +52,13 @@ BLOCK = {
 class OneOfMany(World):
     """A rank whose others are not there: it hears only itself, and nothing is waited for."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         return [value]
 
-    def share(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         return value
 
-    def line_up(self, part: Tensor, *, into: Tensor) -> None:
+    def all_gather_into(self, part: Tensor, *, into: Tensor) -> None:
         into[: part.numel()].copy_(part)
 
 
@@ -76,17 +76,17 @@ class Opens:
         setattr(RankFile, "__init__", opened)  # noqa: B010
 
 
-def whole() -> list[Held]:
+def whole() -> list[ParamShard]:
     """All that the ranks keep together."""
     held = []
     for block in range(BLOCKS):
         for name, shape in BLOCK.items():
             values = {key: torch.zeros(prod(shape)) for key in KEYS}
-            held.append(Held(f"encoder.blocks.{block}.{name}", shape, 0, values, torch.tensor(1.0)))
+            held.append(ParamShard(f"encoder.blocks.{block}.{name}", shape, 0, values, torch.tensor(1.0)))
     return held
 
 
-def cut(held: list[Held], *, rank: int, size: int) -> list[Held]:
+def cut(held: list[ParamShard], *, rank: int, size: int) -> list[ParamShard]:
     """A rank's part as ZeRO 3 makes it: of each parameter equal ranges, the last ones smaller or empty."""
     parts = []
     for part in held:
@@ -101,7 +101,7 @@ def measure(folder: Path, layout: str, files: int, opens: Opens) -> dict[str, An
     """Seconds and opens of each piece of work."""
     held, part_of = whole(), share if layout == "run" else cut
     for rank in range(files):
-        take(part_of(held, rank=rank, size=files), Extras(), rank=rank, size=files).write(folder)
+        snapshot_to_host(part_of(held, rank=rank, size=files), Extras(), rank=rank, size=files).write(folder)
     rank = files // 2
     world = OneOfMany(rank, files, 0, torch.device("cpu"))
     result: dict[str, Any] = {"layout": layout, "files": files}

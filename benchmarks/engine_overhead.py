@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from videomae.command import finish, guarded
-from videomae.core.distributed import World, connected
+from videomae.core.distributed import World, distributed_context
 from videomae.engine.mixed_precision import MixedPrecision
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import EngineConfig, EnginePlan, build_engine
@@ -83,7 +83,7 @@ def ours(workload: Workload, world: World, *, stage: int) -> Step:
     plan = EnginePlan(EngineConfig(kind="deepspeed", **settings), OptimizerConfig(clip=CLIP), world)
     module = workload.encoder()
     engine = build_engine(module, parameter_groups(module, weight_decay=0.05), plan)
-    return lambda video_BCTHW: engine.update([video_BCTHW], loss_of, rate=RATE)
+    return lambda video_BCTHW: engine.train_step([video_BCTHW], loss_of, lr=RATE)
 
 
 def measure(workload: Workload, world: World) -> dict[str, list[float]]:
@@ -161,9 +161,9 @@ def _launch(processes: int, arguments: Sequence[str]) -> int:
 
 def _measure(given: argparse.Namespace) -> None:
     workload = Workload(given.size, given.batch, given.steps, given.precision)
-    with connected(os.environ) as world:
+    with distributed_context(os.environ) as world:
         result = summary(workload, world, measure(workload, world))
-        if world.first:
+        if world.is_main:
             sys.stdout.write(json.dumps(result) + "\n" if given.json else describe(result))
 
 

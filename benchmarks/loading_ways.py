@@ -27,8 +27,8 @@ from webdataset.compat import WebDataset
 
 from benchmarks.loading_clips import Clips
 from benchmarks.official_loading import OfficialWay
-from videomae.data.loader.loader import LoaderConfig, Preparation, Share, train_stream
-from videomae.data.loader.stacking import room, stack_clips
+from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
+from videomae.data.loader.stacking import alloc_clip, stack_clips
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader
@@ -67,7 +67,7 @@ def crop_clips(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Te
     index_T = uniform_segments(sample.frames, FRAMES, rngs[0])
     boxes = [multi_scale_box(sample.height, sample.width, rng) for rng in rngs]
     return [
-        resize(frames_THWC, SIZE, out_THWC=room(FRAMES, SIZE, SIZE, 3))
+        resize(frames_THWC, SIZE, out_THWC=alloc_clip(FRAMES, SIZE, SIZE, 3))
         for frames_THWC in decode_boxes(sample.video, index_T, boxes)
     ]
 
@@ -78,8 +78,8 @@ def _ours(clips: Clips, *, repeats: int, workers: int) -> Iterator[Tensor]:
     return train_stream(
         reader,
         Order.of(clips.manifest, batch, OrderConfig()),
-        Preparation(crop_clips, stack_clips, repeats=repeats),
-        Share(micro_batch=batch),
+        Pipeline(crop_clips, stack_clips, repeated_aug=repeats),
+        RankSlice(micro_batch=batch),
         config=LoaderConfig(workers=workers, prefetch=_PREFETCH),
         quarantine=clips.manifest.folder / "quarantine.jsonl",
     )

@@ -30,10 +30,10 @@ from pretrain.masking import draw_mask
 from pretrain.objective import Objective
 from pretrain.train import initial_model
 from videomae.core.config import parse
-from videomae.core.distributed import World, connected
+from videomae.core.distributed import World, distributed_context
 from videomae.core.progress import log_to
 from videomae.stage import open_run, plan, start_engine
-from videomae.trainer import Training
+from videomae.trainer import Trainer
 
 STEPS = 10  # of each kind in a window: with the usual log interval one line
 SMALL: dict[str, Any] = {
@@ -69,19 +69,21 @@ def measure(world: World, run: Path, *, windows: int, wall: bool, settings: dict
         engine = start_engine(initial_model(config), config, world)
         timetable = plan(config, steps_per_epoch=1000)
         work = workload(config.encoder, config.decoder, config.mask)
-        training = Training(attempt, config, engine=engine, timetable=timetable, workload=work)
+        training = Trainer(attempt, config, engine=engine, timetable=timetable, workload=work)
         objective = Objective(config.objective, encoder=config.encoder, device=world.device)
         loss_of = training.timed(objective)
         steps = training.steps(lambda start: itertools.cycle(batches))
 
         def framed() -> None:
             step, micro_batches = next(steps)
-            objective.measuring = training.measures(step)
-            update = engine.update(micro_batches, loss_of, rate=timetable.rate(step), ceiling=training.ceiling)
+            objective.measuring = training.should_log(step)
+            update = engine.train_step(
+                micro_batches, loss_of, lr=timetable.lr(step), skip_threshold=training.skip_threshold
+            )
             training.record(step, update, objective.measured())
 
         def bare() -> None:
-            float(engine.update(next(again), objective, rate=1e-4).loss)
+            float(engine.train_step(next(again), objective, lr=1e-4).loss)
 
         again = itertools.cycle(batches)
         return summary(list(timed_windows(framed, bare, windows, clock)))
@@ -127,10 +129,10 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     settings = {"every": given.every, "wandb": given.wandb, "peak_tflops": 1.0}
-    with tempfile.TemporaryDirectory() as folder, connected(os.environ) as world:
-        run = Path(world.share(folder)) / "run"
+    with tempfile.TemporaryDirectory() as folder, distributed_context(os.environ) as world:
+        run = Path(world.broadcast_object(folder)) / "run"
         result = measure(world, run, windows=given.windows, wall=given.wall, settings=settings)
-        if world.first:
+        if world.is_main:
             text = "{framed_ms:.2f} ms framed, {bare_ms:.2f} ms bare: {overhead_percent:+.2f} %".format(**result)
             print(json.dumps(result) if given.json else text)
         world.barrier()

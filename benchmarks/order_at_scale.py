@@ -124,10 +124,10 @@ def _measure(samples: int, ranks: int, per_rank: int, lanes: int) -> Point:
         start = time.perf_counter()
         order = _order(samples, ranks * per_rank, lanes)
         number, rank = order.batches + int(order.batches * share), int((ranks - 1) * share)
-        order.places(number, rank * per_rank, (rank + 1) * per_rank)
+        order.slots(number, rank * per_rank, (rank + 1) * per_rank)
         taken.append(time.perf_counter() - start)
         start = time.perf_counter()
-        order.places(number + 1, rank * per_rank, (rank + 1) * per_rank)
+        order.slots(number + 1, rank * per_rank, (rank + 1) * per_rank)
         following.append(time.perf_counter() - start)
     return Point(
         samples=samples,
@@ -146,7 +146,7 @@ def _plan(samples: int, ranks: int, per_rank: int, lanes: int) -> Plan:
     first = order.batches + (order.batches - batches) // 2
     shards = np.array(
         [
-            [place.sample // order.chunk for place in order.places(first + number, 0, node * per_rank)]
+            [place.sample // order.chunk for place in order.slots(first + number, 0, node * per_rank)]
             for number in range(batches)
         ]
     ).reshape(batches, node, per_rank)

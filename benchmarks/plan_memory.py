@@ -34,7 +34,7 @@ from pretrain.masking import draw_mask
 from pretrain.objective import Objective
 from videomae.command import finish, guarded
 from videomae.core.config import parse
-from videomae.core.distributed import World, connected
+from videomae.core.distributed import World, distributed_context
 from videomae.core.progress import log_to, track
 from videomae.engine.optimizer import parameter_groups
 from videomae.engine.protocol import Engine, EnginePlan, build_engine
@@ -139,7 +139,7 @@ def _run(case: Case) -> dict[str, int]:
 def measure(config: PretrainConfig, world: World) -> dict[str, int]:
     """Bytes on this rank `between_steps`, and of a `step`: the most that it takes beyond them."""
     mask = draw_mask(config.mask, config.encoder, np.random.default_rng(0))
-    indices = [torch.from_numpy(part).repeat(CLIPS, 1) for part in (mask.visible_V, mask.hidden_H, mask.silent_S)]
+    indices = [torch.from_numpy(part).repeat(CLIPS, 1) for part in (mask.visible_V, mask.hidden_H, mask.ignored_S)]
     size = config.encoder.size
     batch = PretrainBatch(torch.zeros(CLIPS, 3, config.encoder.frames, size, size, dtype=torch.uint8), *indices)
     gc.collect()
@@ -162,11 +162,11 @@ def _step_bytes(engine: Engine, config: PretrainConfig, batch: PretrainBatch) ->
     objective = Objective(config.objective, encoder=config.encoder, device=engine.world.device)
 
     def loss_of(module: nn.Module, batch: PretrainBatch) -> Tensor:
-        parts = (batch.video_BCTHW, batch.visible_BV, batch.hidden_BH, batch.silent_BS)
+        parts = (batch.video_BCTHW, batch.visible_BV, batch.hidden_BH, batch.ignored_BS)
         return objective(module, PretrainBatch(*(part.clone() for part in parts)))  # as if copied to a GPU
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        engine.update([batch], loss_of, rate=1e-4)
+        engine.train_step([batch], loss_of, lr=1e-4)
     assert recorded.profiler is not None
     results = recorded.profiler.kineto_results
     assert results is not None
@@ -215,9 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(case: Case) -> None:
     warnings.filterwarnings("ignore", module="torch.profiler")
-    with connected(os.environ) as world:
+    with distributed_context(os.environ) as world:
         measured = measure(case.config, world)
-        if world.first:
+        if world.is_main:
             sys.stdout.write(json.dumps(measured) + "\n")
 
 

@@ -32,7 +32,7 @@ from videomae.core.distributed import World
 from videomae.engine.state.fragments import State
 from videomae.run.checkpoint import find_fault
 from videomae.run.checkpoint.store import step_name, step_names, step_of
-from videomae.run.metrics import read
+from videomae.run.metrics import read_metrics
 
 PATIENCE = 120.0  # seconds for a start, or from one step to the next
 SAVE_EVERY = 2  # steps
@@ -52,7 +52,7 @@ class Sight:
         """How many steps were logged since the start, which cuts the log back to its checkpoint in a new file."""
         if not self._metrics.exists() or self._metrics.stat().st_ino == self._before:
             return 0
-        return max((line["step"] for line in read(self._metrics)), default=0) - self._resumed
+        return max((line["step"] for line in read_metrics(self._metrics)), default=0) - self._resumed
 
     @property
     def saving(self) -> bool:
@@ -91,7 +91,7 @@ class Soak:
             f"schedule={{duration: {self.steps} steps, warmup: 2 steps}}",
             f"checkpoint={{every: {SAVE_EVERY} steps, asynchronous: {str(asynchronous).lower()}}}",
             f"loader.workers={workers}",
-            "panels=0",
+            "visualizations=0",
             "health.starts_without_progress=1000000",
         )
         ranks = Ranks(pretrain_arguments(run, self.shards, *overrides), self.folder / f"{run.name}.log")
@@ -160,7 +160,8 @@ def differences(run: Path, undisturbed: Path, *, steps: int) -> list[str]:
     """In which values two finished runs differ."""
     found = []
     ours, theirs = (
-        [_values(line) for line in read(of / "metrics.jsonl") if line["kind"] == "train"] for of in (run, undisturbed)
+        [_values(line) for line in read_metrics(of / "metrics.jsonl") if line["kind"] == "train"]
+        for of in (run, undisturbed)
     )
     if len(ours) != steps:
         found.append(f"{len(ours)} steps are logged, not {steps}")
@@ -171,7 +172,7 @@ def differences(run: Path, undisturbed: Path, *, steps: int) -> list[str]:
 
 
 def _values(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: line[name] for name in ("step", "epoch", "loss", "gradient_norm", "rate")}
+    return {name: line[name] for name in ("step", "epoch", "loss", "gradient_norm", "lr")}
 
 
 def _state_differences(ours: Path, theirs: Path) -> list[str]:
@@ -200,7 +201,7 @@ def soak(soak: Soak, kills: int) -> dict[str, Any]:
         soak.runs += 1
         run = soak.folder / f"run-{soak.runs}"
         while soak.kills < kills and soak.strike(run):
-            _say(f"{soak.kills} kills, {len(read(run / 'metrics.jsonl'))} lines logged in run {soak.runs}")
+            _say(f"{soak.kills} kills, {len(read_metrics(run / 'metrics.jsonl'))} lines logged in run {soak.runs}")
         soak.finish(run)
         found += [f"run {soak.runs}: {line}" for line in differences(run, undisturbed, steps=soak.steps)]
         found += [f"run {soak.runs}: set aside {path.name}" for path in run.glob("checkpoints/damaged-*")]

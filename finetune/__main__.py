@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from videomae.core.signals import listening
+from videomae.core.signals import handle_signals
 
 
 def main() -> int:
     """Listen for signals before the slow imports: one that comes early is a polite request too."""
-    with listening():
+    with handle_signals():
         from finetune.config import FinetuneConfig
         from finetune.train import train
         from videomae.command import run_stage

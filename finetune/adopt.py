@@ -19,7 +19,7 @@ from videomae.models.weights.files import WeightsError, load_strictly
 from videomae.models.weights.official import encoder_config, take_apart
 
 
-def adopt(
+def import_classifier(
     source: Path, out: Path, *, classes: Sequence[str], frames: int | None, size: int | None, heads: int | None
 ) -> None:
     """Write the classifier in `source` to the folder `out`; settings given win over a folder's config.json.
@@ -61,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     classes = [name.strip() for name in given.classes.split(",")]
     return guarded(
-        lambda: adopt(given.source, given.out, classes=classes, frames=given.frames, size=given.size, heads=given.heads)
+        lambda: import_classifier(
+            given.source, given.out, classes=classes, frames=given.frames, size=given.size, heads=given.heads
+        )
     )
 
 

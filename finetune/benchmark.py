@@ -33,11 +33,11 @@ from finetune.stream import split
 from finetune.train import train
 from videomae.command import finish, guarded
 from videomae.core.config import ConfigError, configclass, load, parse, set_value, to_dict
-from videomae.core.distributed import World, connected
+from videomae.core.distributed import World, distributed_context
 from videomae.core.progress import console, log_to, logger
-from videomae.core.signals import listening
-from videomae.models.flops import count
-from videomae.run.directory import write_whole
+from videomae.core.signals import handle_signals
+from videomae.models.flops import count_flops
+from videomae.run.directory import write_atomic
 
 RESULT = "benchmark.json"
 
@@ -118,15 +118,15 @@ def benchmark(config: BenchmarkConfig, world: World) -> list[Row]:
     rows = []
     for seed in config.seeds:
         for row in config.rows:
-            if world.first:
+            if world.is_main:
                 logger.info("row %r, seed %d", row.title, seed)
             finetuning = config.finetuning(row, seed)
             train(finetuning, world)
             describe = partial(_describe, row.title, finetuning, folder=folder, device=world.device)
-            rows.append(world.from_first(describe))
-    log_to(None, console_too=world.first)
-    if world.first:
-        write_whole(folder / RESULT, json.dumps([asdict(row) for row in rows], indent=1))
+            rows.append(world.run_on_main(describe))
+    log_to(None, console_too=world.is_main)
+    if world.is_main:
+        write_atomic(folder / RESULT, json.dumps([asdict(row) for row in rows], indent=1))
         _about(config).save(folder)
     return rows
 
@@ -154,7 +154,7 @@ def _describe(title: str, config: FinetuneConfig, *, folder: Path, device: torch
     summary = json.loads(run.summary.read_text())
     module = load_classifier(run.export).module
     example_BCTHW = torch.zeros(1, *model.input.shape)
-    counted = count(module, example_BCTHW)
+    counted = count_flops(module, example_BCTHW)
     figures = published(model.name)
     return Row(
         model=model.name,
@@ -236,17 +236,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, alone")
     given = parser.parse_intermixed_args(arguments)
-    with listening():  # between the rows too
+    with handle_signals():  # between the rows too
         return finish(guarded(lambda: _run(given)))
 
 
 def _run(given: argparse.Namespace) -> None:
-    with connected(os.environ) as world:
-        log_to(None, console_too=world.first)
+    with distributed_context(os.environ) as world:
+        log_to(None, console_too=world.is_main)
         rows = benchmark(load(BenchmarkConfig, given.config, given.overrides), world)
-        if world.first and given.json:
+        if world.is_main and given.json:
             sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
-        elif world.first:
+        elif world.is_main:
             Console(width=None if console.is_terminal else 160).print(_table(rows))
 
 

@@ -20,7 +20,7 @@ class FinetuneDataConfig(ClipsConfig):
     ratio: tuple[float, float] = (0.75, 1.3333)  # width / height of the random crop
     flip: float = 0.5  # probability
     rand_augment: str | None = None  # for example rand-m7-n4-mstd0.5
-    erasing: float = 0.0  # probability of erasing a box, the same in all frames; official 0.25
+    random_erasing: float = 0.0  # probability of erasing a box, the same in all frames; official 0.25
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,5 +63,5 @@ class FinetuneConfig(TrainingConfig):
             )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
-        if self.batch % self.data.repeats:
-            raise ValueError(f"batch={self.batch} must be a multiple of data.repeats={self.data.repeats}")
+        if self.batch % self.data.repeated_aug:
+            raise ValueError(f"batch={self.batch} must be a multiple of data.repeated_aug={self.data.repeated_aug}")

@@ -9,19 +9,19 @@ import torch
 from torch import nn
 
 from finetune.models.contract import ModelInput
-from videomae.models.flops import count, training_multiply_adds
+from videomae.models.flops import count_flops, training_multiply_adds
 from videomae.run.metrics.meter import Workload
 from videomae.run.metrics.plateau import TrivialLoss
 
 
-def workload(model: nn.Module, *, input: ModelInput, classes: int, rate_factor: Callable[[str], float]) -> Workload:
-    """What a training step does with one clip; `rate_factor(name)` is the factor on a parameter's rate."""
-    counted = count(model, torch.empty(1, *input.shape, device="meta"))
+def workload(model: nn.Module, *, input: ModelInput, classes: int, lr_scale: Callable[[str], float]) -> Workload:
+    """What a training step does with one clip; `lr_scale(name)` is the factor on a parameter's learning rate."""
+    counted = count_flops(model, torch.empty(1, *input.shape, device="meta"))
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return Workload(
         multiply_adds={"model": sum(training_multiply_adds(model, counted).values())},
         parameters=counted.parameters,
-        lowest_rate=min(map(rate_factor, trained), default=1.0),
+        lr_min_scale=min(map(lr_scale, trained), default=1.0),
         trivial=trivial_loss(classes),
     )
 

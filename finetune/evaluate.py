@@ -28,7 +28,7 @@ from videomae.command import guarded
 from videomae.core.config import load
 from videomae.core.distributed import World, read_world
 from videomae.core.progress import log_to
-from videomae.data.loader.loader import LoaderConfig, Preparation, Share, evaluation_stream
+from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, evaluation_stream
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader
 from videomae.data.transforms.augment import normalize
@@ -97,7 +97,7 @@ class Evaluator:
         module.eval()
         try:
             batches = pace(self._batches(), most=self._most_batches)
-            shares = self.world.gather([self._probabilities(module, batch) for batch in batches])
+            shares = self.world.all_gather_object([self._probabilities(module, batch) for batch in batches])
         finally:
             module.train(was_training)
         parts = [part for share in shares for part in share]
@@ -127,8 +127,8 @@ class Evaluator:
     def _batches(self) -> Iterator[LabelledBatch]:
         return evaluation_stream(
             ShardReader(self.manifest),
-            Preparation(EvaluationViews(self.evaluation, self.input), collate),
-            Share(self.world.rank, self.world.size, micro_batch=self._videos),
+            Pipeline(EvaluationViews(self.evaluation, self.input), collate),
+            RankSlice(self.world.rank, self.world.size, micro_batch=self._videos),
             config=self.loader.on(self.world.device),
         )
 

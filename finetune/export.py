@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from finetune.models import ModelConfig, build
 from videomae.core.config import configclass, parse, to_dict
 from videomae.models.weights.files import WeightsError, load_strictly, read_state
-from videomae.run.directory import write_whole
+from videomae.run.directory import write_atomic
 
 TENSORS = "classifier.safetensors"
 DESCRIPTION = "classifier.json"
@@ -46,7 +46,7 @@ def save_classifier(state: Mapping[str, Tensor], description: ClassifierDescript
         staged.replace(folder / TENSORS)
     finally:
         staged.unlink(missing_ok=True)
-    write_whole(folder / DESCRIPTION, json.dumps(to_dict(description), indent=1))
+    write_atomic(folder / DESCRIPTION, json.dumps(to_dict(description), indent=1))
 
 
 def load_classifier(folder: Path) -> Classifier:

@@ -17,7 +17,7 @@ from finetune.stream import split
 from videomae.command import guarded
 from videomae.core.config import load
 from videomae.core.progress import log_to
-from videomae.engine.state.fragments import AVERAGE, MASTER, read_full
+from videomae.engine.state.fragments import EMA, MASTER, read_full
 from videomae.run.checkpoint.inspection import pick
 from videomae.run.directory import RunDirectory
 
@@ -33,7 +33,7 @@ def export_classifier(run: Path, *, step: int | None = None, out: Path | None = 
     """
     config = load(FinetuneConfig, RunDirectory(run).config)
     checkpoint, ema = pick(run, step), config.optimizer.ema
-    state = read_full(checkpoint.folder, MASTER if ema is None else AVERAGE)
+    state = read_full(checkpoint.folder, MASTER if ema is None else EMA)
     folder = out or run / f"export-{checkpoint.folder.name}"
     classes = split(config, "train").classes
     save_classifier(state, ClassifierDescription(model=config.model, classes=classes, ema=ema), folder)

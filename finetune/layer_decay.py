@@ -15,7 +15,7 @@ _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:patch_embed|cls_token|pos_embed)(?:\.|$)")
 
 
-def layer_rates(module: nn.Module, decay: float) -> Callable[[str], float]:
+def layer_lr_scales(module: nn.Module, decay: float) -> Callable[[str], float]:
     """A function from a parameter's name to the factor on its rate.
 
     Raises:

@@ -25,11 +25,11 @@ from finetune.results import (
     read_curve,
     read_environment,
     read_evaluation,
-    read_panels,
     read_rows,
+    read_visualizations,
 )
 from videomae.core import progress
-from videomae.run.directory import write_whole
+from videomae.run.directory import write_atomic
 
 MOST_CLASSES = 12  # larger confusion matrices are told by their most frequent mistakes
 MOST_PANELS = 6
@@ -69,7 +69,7 @@ def write(folder: Path, *, about: About | None = None) -> Path:
     if about is not None:
         about.save(folder)
     page = folder / "report.html"
-    write_whole(page, render(folder, rows, about or About.read(folder)))
+    write_atomic(page, render(folder, rows, about or About.read(folder)))
     return page
 
 
@@ -188,14 +188,14 @@ def _matrix(row: Row, found: Evaluation | str) -> Matrix:
 
 
 def _panels(pretraining: Path | None) -> dict[str, Any]:
-    """`pictures`: data URIs by name; `left_out`: how many more there are; `missing`: why there are none."""
+    """`pictures`: data URIs by name; `skipped`: how many more there are; `missing`: why there are none."""
     if pretraining is None:
-        return {"pictures": {}, "left_out": 0, "missing": "No pretraining run belongs to this benchmark."}
-    found = read_panels(pretraining)
+        return {"pictures": {}, "skipped": 0, "missing": "No pretraining run belongs to this benchmark."}
+    found = read_visualizations(pretraining)
     shown = dict(list(found.items())[:MOST_PANELS])
     uris = {name: f"data:image/png;base64,{base64.b64encode(data).decode()}" for name, data in shown.items()}
     missing = "" if found else f"The pretraining run {pretraining.name} holds no pictures in reconstructions/."
-    return {"pictures": uris, "left_out": len(found) - len(shown), "missing": missing}
+    return {"pictures": uris, "skipped": len(found) - len(shown), "missing": missing}
 
 
 def _environment(found: dict[str, Any]) -> dict[str, str]:

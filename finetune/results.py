@@ -19,8 +19,8 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from videomae.core.config import configclass, to_dict
-from videomae.run.directory import write_whole
-from videomae.run.metrics import read as read_metrics
+from videomae.run.directory import write_atomic
+from videomae.run.metrics import read_metrics as read_metrics
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _OPEN = pydantic.ConfigDict(extra="ignore")  # a producer may say more than a report shows
@@ -52,7 +52,7 @@ class About:
             raise ReportError(f"{file}: {_first(error)}; correct or remove it") from None
 
     def save(self, folder: Path) -> None:
-        write_whole(folder / "about.json", json.dumps(to_dict(self), indent=1, ensure_ascii=False) + "\n")
+        write_atomic(folder / "about.json", json.dumps(to_dict(self), indent=1, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True, config=_OPEN)
@@ -127,7 +127,7 @@ def read_curve(run: Path, *, kind: str, value: str) -> list[tuple[float, float]]
     return [(float(x), float(y)) for x, y in pairs if isinstance(x, int | float) and isinstance(y, int | float)]
 
 
-def read_panels(pretraining: Path) -> dict[str, bytes]:
+def read_visualizations(pretraining: Path) -> dict[str, bytes]:
     """The reconstruction pictures by name, in order of name; files that are no PNG are left out."""
     files = sorted((pretraining / "reconstructions").glob("*.png"))
     pictures = {file.stem: file.read_bytes() for file in files}

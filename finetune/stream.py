@@ -73,7 +73,7 @@ class TrainingClips:
         ]
 
     def _index(self, total: int, rng: np.random.Generator) -> Indices:
-        if self.input.span == "video":
+        if self.input.frame_sampling == "video":
             return uniform_segments(total, self.input.frames, rng)
         return dense(total, self.input.frames, self.input.stride, rng)
 
@@ -83,7 +83,7 @@ class TrainingClips:
         frames_TCHW = flip(frames_TCHW, rng, probability=data.flip)
         if data.rand_augment is not None:
             frames_TCHW = rand_augment(frames_TCHW, data.rand_augment, rng)
-        return random_erasing(frames_TCHW, rng, probability=data.erasing)
+        return random_erasing(frames_TCHW, rng, probability=data.random_erasing)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class EvaluationViews:
     input: ModelInput
 
     def __call__(self, sample: Sample, rngs: Sequence[np.random.Generator]) -> list[LabelledClip]:
-        stride = None if self.input.span == "video" else self.input.stride
+        stride = None if self.input.frame_sampling == "video" else self.input.stride
         index_RT = multi_view(sample.frames, self.input.frames, stride, self.evaluation.clips)
         frames_NHWC = decode(sample.video, index_RT.reshape(-1))
         frames_RTHWC = frames_NHWC.reshape(*index_RT.shape, *frames_NHWC.shape[1:])

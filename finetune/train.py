@@ -12,7 +12,7 @@ from finetune.config import FinetuneConfig
 from finetune.cost import workload
 from finetune.evaluate import FILE, Evaluation, Evaluator
 from finetune.export import ClassifierDescription, save_classifier
-from finetune.layer_decay import layer_rates
+from finetune.layer_decay import layer_lr_scales
 from finetune.models import build
 from finetune.objective import Objective
 from finetune.stream import open_stream, split
@@ -21,9 +21,9 @@ from videomae.data.shards.manifest import NAME as MANIFEST
 from videomae.engine.protocol import Engine
 from videomae.engine.schedule import at_multiples
 from videomae.models.weights.export import TENSORS
-from videomae.run.directory import RunDirectory, write_whole
+from videomae.run.directory import RunDirectory, write_atomic
 from videomae.stage import open_run, plan, start_engine
-from videomae.trainer import Training
+from videomae.trainer import Trainer
 
 
 def train(config: FinetuneConfig, world: World) -> RunDirectory:
@@ -42,25 +42,27 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
         if attempt.finished:
             return attempt.run
         model = initial_model(config, classes=len(classes))
-        rates = layer_rates(model, config.layer_decay)
-        work = workload(model, input=config.model.input, classes=len(classes), rate_factor=rates)
-        engine = start_engine(model, config, world, rate_factor=rates)
-        training = Training(attempt, config, engine=engine, timetable=timetable, workload=work)
+        rates = layer_lr_scales(model, config.layer_decay)
+        work = workload(model, input=config.model.input, classes=len(classes), lr_scale=rates)
+        engine = start_engine(model, config, world, lr_scale=rates)
+        training = Trainer(attempt, config, engine=engine, timetable=timetable, workload=work)
         evaluator = Evaluator(split(config, "val"), config.model.input, config.evaluation, config.loader, world)
         objective = Objective(config.mixup, input=config.model.input, classes=len(classes), device=world.device)
         loss_of = training.timed(objective)
 
         def evaluate(done: int) -> Evaluation:
-            with training.aside("evaluation") as span:
-                result = evaluator(exportable(config, engine, classes=len(classes)), training.paced)
+            with training.exclude_time("evaluation") as span:
+                result = evaluator(exportable(config, engine, classes=len(classes)), training.iter_until_stop)
             figures = {"accuracy": result.accuracy.value, "loss": result.loss, "seconds": round(span.seconds, 4)}
             training.write("evaluation", done, **figures)
             return result
 
         every = timetable.interval(config.evaluation.every, batch=config.batch)
-        for step, micro_batches in training.steps(stream.batches, between=at_multiples(every, evaluate)):
+        for step, micro_batches in training.steps(stream.batches, before_step=at_multiples(every, evaluate)):
             objective.seed(config.seed, step, world.rank)
-            update = engine.update(micro_batches, loss_of, rate=timetable.rate(step), ceiling=training.ceiling)
+            update = engine.train_step(
+                micro_batches, loss_of, lr=timetable.lr(step), skip_threshold=training.skip_threshold
+            )
             training.record(step, update)
         export(config, engine, evaluate(timetable.total))
         training.finish()
@@ -99,18 +101,18 @@ def initial_model(config: FinetuneConfig, *, classes: int) -> nn.Module:
 
 def exportable(config: FinetuneConfig, engine: Engine, *, classes: int) -> nn.Module:
     """What is evaluated and exported: the average of the weights where one is kept; called by all ranks."""
-    engine.agree()
+    engine.sync_buffers()
     if config.optimizer.ema is None:
         return engine.module
     module = build(config.model, classes, initialise=False)
-    module.load_state_dict(engine.full_state(average=True))
+    module.load_state_dict(engine.full_state(ema=True))
     return module.to(engine.world.device)
 
 
 def export(config: FinetuneConfig, engine: Engine, result: Evaluation) -> None:
     """Write the classifier and its evaluation into the run's directory; called by all ranks."""
-    state = engine.full_state(average=config.optimizer.ema is not None)
-    if engine.world.first:
+    state = engine.full_state(ema=config.optimizer.ema is not None)
+    if engine.world.is_main:
         run, ema = config.directory, config.optimizer.ema
         save_classifier(state, ClassifierDescription(model=config.model, classes=result.classes, ema=ema), run.export)
-        write_whole(run.path / FILE, json.dumps(result.to_dict(), indent=1))
+        write_atomic(run.path / FILE, json.dumps(result.to_dict(), indent=1))

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from launch.arguments import cluster_of, shared
-from launch.finding import look
+from launch.finding import inspect_run
 from launch.job import Job
-from launch.run_directory import alone
-from launch.submission import Submission, described, prepare, record, refuse_alive, shown, start, submit
+from launch.run_directory import launch_lock
+from launch.submission import Submission, described, ensure_not_running, prepare, record, shown, start, submit
 from videomae.command import guarded
 from videomae.core.progress import logger
 from videomae.run.directory import RunDirectory
@@ -54,7 +54,7 @@ def main(words: Sequence[str]) -> int:
         elif given.on == "slurm":
             with ExitStack() as stack:
                 for submission in chain:
-                    stack.enter_context(alone(submission.place.run))
+                    stack.enter_context(launch_lock(submission.place.run))
                 _submit(chain, as_json=given.json)
         else:
             code = _run(chain, force=given.force)
@@ -109,20 +109,20 @@ def _find(submission: Submission) -> tuple[Literal["queued", "finished", "missin
     Raises:
         ValueError: it cannot be submitted.
     """
-    found = look(submission.place.run)
+    found = inspect_run(submission.place.run)
     if found.alive and found.job is not None:
-        RunDirectory(submission.place.run).refuse_other(submission.settings)
+        RunDirectory(submission.place.run).ensure_same_config(submission.settings)
         return "queued", found.job
-    return ("finished" if refuse_alive(submission) else "missing"), None
+    return ("finished" if ensure_not_running(submission) else "missing"), None
 
 
 def _run(chain: Sequence[Submission], *, force: bool) -> int:
     for submission in chain:  # all of them before the first: it may take days
         submission.commands()
-        RunDirectory(submission.place.run).refuse_other(submission.settings)
+        RunDirectory(submission.place.run).ensure_same_config(submission.settings)
     for submission in chain:
-        with alone(submission.place.run):
-            finished = refuse_alive(submission, force=force)
+        with launch_lock(submission.place.run):
+            finished = ensure_not_running(submission, force=force)
             if not finished:
                 record(submission)
         if finished:

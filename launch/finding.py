@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from launch import slurm
-from launch.run_directory import Launch, read_launch
+from launch.run_directory import LaunchRecord, read_launch
 from videomae.run import status
 from videomae.run.status import Status
 
@@ -22,7 +22,7 @@ _RESULTS = ("summary.json", "benchmark.json")  # written last
 
 
 @dataclass(frozen=True)
-class Finding:
+class RunState:
     """A run's state and what is known of it."""
 
     run: str
@@ -33,19 +33,19 @@ class Finding:
     job: str | None
     host: str | None
     updated: str | None  # ISO 8601, UTC
-    said: str  # in words, with what to type
+    message: str  # in words, with what to type
 
     @property
     def alive(self) -> bool:
         return self.state in ("waiting", "running")
 
 
-def look(run: Path) -> Finding:
+def inspect_run(run: Path) -> RunState:
     """Find out what there is of the run in the folder `run`."""
-    return look_at([run])[0]
+    return inspect_runs([run])[0]
 
 
-def look_at(runs: Sequence[Path]) -> list[Finding]:
+def inspect_runs(runs: Sequence[Path]) -> list[RunState]:
     """The same for many runs; Slurm is asked once."""
     known = [(run, read_launch(run), newest_status(run)) for run in runs]
     jobs = [job for _, launch, last in known for job in _jobs(launch, last)]
@@ -56,11 +56,13 @@ def look_at(runs: Sequence[Path]) -> list[Finding]:
     return [_find(run, launch, last, queue) for run, launch, last in known]
 
 
-def _find(run: Path, launch: Launch | None, last: Status | None, queue: dict[str, str] | slurm.SlurmError) -> Finding:
+def _find(
+    run: Path, launch: LaunchRecord | None, last: Status | None, queue: dict[str, str] | slurm.SlurmError
+) -> RunState:
     state, detail = _state(run, launch, last, queue)
     jobs = _jobs(launch, last)
     queued = [job for job in jobs if not isinstance(queue, slurm.SlurmError) and job in queue]
-    return Finding(
+    return RunState(
         run=str(run),
         state=state,
         step=last.step if last else None,
@@ -69,26 +71,26 @@ def _find(run: Path, launch: Launch | None, last: Status | None, queue: dict[str
         job=next(iter((*queued, *jobs)), None),
         host=last.host if last else (launch.host if launch else None),
         updated=last.updated if last else None,
-        said=_say(run, state, detail, last),
+        message=_say(run, state, detail, last),
     )
 
 
 def newest_status(run: Path) -> Status | None:
     """The run's status; of a benchmark, that of the row that was last at work."""
-    return status.read(at_work(run) / status.FILE)
+    return status.read_status(active_run_dir(run) / status.FILE)
 
 
-def at_work(run: Path) -> Path:
+def active_run_dir(run: Path) -> Path:
     """The folder of what is at work in a run: itself, or the row of a benchmark that was last at work."""
     found = [
         (last.updated, file.parent)
         for file in (run / status.FILE, *run.glob(f"rows/*/{status.FILE}"))
-        if (last := status.read(file)) is not None
+        if (last := status.read_status(file)) is not None
     ]
     return max(found, default=("", run))[1]
 
 
-def _jobs(launch: Launch | None, last: Status | None) -> list[str]:
+def _jobs(launch: LaunchRecord | None, last: Status | None) -> list[str]:
     """Slurm's jobs that may hold the run: the one that was submitted, and one that somebody submitted by hand since."""
     jobs = [launch.job] if launch is not None and launch.job is not None else []
     # What was launched within an allocation, and not as a job, tells by its processes whether it lives.
@@ -98,7 +100,7 @@ def _jobs(launch: Launch | None, last: Status | None) -> list[str]:
 
 
 def _state(
-    run: Path, launch: Launch | None, last: Status | None, queue: dict[str, str] | slurm.SlurmError
+    run: Path, launch: LaunchRecord | None, last: Status | None, queue: dict[str, str] | slurm.SlurmError
 ) -> tuple[State, str]:
     """The state, and what tells it beside the status."""
     if launch is None and last is None:
@@ -133,7 +135,7 @@ def _finished(run: Path) -> bool:
     return any((run / name).exists() for name in _RESULTS)
 
 
-def _processes_live(launch: Launch | None, last: Status | None) -> bool:
+def _processes_live(launch: LaunchRecord | None, last: Status | None) -> bool:
     here = socket.gethostname()
     places = [(launch.host, launch.pid, launch.submitted)] if launch else []
     if last is not None and last.state == "running":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from launch.cluster import ClusterConfig, Host
 from launch.job import Launcher
-from launch.run_directory import Place
+from launch.run_directory import LaunchDir
 from launch.script import Shell, render, words
 from launch.slurm_script import inside, stage
 
@@ -15,7 +15,7 @@ _PLAIN = re.compile(r"[\w@%+=:,./-]+")
 
 
 def host_scripts(
-    module: str, place: Place, cluster: ClusterConfig, *, hosts: Sequence[Host], on: Launcher
+    module: str, place: LaunchDir, cluster: ClusterConfig, *, hosts: Sequence[Host], on: Launcher
 ) -> dict[str, str]:
     """The texts of host.sh, which starts the processes of one host, and of DeepSpeed's hostfile.
 
@@ -42,7 +42,7 @@ def host_scripts(
     return {"host.sh": text, **hostfile}
 
 
-def rank_scripts(module: str, place: Place, cluster: ClusterConfig, *, hosts: Sequence[Host]) -> dict[str, str]:
+def rank_scripts(module: str, place: LaunchDir, cluster: ClusterConfig, *, hosts: Sequence[Host]) -> dict[str, str]:
     """The texts of rank.sh, which DeepSpeed's launcher runs over pdsh as each process, and of its hostfile.
 
     Raises:
@@ -58,7 +58,7 @@ def rank_scripts(module: str, place: Place, cluster: ClusterConfig, *, hosts: Se
     return {"rank.sh": text, "hostfile": _hostfile(hosts)}
 
 
-def pdsh_words(place: Place, cluster: ClusterConfig, hosts: Sequence[Host]) -> list[str]:
+def pdsh_words(place: LaunchDir, cluster: ClusterConfig, hosts: Sequence[Host]) -> list[str]:
     """DeepSpeed's own command, which starts all hosts over pdsh."""
     return [
         *(cluster.interpreter, "-m", "deepspeed.launcher.runner", f"--hostfile={place.record / 'hostfile'}"),
@@ -73,7 +73,7 @@ def _hostfile(hosts: Sequence[Host]) -> str:
     return "".join(f"{host.name} slots={host.processes}\n" for host in hosts)
 
 
-def _prepared(place: Place, cluster: ClusterConfig) -> dict[str, object]:
+def _prepared(place: LaunchDir, cluster: ClusterConfig) -> dict[str, object]:
     if cluster.container.kind == "pyxis":
         raise ValueError("pyxis is a part of Slurm; set container.kind=apptainer, or type --on slurm")
     return {

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from launch.finding import at_work, look
+from launch.finding import active_run_dir, inspect_run
 from launch.run_directory import read_launch
 from videomae.command import guarded
 from videomae.core.progress import logger
@@ -37,8 +37,8 @@ def _show(given: argparse.Namespace) -> None:
     if not given.run.is_dir():
         raise ValueError(f"no folder {given.run}; `python -m launch status` lists the runs")
     file = log_file(given.run, rank=given.rank, raw=given.raw)
-    if file is None and not (given.follow and look(given.run).alive):
-        there = sorted(path.name for path in (at_work(given.run) / "logs").glob("*"))
+    if file is None and not (given.follow and inspect_run(given.run).alive):
+        there = sorted(path.name for path in (active_run_dir(given.run) / "logs").glob("*"))
         raise ValueError(
             f"rank {given.rank} has said nothing there; {', '.join(there) or 'no logs'} in {given.run}/logs"
         )
@@ -55,7 +55,9 @@ def log_file(run: Path, *, rank: int, raw: bool) -> Path | None:
     """The newest file that holds what was asked for, if any; where no process came to speak, the raw output."""
     raw_names = (f"rank-{rank}.out", "slurm-*.log")
     for names in (raw_names,) if raw else ((f"rank-{rank}.log",), raw_names):
-        found = [path for folder in {run, at_work(run)} for name in names for path in (folder / "logs").glob(name)]
+        found = [
+            path for folder in {run, active_run_dir(run)} for name in names for path in (folder / "logs").glob(name)
+        ]
         found += _of_array(run) if names is raw_names else []
         spoken = [path for path in found if path.stat().st_size]
         if spoken:
@@ -96,8 +98,8 @@ def follow(run: Path, rank: int, count: int, *, raw: bool) -> Iterator[str]:
         if not living:
             return
         if time.monotonic() - looked > _LOOK:
-            looked, found = time.monotonic(), look(run)
+            looked, found = time.monotonic(), inspect_run(run)
             living = found.alive
             if found.state == "waiting" and file is None:
-                logger.info("%s", found.said)
+                logger.info("%s", found.message)
         time.sleep(_POLL if living else 0)

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import FrameType
 
 from launch.cluster import Host, SshConfig
-from launch.finding import at_work, newest_status
-from launch.run_directory import Place
+from launch.finding import active_run_dir, newest_status
+from launch.run_directory import LaunchDir
 from videomae.core.progress import logger
 from videomae.core.signals import EXIT_STOPPED, SIGNALS
 from videomae.run.status import Status
@@ -31,7 +31,7 @@ STOP = "STOP"  # see videomae.core.signals
 
 
 @dataclass(frozen=True)
-class Part:
+class HostProcess:
     """One command that runs here, and how to end by force what it started."""
 
     words: Sequence[str]
@@ -48,19 +48,19 @@ def ssh_words(ssh: SshConfig, host: str, command: Sequence[str]) -> list[str]:
 
 def ask_to_stop(run: Path) -> Path:
     """Write the file that makes a run save and leave; returns it."""
-    file = at_work(run) / STOP
+    file = active_run_dir(run) / STOP
     file.touch()
     return file
 
 
-def host_parts(place: Place, ssh: SshConfig, hosts: Sequence[Host]) -> list[Part]:
+def host_processes(place: LaunchDir, ssh: SshConfig, hosts: Sequence[Host]) -> list[HostProcess]:
     """A part for every host, which runs host.sh there."""
 
     def end(number: int, name: str) -> None:
         subprocess.run(ssh_words(ssh, name, end_words(place.record, number)), capture_output=True, timeout=60)
 
     return [
-        Part(
+        HostProcess(
             ssh_words(ssh, host.name, ["bash", str(place.record / "host.sh"), str(number)]),
             lambda number=number, name=host.name: end(number, name),
         )
@@ -97,7 +97,7 @@ class Stopping:
             self.since = time.monotonic()
 
 
-def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
+def run(parts: Sequence[HostProcess], place: LaunchDir, *, stop_seconds: float) -> int:
     """Run all parts to their end with their output on ours; returns the first exit code that is not 0.
 
     A signal asks the run to stop and save; a second ctrl-C, or `stop_seconds` without an end, ends it unsaved.
@@ -112,7 +112,7 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
         now = time.monotonic()
         if failed_at is None and any(process.poll() for process in running):
             failed_at, first_code = now, _code(running)
-        if stopping.since is not None and asked != at_work(place.run) / STOP:
+        if stopping.since is not None and asked != active_run_dir(place.run) / STOP:
             # Once, for the run takes the file away as it leaves; but a benchmark may go on to its next row.
             asked = ask_to_stop(place.run)
             logger.info("asked to stop: %s; the run has %.0f s to save and leave", asked, stop_seconds)
@@ -123,7 +123,7 @@ def run(parts: Sequence[Part], place: Place, *, stop_seconds: float) -> int:
         if late or stopping.now.is_set():
             logger.info("ending by force what still runs")
             _end(parts, running)
-            (at_work(place.run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
+            (active_run_dir(place.run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
             break
     for process in running:
         process.wait()
@@ -136,7 +136,7 @@ def _stopped(run: Path, before: Status | None) -> bool:
     return last is not None and last != before and last.state == "stopped"
 
 
-def _start(part: Part) -> subprocess.Popen[bytes]:
+def _start(part: HostProcess) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         part.words,
         env={**os.environ, **part.environment},
@@ -151,7 +151,7 @@ def _code(running: Sequence[subprocess.Popen[bytes]]) -> int:
     return next((code if code > 0 else 128 - code for process in running if (code := process.poll())), 0)
 
 
-def _end(parts: Sequence[Part], running: Sequence[subprocess.Popen[bytes]]) -> None:
+def _end(parts: Sequence[HostProcess], running: Sequence[subprocess.Popen[bytes]]) -> None:
     for part in parts:
         try:
             part.end()

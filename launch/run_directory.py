@@ -29,11 +29,11 @@ from typing import Any
 from launch import snapshot
 from videomae.core.config import dump
 from videomae.core.progress import logger
-from videomae.run.directory import write_whole
+from videomae.run.directory import write_atomic
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchRecord:
     """What is known of the last launch of a run."""
 
     kind: str  # local, torchrun, deepspeed or slurm
@@ -50,7 +50,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Place:
+class LaunchDir:
     """Where a run lies and where its relative paths start; both absolute."""
 
     root: Path
@@ -91,9 +91,9 @@ class Place:
             (self.record / name).chmod(0o755 if name.endswith(".sh") else 0o644)
         return snapshot.take(self.code).commit if code else None
 
-    def note(self, kind: str, module: str, **values: Any) -> Launch:
+    def note(self, kind: str, module: str, **values: Any) -> LaunchRecord:
         """Write launch.json for what this process has started."""
-        launch = Launch(
+        launch = LaunchRecord(
             kind=kind,
             module=module,
             command=shlex.join(["python", "-m", "launch", *sys.argv[1:]]),
@@ -102,12 +102,12 @@ class Place:
             pid=os.getpid(),
             **values,
         )
-        write_whole(self.record / "launch.json", json.dumps(asdict(launch), indent=1) + "\n")
+        write_atomic(self.record / "launch.json", json.dumps(asdict(launch), indent=1) + "\n")
         return launch
 
 
 @contextmanager
-def alone(run: Path) -> Iterator[None]:
+def launch_lock(run: Path) -> Iterator[None]:
     """Look at a run and note its new launch with nobody else between: who looks meanwhile is refused.
 
     Raises:
@@ -127,11 +127,11 @@ def alone(run: Path) -> Iterator[None]:
         yield
 
 
-def read_launch(run: Path) -> Launch | None:
+def read_launch(run: Path) -> LaunchRecord | None:
     """The last launch of the run in the folder `run`, or None if it was not started by `python -m launch`."""
     try:
         values = json.loads((run / "launch" / "launch.json").read_text())
         lists = {name: tuple(values.get(name, ())) for name in ("hosts", "ssh", "members")}
-        return Launch(**{**values, **lists})
+        return LaunchRecord(**{**values, **lists})
     except (OSError, ValueError, TypeError, KeyError):
         return None

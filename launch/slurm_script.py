@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.cluster import ClusterConfig
-from launch.run_directory import Place
+from launch.run_directory import LaunchDir
 from launch.script import Shell, directive, render, words
 
 
-def job_scripts(module: str, place: Place, cluster: ClusterConfig, *, members: Sequence[Path] = ()) -> dict[str, str]:
+def job_scripts(
+    module: str, place: LaunchDir, cluster: ClusterConfig, *, members: Sequence[Path] = ()
+) -> dict[str, str]:
     """The texts of job.sh and task.sh; with `members`, the runs of an array of jobs, one task each.
 
     Raises:
@@ -43,7 +45,7 @@ def stage(module: str, cluster: ClusterConfig) -> Shell:
     return words(cluster.interpreter, "-m", module)
 
 
-def inside(place: Place, cluster: ClusterConfig) -> Shell:
+def inside(place: LaunchDir, cluster: ClusterConfig) -> Shell:
     """The words before a command that put it into apptainer's container, with a blank at their end; or nothing."""
     container = cluster.container
     if container.kind != "apptainer":
@@ -53,7 +55,7 @@ def inside(place: Place, cluster: ClusterConfig) -> Shell:
     return Shell(words("apptainer", "exec", *gpus, *binds, *container.options, container.image) + " ")
 
 
-def _directives(place: Place, cluster: ClusterConfig, members: Sequence[Path]) -> list[Shell]:
+def _directives(place: LaunchDir, cluster: ClusterConfig, members: Sequence[Path]) -> list[Shell]:
     """The options of sbatch, in the order in which one reads them."""
     slurm = cluster.slurm
     gpus = f"{slurm.gpu_type}:{cluster.gpus_per_node}" if slurm.gpu_type else str(cluster.gpus_per_node)
@@ -77,7 +79,7 @@ def _directives(place: Place, cluster: ClusterConfig, members: Sequence[Path]) -
     return [*options, *map(Shell, fixed), *map(directive, slurm.extra)]
 
 
-def _srun(place: Place, cluster: ClusterConfig) -> Shell:
+def _srun(place: LaunchDir, cluster: ClusterConfig) -> Shell:
     nodes, processes, container = cluster.nodes or 1, cluster.processes, cluster.container
     parts = ["srun", f"--nodes={nodes}", f"--ntasks={nodes * processes}", f"--ntasks-per-node={processes}"]
     if cluster.slurm.cpus_per_task is not None:  # srun does not take it over from sbatch
@@ -89,6 +91,6 @@ def _srun(place: Place, cluster: ClusterConfig) -> Shell:
     return words(*parts, *cluster.slurm.srun)
 
 
-def _mounts(place: Place, cluster: ClusterConfig) -> list[str]:
+def _mounts(place: LaunchDir, cluster: ClusterConfig) -> list[str]:
     folders = [place.root] if place.run.is_relative_to(place.root) else [place.root, place.run]
     return [*(f"{folder}:{folder}" for folder in folders), *cluster.container.mounts]

@@ -14,8 +14,8 @@ from launch import slurm
 from launch.arguments import cluster_of, shared
 from launch.job import Job
 from launch.local import run
-from launch.run_directory import alone
-from launch.submission import Submission, described, prepare, record, refuse_alive, shown, start, submit, write
+from launch.run_directory import launch_lock
+from launch.submission import Submission, described, ensure_not_running, prepare, record, shown, start, submit, write
 from launch.sweep import submit_sweep, sweep
 from videomae.command import guarded
 from videomae.core.progress import logger
@@ -51,8 +51,8 @@ def _launch(submission: Submission, given: argparse.Namespace) -> int:
         return 0
     queued = submission.on == "slurm" and not slurm.inside(os.environ)
     number = ""
-    with alone(submission.place.run):
-        finished = refuse_alive(submission, force=given.force)
+    with launch_lock(submission.place.run):
+        finished = ensure_not_running(submission, force=given.force)
         if not finished and given.prepare:
             write(submission)
         elif not finished and queued:

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from launch.finding import Finding, look_at
+from launch.finding import RunState, inspect_runs
 from videomae.command import guarded
 from videomae.core.progress import console
 
@@ -32,14 +32,16 @@ def main(words: Sequence[str]) -> int:
 
 
 def _show(folders: Iterable[Path], *, as_json: bool) -> None:
-    found = [one for one in look_at([run for folder in folders for run in runs_below(folder)]) if one.state != "new"]
+    found = [
+        one for one in inspect_runs([run for folder in folders for run in runs_below(folder)]) if one.state != "new"
+    ]
     if as_json:
         sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1) + "\n")
         return
     Console(width=None if console.is_terminal else 160).print(_table(found))
     for one in found:
         if one.state in ("failed", "broken"):
-            sys.stdout.write(f"{one.said}\n")
+            sys.stdout.write(f"{one.message}\n")
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
@@ -56,7 +58,7 @@ def runs_below(folder: Path) -> Iterator[Path]:
         names[:] = sorted(name for name in names if name not in _INNER and not name.startswith("launch."))
 
 
-def _table(found: Sequence[Finding]) -> Table:
+def _table(found: Sequence[RunState]) -> Table:
     table = Table()
     for heading in ("run", "state", "step", "started by", "on", "last word"):
         table.add_column(heading, overflow="fold")

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from launch import slurm
-from launch.finding import Finding, alive, at_work, look, newest_status
+from launch.finding import RunState, active_run_dir, alive, inspect_run, newest_status
 from launch.remote import STOP, ask_to_stop, end_words
 from launch.run_directory import read_launch
 from videomae.command import guarded
@@ -35,8 +35,8 @@ def main(words: Sequence[str]) -> int:
     def act() -> None:
         done = stop(given.run, now=given.now)
         if given.wait is not None:
-            done = wait(given.run, seconds=given.wait).said
-        found = look(given.run)
+            done = wait(given.run, seconds=given.wait).message
+        found = inspect_run(given.run)
         sys.stdout.write(json.dumps(asdict(found), indent=1) + "\n" if given.json else f"{done}\n")
 
     return guarded(act)
@@ -48,11 +48,11 @@ def stop(run: Path, *, now: bool = False) -> str:
     Raises:
         ValueError: there is no such run, or it cannot be ended from here.
     """
-    found = look(run)
+    found = inspect_run(run)
     if found.state == "new":
         raise ValueError(f"no run in {run}; `python -m launch status` lists them")
     if not found.alive:
-        return f"nothing to stop: {found.said}"
+        return f"nothing to stop: {found.message}"
     launch = read_launch(run)
     if launch is not None and launch.members and not now and found.state == "running":
         return "\n".join(stop(Path(member)) for member in launch.members)
@@ -64,26 +64,26 @@ def stop(run: Path, *, now: bool = False) -> str:
             return f"{run}: Slurm's job {found.job} is cancelled; the same command goes on from its newest checkpoint"
     elif now:
         _end(run, found)
-        (at_work(run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
+        (active_run_dir(run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
         return f"{run} is ended; the same command goes on from its newest checkpoint"
     return f"{run} is asked by {ask_to_stop(run)}: it saves after its step and leaves; --now would end it at once"
 
 
-def wait(run: Path, *, seconds: float) -> Finding:
+def wait(run: Path, *, seconds: float) -> RunState:
     """Wait until a run has ended.
 
     Raises:
         ValueError: it has not within `seconds`.
     """
     until = time.monotonic() + seconds
-    while (found := look(run)).alive:
+    while (found := inspect_run(run)).alive:
         if time.monotonic() > until:
-            raise ValueError(f"not ended within {seconds:.0f} s: {found.said}")
+            raise ValueError(f"not ended within {seconds:.0f} s: {found.message}")
         time.sleep(0.5)
     return found
 
 
-def _end(run: Path, found: Finding) -> None:
+def _end(run: Path, found: RunState) -> None:
     launch, last, here = read_launch(run), newest_status(run), socket.gethostname()
     tops = [(launch.host, launch.pid, launch.submitted)] if launch else []
     tops += [(last.host, last.pid, last.started)] if last and last.state == "running" else []

@@ -12,11 +12,11 @@ from typing import Any
 
 from launch import local, remote, slurm
 from launch.cluster import ClusterConfig, Host
-from launch.finding import look, newest_status
+from launch.finding import inspect_run, newest_status
 from launch.host_script import host_scripts, pdsh_words, rank_scripts
 from launch.job import Command, Job, Launcher, default_processes
-from launch.remote import Part, host_parts, ssh_words
-from launch.run_directory import Place
+from launch.remote import HostProcess, host_processes, ssh_words
+from launch.run_directory import LaunchDir
 from launch.slurm_script import job_scripts
 from videomae.core.progress import logger
 from videomae.core.signals import EXIT_STOPPED
@@ -34,7 +34,7 @@ class Submission:
     job: Job
     on: Launcher
     settings: Any  # the resolved config
-    place: Place
+    place: LaunchDir
     cluster: ClusterConfig
     hosts: tuple[Host, ...] = ()
     scripts: dict[str, str] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Submission:
             return [Command(pdsh_words(self.place, self.cluster, self.hosts), _pdsh_environment(self.cluster))]
         if self.at_home:
             return [Command(["bash", str(self.place.record / "host.sh"), "0"])]
-        return [Command(list(part.words)) for part in host_parts(self.place, self.cluster.ssh, self.hosts)]
+        return [Command(list(part.words)) for part in host_processes(self.place, self.cluster.ssh, self.hosts)]
 
 
 def prepare(job: Job, *, on: Launcher, cluster: ClusterConfig | None, processes: int | None) -> Submission:
@@ -70,25 +70,25 @@ def prepare(job: Job, *, on: Launcher, cluster: ClusterConfig | None, processes:
     """
     settings = job.settings()
     machines = cluster or ClusterConfig()
-    place = Place(machines.folder, machines.folder / settings.run)
+    place = LaunchDir(machines.folder, machines.folder / settings.run)
     if cluster is None:
         plain = job.command(on=on, processes=processes)
-        refuse_unfit(settings, processes or default_processes())
+        ensure_fits(settings, processes or default_processes())
         return Submission(job, on, settings, place, machines, plain=plain)
     if on == "slurm":
-        refuse_unfit(settings, (cluster.nodes or 1) * cluster.processes)
+        ensure_fits(settings, (cluster.nodes or 1) * cluster.processes)
         return Submission(job, on, settings, place, cluster, scripts=job_scripts(job.module, place, cluster))
     hosts = cluster.machines() or (Host("localhost", cluster.processes),)
     if on == "local" and sum(host.processes for host in hosts) > 1:
         raise ValueError("--on local runs one process on this machine; type --on torchrun, or --nodes 1 --processes 1")
-    refuse_unfit(settings, sum(host.processes for host in hosts))
+    ensure_fits(settings, sum(host.processes for host in hosts))
     submission = Submission(job, on, settings, place, cluster, hosts)
     if submission.over_pdsh:
         return replace(submission, scripts=rank_scripts(job.module, place, cluster, hosts=hosts))
     return replace(submission, scripts=host_scripts(job.module, place, cluster, hosts=hosts, on=on))
 
 
-def refuse_unfit(settings: Any, processes: int) -> None:
+def ensure_fits(settings: Any, processes: int) -> None:
     """What the processes would find out themselves, after hours in a queue or days behind another stage.
 
     Raises:
@@ -103,18 +103,18 @@ def refuse_unfit(settings: Any, processes: int) -> None:
     settings.engine.split(batch=settings.batch, world_size=processes)
 
 
-def refuse_alive(submission: Submission, *, force: bool = False) -> bool:
+def ensure_not_running(submission: Submission, *, force: bool = False) -> bool:
     """Say what there is of the run already. Returns whether it is finished.
 
     Raises:
         ValueError: the run waits or is running, or is one of other settings.
     """
-    found = look(submission.place.run)
+    found = inspect_run(submission.place.run)
     if found.alive and not force:
-        raise ValueError(f"{found.said}. If you know that it is dead, type --force")
-    RunDirectory(submission.place.run).refuse_other(submission.settings)
+        raise ValueError(f"{found.message}. If you know that it is dead, type --force")
+    RunDirectory(submission.place.run).ensure_same_config(submission.settings)
     if found.state not in ("new", "finished"):
-        logger.info("%s", found.said)
+        logger.info("%s", found.message)
     return found.state == "finished"
 
 
@@ -173,9 +173,9 @@ def _run(submission: Submission) -> int:
     elif submission.over_pdsh or submission.at_home:
         (command,) = submission.commands()
     else:
-        parts = host_parts(place, submission.cluster.ssh, submission.hosts)
+        parts = host_processes(place, submission.cluster.ssh, submission.hosts)
         return remote.run(parts, place, stop_seconds=submission.cluster.stop_seconds)
-    part = Part(command.words, environment=command.environment, folder=place.root)
+    part = HostProcess(command.words, environment=command.environment, folder=place.root)
     return remote.run([part], place, stop_seconds=submission.cluster.stop_seconds)
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from launch import slurm
-from launch.finding import look
-from launch.run_directory import Place, alone
+from launch.finding import inspect_run
+from launch.run_directory import LaunchDir, launch_lock
 from launch.slurm_script import job_scripts
-from launch.submission import Submission, refuse_unfit
+from launch.submission import Submission, ensure_fits
 from videomae.core.progress import logger
 from videomae.run.directory import RunDirectory
 
@@ -26,7 +26,7 @@ class Sweep:
     """The array, and the runs that are its tasks."""
 
     array: Submission
-    members: tuple[tuple[Place, Any], ...]  # with their resolved configs
+    members: tuple[tuple[LaunchDir, Any], ...]  # with their resolved configs
 
 
 def sweep(submission: Submission, values: str) -> Sweep:
@@ -43,12 +43,12 @@ def sweep(submission: Submission, values: str) -> Sweep:
         name = f"{key.rsplit('.', 1)[-1]}-{re.sub(r'[^A-Za-z0-9._-]+', '_', value)}"
         run = str(Path(submission.settings.run) / name)
         job = replace(submission.job, overrides=(*submission.job.overrides, f"{key}={value}", f"run={run}"))
-        members.append((Place(submission.place.root, submission.place.root / run), job.settings()))
+        members.append((LaunchDir(submission.place.root, submission.place.root / run), job.settings()))
     if len({place.run for place, _ in members}) < len(members):
         raise ValueError(f"the values of a sweep must differ, got {listed}")
     runs = [place.run for place, _ in members]
     for _, settings in members:
-        refuse_unfit(settings, (submission.cluster.nodes or 1) * submission.cluster.processes)
+        ensure_fits(settings, (submission.cluster.nodes or 1) * submission.cluster.processes)
     scripts = job_scripts(submission.job.module, submission.place, submission.cluster, members=runs)
     return Sweep(replace(submission, scripts=scripts), tuple(members))
 
@@ -61,21 +61,21 @@ def submit_sweep(planned: Sweep, *, force: bool = False) -> str:
     """
     with ExitStack() as stack:
         for place in (planned.array.place, *(place for place, _ in planned.members)):
-            stack.enter_context(alone(place.run))
+            stack.enter_context(launch_lock(place.run))
         return _submit(planned, force=force)
 
 
 def _submit(planned: Sweep, *, force: bool) -> str:
-    before = look(planned.array.place.run)
+    before = inspect_run(planned.array.place.run)
     if before.alive and not force:
-        raise ValueError(f"{before.said}. If you know that it is dead, type --force")
+        raise ValueError(f"{before.message}. If you know that it is dead, type --force")
     for place, settings in planned.members:
-        found = look(place.run)
+        found = inspect_run(place.run)
         if found.alive and not force:
-            raise ValueError(f"{found.said}. If you know that it is dead, type --force")
-        RunDirectory(place.run).refuse_other(settings)
+            raise ValueError(f"{found.message}. If you know that it is dead, type --force")
+        RunDirectory(place.run).ensure_same_config(settings)
         if found.state != "new":
-            logger.info("%s", found.said)
+            logger.info("%s", found.message)
     array, module = planned.array, planned.array.job.module
     commit = array.place.make(array.settings, array.scripts)
     for place, settings in planned.members:

@@ -4,7 +4,7 @@ Asymmetric design of VideoMAE (Tong et al. 2022, section 3.2): the encoder never
 the encoded visible tokens and one learnt mask token at each hidden place, all with their positions, and only its
 outputs at the hidden places are projected to pixels. Module names equal the keys of the official checkpoints.
 
-Shapes: B batch, V visible tokens, H hidden tokens (height in BCTHW), S silent tokens, M mask tokens, D width,
+Shapes: B batch, V visible tokens, H hidden tokens (height in BCTHW), S ignored tokens, M mask tokens, D width,
 P pixel values of a cube.
 """
 
@@ -59,8 +59,8 @@ class MaskedAutoencoder(nn.Module):
         self.encoder = VideoEncoder(encoder)
         self.encoder_to_decoder = nn.Linear(encoder.dim, decoder.dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.dim))
-        self.decoder = PixelDecoder(decoder, cube_values=encoder.cube_values)
-        self.register_buffer("positions_ND", sincos_table(encoder.tokens, decoder.dim), persistent=False)
+        self.decoder = PixelDecoder(decoder, cube_values=encoder.patch_dim)
+        self.register_buffer("positions_ND", sincos_table(encoder.num_patches, decoder.dim), persistent=False)
         initialize(self, xavier=True)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 

@@ -1,6 +1,6 @@
 """What travels from the loader to the device: masked clips, one and many.
 
-Shapes: B batch, C channels, T frames, H height (or hidden tokens), W width, V visible tokens, S silent tokens.
+Shapes: B batch, C channels, T frames, H height (or hidden tokens), W width, V visible tokens, S ignored tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PretrainBatch(TensorBatch):
     video_BCTHW: Tensor
     visible_BV: Tensor
     hidden_BH: Tensor
-    silent_BS: Tensor
+    ignored_BS: Tensor
     weight_B: Tensor | None = None  # float32; None: each clip counts alike
 
 
@@ -44,6 +44,6 @@ def collate(items: Sequence[PretrainItem]) -> PretrainBatch:
         video_BCTHW=stack_clips([item.frames_TCHW for item in items]),
         visible_BV=torch.from_numpy(np.stack([item.mask.visible_V for item in items])),
         hidden_BH=torch.from_numpy(np.stack([item.mask.hidden_H for item in items])),
-        silent_BS=torch.from_numpy(np.stack([item.mask.silent_S for item in items])),
+        ignored_BS=torch.from_numpy(np.stack([item.mask.ignored_S for item in items])),
         weight_B=stack_weights(item.weight for item in items),
     )

@@ -39,12 +39,12 @@ class PretrainConfig(TrainingConfig):
     decoder: DecoderConfig = DecoderConfig()
     mask: MaskConfig = MaskConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    panels: int = 4  # clips drawn as original / masked / reconstructed at the end
-    panels_every: str | None = None  # and during training, for example 100 epochs
+    visualizations: int = 4  # clips drawn as original / masked / reconstructed at the end
+    visualize_every: str | None = None  # and during training, for example 100 epochs
 
     def __post_init__(self) -> None:
         if self.encoder.drop_path:
             raise ValueError(f"pretraining drops no paths (VideoMAE, appendix), got {self.encoder.drop_path}; set 0")
         hidden_count(self.mask, self.encoder)
-        if self.batch % self.data.repeats:
-            raise ValueError(f"batch={self.batch} must be a multiple of data.repeats={self.data.repeats}")
+        if self.batch % self.data.repeated_aug:
+            raise ValueError(f"batch={self.batch} must be a multiple of data.repeated_aug={self.data.repeated_aug}")

@@ -21,7 +21,7 @@ from pretrain.masking import MaskConfig, draw_mask
 from pretrain.objective import trivial_loss
 from videomae.core.config import parse
 from videomae.models.encoder import SIZES, EncoderConfig
-from videomae.models.flops import count, training_multiply_adds
+from videomae.models.flops import count_flops, training_multiply_adds
 from videomae.run.metrics.meter import Workload
 
 DECODERS = {
@@ -69,7 +69,7 @@ def workload(encoder: EncoderConfig, decoder: DecoderConfig, mask: MaskConfig) -
     with torch.device("meta"):
         model = MaskedAutoencoder(encoder, decoder)
         video_BCTHW = torch.empty(1, 3, encoder.frames, encoder.size, encoder.size)
-    counted = count(model, video_BCTHW, *_indices(mask, encoder))
+    counted = count_flops(model, video_BCTHW, *_indices(mask, encoder))
     parts = training_multiply_adds(model, counted)
     visible = parts.pop("encoder")
     return Workload(
@@ -85,9 +85,9 @@ def measure(size: str) -> Cost:
     with torch.device("meta"):
         model = MaskedAutoencoder(encoder, DECODERS[size])
         video_BCTHW = torch.empty(1, 3, encoder.frames, encoder.size, encoder.size)
-    full = count(model.encoder, video_BCTHW)
+    full = count_flops(model.encoder, video_BCTHW)
     plain, dual = (
-        count(model, video_BCTHW, *_indices(MaskConfig(decoder=decoder), encoder))
+        count_flops(model, video_BCTHW, *_indices(MaskConfig(decoder=decoder), encoder))
         for decoder in ("all", "running_cell")
     )
     return Cost(
@@ -101,7 +101,7 @@ def measure(size: str) -> Cost:
 
 def _indices(mask: MaskConfig, encoder: EncoderConfig) -> list[torch.Tensor]:
     drawn = draw_mask(mask, encoder, np.random.default_rng(0))
-    return [torch.from_numpy(part)[None] for part in (drawn.visible_V, drawn.hidden_H, drawn.silent_S)]
+    return [torch.from_numpy(part)[None] for part in (drawn.visible_V, drawn.hidden_H, drawn.ignored_S)]
 
 
 def rows() -> list[dict[str, object]]:

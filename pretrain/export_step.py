@@ -15,7 +15,7 @@ from pretrain.config import PretrainConfig
 from videomae.command import guarded
 from videomae.core.config import load
 from videomae.core.progress import log_to
-from videomae.engine.state.fragments import AVERAGE, MASTER, read_full
+from videomae.engine.state.fragments import EMA, MASTER, read_full
 from videomae.models.weights.export import save_encoder
 from videomae.run.checkpoint.inspection import pick
 from videomae.run.directory import RunDirectory
@@ -33,7 +33,7 @@ def export_encoder(run: Path, *, step: int | None = None, average: bool | None =
     config = load(PretrainConfig, RunDirectory(run).config)
     checkpoint = pick(run, step)
     averaged = config.optimizer.ema is not None if average is None else average
-    state = read_full(checkpoint.folder, AVERAGE if averaged else MASTER)
+    state = read_full(checkpoint.folder, EMA if averaged else MASTER)
     encoder = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     folder = out or run / f"export-{checkpoint.folder.name}"
     ema = config.optimizer.ema if averaged else None

@@ -53,7 +53,7 @@ class Mask:
 
     visible_V: np.ndarray
     hidden_H: np.ndarray
-    silent_S: np.ndarray
+    ignored_S: np.ndarray
 
 
 def hidden_count(config: MaskConfig, encoder: EncoderConfig) -> int:
@@ -63,9 +63,9 @@ def hidden_count(config: MaskConfig, encoder: EncoderConfig) -> int:
         ValueError: the ratio hides nothing or leaves nothing visible, or the running cell does not close its round.
     """
     total, unit = {
-        "tube": (encoder.positions, f"positions of a {encoder.side} x {encoder.side} grid"),
-        "random": (encoder.tokens, "tokens"),
-        "frame": (encoder.slices, "temporal slices"),
+        "tube": (encoder.patches_per_frame, f"positions of a {encoder.grid_size} x {encoder.grid_size} grid"),
+        "random": (encoder.num_patches, "tokens"),
+        "frame": (encoder.grid_t, "temporal slices"),
     }[config.kind]
     hidden = int(config.ratio * total)
     if not 0 < hidden < total:
@@ -73,9 +73,9 @@ def hidden_count(config: MaskConfig, encoder: EncoderConfig) -> int:
             f"mask.ratio={config.ratio} hides {hidden} of the {total} {unit}; "
             "at least one must be hidden and one visible"
         )
-    if config.decoder == "running_cell" and encoder.slices % _PHASES:
+    if config.decoder == "running_cell" and encoder.grid_t % _PHASES:
         raise ValueError(
-            f"mask.decoder=running_cell comes round after {_PHASES} temporal slices, got {encoder.slices}; "
+            f"mask.decoder=running_cell comes round after {_PHASES} temporal slices, got {encoder.grid_t}; "
             f"set encoder.frames to a multiple of {_PHASES * encoder.tubelet}"
         )
     return hidden
@@ -85,18 +85,18 @@ def draw_mask(config: MaskConfig, encoder: EncoderConfig, rng: np.random.Generat
     """A mask of the configured kind, every choice of its units equally likely."""
     hidden = hidden_count(config, encoder)
     if config.kind == "random":
-        shuffled_N = rng.permutation(encoder.tokens)
+        shuffled_N = rng.permutation(encoder.num_patches)
         visible_V, hidden_H = np.sort(shuffled_N[hidden:]), np.sort(shuffled_N[:hidden])
     elif config.kind == "frame":
-        shuffled_T = rng.permutation(encoder.slices)
+        shuffled_T = rng.permutation(encoder.grid_t)
         visible_V, hidden_H = (_slices(part, encoder) for part in (shuffled_T[hidden:], shuffled_T[:hidden]))
     else:
-        shuffled_P = rng.permutation(encoder.positions)
+        shuffled_P = rng.permutation(encoder.patches_per_frame)
         visible_V, hidden_H = (_through_time(part, encoder) for part in (shuffled_P[hidden:], shuffled_P[:hidden]))
     if config.decoder == "all":
-        return Mask(visible_V, hidden_H, silent_S=np.empty(0, dtype=np.int64))
+        return Mask(visible_V, hidden_H, ignored_S=np.empty(0, dtype=np.int64))
     kept_N = running_cell(encoder, phase=int(rng.integers(_PHASES)))
-    return Mask(visible_V, hidden_H[kept_N[hidden_H]], silent_S=visible_V[kept_N[visible_V]])
+    return Mask(visible_V, hidden_H[kept_N[hidden_H]], ignored_S=visible_V[kept_N[visible_V]])
 
 
 def running_cell(encoder: EncoderConfig, *, phase: int) -> np.ndarray:
@@ -104,20 +104,20 @@ def running_cell(encoder: EncoderConfig, *, phase: int) -> np.ndarray:
 
     The pair steps round the cell from slice to slice, so that every position is kept in exactly half of the slices.
     """
-    row_H1 = np.arange(encoder.side)[:, None] % 2
-    column_1W = np.arange(encoder.side)[None] % 2
+    row_H1 = np.arange(encoder.grid_size)[:, None] % 2
+    column_1W = np.arange(encoder.grid_size)[None] % 2
     place_HW = np.where(row_H1 == 0, column_1W, 3 - column_1W)  # 0 1 / 3 2: round the cell
-    step_T11 = (np.arange(encoder.slices) + phase)[:, None, None]
+    step_T11 = (np.arange(encoder.grid_t) + phase)[:, None, None]
     return ((place_HW - step_T11) % _PHASES < _PHASES // 2).reshape(-1)
 
 
 def _through_time(positions_P: np.ndarray, encoder: EncoderConfig) -> np.ndarray:
     """Token indices of the given spatial positions in every temporal slice."""
-    starts_T1 = np.arange(encoder.slices, dtype=np.int64)[:, None] * encoder.positions
+    starts_T1 = np.arange(encoder.grid_t, dtype=np.int64)[:, None] * encoder.patches_per_frame
     return (starts_T1 + np.sort(positions_P)).reshape(-1)
 
 
 def _slices(slices_T: np.ndarray, encoder: EncoderConfig) -> np.ndarray:
     """Token indices of all positions in the given temporal slices."""
-    starts_T1 = np.sort(slices_T).astype(np.int64)[:, None] * encoder.positions
-    return (starts_T1 + np.arange(encoder.positions)).reshape(-1)
+    starts_T1 = np.sort(slices_T).astype(np.int64)[:, None] * encoder.patches_per_frame
+    return (starts_T1 + np.arange(encoder.patches_per_frame)).reshape(-1)

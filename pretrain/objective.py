@@ -39,14 +39,14 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
-class CubeStatistics:
+class PatchStatistics:
     """Mean and deviation of each cube and channel: two tensors of (B, H, 1, C)."""
 
     mean: Tensor
     deviation: Tensor
 
 
-def cubes_of(video_BCTHW: Tensor, encoder: EncoderConfig) -> Tensor:
+def patchify(video_BCTHW: Tensor, encoder: EncoderConfig) -> Tensor:
     """Cut a clip of any dtype into cubes_BNP: N runs over (time, height, width), P over (those, channel)."""
     return rearrange(
         video_BCTHW,
@@ -57,13 +57,13 @@ def cubes_of(video_BCTHW: Tensor, encoder: EncoderConfig) -> Tensor:
     )
 
 
-def video_of(cubes_BNP: Tensor, encoder: EncoderConfig) -> Tensor:
+def unpatchify(cubes_BNP: Tensor, encoder: EncoderConfig) -> Tensor:
     """The inverse of `cubes_of`: video_BCTHW."""
     return rearrange(
         cubes_BNP,
         "b (t h w) (u p q c) -> b c (t u) (h p) (w q)",
-        t=encoder.slices,
-        h=encoder.side,
+        t=encoder.grid_t,
+        h=encoder.grid_size,
         u=encoder.tubelet,
         p=encoder.patch,
         q=encoder.patch,
@@ -72,24 +72,24 @@ def video_of(cubes_BNP: Tensor, encoder: EncoderConfig) -> Tensor:
 
 def hidden_targets(
     video_BCTHW: Tensor, hidden_BH: Tensor, *, encoder: EncoderConfig, normalize: bool
-) -> tuple[Tensor, CubeStatistics]:
+) -> tuple[Tensor, PatchStatistics]:
     """Targets of the hidden cubes, float32, and the statistics that turn a prediction back into pixels.
 
     Args:
         video_BCTHW: uint8 pixels, or floats in [0, 1].
         hidden_BH: int64 indices of the hidden tokens.
     """
-    cubes_BHP = take_tokens(cubes_of(video_BCTHW, encoder), hidden_BH)
+    cubes_BHP = take_tokens(patchify(video_BCTHW, encoder), hidden_BH)
     pixels = cubes_BHP.float().div(255) if video_BCTHW.dtype == torch.uint8 else cubes_BHP.float()
     pixels_BHXC = rearrange(pixels, "b h (x c) -> b h x c", c=3)
     variance, mean = torch.var_mean(pixels_BHXC, dim=2, keepdim=True, unbiased=True)
-    statistics = CubeStatistics(mean, variance.sqrt() + EPSILON)
+    statistics = PatchStatistics(mean, variance.sqrt() + EPSILON)
     if not normalize:
         return pixels, statistics
     return rearrange((pixels_BHXC - mean) / statistics.deviation, "b h x c -> b h (x c)"), statistics
 
 
-def to_pixels(predictions_BHP: Tensor, statistics: CubeStatistics, *, normalize: bool) -> Tensor:
+def to_pixels(predictions_BHP: Tensor, statistics: PatchStatistics, *, normalize: bool) -> Tensor:
     """Predictions as pixels in about [0, 1]: a normalised prediction gets its cube's own mean and deviation back."""
     if not normalize:
         return predictions_BHP.float()
@@ -108,7 +108,7 @@ def reconstruction_loss(predictions_BHP: Tensor, targets_BHP: Tensor, weight_B: 
 def measure(
     predictions_BHP: Tensor,
     targets_BHP: Tensor,
-    statistics: CubeStatistics,
+    statistics: PatchStatistics,
     *,
     normalized: bool,
     weight_B: Tensor | None = None,
@@ -154,7 +154,7 @@ class Objective:
             batch.video_BCTHW, batch.hidden_BH, encoder=self._encoder, normalize=self._config.normalize
         )
         video_BCTHW = normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD)
-        predictions_BHP = module(video_BCTHW, batch.visible_BV, batch.hidden_BH, batch.silent_BS)
+        predictions_BHP = module(video_BCTHW, batch.visible_BV, batch.hidden_BH, batch.ignored_BS)
         if self.measuring:
             seen = predictions_BHP.detach()
             normalized, weight_B = self._config.normalize, batch.weight_B

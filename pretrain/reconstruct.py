@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.batch import PretrainBatch
-from pretrain.objective import cubes_of, hidden_targets, to_pixels, video_of
+from pretrain.objective import hidden_targets, patchify, to_pixels, unpatchify
 from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from videomae.models.encoder import EncoderConfig, take_tokens
 
@@ -31,15 +31,15 @@ def reconstruct(model: MaskedAutoencoder, batch: PretrainBatch, *, normalized: b
     video_BCTHW = batch.video_BCTHW.float() / 255
     _, statistics = hidden_targets(batch.video_BCTHW, batch.hidden_BH, encoder=encoder, normalize=normalized)
     normed_BCTHW = normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD)
-    predictions_BHP = model(normed_BCTHW, batch.visible_BV, batch.hidden_BH, batch.silent_BS)
+    predictions_BHP = model(normed_BCTHW, batch.visible_BV, batch.hidden_BH, batch.ignored_BS)
     pixels_BHP = to_pixels(predictions_BHP, statistics, normalize=normalized).clamp(0, 1)
-    visible_BVP = take_tokens(cubes_of(video_BCTHW, encoder), batch.visible_BV)
+    visible_BVP = take_tokens(patchify(video_BCTHW, encoder), batch.visible_BV)
     masked_BCTHW = _replace(torch.full_like(video_BCTHW, GREY), batch.visible_BV, visible_BVP, encoder)
     rebuilt_BCTHW = _replace(masked_BCTHW, batch.hidden_BH, pixels_BHP, encoder)
     return (torch.stack([video_BCTHW, masked_BCTHW, rebuilt_BCTHW], dim=1) * 255).round().to(torch.uint8)
 
 
-def write_panels(triples: Tensor, folder: Path, *, columns: int = 8) -> list[Path]:
+def write_visualizations(triples: Tensor, folder: Path, *, columns: int = 8) -> list[Path]:
     """Write one PNG a clip, rows original / masked / reconstructed, `columns` frames evenly from the clip.
 
     Args:
@@ -58,6 +58,6 @@ def write_panels(triples: Tensor, folder: Path, *, columns: int = 8) -> list[Pat
 
 
 def _replace(video_BCTHW: Tensor, tokens_BK: Tensor, cubes_BKP: Tensor, encoder: EncoderConfig) -> Tensor:
-    cubes_BNP = cubes_of(video_BCTHW, encoder)
+    cubes_BNP = patchify(video_BCTHW, encoder)
     index_BKP = tokens_BK[..., None].expand(-1, -1, cubes_BNP.shape[-1])
-    return video_of(cubes_BNP.scatter(1, index_BKP, cubes_BKP), encoder)
+    return unpatchify(cubes_BNP.scatter(1, index_BKP, cubes_BKP), encoder)

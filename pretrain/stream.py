@@ -13,7 +13,7 @@ from pretrain.masking import draw_mask
 from videomae.core.distributed import World
 from videomae.core.progress import logger
 from videomae.data.datasets import DataSets
-from videomae.data.loader.stacking import room
+from videomae.data.loader.stacking import alloc_clip
 from videomae.data.shards.manifest import ShardError
 from videomae.data.shards.reader import Sample
 from videomae.data.stream import BatchStream
@@ -34,7 +34,7 @@ class MaskedClips:
         boxes = [multi_scale_box(sample.height, sample.width, rng, data.scales) for rng in rngs]
         items = []
         for frames_THWC, rng in zip(decode_boxes(sample.video, index_T, boxes), rngs, strict=True):
-            out_THWC = room(encoder.frames, encoder.size, encoder.size, 3)
+            out_THWC = alloc_clip(encoder.frames, encoder.size, encoder.size, 3)
             frames_TCHW = resize(frames_THWC, encoder.size, out_THWC=out_THWC)
             frames_TCHW = flip(frames_TCHW, rng, probability=data.flip, in_place=True)
             items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng), sample.weight))

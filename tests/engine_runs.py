@@ -16,7 +16,7 @@ from tests.engine_cases import BATCH, CLIP, EMA, STEPS, Reference
 from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch, world_of_one
 from videomae.core.distributed import World
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
-from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, Update, build_engine
+from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, StepResult, build_engine
 
 RATE = 1e-3
 Alter = Callable[[Tensor, int], Tensor]  # (loss, micro-batch on this rank) -> loss
@@ -37,7 +37,7 @@ def make_engine(
     groups = parameter_groups(
         model,
         weight_decay=0.05,
-        rate_factor=lambda name: 0.5 if reference.decay and name.startswith("encoder.") else 1.0,
+        lr_scale=lambda name: 0.5 if reference.decay and name.startswith("encoder.") else 1.0,
     )
     optimizer = OptimizerConfig(clip=CLIP if reference.clip else None, ema=EMA if reference.ema else None)
     return build_engine(model, groups, EnginePlan(EngineConfig(**config), optimizer, world, accumulation))
@@ -58,13 +58,13 @@ def _slice(batch: PretrainBatch, start: int, stop: int) -> PretrainBatch:
 
 def run_step(
     engine: Engine, step: int, *, accumulation: int = 1, ceiling: float = math.inf, alter: Alter = lambda loss, _: loss
-) -> Update:
+) -> StepResult:
     """One update on the global batch of `step`."""
     objective = Objective(ObjectiveConfig(), encoder=TINY_ENCODER, device=engine.world.device)
     batches = micro_batches(step, engine.world, accumulation)
     numbered = list(enumerate(batches))
-    return engine.update(
-        numbered, lambda module, item: alter(objective(module, item[1]), item[0]), rate=RATE, ceiling=ceiling
+    return engine.train_step(
+        numbered, lambda module, item: alter(objective(module, item[1]), item[0]), lr=RATE, skip_threshold=ceiling
     )
 
 
@@ -84,7 +84,7 @@ def reference_results(reference: Reference) -> dict[str, Any]:
     results: dict[str, Any] = run_steps(engine)
     results["state"] = {f"master.{name}": value for name, value in engine.full_state().items()}
     if reference.ema:
-        results["state"] |= {f"ema.{name}": value for name, value in engine.full_state(average=True).items()}
+        results["state"] |= {f"ema.{name}": value for name, value in engine.full_state(ema=True).items()}
     return results
 
 

@@ -42,13 +42,13 @@ class ThreadWorld(World):
 
     meeting: Meeting = field(default_factory=lambda: Meeting(1))
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         return [pickle.loads(found) for found in self.meeting.exchange(self.rank, pickle.dumps(value))]
 
-    def share(self, value: Any) -> Any:
-        return self.gather(value)[0]
+    def broadcast_object(self, value: Any) -> Any:
+        return self.all_gather_object(value)[0]
 
-    def line_up(self, part: Tensor, *, into: Tensor) -> None:
+    def all_gather_into(self, part: Tensor, *, into: Tensor) -> None:
         into.copy_(torch.cat(self.meeting.exchange(self.rank, part.clone())))
 
 

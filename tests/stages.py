@@ -6,7 +6,7 @@ from typing import Any
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from videomae.core.config import load
-from videomae.run.metrics import read
+from videomae.run.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
 TINY = "{frames: 8, size: 32, tubelet: 2, patch: 8, dim: 48, depth: 2, heads: 3}"
@@ -16,12 +16,12 @@ TINY_RUN = (
     "mask.ratio=0.75",
     "batch=8",
     "optimizer.lr=4e-3",
-    "data.repeats=1",
+    "data.repeated_aug=1",
     "schedule={duration: 6 steps, warmup: 2 steps}",
     "engine.kind=local",
     "loader.workers=0",
     "metrics={every: 1, wandb: disabled}",
-    "panels=1",
+    "visualizations=1",
 )
 
 
@@ -67,4 +67,4 @@ def finetune_config(run: Path, shards: Path, *overrides: str) -> FinetuneConfig:
 
 def losses(run: Path) -> list[float]:
     """The training losses that a run logged, step by step."""
-    return [line["loss"] for line in read(run / "metrics.jsonl") if line["kind"] == "train"]
+    return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]

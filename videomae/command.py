@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from videomae.core.config import load
-from videomae.core.distributed import World, connected, end_process
+from videomae.core.distributed import World, distributed_context, end_process
 from videomae.core.progress import log_to, logger
 from videomae.core.signals import (
     EXIT_FAILED,
@@ -58,10 +58,10 @@ def finish(code: int) -> int:
 
 def _run(schema: type[T], train: Callable[[T, World], RunDirectory], config: Path, overrides: Sequence[str]) -> None:
     settings = load(schema, config, overrides)
-    with connected(os.environ, patience=settings.health.collective_seconds) as world:
-        log_to(None, console_too=world.first)
+    with distributed_context(os.environ, timeout=settings.health.collective_seconds) as world:
+        log_to(None, console_too=world.is_main)
         run = train(settings, world)
-        if world.first:
+        if world.is_main:
             logger.info("run directory: %s", run.path)
 
 

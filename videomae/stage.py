@@ -14,17 +14,17 @@ from videomae.core.progress import log_to, logger
 from videomae.data.loader.loader import LoaderConfig
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, build_engine
-from videomae.engine.schedule import ScheduleConfig, Timetable, make_timetable
+from videomae.engine.schedule import Schedule, ScheduleConfig, make_schedule
 from videomae.run.checkpoint import CheckpointConfig
-from videomae.run.claims import Owner
+from videomae.run.claims import RunLock
 from videomae.run.directory import RunDirectory
 from videomae.run.health.guard import HealthConfig
-from videomae.run.inputs import hold
-from videomae.run.lock import Patience, own
+from videomae.run.inputs import check_inputs
+from videomae.run.lock import LockTimeouts, acquire
 from videomae.run.metrics import MetricsConfig
-from videomae.run.session import Attempt
+from videomae.run.session import RunSession
 
-_FAREWELL = 30.0  # seconds beside its save that a start which leaves may take
+SHUTDOWN_TIMEOUT = 30.0  # seconds beside its save that a start which leaves may take
 
 
 @configclass
@@ -47,7 +47,7 @@ class TrainingConfig:
         return RunDirectory(Path(self.run))
 
 
-def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequence[Path]) -> Attempt:
+def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequence[Path]) -> RunSession:
     """Create or reopen the run's directory, send log lines there, and say whether the run is already finished.
 
     Raises:
@@ -64,15 +64,15 @@ def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequen
         raise
     if finished and owner is not None:
         owner.release()
-    return Attempt(title, config.directory, config.health, world, finished=finished, owner=owner)
+    return RunSession(title, config.directory, config.health, world, finished=finished, owner=owner)
 
 
-def _own(config: TrainingConfig, world: World) -> Owner | None:
+def _own(config: TrainingConfig, world: World) -> RunLock | None:
     """Make this start the run's owner, on all ranks or none; rank 0 keeps the claim."""
-    health, kept = config.health, list[Owner]()
-    leaving = (config.checkpoint.deadline or health.start_seconds) + _FAREWELL
-    patience = Patience(silence=health.owner_seconds, leaving=leaving)
-    world.on_first(lambda: kept.append(own(config.directory.path, os.environ, patience=patience)))
+    health, kept = config.health, list[RunLock]()
+    leaving = (config.checkpoint.deadline or health.start_seconds) + SHUTDOWN_TIMEOUT
+    patience = LockTimeouts(silence=health.owner_seconds, leaving=leaving)
+    world.main_only(lambda: kept.append(acquire(config.directory.path, os.environ, patience=patience)))
     return kept[0] if kept else None
 
 
@@ -80,31 +80,31 @@ def _prepare(title: str, config: TrainingConfig, world: World, inputs: Sequence[
     """Make the directory, and say whether the run in it is finished."""
     run = config.directory
     run.prepare(config, world)
-    log_to(run.log(world.rank), console_too=world.first)
-    world.on_first(lambda: hold(run, inputs))
-    finished = world.share(run.summary.exists())
+    log_to(run.log(world.rank), console_too=world.is_main)
+    world.main_only(lambda: check_inputs(run, inputs))
+    finished = world.broadcast_object(run.summary.exists())
     if finished:
         if config.checkpoint.resume == "never":
             raise ValueError(f"checkpoint.resume=never, but {run.path} is finished; type run=PATH for a new run")
-        if world.first:
+        if world.is_main:
             logger.info("%s in %s is finished already and is reused; remove the folder to start again", title, run.path)
     return bool(finished)
 
 
-def plan(config: TrainingConfig, *, steps_per_epoch: int) -> Timetable:
+def plan(config: TrainingConfig, *, steps_per_epoch: int) -> Schedule:
     """The run's durations and rates on a data set of `steps_per_epoch` batches.
 
     Raises:
         ValueError: see `make_timetable`.
     """
-    peak_rate = config.optimizer.peak(config.batch)
-    return make_timetable(config.schedule, peak_rate=peak_rate, steps_per_epoch=steps_per_epoch, batch=config.batch)
+    peak_rate = config.optimizer.peak_lr(config.batch)
+    return make_schedule(config.schedule, peak_lr=peak_rate, steps_per_epoch=steps_per_epoch, batch=config.batch)
 
 
 def start_engine(
-    model: nn.Module, config: TrainingConfig, world: World, *, rate_factor: Callable[[str], float] = lambda name: 1.0
+    model: nn.Module, config: TrainingConfig, world: World, *, lr_scale: Callable[[str], float] = lambda name: 1.0
 ) -> Engine:
-    """`model` under the config's engine; `rate_factor(name)` is the factor on a parameter's rate."""
-    groups = parameter_groups(model, weight_decay=config.optimizer.weight_decay, rate_factor=rate_factor)
+    """`model` under the config's engine; `lr_scale(name)` is the factor on a parameter's learning rate."""
+    groups = parameter_groups(model, weight_decay=config.optimizer.weight_decay, lr_scale=lr_scale)
     _, micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
     return build_engine(model, groups, EnginePlan(config.engine, config.optimizer, world, micro_batches))

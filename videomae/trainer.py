@@ -21,39 +21,39 @@ from torch import Tensor, nn
 
 from videomae.core.progress import logger, track
 from videomae.core.signals import Stopped
-from videomae.engine.protocol import Engine, Update
-from videomae.engine.schedule import Timetable
+from videomae.engine.protocol import Engine, StepResult
+from videomae.engine.schedule import Schedule
 from videomae.run.checkpoint import Checkpoint, CheckpointStore, Saver, SaveReport, starting_point
-from videomae.run.directory import write_whole
+from videomae.run.directory import write_atomic
 from videomae.run.health.guard import Guard
 from videomae.run.health.rollback import last_good
 from videomae.run.health.stragglers import Stragglers
-from videomae.run.metrics import read
+from videomae.run.metrics import read_metrics
 from videomae.run.metrics.meter import Span, Workload
-from videomae.run.metrics.recorder import Beside, Recorder
-from videomae.run.session import Attempt
+from videomae.run.metrics.recorder import ExtraMetrics, Recorder
+from videomae.run.session import RunSession
 from videomae.stage import TrainingConfig
 
 T = TypeVar("T")
 
 
-class Training:
+class Trainer:
     """One stage's run from its last checkpoint to its end, on every rank."""
 
     def __init__(
         self,
-        attempt: Attempt,
+        attempt: RunSession,
         config: TrainingConfig,
         *,
         engine: Engine,
-        timetable: Timetable,
+        timetable: Schedule,
         workload: Workload | None = None,
     ) -> None:
         self._attempt, self._config, self._engine, self._timetable = attempt, config, engine, timetable
         self._world = engine.world
         run = config.directory
-        if self._world.first and engine.settings is not None:
-            write_whole(run.deepspeed_settings, json.dumps(engine.settings, indent=1))
+        if self._world.is_main and engine.settings is not None:
+            write_atomic(run.deepspeed_settings, json.dumps(engine.settings, indent=1))
         self._recorder = Recorder(config, world=self._world, timetable=timetable, workload=workload)
         attempt.at_exit(lambda: self._recorder.close(seconds=attempt.stop.left(config.checkpoint.deadline)))
         self._saver = self._make_saver()
@@ -78,7 +78,7 @@ class Training:
 
     def _record_save(self, save: SaveReport) -> None:
         if save.fault is None:
-            self._attempt.progressed()
+            self._attempt.mark_checkpointed()
         values = {"seconds": save.seconds, "blocked_seconds": save.blocked_seconds, "bytes": save.bytes}
         self._recorder.write("checkpoint", save.step, **values, **({"fault": save.fault} if save.fault else {}))
 
@@ -90,7 +90,7 @@ class Training:
         self._restore(checkpoint)
         if checkpoint.folder.parent != self._store.folder:
             self._guard = Guard(self._config.health)  # another run's troubles are not ours
-        if self._world.first:
+        if self._world.is_main:
             logger.info("%s resumes at step %d of %d", self._attempt.title, checkpoint.step, self._timetable.total)
         return checkpoint.step
 
@@ -102,16 +102,16 @@ class Training:
         self._recorder.cut_back(checkpoint.step)
 
     @property
-    def ceiling(self) -> float:
+    def skip_threshold(self) -> float:
         """The largest gradient norm with which the next step may be taken."""
-        return self._guard.ceiling
+        return self._guard.skip_threshold
 
     def timed(self, loss_of: Callable[[nn.Module, T], Tensor]) -> Callable[[nn.Module, T], Tensor]:
         """`loss_of`, its time counted as this rank's own work; see `videomae.run.health.stragglers`."""
         return self._stragglers.timed(loss_of)
 
     def steps(
-        self, stream: Callable[[int], Iterator[list[T]]], *, between: Callable[[int], object] = lambda done: None
+        self, stream: Callable[[int], Iterator[list[T]]], *, before_step: Callable[[int], object] = lambda done: None
     ) -> Iterator[tuple[int, list[T]]]:
         """Yield (0-based step, its micro-batches) to the end; `stream(start)` gives the batches from number `start` on.
 
@@ -126,14 +126,14 @@ class Training:
         if self.done >= total:
             return
         batches = stream(self._batches)
-        with track(self._attempt.title, total=total, done=self.done, show=self._world.first) as task:
+        with track(self._attempt.title, total=total, done=self.done, show=self._world.is_main) as task:
             while self.done < total:
-                between(self.done)
+                before_step(self.done)
                 micro_batches = self._next(batches)
-                if self._meet():
+                if self._sync_flags():
                     left = self.done
                     with watchdog.allow("going back to a checkpoint", self._config.health.start_seconds):
-                        self._go_back()
+                        self._rollback()
                     task.advance(self.done - left)
                     batches = stream(self._batches)
                     continue
@@ -143,7 +143,7 @@ class Training:
                 task.advance(note=self._recorder.note)
                 watchdog.beat(f"step {self.done + 1}")
 
-    def paced(self, batches: Iterable[T], *, most: int) -> Iterator[T]:
+    def iter_until_stop(self, batches: Iterable[T], *, most: int) -> Iterator[T]:
         """The `batches` of an evaluation, of which some ranks have `most` and some fewer; a stop need not wait for all.
 
         Raises:
@@ -153,7 +153,7 @@ class Training:
         for number in range(1, most + 1):
             self._attempt.watchdog.beat(f"batch {number} of {most} of the evaluation")
             batch = self._loaded(lambda: next(left, None))
-            self._meet()
+            self._sync_flags()
             if batch is not None:
                 yield batch
 
@@ -167,35 +167,35 @@ class Training:
     def _loaded(self, load: Callable[[], T]) -> T | None:
         """What `load` gives; None if a stop broke it off, or a fault of this rank's data, which `_meet` tells all."""
         try:
-            return self._attempt.stop.unless_asked(load)
+            return self._attempt.stop.interruptible(load)
         except Exception as error:  # whatever it is, the other ranks would wait for this one
             self._fault = error
             logger.error("no data on rank %d, %s: %s", self._world.rank, socket.gethostname(), error)
             return None
 
-    def _meet(self) -> bool:
+    def _sync_flags(self) -> bool:
         """In one collective, all ranks settle what has come up; gives whether the run must go back."""
         asked, trouble = self._attempt.stop.reason, self._guard.trouble
         flags = (asked is not None, self._fault is not None, trouble is not None, self._saver.busy, self._saver.failed)
-        stop, lost, back, busy, failed = self._world.any_of(flags)
+        stop, lost, back, busy, failed = self._world.any_rank(flags)
         self._saver.settle(busy=busy, failed=failed)
         if stop:
-            self._leave(asked)
+            self._stop(asked)
         if lost:
-            self._keep()
+            self._save_final()
             self._attempt.together = True
-            self._world.on_every(self._raise_fault)
+            self._world.run_all_or_raise(self._raise_fault)
         return back
 
-    def _leave(self, asked: str | None) -> NoReturn:
-        reasons = [reason for reason in self._world.gather(asked) if reason is not None]
+    def _stop(self, asked: str | None) -> NoReturn:
+        reasons = [reason for reason in self._world.all_gather_object(asked) if reason is not None]
         logger.info("stopping: %s", reasons[0])
-        self._keep()
+        self._save_final()
         self._attempt.stopped()
         title = self._attempt.title
         raise Stopped(f"{title} stopped and saved at step {self.done}; the same command continues it")
 
-    def _keep(self) -> None:
+    def _save_final(self) -> None:
         """Save what this start has done."""
         if self.done != self.start:
             self._save(must=True, seconds=self._config.checkpoint.deadline)
@@ -207,7 +207,7 @@ class Training:
         if self._fault is not None:
             raise self._fault
 
-    def _go_back(self) -> None:
+    def _rollback(self) -> None:
         """Load the last good checkpoint, pass over the data up to here, and save where that is."""
         guard, passed, left = self._guard, self._batches, self.done
         self._saver.wait()
@@ -224,17 +224,17 @@ class Training:
         self._save(must=True)
         self.start = self.done  # a stop just here has nothing to save; one at the step of the start has
 
-    def measures(self, step: int) -> bool:
+    def should_log(self, step: int) -> bool:
         """Whether the 0-based `step` will be logged, for what is only worth computing then."""
-        return self._recorder.due(step)
+        return self._recorder.should_log(step)
 
-    def record(self, step: int, update: Update, beside: Beside = MappingProxyType({})) -> None:
+    def record(self, step: int, update: StepResult, extra_metrics: ExtraMetrics = MappingProxyType({})) -> None:
         """Log and save after the 0-based `step`, when due; of the scalars `beside` the mean over ranks is logged."""
         self.done, total = step + 1, self._timetable.total
         self._guard.watch(update)
-        self._recorder.record(step, update, beside)
-        if self._recorder.due(step):
-            self._attempt.stands(self.done, total)
+        self._recorder.record(step, update, extra_metrics)
+        if self._recorder.should_log(step):
+            self._attempt.report_progress(self.done, total)
             self._stragglers.look(self.done, steps=self._config.metrics.every)
         # What is saved while steps are being skipped may be what has to be left behind: better a little later.
         self._save_is_due = self._save_is_due or self._saver.due(self.done)
@@ -245,14 +245,17 @@ class Training:
         """Log other values, such as an evaluation's."""
         self._recorder.write(kind, step, **values)
 
-    def aside(self, what: str) -> AbstractContextManager[Span]:
+    def exclude_time(self, what: str) -> AbstractContextManager[Span]:
         """What is done inside, such as an evaluation, does not count as training."""
-        return self._recorder.aside(what)
+        return self._recorder.exclude_time(what)
 
     def _save(self, *, must: bool, seconds: float | None = None) -> None:
         self._save_is_due = False
         patience = seconds or self._config.health.start_seconds
-        with self._attempt.watchdog.allow(f"the save at step {self.done}", patience), self._recorder.aside("save"):
+        with (
+            self._attempt.watchdog.allow(f"the save at step {self.done}", patience),
+            self._recorder.exclude_time("save"),
+        ):
             self._saver.save(self._progress(), must=must)
 
     def _progress(self) -> dict[str, Any]:
@@ -275,13 +278,13 @@ class Training:
         """Mark the run as finished, after everything else is written."""
         self._attempt.watchdog.beat("the end of the run")
         self._recorder.close()
-        if self._world.first:
-            lines = [line for line in read(self._config.directory.metrics) if line["kind"] == "train"]
+        if self._world.is_main:
+            lines = [line for line in read_metrics(self._config.directory.metrics) if line["kind"] == "train"]
             summary = {
                 "steps": self._timetable.total,
                 "loss": lines[-1]["loss"] if lines else None,
                 "seconds": round(sum(line["seconds"] for line in lines), 3),
             }
-            write_whole(self._config.directory.summary, json.dumps(summary, indent=1))
+            write_atomic(self._config.directory.summary, json.dumps(summary, indent=1))
         self._attempt.completed()
         self._world.barrier()

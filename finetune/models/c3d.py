@@ -36,7 +36,7 @@ class C3dConfig:
 
     @property
     def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size, mean=HALF, std=HALF, span="clip")
+        return ModelInput(frames=self.frames, size=self.size, mean=HALF, std=HALF, frame_sampling="clip")
 
     @property
     def pretrained(self) -> str:

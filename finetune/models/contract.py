@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-Span = Literal["video", "clip"]
+FrameSampling = Literal["video", "clip"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -35,7 +35,7 @@ class ModelInput:
     size: int
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    span: Span = "video"
+    frame_sampling: FrameSampling = "video"
     stride: int = 1
 
     def __post_init__(self) -> None:

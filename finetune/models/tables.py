@@ -12,7 +12,7 @@ from torch import nn
 from finetune.models import ModelConfig, build, names, parse_model, published
 from finetune.models.contract import Published
 from finetune.models.receptive_field import receptive_fields
-from videomae.models.flops import Count, count
+from videomae.models.flops import FlopCount, count_flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +105,11 @@ def layer_rows(config: ModelConfig, classes: int, *, fields: bool = True) -> lis
     return rows
 
 
-def counted_on_meta(config: ModelConfig, classes: int) -> Count:
+def counted_on_meta(config: ModelConfig, classes: int) -> FlopCount:
     """Counts of a model that is never given memory."""
     with torch.device("meta"):
         module: nn.Module = build(config, classes, initialise=False)
-    return count(module, torch.empty(1, *config.input.shape, device="meta"))
+    return count_flops(module, torch.empty(1, *config.input.shape, device="meta"))
 
 
 def _published_setting(name: str, figures: Published) -> ModelConfig:

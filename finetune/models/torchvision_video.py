@@ -40,7 +40,7 @@ class TorchvisionVideoConfig:
     @property
     def input(self) -> ModelInput:
         mean, std = _STATISTICS.get(self.name, (IMAGENET_MEAN, IMAGENET_STD))
-        return ModelInput(frames=self.frames, size=self.size, mean=mean, std=std, span="clip", stride=2)
+        return ModelInput(frames=self.frames, size=self.size, mean=mean, std=std, frame_sampling="clip", stride=2)
 
     @property
     def pretrained(self) -> str:

@@ -36,7 +36,7 @@ class TwoStreamConfig:
 
     @property
     def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size, span="clip", stride=self.stride)
+        return ModelInput(frames=self.frames, size=self.size, frame_sampling="clip", stride=self.stride)
 
     @property
     def pretrained(self) -> str:

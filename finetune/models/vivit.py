@@ -72,7 +72,7 @@ class JointVivit(Vivit):
     """Model 1: every token attends to every other."""
 
     def __init__(self, config: VivitConfig, classes: int) -> None:
-        super().__init__(config, classes, positions=1 + config.slices * config.positions)
+        super().__init__(config, classes, positions=1 + config.grid_t * config.patches_per_frame)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.blocks = _stack(config, config.depth, _joint_block)
 
@@ -87,11 +87,11 @@ class FactorisedEncoder(Vivit):
     """Model 2: an image encoder on each slice, then `temporal_depth` blocks over the slices' class tokens."""
 
     def __init__(self, config: VivitConfig, classes: int) -> None:
-        super().__init__(config, classes, positions=1 + config.positions)
+        super().__init__(config, classes, positions=1 + config.patches_per_frame)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.blocks = _stack(config, config.depth, _joint_block)
         self.temporal_cls = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.temporal_pos = nn.Parameter(torch.empty(1, 1 + config.slices, config.dim))
+        self.temporal_pos = nn.Parameter(torch.empty(1, 1 + config.grid_t, config.dim))
         nn.init.trunc_normal_(self.temporal_pos, std=0.02)
         self.temporal_blocks = _stack(config, config.temporal_depth, _joint_block)
         self.temporal_norm = nn.LayerNorm(config.dim, eps=1e-6)
@@ -102,7 +102,7 @@ class FactorisedEncoder(Vivit):
         tokens_NPD = _with_class(self.cls_token, tokens_BSPD.flatten(0, 1)) + self.pos_embed
         for block in self.blocks:
             tokens_NPD = block(tokens_NPD)
-        return rearrange(self.norm(tokens_NPD)[:, 0], "(b s) d -> b s d", s=self.config.slices)
+        return rearrange(self.norm(tokens_NPD)[:, 0], "(b s) d -> b s d", s=self.config.grid_t)
 
     def features(self, video_BCTHW: Tensor) -> Tensor:
         tokens_BSD = _with_class(self.temporal_cls, self.slice_features(video_BCTHW)) + self.temporal_pos
@@ -115,14 +115,14 @@ class FactorisedVivit(Vivit):
     """Models 3 and 4: the factorisation stands inside each block; the mean of all tokens is classified."""
 
     def __init__(self, config: VivitConfig, classes: int) -> None:
-        super().__init__(config, classes, positions=config.slices * config.positions)
+        super().__init__(config, classes, positions=config.grid_t * config.patches_per_frame)
         block = _sequential_block if config.name == "vivit_3" else _parallel_block
         self.blocks = _stack(config, config.depth, block)
 
     def tokens(self, video_BCTHW: Tensor) -> Tensor:
         """tokens_BSPD after the last block and the norm."""
         tokens_BSPD = self.embed(video_BCTHW)
-        tokens_BSPD = tokens_BSPD + rearrange(self.pos_embed, "b (s p) d -> b s p d", s=self.config.slices)
+        tokens_BSPD = tokens_BSPD + rearrange(self.pos_embed, "b (s p) d -> b s p d", s=self.config.grid_t)
         for block in self.blocks:
             tokens_BSPD = block(tokens_BSPD)
         return self.norm(tokens_BSPD)

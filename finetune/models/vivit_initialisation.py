@@ -38,7 +38,7 @@ def initialise_from(model: nn.Module, config: VivitConfig) -> None:
         if config.name == "vivit_1":  # the class token's position stands before the table
             state["pos_embed"] = torch.cat([own["pos_embed"][:, :1], state["pos_embed"]], dim=1)
         else:
-            first = state["pos_embed"][:, : config.positions]  # each slice is encoded as the first one
+            first = state["pos_embed"][:, : config.patches_per_frame]  # each slice is encoded as the first one
             state["pos_embed"] = torch.cat([own["pos_embed"][:, :1], first], dim=1)
     load_strictly(model, state, source=f"weights {config.weights} for {config.name}", fresh=fresh)
 
@@ -59,7 +59,7 @@ def _from_videomae(config: VivitConfig) -> State:
             f"tubelet, patch, dim, depth, heads and mlp_ratio are {wanted} in the model and {offered} in "
             f"{config.weights}; set the model's to the latter"
         )
-    table_ND = sincos_table(config.slices * config.positions, config.dim)
+    table_ND = sincos_table(config.grid_t * config.patches_per_frame, config.dim)
     return export.state | {"pos_embed": table_ND[None]}
 
 
@@ -71,11 +71,11 @@ def _from_image(config: VivitConfig) -> State:
     class_position, grid = _split_positions(state.pop("pos_embed"), config)
     if config.name in ("vivit_3", "vivit_4"):
         state.pop("cls_token", None)
-        return state | {"pos_embed": repeat(grid, "b p d -> b (s p) d", s=config.slices)}
+        return state | {"pos_embed": repeat(grid, "b p d -> b (s p) d", s=config.grid_t)}
     if class_position is None or "cls_token" not in state:
         raise WeightsError(f"{config.weights} has no class token, which {config.name} needs; take vivit_3 or vivit_4")
     if config.name == "vivit_1":
-        grid = repeat(grid, "b p d -> b (s p) d", s=config.slices)
+        grid = repeat(grid, "b p d -> b (s p) d", s=config.grid_t)
     return state | {"pos_embed": torch.cat([class_position, grid], dim=1)}
 
 
@@ -98,6 +98,8 @@ def _split_positions(positions_1ND: Tensor, config: VivitConfig) -> tuple[Tensor
             f"{positions_1ND.shape[1]} positions are no square grid with at most one class token; give a plain ViT"
         )
     grid = rearrange(positions_1ND[:, extra:], "b (h w) d -> b d h w", h=side)
-    if side != config.side:
-        grid = nn.functional.interpolate(grid, size=(config.side, config.side), mode="bicubic", antialias=True)
+    if side != config.grid_size:
+        grid = nn.functional.interpolate(
+            grid, size=(config.grid_size, config.grid_size), mode="bicubic", antialias=True
+        )
     return class_11D, rearrange(grid, "b d h w -> b (h w) d")

@@ -38,7 +38,7 @@ from launch.doctor.check import (
 )
 from launch.plan.model import read_config
 from videomae.command import guarded
-from videomae.core.distributed import World, end_process, join, read_world
+from videomae.core.distributed import World, end_process, init_distributed, read_world
 
 CHECKS = (*system.CHECKS, *network.CHECKS, *hardware.CHECKS, *storage.CHECKS)
 STYLES = {"green": "green", "yellow": "yellow", "red": "bold red"}
@@ -92,7 +92,7 @@ def _check(given: argparse.Namespace, clock: Callable[[], float]) -> list[CheckR
     results = _connect(world, given.timeout)
     connected = not results
     if not connected:
-        if not world.first:
+        if not world.is_main:
             sys.stderr.write(f"{results[0].message}\n")  # rank 0 shows its table
             return results
         world = World(rank=0, size=1, local_rank=world.local_rank, device=world.device)
@@ -105,13 +105,13 @@ def _check(given: argparse.Namespace, clock: Callable[[], float]) -> list[CheckR
         clock=clock,
     )
     results += run_checks(context, CHECKS)
-    if world.first and given.report:
+    if world.is_main and given.report:
         given.report.write_text(json.dumps([dataclasses.asdict(result) for result in results]))
-    elif world.first:
+    elif world.is_main:
         _show(results, given)
     if world.size > 1:
-        level, error = call_within(given.timeout, lambda: world.share(worst_level(results)))
-        if not world.first and error is None:  # all ranks end with the same exit code
+        level, error = call_within(given.timeout, lambda: world.broadcast_object(worst_level(results)))
+        if not world.is_main and error is None:  # all ranks end with the same exit code
             return [CheckResult(level=level, message="rank 0's results")]
     return results
 
@@ -120,7 +120,7 @@ def _connect(world: World, timeout: float) -> list[CheckResult]:
     """Connect the ranks; a red line if they do not all appear."""
     if world.size == 1:
         return []
-    _, error = call_within(timeout + 5, lambda: join(world, patience=timeout))
+    _, error = call_within(timeout + 5, lambda: init_distributed(world, timeout=timeout))
     if error is None:
         return []
     where = f"rank {world.rank} ({socket.gethostname()})"

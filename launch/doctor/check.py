@@ -178,7 +178,7 @@ def _probe(check: Check, context: Context) -> Answer:
 
 
 def _gather(value: Any, context: Context) -> list[Any]:
-    values, error = call_within(context.timeout, lambda: context.world.gather(value))
+    values, error = call_within(context.timeout, lambda: context.world.all_gather_object(value))
     if error is not None:
         raise RanksUnreachableError(f"not all of {context.world.size} ranks answer: {error}")
     return values

@@ -61,14 +61,14 @@ def probe_ports(context: Context) -> str | None:
     """Connect to the next rank on a port that it has just opened; the error, or None."""
     world = context.world
     with socket.create_server(("", 0)) as listener:
-        addresses = world.gather((socket.gethostname(), listener.getsockname()[1]))
+        addresses = world.all_gather_object((socket.gethostname(), listener.getsockname()[1]))
         host, port = addresses[(world.rank + 1) % world.size]
         try:
             with socket.create_connection((host, port), timeout=5):
                 error = None
         except OSError as caught:
             error = f"{host}:{port} refuses {socket.gethostname()} ({caught})"
-        world.gather(None)  # all ranks have tried before any port closes
+        world.all_gather_object(None)  # all ranks have tried before any port closes
     return error
 
 
@@ -90,7 +90,7 @@ def probe_clock(context: Context) -> dict[str, float]:
     for _ in range(_CLOCK_ROUNDS):
         context.world.barrier()
         read, start = context.clock(), time.perf_counter()
-        readings = context.world.gather(read)
+        readings = context.world.all_gather_object(read)
         rounds.append((time.perf_counter() - start, read - readings[0]))
     error, offset = min(rounds)
     return {"offset": offset, "error": error}
@@ -125,7 +125,7 @@ def _all_reduce_seconds(context: Context, tensor: torch.Tensor, times: int) -> f
         context.world.barrier()
         start = time.perf_counter()
         for _ in range(times):
-            context.world.add(tensor)
+            context.world.all_reduce(tensor)
         float(tensor[0])  # waits for the device
         fastest = min(fastest, (time.perf_counter() - start) / times)
     return fastest
@@ -158,7 +158,7 @@ def probe_wandb(context: Context) -> dict[str, Any]:
     """Connect to the W&B server, on rank 0 alone, which is the only one to sync."""
     mode = context.config.metrics.wandb if context.config is not None else "auto"
     mode = os.environ.get("WANDB_MODE", mode)
-    if not context.world.first or mode in ("disabled", "offline"):
+    if not context.world.is_main or mode in ("disabled", "offline"):
         return {"mode": mode, "server": None}
     server = urlsplit(os.environ.get("WANDB_BASE_URL", _WANDB_SERVER))
     host, port, error = server.hostname or "", server.port or (443 if server.scheme == "https" else 80), None

@@ -22,7 +22,7 @@ import torch
 from launch.cluster import ClusterConfig, Host
 from launch.doctor.check import CheckResult, failed
 from launch.remote import ssh_words
-from launch.run_directory import Place
+from launch.run_directory import LaunchDir
 from launch.slurm_script import inside
 from videomae.core.config import load
 
@@ -178,4 +178,4 @@ def _preparation(cluster: ClusterConfig) -> list[str]:
 
 
 def _in_container(cluster: ClusterConfig) -> str:
-    return inside(Place(root=cluster.folder, run=cluster.folder), cluster)
+    return inside(LaunchDir(root=cluster.folder, run=cluster.folder), cluster)

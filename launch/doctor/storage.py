@@ -75,15 +75,15 @@ def judge_disk(answers: Sequence[Answer], context: Context) -> list[CheckResult]
 def probe_shared_folder(context: Context) -> bool:
     """Whether this rank sees the file that rank 0 has just written to the run directory."""
     world = context.world
-    folder, token = world.share((str(_existing_folder(context)), uuid.uuid4().hex))
+    folder, token = world.broadcast_object((str(_existing_folder(context)), uuid.uuid4().hex))
     file = Path(folder) / f".doctor-{token}"
-    if world.first:
+    if world.is_main:
         with suppress(OSError):  # then no rank sees it, which is the answer
             file.write_text(token)
     world.barrier()
     seen = _sees(file, token)
     world.barrier()
-    if world.first:
+    if world.is_main:
         file.unlink(missing_ok=True)
     return seen
 

@@ -74,10 +74,10 @@ def plan_run(
     """
     config, engine = profile.config, profile.config.engine
     micro_batch, micro_batches = engine.split(batch=config.batch, world_size=machines.world_size)
-    if micro_batch % config.data.repeats:
+    if micro_batch % config.data.repeated_aug:
         raise ValueError(
-            f"a micro-batch of {micro_batch} clips cannot hold whole videos of data.repeats={config.data.repeats} "
-            "clips each; type multiples of it for batch and engine.micro_batch"
+            f"a micro-batch of {micro_batch} clips does not hold whole videos: "
+            f"data.repeated_aug={config.data.repeated_aug}; type multiples of it for batch and engine.micro_batch"
         )
     table = _memory_table(profile, machines, micro_batch)
     wanted = (engine.zero_stage if engine.kind == "deepspeed" else 0, engine.activation_checkpointing)
@@ -138,13 +138,13 @@ def _plan_step(profile: ModelProfile, data: TrainingData, machines: Machines, mf
         flops=flops,
         mfu=mfu,
         compute_seconds=flops / (mfu.value * peak),
-        decode_seconds=config.batch / (cores * clips_per_core(machines, config.data.repeats)),
-        data_bytes=config.batch / config.data.repeats * (data.bytes_per_video or DEFAULT_VIDEO),
+        decode_seconds=config.batch / (cores * clips_per_core(machines, config.data.repeated_aug)),
+        data_bytes=config.batch / config.data.repeated_aug * (data.bytes_per_video or DEFAULT_VIDEO),
     )
 
 
 def _plan_length(config: Config, step: StepPlan, videos: int, world_size: int) -> RunLength:
-    clips = videos * config.data.repeats
+    clips = videos * config.data.repeated_aug
     steps_per_epoch = -(-clips // config.batch) if config.data.partial == "pad" else max(1, clips // config.batch)
     steps = steps_of(config.schedule.duration, steps_per_epoch=steps_per_epoch, batch=config.batch)
     hours = steps * step.seconds / 3600

@@ -111,7 +111,7 @@ class ModelProfile:
         if isinstance(config, PretrainConfig):
             return pretrain.cost.workload(config.encoder, config.decoder, config.mask).flops
         model, shape = self._build(), config.model.input
-        return finetune.cost.workload(model, input=shape, classes=self.classes, rate_factor=lambda name: 1.0).flops
+        return finetune.cost.workload(model, input=shape, classes=self.classes, lr_scale=lambda name: 1.0).flops
 
     def count_parameters(self, *, max_size: int) -> int:
         """Parameters in tensors of at most `max_size` values."""
@@ -153,7 +153,7 @@ class ModelProfile:
 
         def loss_of(model: nn.Module) -> Tensor:
             shape = (clips, 3, encoder.frames, encoder.size, encoder.size)
-            counts = (len(mask.visible_V), len(mask.hidden_H), len(mask.silent_S))
+            counts = (len(mask.visible_V), len(mask.hidden_H), len(mask.ignored_S))
             indices = (torch.empty(clips, count, dtype=torch.int64, device=META) for count in counts)
             return objective(model, PretrainBatch(torch.empty(shape, dtype=torch.uint8, device=META), *indices))
 

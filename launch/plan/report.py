@@ -49,7 +49,7 @@ def _memory_warning(profile: ModelProfile, plan: RunPlan) -> PlanWarning | None:
 def _what_fits(profile: ModelProfile, plan: RunPlan) -> str | None:
     """The cheapest settings that fit: smaller micro-batches, then checkpointing, then a higher ZeRO stage."""
     chosen, clips = plan.chosen, plan.micro_batch
-    repeats = profile.config.data.repeats  # a micro-batch holds whole videos
+    repeats = profile.config.data.repeated_aug  # a micro-batch holds whole videos
     sizes = [size for size in range(clips, 0, -repeats) if clips % size == 0]
     checkpointing = chosen.checkpointing or profile.has_blocks
     candidates = [(size, chosen.checkpointing, chosen.stage) for size in sizes[1:] if size >= _MIN_CLIPS]
@@ -79,7 +79,7 @@ def _decode_warning(config: Config, plan: RunPlan) -> PlanWarning | None:
         return PlanWarning(
             f"decoding needs {plan.decode_cores:.0f} cores per node, a node has {machines.node_cores:g}: the devices "
             f"wait {1 - machines.node_cores / plan.decode_cores:.0%} of the time",
-            f"type data.repeats={config.data.repeats * 2} to decode each video half as often, build shards of smaller "
+            f"type data.repeated_aug={config.data.repeated_aug * 2} to decode each video half as often, build smaller "
             "frames (--short-side 256 --fps 15), or measure the speed of your clips with `python -m "
             "benchmarks.loading` and type --clips-per-core",
         )

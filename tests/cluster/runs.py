@@ -12,7 +12,7 @@ import yaml
 
 from tests.cluster.hosts import Host, Process, until
 from tests.stages import pretrain_arguments
-from videomae.run.metrics import read
+from videomae.run.metrics import read_metrics
 
 LAUNCH = (sys.executable, "-m", "launch")
 STEPS = 160
@@ -42,7 +42,7 @@ class Run:
     @property
     def step(self) -> int:
         """The last step on disk."""
-        lines = read(self.path / "metrics.jsonl") if (self.path / "metrics.jsonl").exists() else []
+        lines = read_metrics(self.path / "metrics.jsonl") if (self.path / "metrics.jsonl").exists() else []
         return max((line["step"] for line in lines), default=0)
 
     def reaches(self, step: int, *, over: Callable[[], bool]) -> None:

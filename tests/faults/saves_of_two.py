@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from videomae.core.distributed import World, connected, end_process
+from videomae.core.distributed import World, distributed_context, end_process
 from videomae.run.checkpoint import CheckpointConfig, CheckpointStore, Saver, newest, starting_point
 
 
@@ -63,7 +63,7 @@ def a_rank_fails_beside_the_training(folder: Path, world: World) -> None:
     while ours.pending:  # a step of training
         time.sleep(0.01)
         steps += 1
-        busy, failed = world.any_of((ours.busy, ours.failed))
+        busy, failed = world.any_rank((ours.busy, ours.failed))
         ours.settle(busy=busy, failed=failed)
     raise AssertionError(f"the failure was not heard of in {steps} steps")
 
@@ -78,7 +78,7 @@ def a_rank_is_slow_beside_the_training(folder: Path, world: World) -> None:
     while ours.pending:
         time.sleep(0.01)
         steps += 1
-        busy, failed = world.any_of((ours.busy, ours.failed))
+        busy, failed = world.any_rank((ours.busy, ours.failed))
         ours.settle(busy=busy, failed=failed)
     assert steps > 10
     ours.save({"step": 2})
@@ -108,10 +108,10 @@ def a_rank_sees_other_checkpoints(folder: Path, world: World) -> None:
 def damage_is_agreed_upon(folder: Path, world: World) -> None:
     for step in (1, 2):
         saver(folder, world).save({"step": step})
-    world.on_first(lambda: (folder / "step-00000002" / "rank-1.bin").write_bytes(bytes(1000)))
+    world.main_only(lambda: (folder / "step-00000002" / "rank-1.bin").write_bytes(bytes(1000)))
     found = newest(folder, world=world)
     assert found.checkpoint is not None
-    assert world.gather(found.checkpoint.step) == [1, 1]
+    assert world.all_gather_object(found.checkpoint.step) == [1, 1]
     raise ValueError(found.passed_over[0])
 
 
@@ -130,7 +130,7 @@ SCENARIOS: tuple[Callable[[Path, World], None], ...] = (
 
 
 def main(folder: Path) -> None:
-    with connected(os.environ) as world:
+    with distributed_context(os.environ) as world:
         results = {}
         for scenario in SCENARIOS:
             own, said, began = folder / scenario.__name__, "", time.monotonic()
@@ -139,12 +139,12 @@ def main(folder: Path) -> None:
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"
             results[scenario.__name__] = {
-                "said": world.gather(said),
-                "left": sorted(path.name for path in own.glob("*")) if world.first else [],
+                "said": world.all_gather_object(said),
+                "left": sorted(path.name for path in own.glob("*")) if world.is_main else [],
                 "seconds": time.monotonic() - began,
             }
             world.barrier()
-        if world.first:
+        if world.is_main:
             print(json.dumps(results))
 
 

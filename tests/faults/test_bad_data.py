@@ -20,7 +20,7 @@ def damaged(shards: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "shards"
     shutil.copytree(shards, copy)
     manifest = Manifest.read(copy / "train")
-    damage(manifest, Order.of(manifest, 8, OrderConfig(seed=0)).places(1, 4, 8)[0].sample)
+    damage(manifest, Order.of(manifest, 8, OrderConfig(seed=0)).slots(1, 4, 8)[0].sample)
     return copy
 
 

@@ -155,7 +155,7 @@ def test_huge_pictures_are_refused(tmp_path: Path) -> None:
     (folder / "good.mp4").write_bytes(black(64, 48, 20))
     manifest = build(find(folder, unlabelled=True), tmp_path / "out", BuildConfig(), workers=1).manifests["train"]
     assert manifest.samples == 1
-    assert [left.source for left in manifest.left_out] == ["bomb.mp4"]
+    assert [left.source for left in manifest.skipped] == ["bomb.mp4"]
 
 
 def test_a_container_that_hides_huge_pictures_is_refused() -> None:

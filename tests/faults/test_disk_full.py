@@ -13,7 +13,7 @@ import pytest
 from tests.processes import ROOT, run_command
 from tests.stages import losses, pretrain_arguments
 from videomae.run.checkpoint import find_fault
-from videomae.run.metrics import read
+from videomae.run.metrics import read_metrics
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def test_a_checkpoint_that_does_not_fit_loses_nothing(shards: Path, tmp_path: Pa
     with small_disk(tmp_path / "disk", 3) as disk:
         run = disk / "run"
         # 0.1 M parameters: with the optimizer's state a checkpoint takes 1.1 MB, so two fit and three do not
-        settings = ("checkpoint={every: 1 steps, keep: 9}", "panels=0")
+        settings = ("checkpoint={every: 1 steps, keep: 9}", "visualizations=0")
         said = run_command("pretrain", *pretrain_arguments(run, shards, *settings), expect=1)
         assert "checkpoint not saved, earlier ones are kept" in said
         assert "free space below" in said
@@ -43,7 +43,7 @@ def test_a_checkpoint_that_does_not_fit_loses_nothing(shards: Path, tmp_path: Pa
         assert all(find_fault(folder) is None for folder in kept)
         assert not list(run.glob("checkpoints/.staging"))
         shutil.rmtree(kept[0])  # the user frees space, and the same command goes on
-        settings = ("checkpoint={every: 1 steps, keep: 1}", "panels=0")
+        settings = ("checkpoint={every: 1 steps, keep: 1}", "visualizations=0")
         run_command("pretrain", *pretrain_arguments(run, shards, *settings))
         assert len(losses(run)) == 6
 
@@ -51,7 +51,7 @@ def test_a_checkpoint_that_does_not_fit_loses_nothing(shards: Path, tmp_path: Pa
 def test_a_start_on_a_full_disk_loses_nothing_and_says_so(shards: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 6) as disk:
         run, ballast = disk / "run", disk / "ballast"
-        settings = ("checkpoint={every: 2 steps, keep: 1}", "panels=0")
+        settings = ("checkpoint={every: 2 steps, keep: 1}", "visualizations=0")
         run_command("pretrain", *pretrain_arguments(run, shards, *settings, "schedule.duration=3 steps"))
         (run / "summary.json").unlink()  # as if it had been killed after its last step
         names = ("config.yaml", "metrics.jsonl", "environment.json")
@@ -76,7 +76,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_run(shards: Path, tmp_path: Pa
         settings = (
             "checkpoint={every: 10 steps, keep: 1, failures: 1000}",
             "schedule.duration=120 steps",
-            "panels=0",
+            "visualizations=0",
             "metrics.every=20",
         )
         command = [sys.executable, "-m", "pretrain", *pretrain_arguments(run, shards, *settings)]
@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_run(shards: Path, tmp_path: Pa
         said = process.communicate(timeout=120)[1]
         assert process.returncode == 0, said
         assert "MB of space left" in alarm
-        saves = [line for line in read(run / "metrics.jsonl") if line["kind"] == "checkpoint"]
+        saves = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "checkpoint"]
         assert "space left" in saves[0]["fault"]
         assert "fault" not in saves[-1]
         assert [path.name for path in run.glob("checkpoints/step-*")] == ["step-00000120"]

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videomae.data.loader.loader import LoaderConfig, Preparation, Share, train_stream
+from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
 from videomae.data.loader.prefetch import follow
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import Order, OrderConfig
@@ -220,8 +220,8 @@ def test_workers_stream_from_afar_as_from_disk(
         stream = train_stream(
             reader,
             Order.of(reader.manifest, 6, OrderConfig()),
-            Preparation(look, as_list),
-            Share(micro_batch=3),
+            Pipeline(look, as_list),
+            RankSlice(micro_batch=3),
             config=LoaderConfig(workers=workers, start_method=start_method),  # pyright: ignore[reportArgumentType]
             quarantine=tmp_path / "quarantine.jsonl",
         )
@@ -309,4 +309,4 @@ def test_a_mixture_of_remote_sets_is_fetched_ahead(server: str, published: Path,
     assert not list((tmp_path / "cache" / "plans").iterdir())
     assert len(list((tmp_path / "cache").rglob("*.tar"))) == 6
     remote = MixedReader(manifests)
-    assert [remote.read(place.sample).key for place in mixture.places(3)]
+    assert [remote.read(place.sample).key for place in mixture.slots(3)]

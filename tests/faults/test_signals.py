@@ -21,9 +21,9 @@ from tests.processes import ROOT
 from tests.stages import finetune_config, losses, pretrain_arguments
 from tests.tiny import world_of_one
 from videomae.run.checkpoint import find_fault
-from videomae.run.metrics import read
+from videomae.run.metrics import read_metrics
 from videomae.run.status import FILE, Status
-from videomae.run.status import read as read_status
+from videomae.run.status import read_status as read_status
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,9 @@ def assert_stopped_and_saved(started: Started, *, at_least: int) -> None:
 
 
 def evaluations(run: Path) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in read(run / "metrics.jsonl") if line["kind"] == "evaluation"]
+    return [
+        (line["step"], line["loss"]) for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "evaluation"
+    ]
 
 
 @pytest.mark.parametrize("on", LAUNCHERS)

@@ -9,7 +9,7 @@ from pretrain.train import train
 from tests.processes import run_command
 from tests.stages import pretrain_arguments, pretrain_config
 from tests.tiny import world_of_one
-from videomae.core.signals import Stopped, listening
+from videomae.core.signals import Stopped, handle_signals
 from videomae.run.metrics import MetricsLog
 
 
@@ -19,7 +19,7 @@ def test_what_follows_the_save_has_what_is_left_of_its_time(
     """A launcher kills after 120 s: W&B must not take up what the save has left."""
     given: list[float] = []
     monkeypatch.setattr(MetricsLog, "close", lambda log, *, seconds=math.inf: given.append(seconds))
-    with listening() as stop:
+    with handle_signals() as stop:
         stop.ask("STOP exists")
         assert stop.asked_at is not None
         stop.asked_at -= 100  # so long did the save take

@@ -18,15 +18,15 @@ from tests.tiny import world_of_one
 from videomae.core.signals import LimitReached, Stopped
 from videomae.engine.local import LocalEngine
 from videomae.run.directory import RunDirectory
-from videomae.run.metrics import read
+from videomae.run.metrics import read_metrics
 from videomae.run.status import FILE
-from videomae.run.status import read as read_status
+from videomae.run.status import read_status as read_status
 
 HEALTH = "health={warmup: 4, window: 8, skips: 2, skip_fraction: 1, hang_seconds: 6}"
 
 
 def lines(run: Path, kind: str) -> list[dict]:
-    return [line for line in read(run / "metrics.jsonl") if line["kind"] == kind]
+    return [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == kind]
 
 
 def progress(run: Path) -> dict:
@@ -86,7 +86,7 @@ class Poisoned:
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, *, bad: range, stop_before: int | None = None, ask_at: int | None = None
     ) -> None:
-        original, self.updates = LocalEngine.update, 0
+        original, self.updates = LocalEngine.train_step, 0
 
         def update(engine, micro_batches, loss_of, **keywords):
             if self.updates == stop_before:
@@ -98,7 +98,7 @@ class Poisoned:
             factor = float("nan") if self.updates - 1 in bad else 1.0
             return original(engine, micro_batches, lambda module, batch: loss_of(module, batch) * factor, **keywords)
 
-        monkeypatch.setattr(LocalEngine, "update", update)
+        monkeypatch.setattr(LocalEngine, "train_step", update)
 
 
 def test_when_going_back_does_not_help_the_run_ends_and_says_what_to_type(
@@ -146,7 +146,7 @@ def test_a_kill_between_skips_and_rollback_changes_nothing(
         Poisoned(patch, bad=range(1, 4))  # it goes on after step 6: batches 7 to 9 again
         train(config, world_of_one())
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
-    ours, theirs = (read(tmp_path / name / "metrics.jsonl") for name in ("run", "whole"))
+    ours, theirs = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("run", "whole"))
     assert [(line["kind"], line["step"]) for line in ours] == [(line["kind"], line["step"]) for line in theirs]
 
 
@@ -169,14 +169,14 @@ def test_a_stop_after_going_back_is_saved_at_the_step_of_the_start_too(
 
 
 def test_a_spike_of_the_gradient_is_skipped(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, updates = LocalEngine.update, []
+    original, updates = LocalEngine.train_step, []
 
     def update(engine, micro_batches, loss_of, **keywords):
         updates.append(keywords["ceiling"])
         factor = 1e6 if len(updates) == 9 else 1.0
         return original(engine, micro_batches, lambda module, batch: loss_of(module, batch) * factor, **keywords)
 
-    monkeypatch.setattr(LocalEngine, "update", update)
+    monkeypatch.setattr(LocalEngine, "train_step", update)
     train(pretrain_config(tmp_path / "run", shards, "schedule.duration=14 steps", HEALTH), world_of_one())
     assert [line["step"] for line in lines(tmp_path / "run", "train") if line["skipped"]] == [9]
     assert updates[:5] == [math.inf] * 5

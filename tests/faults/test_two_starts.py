@@ -10,7 +10,7 @@ from tests.faults.started import finetune, start
 from tests.processes import run_command, run_processes
 from tests.stages import losses
 from videomae.run import claims
-from videomae.run.status import FILE, read
+from videomae.run.status import FILE, read_status
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def test_a_second_start_is_refused_and_the_first_goes_on(shards: Path, tmp_path:
     first = start(run, (stage, *words), on="torchrun", seconds={"step": 0.2})
     try:
         first.wait_until(lambda: len(losses(run)) > 1)
-        owner, before = claims.read(run).claim, touched(run)
+        owner, before = claims.read_lock(run).claim, touched(run)
         assert owner is not None
         said = run_command(stage, *words, expect=2)
         assert f"error: {run} is owned by process {owner.process.pid} on {owner.host}, torchrun job" in said
@@ -48,7 +48,7 @@ def test_a_second_start_is_refused_and_the_first_goes_on(shards: Path, tmp_path:
         assert "another start of this run" not in first.log.read_text()
     finally:
         first.kill()
-    status, claim = read(run / FILE), claims.read(run).claim
+    status, claim = read_status(run / FILE), claims.read_lock(run).claim
     assert status is not None
     assert status.state == "stopped"
     assert claim is not None
@@ -81,6 +81,6 @@ def test_after_a_kill_the_same_command_goes_on(shards: Path, tmp_path: Path, kil
             again.kill()
     finally:
         first.kill()
-    status = read(run / FILE)
+    status = read_status(run / FILE)
     assert status is not None
     assert status.state == "stopped"

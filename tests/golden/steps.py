@@ -23,7 +23,7 @@ STEPS = 3
 def first_losses(shards: Path, folder: Path) -> dict[str, list[float]]:
     """Losses of the first steps of the demo's pretraining and of its models, on the tests' shards."""
     short = [f"schedule={{duration: {STEPS} steps, warmup: 1 steps}}", "metrics={every: 1, wandb: disabled}"]
-    where = [f"run={folder / 'pretrain'}", f"data.shards={shards / 'train'}", "panels=0"]
+    where = [f"run={folder / 'pretrain'}", f"data.shards={shards / 'train'}", "visualizations=0"]
     how = ["engine={kind: local, precision: fp32}", "loader.workers=0"]
     pretrain(load(PretrainConfig, ROOT / "configs/demo/pretrain.yaml", [*where, *short, *how]), world_of_one())
     found = {"pretrain": losses(folder / "pretrain")}

@@ -16,7 +16,7 @@ import torch
 
 from tests.engine_cases import FULL, PAIRWISE, Case, Reference
 from tests.engine_runs import make_engine, run_step, run_steps, saved
-from videomae.core.distributed import World, connected, end_process
+from videomae.core.distributed import World, distributed_context, end_process
 from videomae.engine.protocol import Engine
 from videomae.engine.state.fragments import read_full
 from videomae.engine.state.rank_file import RankFile
@@ -44,8 +44,8 @@ def keep(engine: Engine, path: Path, *, average: bool) -> None:
     """Store the module and, if there is one, the average of its weights."""
     state = {f"master.{name}": value for name, value in engine.full_state().items()}
     if average:
-        state |= {f"ema.{name}": value for name, value in engine.full_state(average=True).items()}
-    if engine.world.first:
+        state |= {f"ema.{name}": value for name, value in engine.full_state(ema=True).items()}
+    if engine.world.is_main:
         torch.save(state, path)
 
 
@@ -73,7 +73,7 @@ def resume(world: World, folder: Path) -> dict[str, Any]:
         results[f"{precision}-zero{stage}"] = {
             "whole": whole,
             "resumed": resumed,
-            "same": all(world.gather(same(engine.snapshot(), other.snapshot()))),
+            "same": all(world.all_gather_object(same(engine.snapshot(), other.snapshot()))),
             "stored": equal_on_disk(place, loaded),
         }
         other.load(place)  # as a rollback does
@@ -104,8 +104,8 @@ def reshard(world: World, folder: Path, *, source: int) -> dict[str, Any]:
             again = saved(engine, folder / f"{source}-{stage}-to-{world.size}-{other}")
             results[f"zero{stage}-to-{other}"] = {
                 "equal": equal_on_disk(place, again),
-                "opened": world.gather(reads.opened),
-                "bytes": world.gather(reads.bytes),
+                "opened": world.all_gather_object(reads.opened),
+                "bytes": world.all_gather_object(reads.bytes),
                 "stored": sum(file.stat().st_size for file in place.glob("rank-*")),
             }
     return results
@@ -167,15 +167,15 @@ def skip(world: World, settings: dict[str, Any]) -> dict[str, Any]:
         before = engine.snapshot()
         update = run_step(engine, 1, accumulation=2, **fault)
         results[name] = {
-            "same": all(world.gather(same(before, engine.snapshot(), but=("scaler",)))),
-            "skipped": world.gather(update.skipped.item()),
-            "finite": [math.isfinite(norm) for norm in world.gather(update.gradient_norm.item())],
+            "same": all(world.all_gather_object(same(before, engine.snapshot(), but=("scaler",)))),
+            "skipped": world.all_gather_object(update.skipped.item()),
+            "finite": [math.isfinite(norm) for norm in world.all_gather_object(update.gradient_norm.item())],
         }
         results[name]["scales"] = [scale_of(before), scale_of(engine.snapshot())]
     after, straight = step_on(engine, 2), step_on(undisturbed, 2)
     results["after"] = {"skipped": after.skipped.item(), "losses": [after.loss.item(), straight.loss.item()]}
     if settings["precision"] != "fp16":  # there the lowered scale rounds otherwise
-        results["after"]["same"] = all(world.gather(same(engine.snapshot(), undisturbed.snapshot())))
+        results["after"]["same"] = all(world.all_gather_object(same(engine.snapshot(), undisturbed.snapshot())))
     return results
 
 
@@ -207,13 +207,13 @@ JOBS = {
 def main(folder: Path, jobs: list[str]) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    with connected(os.environ) as world:
+    with distributed_context(os.environ) as world:
         from deepspeed.accelerator import get_accelerator
 
         get_accelerator().is_fp16_supported = lambda: True  # slow on a CPU, yet right
         for job in jobs:
             results = JOBS[job](world, folder)
-            if world.first:
+            if world.is_main:
                 (folder / f"{job}-{world.size}.json").write_text(json.dumps(results))
 
 

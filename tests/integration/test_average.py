@@ -56,5 +56,5 @@ def test_an_average_that_was_not_kept_cannot_be_gone_on_from(shards: Path, tmp_p
     with pytest.raises(ValueError, match=r"holds no average of the weights; type optimizer\.ema=null"):
         averaged.load(saved(plain, tmp_path))
     with pytest.raises(ValueError, match=r"type optimizer\.ema=0\.9999"):
-        plain.full_state(average=True)
+        plain.full_state(ema=True)
     plain.load(saved(averaged, tmp_path))  # what is not wanted is left

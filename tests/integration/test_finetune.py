@@ -19,13 +19,13 @@ from pretrain.train import train as pretrain
 from tests.processes import run_command, run_processes
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
-from videomae.data.loader.shared_batches import Slabs
+from videomae.data.loader.shared_batches import SharedBatchPool
 from videomae.data.shards.manifest import Manifest
 from videomae.engine.local import LocalEngine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import EngineConfig, EnginePlan
 from videomae.models.weights.files import WeightsError
-from videomae.run.metrics import read
+from videomae.run.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_run_is_evaluated_and_exported(finished: Path) -> None:
     assert np.sum(result["confusion"]) == 8
     assert result["correct"] == np.trace(result["confusion"])
     assert result["interval"][0] <= result["accuracy"] <= result["interval"][1]
-    evaluations = [line for line in read(finished / "metrics.jsonl") if line["kind"] == "evaluation"]
+    evaluations = [line for line in read_metrics(finished / "metrics.jsonl") if line["kind"] == "evaluation"]
     assert [line["step"] for line in evaluations] == [3, 6]
     assert evaluations[-1]["accuracy"] == result["accuracy"]
 
@@ -58,7 +58,7 @@ def test_two_runs_are_equal_to_the_bit_and_a_crash_changes_nothing(
     finished: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = finetune_config(tmp_path / "run", shards, "checkpoint.every=2 steps")
-    original, calls = LocalEngine.update, []
+    original, calls = LocalEngine.train_step, []
 
     def update(self, *arguments, **keywords):
         calls.append(1)
@@ -66,7 +66,7 @@ def test_two_runs_are_equal_to_the_bit_and_a_crash_changes_nothing(
             raise KeyboardInterrupt
         return original(self, *arguments, **keywords)
 
-    monkeypatch.setattr(LocalEngine, "update", update)
+    monkeypatch.setattr(LocalEngine, "train_step", update)
     with pytest.raises(KeyboardInterrupt):
         train(config, world_of_one())
     train(config, world_of_one())
@@ -89,11 +89,13 @@ def test_what_is_kept_of_a_batch_does_not_keep_its_clips(
 ) -> None:
     taken: list[int | None] = []
 
-    def take(self: Slabs, original: Callable[[Slabs], int | None] = Slabs.take) -> int | None:
+    def take(
+        self: SharedBatchPool, original: Callable[[SharedBatchPool], int | None] = SharedBatchPool.take
+    ) -> int | None:
         taken.append(original(self))
         return taken[-1]
 
-    monkeypatch.setattr(Slabs, "take", take)
+    monkeypatch.setattr(SharedBatchPool, "take", take)
     classifier = load_classifier(finished / "export")
     config = finetune_config(finished.parent / "kept", shards, "evaluation={clips: 2, crops: 3, batch: 1}")
     Evaluator(Manifest.read(shards / "val"), classifier.model.input, config.evaluation, config.loader, world_of_one())(
@@ -146,7 +148,7 @@ def test_overfitting_one_batch_brings_the_loss_down(shards: Path, tmp_path: Path
     objective = Objective(config.mixup, input=config.model.input, classes=2, device=world.device)
     video = torch.randint(0, 256, (4, 3, 8, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = LabelledBatch(video, torch.tensor([0, 1, 1, 0]))
-    values = [engine.update([batch], objective, rate=1e-3).loss.item() for _ in range(40)]
+    values = [engine.train_step([batch], objective, lr=1e-3).loss.item() for _ in range(40)]
     assert values[0] == pytest.approx(np.log(2), abs=0.1)
     assert values[-1] < 0.1
 

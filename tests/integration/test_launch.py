@@ -35,7 +35,7 @@ class Launched:
     def reach(self, run: Path, step: int) -> None:
         """Wait until the run has come so far."""
         while True:
-            found = status.read(run / status.FILE)
+            found = status.read_status(run / status.FILE)
             if found is not None and found.state == "running" and found.step >= step:
                 return
             assert self.process.poll() is None, self.log.read_text()
@@ -82,7 +82,7 @@ def test_deepspeed_is_stopped_by_a_signal_to_the_launcher(shards: Path, tmp_path
     launched.reach(run, 3)
     launched.process.send_signal(signal.SIGTERM)
     assert launched.end() == 75, launched.log.read_text()
-    stopped = status.read(run / status.FILE)
+    stopped = status.read_status(run / status.FILE)
     assert stopped is not None
     assert (stopped.state, stopped.exit_code) == ("stopped", 75)
     assert not (run / "STOP").exists()

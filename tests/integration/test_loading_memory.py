@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch
 
-from videomae.data.loader.loader import LoaderConfig, Preparation, Share, train_stream
-from videomae.data.loader.shared_batches import Slabs
-from videomae.data.loader.stacking import room, stack_clips
+from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
+from videomae.data.loader.shared_batches import SharedBatchPool
+from videomae.data.loader.stacking import alloc_clip, stack_clips
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader
@@ -34,8 +34,8 @@ def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, option
     stream = train_stream(
         reader,
         order,
-        Preparation(clips, stack_clips, repeats=2),
-        Share(micro_batch=8),
+        Pipeline(clips, stack_clips, repeated_aug=2),
+        RankSlice(micro_batch=8),
         config=LoaderConfig(**options),  # pyright: ignore[reportArgumentType]
         quarantine=tmp_path / "quarantine.jsonl",
     )
@@ -51,15 +51,15 @@ def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, option
 
 
 def paint(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[torch.Tensor]:
-    return [room(4, 6, 6, 3).fill_(int(rng.integers(256)) ^ sample.id % 256).permute(0, 3, 1, 2) for rng in rngs]
+    return [alloc_clip(4, 6, 6, 3).fill_(int(rng.integers(256)) ^ sample.id % 256).permute(0, 3, 1, 2) for rng in rngs]
 
 
 def stream(manifest: Manifest, **options: object) -> Iterator[torch.Tensor]:
     return train_stream(
         ShardReader(manifest),
         Order.of(manifest, 4, OrderConfig()),
-        Preparation(paint, stack_clips, repeats=2),
-        Share(micro_batch=2),
+        Pipeline(paint, stack_clips, repeated_aug=2),
+        RankSlice(micro_batch=2),
         config=LoaderConfig(**options),  # pyright: ignore[reportArgumentType]
         quarantine=manifest.folder / "quarantine.jsonl",
     )
@@ -81,15 +81,15 @@ def test_what_is_held_is_never_overwritten(
 
 def test_few_slabs_are_ever_written_to(shards: Path) -> None:
     """As many as are under way at once: the rest of the file stays without memory."""
-    made: list[Slabs] = []
-    original = Slabs.__init__
+    made: list[SharedBatchPool] = []
+    original = SharedBatchPool.__init__
 
-    def remember(self: Slabs, count: int) -> None:
+    def remember(self: SharedBatchPool, count: int) -> None:
         original(self, count)
         made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Slabs, "__init__", remember)
+        patch.setattr(SharedBatchPool, "__init__", remember)
         batches = stream(Manifest.read(shards / "train"), workers=2, prefetch=2)
         for _ in itertools.islice(batches, 40):
             pass

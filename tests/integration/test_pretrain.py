@@ -21,7 +21,7 @@ from tests.tiny import world_of_one
 from videomae.core.config import ConfigError, load
 from videomae.core.signals import EXIT_STOPPED
 from videomae.models.weights.export import load_encoder
-from videomae.run.metrics import read
+from videomae.run.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ def test_a_run_leaves_what_its_docstring_lists(undisturbed: Path) -> None:
         "export",
         "summary.json",
     } <= names
-    lines = [line for line in read(undisturbed / "metrics.jsonl") if line["kind"] == "train"]
+    lines = [line for line in read_metrics(undisturbed / "metrics.jsonl") if line["kind"] == "train"]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert {"loss", "gradient_norm", "rate", "samples_per_second", "data_seconds", "epoch"} <= lines[0].keys()
+    assert {"loss", "gradient_norm", "lr", "samples_per_second", "data_seconds", "epoch"} <= lines[0].keys()
     export = load_encoder(undisturbed / "export")
     assert export.config.dim == 48
     with Image.open(undisturbed / "reconstructions" / "clip-0.png") as picture:
@@ -92,14 +92,14 @@ def test_a_stop_by_signal_saves_and_the_same_command_goes_on(
     process = subprocess.Popen(
         [sys.executable, "-m", "pretrain", *arguments], cwd=ROOT, stderr=subprocess.PIPE, env={**os.environ}, text=True
     )
-    while len(read(run / "metrics.jsonl")) < 3:
+    while len(read_metrics(run / "metrics.jsonl")) < 3:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == EXIT_STOPPED, said
     assert "the same command continues it" in said
-    stopped_at = max(line["step"] for line in read(run / "metrics.jsonl"))
+    stopped_at = max(line["step"] for line in read_metrics(run / "metrics.jsonl"))
     run_command("pretrain", *arguments)
     whole = tmp_path / "whole"
     run_command("pretrain", *pretrain_arguments(whole, shards, f"engine.kind={kind}", "schedule.duration=60 steps"))
@@ -113,7 +113,7 @@ def test_a_crash_after_a_checkpoint_repeats_only_what_was_lost(
     config = pretrain_config(tmp_path / "run", shards, "checkpoint.every=2 steps")
     from videomae.engine.local import LocalEngine
 
-    original, calls = LocalEngine.update, []
+    original, calls = LocalEngine.train_step, []
 
     def update(self, *arguments, **keywords):
         calls.append(1)
@@ -121,7 +121,7 @@ def test_a_crash_after_a_checkpoint_repeats_only_what_was_lost(
             raise KeyboardInterrupt
         return original(self, *arguments, **keywords)
 
-    monkeypatch.setattr(LocalEngine, "update", update)
+    monkeypatch.setattr(LocalEngine, "train_step", update)
     with pytest.raises(KeyboardInterrupt):
         train(config, world_of_one())
     assert len(losses(tmp_path / "run")) == 5

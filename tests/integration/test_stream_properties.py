@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pretrain.masking import MaskConfig, draw_mask
 from tests.tiny import TINY_ENCODER
-from videomae.data.loader.loader import LoaderConfig, Preparation, Share, Transform, train_stream
+from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, Transform, train_stream
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.meta import Meta
@@ -72,8 +72,8 @@ def batches(
     stream = train_stream(
         ShardReader(Manifest.read(folder)),
         order,
-        Preparation(look, as_list, repeats=2),
-        Share(rank, size, micro_batch=share, start=start),
+        Pipeline(look, as_list, repeated_aug=2),
+        RankSlice(rank, size, micro_batch=share, start=start),
         config=LoaderConfig(workers=workers),
         quarantine=folder / "quarantine.jsonl",
     )
@@ -110,8 +110,8 @@ def open_stream(folder: Path, transform: Transform[Seen] = look) -> Iterator[lis
     return train_stream(
         ShardReader(manifest),
         Order.of(manifest, 8, OrderConfig()),
-        Preparation(transform, as_list),
-        Share(micro_batch=8),
+        Pipeline(transform, as_list),
+        RankSlice(micro_batch=8),
         config=LoaderConfig(workers=2),
         quarantine=folder / "quarantine.jsonl",
     )

@@ -16,19 +16,19 @@ from pretrain.train import train
 from tests.processes import run_command
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
-from videomae.run.metrics import MetricsLog, read
+from videomae.run.metrics import MetricsLog, read_metrics
 
 
 @pytest.fixture(scope="module")
 def plain(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without W&B."""
     run = tmp_path_factory.mktemp("plain") / "run"
-    train(pretrain_config(run, shards, "checkpoint.every=3 steps", "panels_every=2 steps"), world_of_one())
+    train(pretrain_config(run, shards, "checkpoint.every=3 steps", "visualize_every=2 steps"), world_of_one())
     return run
 
 
 def test_a_pretraining_run_logs_both_errors_the_work_and_the_pictures(plain: Path) -> None:
-    lines = read(plain / "metrics.jsonl")
+    lines = read_metrics(plain / "metrics.jsonl")
     train_lines = [line for line in lines if line["kind"] == "train"]
     assert [line["step"] for line in train_lines] == [1, 2, 3, 4, 5, 6]
     for line in train_lines:
@@ -44,7 +44,7 @@ def test_a_pretraining_run_logs_both_errors_the_work_and_the_pictures(plain: Pat
     assert [step for step, _ in pictures] == [2, 4, 6]
     assert all((plain / file).is_file() for _, files in pictures for file in files)
     assert [line["step"] for line in lines if line["kind"] == "checkpoint"] == [3, 6]
-    assert "panels_seconds" in train_lines[2]
+    assert "visualizations_seconds" in train_lines[2]
 
 
 def test_the_view_of_a_finished_run(plain: Path) -> None:
@@ -91,7 +91,7 @@ def test_without_a_server_of_wandb_the_run_is_the_same_and_little_slower(
 
 
 def test_a_profiler_window_of_the_config_leaves_its_trace(shards: Path, tmp_path: Path) -> None:
-    config = pretrain_config(tmp_path / "run", shards, "metrics.profile={start: 2, steps: 2}", "panels=0")
+    config = pretrain_config(tmp_path / "run", shards, "metrics.profile={start: 2, steps: 2}", "visualizations=0")
     train(config, world_of_one())
     trace = json.loads((tmp_path / "run/profile/rank-0-steps-2-3.json").read_text())
     assert any("attention" in event.get("name", "") for event in trace["traceEvents"])
@@ -124,11 +124,11 @@ def test_a_classifier_that_learns_nothing_is_told_and_evaluations_are_no_trainin
     finetune(config, world_of_one())
     (warning,) = [message for message in messages if "guessing among 2 classes gives 0.693" in message]
     assert "model.weights" in warning
-    lines = read(tmp_path / "run/metrics.jsonl")
+    lines = read_metrics(tmp_path / "run/metrics.jsonl")
     after = next(line for line in lines if line["kind"] == "train" and line["step"] == 21)
     evaluation = next(line for line in lines if line["kind"] == "evaluation")
     assert after["evaluation_seconds"] >= 0.5
     assert evaluation["seconds"] >= 0.5
     assert after["seconds"] < after["evaluation_seconds"] + 0.5
-    assert after["rate_lowest"] == pytest.approx(after["rate"] * 0.5**3)
+    assert after["lr_min"] == pytest.approx(after["lr"] * 0.5**3)
     assert all(math.isfinite(line["loss"]) for line in lines if line["kind"] == "train")

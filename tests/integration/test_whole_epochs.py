@@ -23,7 +23,7 @@ from tests.processes import run_command, run_processes
 from tests.stages import finetune_config, losses, pretrain_arguments, pretrain_config
 from tests.tiny import world_of_one
 from videomae.data.shards.reader import Sample
-from videomae.run.metrics import read
+from videomae.run.metrics import read_metrics
 from videomae.stage import start_engine
 
 PAD = ("batch=10", "data.partial=pad", "schedule={duration: 2 epochs, warmup: 1 epochs}")
@@ -55,7 +55,7 @@ def test_an_epoch_of_a_run_meets_each_sample_once_with_weight(
     monkeypatch.setattr(clips, "__call__", look)
     settings = (*PAD, f"data.partial={partial}")
     if stage == "pretrain":
-        train(pretrain_config(tmp_path / "run", shards, *settings, "panels=0"), world_of_one())
+        train(pretrain_config(tmp_path / "run", shards, *settings, "visualizations=0"), world_of_one())
     else:
         finetune.train.train(finetune_config(tmp_path / "run", shards, *settings), world_of_one())
     per_epoch = 30 if partial == "pad" else 20
@@ -67,11 +67,11 @@ def test_an_epoch_of_a_run_meets_each_sample_once_with_weight(
 
 
 def read_epochs(run: Path) -> list[float]:
-    return [line["epoch"] for line in read(run / "metrics.jsonl") if line["kind"] == "train"]
+    return [line["epoch"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
 
 
 def test_the_last_step_of_an_epoch_is_the_one_of_its_real_clips(shards: Path, tmp_path: Path) -> None:
-    config = pretrain_config(tmp_path / "run", shards, *PAD, "batch=20", "data.repeats=2")
+    config = pretrain_config(tmp_path / "run", shards, *PAD, "batch=20", "data.repeated_aug=2")
     (batch,) = next(open_stream(config, world_of_one()).batches(2))
     assert batch.weight_B is not None
     assert batch.weight_B.tolist() == pytest.approx([2.5] * 8 + [0.0] * 12)
@@ -87,7 +87,7 @@ def after_one_step(config: PretrainConfig, batch: PretrainBatch) -> dict[str, to
     before = initial_model(config).state_dict()
     engine = start_engine(initial_model(config), config, world_of_one())
     objective = Objective(config.objective, encoder=config.encoder, device=torch.device("cpu"))
-    update = engine.update([batch], objective, rate=1e-3)
+    update = engine.train_step([batch], objective, lr=1e-3)
     moved = {name: value - before[name] for name, value in engine.full_state().items()}
     return {"loss": update.loss, "norm": update.gradient_norm, **moved}
 
@@ -101,7 +101,7 @@ def test_one_and_two_processes_and_micro_batches_see_the_same_losses(
     ours, theirs = (
         [
             (line["loss"], line["gradient_norm"], line["normalised_loss"], line["pixel_loss"])
-            for line in read(run / "metrics.jsonl")
+            for line in read_metrics(run / "metrics.jsonl")
             if line["kind"] == "train"
         ]
         for run in (tmp_path / "run", padded)

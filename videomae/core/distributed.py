@@ -26,9 +26,9 @@ from videomae.core.ranks import Ranks, read_ranks
 from videomae.core.signals import bounded
 
 T = TypeVar("T")
-_PATIENCE = 1800.0  # seconds
+_COLLECTIVE_TIMEOUT = 1800.0  # seconds
 _NAMED = 8  # ranks at most that an error names
-_FAREWELL = 60.0  # seconds for leaving the others and for what libraries do at the end
+_SHUTDOWN_TIMEOUT = 60.0  # seconds for leaving the others and for what libraries do at the end
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class World:
     port: int | None = None
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -51,7 +51,7 @@ class World:
         if self.size > 1:
             torch.distributed.barrier()
 
-    def mean(self, value: Tensor) -> Tensor:
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all ranks, on this rank's device."""
         if self.size == 1:
             return value
@@ -59,26 +59,26 @@ class World:
         torch.distributed.all_reduce(total)
         return total / self.size
 
-    def every(self, value: Tensor) -> Tensor:
+    def all_gather_scalar(self, value: Tensor) -> Tensor:
         """A scalar of each rank, in rank order and float32, on this rank's device; one collective, no wait for it."""
         values = value.new_zeros(self.size, dtype=torch.float32)
         values[self.rank] = value.detach()
-        self.add(values)
+        self.all_reduce(values)
         return values
 
-    def add(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Replace `tensor` by its sum over all ranks, in place."""
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
 
-    def line_up(self, part: Tensor, *, into: Tensor) -> None:
+    def all_gather_into(self, part: Tensor, *, into: Tensor) -> None:
         """Fill `into` with every rank's 1-D `part`, all of one length, in rank order; bits stay as they are."""
         if self.size == 1:
             into.copy_(part)
         else:
             torch.distributed.all_gather(list(into.chunk(self.size)), part)
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Every rank's picklable `value`, in rank order, on every rank."""
         if self.size == 1:
             return [value]
@@ -86,32 +86,32 @@ class World:
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def share(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Rank 0's `value` on every rank."""
         if self.size == 1:
             return value
-        values = [value if self.first else None]
+        values = [value if self.is_main else None]
         torch.distributed.broadcast_object_list(values, src=0)
         return values[0]
 
-    def from_first(self, action: Callable[[], T]) -> T:
+    def run_on_main(self, action: Callable[[], T]) -> T:
         """What `action` gives on rank 0, on every rank; an error there is raised on every rank, so that none hangs."""
         result, fault = None, None
-        if self.first:
+        if self.is_main:
             try:
                 result = action()
             except Exception as error:  # whatever it is, the others must hear of it
                 fault = error if self.size == 1 else _picklable(error)
-        result, fault = self.share((result, fault))
+        result, fault = self.broadcast_object((result, fault))
         if fault is not None:
             raise fault
         return cast(T, result)
 
-    def on_first(self, action: Callable[[], object]) -> None:
+    def main_only(self, action: Callable[[], object]) -> None:
         """Run `action` on rank 0 while the others wait; errors as in `from_first`."""
-        self.from_first(lambda: (action(), None)[1])
+        self.run_on_main(lambda: (action(), None)[1])
 
-    def on_every(self, action: Callable[[], T]) -> T:
+    def run_all_or_raise(self, action: Callable[[], T]) -> T:
         """What `action` gives here; it talks to no other rank. An error on one rank is raised on every rank."""
         result, fault = None, None
         try:
@@ -120,12 +120,12 @@ class World:
             if self.size == 1:
                 raise
             fault = _picklable(error)
-        faults = [found for found in self.gather(fault) if found is not None]
+        faults = [found for found in self.all_gather_object(fault) if found is not None]
         if faults:
             raise faults[0]
         return cast(T, result)
 
-    def average(self, tensors: Iterable[Tensor]) -> None:
+    def average_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Replace floating-point tensors by their mean over all ranks, in place."""
         for tensor in tensors:
             if self.size > 1 and tensor.is_floating_point():
@@ -134,9 +134,9 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on at least one rank; the same answer on every rank."""
-        return self.any_of([flag])[0]
+        return self.any_rank([flag])[0]
 
-    def any_of(self, flags: Sequence[bool]) -> tuple[bool, ...]:
+    def any_rank(self, flags: Sequence[bool]) -> tuple[bool, ...]:
         """For each of `flags`, whether it is set on at least one rank; one exchange for all of them.
 
         Every rank passes on what it has heard to the rank 1, 2, 4, ... further on, so that all know after log2(size)
@@ -154,7 +154,7 @@ class World:
             distance *= 2
         return tuple(bool(flag) for flag in found.tolist())
 
-    def largest(self, values: Sequence[float]) -> tuple[float, ...]:
+    def all_reduce_max(self, values: Sequence[float]) -> tuple[float, ...]:
         """The largest of all ranks for each of `values`; one collective for all of them."""
         if self.size == 1:
             return tuple(values)
@@ -185,7 +185,7 @@ def _device(ranks: Ranks, environment: Mapping[str, str]) -> torch.device:
 
 
 @contextmanager
-def connected(environment: Mapping[str, str], *, patience: float = _PATIENCE) -> Iterator[World]:
+def distributed_context(environment: Mapping[str, str], *, timeout: float = _COLLECTIVE_TIMEOUT) -> Iterator[World]:
     """The world of `environment`, its ranks connected for as long as the context is open.
 
     A world of one is not connected before an engine asks for it.
@@ -196,14 +196,14 @@ def connected(environment: Mapping[str, str], *, patience: float = _PATIENCE) ->
     world = read_world(environment)
     try:
         if world.size > 1:
-            join(world, patience=patience)
-            check_devices(world.gather((socket.gethostname(), world.device.type)))
+            init_distributed(world, timeout=timeout)
+            check_devices(world.all_gather_object((socket.gethostname(), world.device.type)))
         elif world.device.type == "cuda":
             torch.cuda.set_device(world.device)
         yield world
     finally:
         if torch.distributed.is_initialized():
-            with bounded(_FAREWELL):  # ranks that died do not answer
+            with bounded(_SHUTDOWN_TIMEOUT):  # ranks that died do not answer
                 torch.distributed.destroy_process_group()
 
 
@@ -222,7 +222,7 @@ def check_devices(found: Sequence[tuple[str, str]]) -> None:
         )
 
 
-def join(world: World, *, patience: float = _PATIENCE) -> None:
+def init_distributed(world: World, *, timeout: float = _COLLECTIVE_TIMEOUT) -> None:
     """Connect all ranks: NCCL on CUDA (gloo for tensors on the host), gloo on CPUs. Does nothing if connected.
 
     A collective that takes longer than `patience` seconds is an error.
@@ -244,7 +244,7 @@ def join(world: World, *, patience: float = _PATIENCE) -> None:
         backend="cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo",
         rank=world.rank,
         world_size=world.size,
-        timeout=timedelta(seconds=patience),
+        timeout=timedelta(seconds=timeout),
     )
 
 
@@ -254,7 +254,7 @@ def end_process(code: int) -> NoReturn:
     There gloo's threads now and then abort a process whose work is done ("terminate called without an active
     exception", seen in about one of two hundred two-process runs), and a launcher counts that as a failed job.
     """
-    with bounded(_FAREWELL):
+    with bounded(_SHUTDOWN_TIMEOUT):
         atexit._run_exitfuncs()  # what libraries registered, such as the end of loader workers
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # nobody may be left to read it

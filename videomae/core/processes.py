@@ -16,7 +16,7 @@ _DEAD = ("Z", "X")  # ended, though its parent has not asked for the exit code y
 
 
 @dataclass(frozen=True)
-class Process:
+class ProcessId:
     """One process for ever; `machine` is empty where it cannot be told, `start` is in clock ticks after the boot."""
 
     machine: str
@@ -24,11 +24,11 @@ class Process:
     start: int
 
     @classmethod
-    def this(cls) -> Process:
+    def this(cls) -> ProcessId:
         return cls.of(os.getpid()) or cls("", os.getpid(), 0)
 
     @classmethod
-    def of(cls, pid: int) -> Process | None:
+    def of(cls, pid: int) -> ProcessId | None:
         """The process of this machine that has the number now; None where there is none, or none to be seen."""
         fields = stat_fields(pid)
         return cls(machine(), pid, int(fields[_START])) if fields else None

@@ -75,7 +75,7 @@ class StopRequest:
         if self._waits and self.reason is not None and threading.current_thread() is not threading.main_thread():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
-    def unless_asked(self, wait: Callable[[], T]) -> T | None:
+    def interruptible(self, wait: Callable[[], T]) -> T | None:
         """What `wait` gives, or None as soon as a stop is asked for; what `wait` was doing is then broken off."""
         try:
             self._waits = True
@@ -103,7 +103,7 @@ class _Listener:
 
 
 @contextmanager
-def listening() -> Iterator[StopRequest]:
+def handle_signals() -> Iterator[StopRequest]:
     """Turn the signals into requests while open; inside an open one, it gives that one's request again."""
     if _Listener.current is not None:
         yield _Listener.current
@@ -119,7 +119,7 @@ def listening() -> Iterator[StopRequest]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Hold the signals back; processes that are started inside never see them, however early they come."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -128,7 +128,7 @@ def held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def ignore() -> None:
+def ignore_signals() -> None:
     """Leave the signals to the process that started this one."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

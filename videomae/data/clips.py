@@ -10,7 +10,7 @@ from videomae.data.order.order import Partial
 class ClipsConfig:
     """What the data part of every training stage is told; the stages' own add to it."""
 
-    repeats: int = 1  # clips from one decoded video: crops and masks of their own (VideoMAEv2, section 3.2: 4)
+    repeated_aug: int = 1  # clips from one decoded video: crops and masks of their own (VideoMAEv2, section 3.2: 4)
     # The last, incomplete batch of an epoch. drop: it is left out, other samples in each epoch. pad: each sample comes
     # exactly once an epoch; the batch is filled up with others, which weigh nothing in loss and gradients, so that the
     # step is that of the real ones' mean: the fewer they are, the noisier (health.spike watches it as any step). Batch
@@ -18,5 +18,5 @@ class ClipsConfig:
     partial: Partial = "drop"
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+        if self.repeated_aug < 1:
+            raise ValueError(f"repeated_aug must be at least 1, got {self.repeated_aug}")

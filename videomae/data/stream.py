@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from videomae.core.distributed import World
 from videomae.data.clips import ClipsConfig
 from videomae.data.datasets import DataSets
-from videomae.data.loader.loader import Preparation, Share, Transform, train_stream
+from videomae.data.loader.loader import Pipeline, RankSlice, Transform, train_stream
 from videomae.data.order.order import OrderConfig
 from videomae.stage import TrainingConfig
 
@@ -18,7 +18,7 @@ Batch = TypeVar("Batch")
 
 
 class BatchStream(Generic[Item, Batch]):
-    """Global batches of `config.batch` clips, of which `data.repeats` come from one decoded video, cut for one rank.
+    """One rank's part of global batches of `config.batch` clips; `data.repeated_aug` clips come from one decoded video.
 
     Raises:
         ValueError: the batch does not divide into ranks, micro-batches and whole videos.
@@ -35,16 +35,16 @@ class BatchStream(Generic[Item, Batch]):
         collate: Callable[[list[Item]], Batch],
     ) -> None:
         self._config, self._sets, self._world = config, sets, world
-        self._transform, self._collate, self._repeats = transform, collate, data.repeats
+        self._transform, self._collate, self._repeats = transform, collate, data.repeated_aug
         clips, self._micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
-        if clips % data.repeats:
+        if clips % data.repeated_aug:
             raise ValueError(
-                f"a micro-batch of {clips} clips cannot hold whole videos of data.repeats={data.repeats} clips each; "
+                f"a micro-batch of {clips} clips does not hold whole videos: data.repeated_aug={data.repeated_aug}; "
                 "choose batch and engine.micro_batch as multiples of it"
             )
-        self._videos = clips // data.repeats
+        self._videos = clips // data.repeated_aug
         order = OrderConfig(seed=config.seed, partial=data.partial)
-        self._order = sets.order(order, config.batch // data.repeats)
+        self._order = sets.order(order, config.batch // data.repeated_aug)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -56,8 +56,8 @@ class BatchStream(Generic[Item, Batch]):
         stream = train_stream(
             self._sets.reader(),
             self._order,
-            Preparation(self._transform, self._collate, repeats=self._repeats),
-            Share(self._world.rank, self._world.size, micro_batch=self._videos, start=start),
+            Pipeline(self._transform, self._collate, repeated_aug=self._repeats),
+            RankSlice(self._world.rank, self._world.size, micro_batch=self._videos, start=start),
             config=self._config.loader.on(self._world.device),
             quarantine=self._config.directory.quarantine,
         )

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videomae.core.distributed import World, join
-from videomae.engine.deepspeed_state import ZeroHolder, keep_lowering, norm_of
+from videomae.core.distributed import World, init_distributed
+from videomae.engine.deepspeed_state import ZeroShardedState, keep_lowering, norm_of
 from videomae.engine.local import total_norm
 from videomae.engine.mixed_precision import FIRST_SCALE_POWER, GROWTH_STEPS, MixedPrecision
-from videomae.engine.optimizer import AdamW, Verdict, judge
-from videomae.engine.protocol import Batch, EnginePlan, Update, require_average, summarize
-from videomae.engine.state.sharded import EngineState, Holder, PlainHolder, persistent_buffers
+from videomae.engine.optimizer import AdamW, StepDecision, decide_step
+from videomae.engine.protocol import Batch, EnginePlan, StepResult, require_ema, summarize
+from videomae.engine.state.sharded import EngineState, LocalShardedState, ShardedState, persistent_buffers
 from videomae.engine.state.snapshot import Snapshot
 
 BUCKET = 5_000_000  # values that are reduced at a time; half a billion, the default, would hold gigabytes
@@ -86,7 +86,7 @@ class DeepSpeedEngine:
         self.world = plan.world
         deepspeed = _import_deepspeed(self.world)
         _require_half(deepspeed, plan)
-        join(self.world)
+        init_distributed(self.world)
         deepspeed.init_distributed(dist_init_required=False)
         self.module = module.to(self.world.device)
         self._config, self._partitioned = plan.optimizer, plan.config.zero_stage > 0
@@ -102,21 +102,21 @@ class DeepSpeedEngine:
         )
         self._state = EngineState(self.module, self._holder(initial), self.world)
 
-    def _holder(self, initial: dict[str, Tensor]) -> Holder:
+    def _holder(self, initial: dict[str, Tensor]) -> ShardedState:
         if not self._partitioned:
-            return PlainHolder(self.module, self._optimizer, self._precision)
+            return LocalShardedState(self.module, self._optimizer, self._precision)
         keep_lowering(self._zero)
-        return ZeroHolder(self.module, self._zero, self._optimizer, initial)
+        return ZeroShardedState(self.module, self._zero, self._optimizer, initial)
 
-    def update(
+    def train_step(
         self,
         micro_batches: Sequence[Batch],
         loss_of: Callable[[nn.Module, Batch], Tensor],
         *,
-        rate: float,
-        ceiling: float = math.inf,
-    ) -> Update:
-        self._optimizer.set_rate(rate)
+        lr: float,
+        skip_threshold: float = math.inf,
+    ) -> StepResult:
+        self._optimizer.set_lr(lr)
         losses = []
         for number, batch in enumerate(micro_batches, start=1):
             losses.append(self._backward(loss_of, batch))
@@ -124,10 +124,12 @@ class DeepSpeedEngine:
                 self._engine.step()  # only counts
         mean, highest = summarize(losses, self.world)
         self._precision.unscale(self._optimizer)
-        self._optimizer.expect(lambda: judge(self._norm(), mean, clip=self._config.clip, ceiling=ceiling))
+        self._optimizer.set_decision(
+            lambda: decide_step(self._norm(), mean, clip=self._config.clip, skip_threshold=skip_threshold)
+        )
         self._engine.step()
-        verdict = self._optimizer.verdict or self._overflow()
-        return Update(mean, highest, verdict.norm, verdict.skip)
+        verdict = self._optimizer.decision or self._overflow()
+        return StepResult(mean, highest, verdict.norm, verdict.skip)
 
     def _backward(self, loss_of: Callable[[nn.Module, Batch], Tensor], batch: Batch) -> Tensor:
         """Forward and backward of one micro-batch. At stage 0 autocast is ours, which DeepSpeed's forward would end."""
@@ -142,13 +144,13 @@ class DeepSpeedEngine:
     def _norm(self) -> Tensor:
         return norm_of(self._zero) if self._partitioned else total_norm(self.module)
 
-    def _overflow(self) -> Verdict:
+    def _overflow(self) -> StepDecision:
         """ZeRO saw gradients that are not finite and took no step at all."""
         device = self.world.device
-        return Verdict(torch.full((), math.inf, device=device), torch.ones((), device=device), None)
+        return StepDecision(torch.full((), math.inf, device=device), torch.ones((), device=device), None)
 
-    def agree(self) -> None:
-        self.world.average(persistent_buffers(self.module).values())
+    def sync_buffers(self) -> None:
+        self.world.average_tensors(persistent_buffers(self.module).values())
 
     def snapshot(self, into: Snapshot | None = None) -> Snapshot:
         return self._state.snapshot(into)
@@ -159,12 +161,12 @@ class DeepSpeedEngine:
     def load(self, folder: Path) -> None:
         self._state.load(folder)
         for group, wanted in zip(self._optimizer.param_groups, self._hyperparameters, strict=True):
-            assert all(group[key] == wanted[key] for key in ("weight_decay", "rate_factor")), "groups out of order"
+            assert all(group[key] == wanted[key] for key in ("weight_decay", "lr_scale")), "groups out of order"
 
-    def full_state(self, *, average: bool = False) -> dict[str, Tensor]:
-        require_average(self._config, average)
-        self.agree()
-        return self._state.full(average=average)
+    def full_state(self, *, ema: bool = False) -> dict[str, Tensor]:
+        require_ema(self._config, ema)
+        self.sync_buffers()
+        return self._state.full(ema=ema)
 
 
 def _on_host(module: nn.Module) -> dict[str, Tensor]:

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from videomae.engine.optimizer import AdamW
-from videomae.engine.state.fragments import AVERAGE, MASTER
-from videomae.engine.state.snapshot import Held
+from videomae.engine.state.fragments import EMA, MASTER
+from videomae.engine.state.snapshot import ParamShard
 
 
-class ZeroHolder:
+class ZeroShardedState:
     """ZeRO stages 1 to 3; `zero` is DeepSpeed's optimizer round `optimizer`.
 
     DeepSpeed casts the module before it copies weights into partitions; `initial` has the weights as they were, and
@@ -44,21 +44,22 @@ class ZeroHolder:
                 f"{min(self._fixed)}; type engine.zero_stage=2, or less"
             )
         optimizer.prepare(self._partitions())
-        for part in self.own():
-            for key in part.values.keys() & {MASTER, AVERAGE}:
+        for part in self.sharded():
+            for key in part.values.keys() & {MASTER, EMA}:
                 part.values[key].copy_(initial[part.name].reshape(-1)[part.start : part.stop])
-        self.refresh()
+        self.sync_model_weights()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return self._shapes
 
-    def own(self) -> Sequence[Held]:
+    def sharded(self) -> Sequence[ParamShard]:
         find = self._part if self._by_parameter else self._range
         return [part for name, parameter in self._trained.items() if (part := find(name, parameter)) is not None]
 
-    def common(self) -> Sequence[Held]:
+    def replicated(self) -> Sequence[ParamShard]:
         return [
-            Held(name, self._shapes[name], 0, {MASTER: value.view(-1)}, None) for name, value in self._fixed.items()
+            ParamShard(name, self._shapes[name], 0, {MASTER: value.view(-1)}, None)
+            for name, value in self._fixed.items()
         ]
 
     @property
@@ -70,7 +71,7 @@ class ZeroHolder:
             return self._zero.fp32_partitioned_groups_flat
         return self._zero.single_partition_of_fp32_groups
 
-    def _range(self, name: str, parameter: Any) -> Held | None:
+    def _range(self, name: str, parameter: Any) -> ParamShard | None:
         """Stages 1 and 2."""
         mapping = parameter._hp_mapping
         if mapping is None:
@@ -79,7 +80,7 @@ class ZeroHolder:
         flat = self._partitions()[mapping.param_group_index]
         return self._held(name, mapping.lp_fragment_address.start, flat, slice(place, place + numel))
 
-    def _part(self, name: str, parameter: Any) -> Held | None:
+    def _part(self, name: str, parameter: Any) -> ParamShard | None:
         """Stage 3."""
         group, place, padded = self._zero.grad_position[self._zero.get_param_id(parameter)]
         start = padded * self._zero._get_param_partition_rank(parameter)
@@ -88,13 +89,13 @@ class ZeroHolder:
             return None
         return self._held(name, start, self._partitions()[group], slice(place, place + numel))
 
-    def _held(self, name: str, start: int, flat: Tensor, where: slice) -> Held:
+    def _held(self, name: str, start: int, flat: Tensor, where: slice) -> ParamShard:
         state = self._optimizer.state[flat]
         values = {MASTER: flat.detach()[where]} | {key: state[key][where] for key in self._optimizer.state_keys}
-        return Held(name, self._shapes[name], start, values, state["step"])
+        return ParamShard(name, self._shapes[name], start, values, state["step"])
 
     @torch.no_grad()
-    def refresh(self) -> None:
+    def sync_model_weights(self) -> None:
         if self._by_parameter:
             self._zero._partition_all_parameters()
             for group in range(len(self._zero.fp16_groups)):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from videomae.engine.mixed_precision import MixedPrecision
-from videomae.engine.optimizer import AdamW, judge
-from videomae.engine.protocol import Batch, EnginePlan, Update, require_average, summarize
-from videomae.engine.state.sharded import EngineState, PlainHolder
+from videomae.engine.optimizer import AdamW, decide_step
+from videomae.engine.protocol import Batch, EnginePlan, StepResult, require_ema, summarize
+from videomae.engine.state.sharded import EngineState, LocalShardedState
 from videomae.engine.state.snapshot import Snapshot
 
 
@@ -32,16 +32,18 @@ class LocalEngine:
         self._precision = MixedPrecision(plan.config.precision, self.world.device)
         self._optimizer = AdamW(groups, plan.optimizer)
         self._optimizer.prepare(parameter for group in groups for parameter in group["params"])
-        self._state = EngineState(self.module, PlainHolder(self.module, self._optimizer, self._precision), self.world)
+        self._state = EngineState(
+            self.module, LocalShardedState(self.module, self._optimizer, self._precision), self.world
+        )
 
-    def update(
+    def train_step(
         self,
         micro_batches: Sequence[Batch],
         loss_of: Callable[[nn.Module, Batch], Tensor],
         *,
-        rate: float,
-        ceiling: float = math.inf,
-    ) -> Update:
+        lr: float,
+        skip_threshold: float = math.inf,
+    ) -> StepResult:
         losses = []
         for batch in micro_batches:
             with self._precision.autocast():
@@ -50,14 +52,14 @@ class LocalEngine:
             losses.append(loss.detach())
         mean, highest = summarize(losses, self.world)
         self._precision.unscale(self._optimizer)
-        verdict = judge(total_norm(self.module), mean, clip=self._config.clip, ceiling=ceiling)
-        self._optimizer.set_rate(rate)
-        self._optimizer.expect(lambda: verdict)
+        verdict = decide_step(total_norm(self.module), mean, clip=self._config.clip, skip_threshold=skip_threshold)
+        self._optimizer.set_lr(lr)
+        self._optimizer.set_decision(lambda: verdict)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return Update(mean, highest, verdict.norm, verdict.skip)
+        return StepResult(mean, highest, verdict.norm, verdict.skip)
 
-    def agree(self) -> None:
+    def sync_buffers(self) -> None:
         pass  # one rank
 
     def snapshot(self, into: Snapshot | None = None) -> Snapshot:
@@ -69,9 +71,9 @@ class LocalEngine:
     def load(self, folder: Path) -> None:
         self._state.load(folder)
 
-    def full_state(self, *, average: bool = False) -> dict[str, Tensor]:
-        require_average(self._config, average)
-        return self._state.full(average=average)
+    def full_state(self, *, ema: bool = False) -> dict[str, Tensor]:
+        require_ema(self._config, ema)
+        return self._state.full(ema=ema)
 
 
 def total_norm(module: nn.Module) -> Tensor:

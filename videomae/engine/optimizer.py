@@ -34,44 +34,44 @@ class OptimizerConfig:
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must lie in (0, 1), such as 0.9999, or null for none, got {self.ema}")
 
-    def peak(self, batch: int) -> float:
+    def peak_lr(self, batch: int) -> float:
         """The rate after warm-up for a global batch of `batch` samples."""
         return self.lr * batch / 256
 
 
 def parameter_groups(
-    module: nn.Module, *, weight_decay: float, rate_factor: Callable[[str], float] = lambda name: 1.0
+    module: nn.Module, *, weight_decay: float, lr_scale: Callable[[str], float] = lambda name: 1.0
 ) -> list[dict[str, Any]]:
-    """Group trainable parameters by weight decay and by `rate_factor(name)`.
+    """Group trainable parameters by weight decay and by `lr_scale(name)`.
 
-    Each group has `params`, `weight_decay` and `rate_factor`, the factor on the step's rate.
+    Each group has `params`, `weight_decay` and `lr_scale`, the factor on the step's rate.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             decay = weight_decay if parameter.squeeze().ndim > 1 else 0.0
-            groups.setdefault((decay, rate_factor(name)), []).append(parameter)
+            groups.setdefault((decay, lr_scale(name)), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "rate_factor": factor}
+        {"params": parameters, "weight_decay": decay, "lr_scale": factor}
         for (decay, factor), parameters in groups.items()
     ]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StepDecision:
     """What becomes of a step; scalars on the device, the same on every rank."""
 
     norm: Tensor  # of the gradients over all ranks and parameters, before clipping
     skip: Tensor  # float32: 1 changes nothing, 0 goes ahead
-    divisor: Tensor | None  # float32, of all gradients: clips them to the largest norm
+    clip_coef: Tensor | None  # float32, of all gradients: clips them to the largest norm
 
 
-def judge(norm: Tensor, loss: Tensor, *, clip: float | None, ceiling: float) -> Verdict:
+def decide_step(norm: Tensor, loss: Tensor, *, clip: float | None, skip_threshold: float) -> StepDecision:
     """Skip a step whose `loss` or gradient `norm` is not finite, or whose norm is above `ceiling`; else clip it."""
     norm = norm.detach().float()
-    healthy = torch.isfinite(loss) & torch.isfinite(norm) & (norm <= ceiling)
+    healthy = torch.isfinite(loss) & torch.isfinite(norm) & (norm <= skip_threshold)
     divisor = None if clip is None else ((norm + 1e-6) / clip).clamp(min=1.0)
-    return Verdict(norm, 1.0 - healthy.float(), divisor)
+    return StepDecision(norm, 1.0 - healthy.float(), divisor)
 
 
 class AdamW(torch.optim.AdamW):
@@ -83,8 +83,8 @@ class AdamW(torch.optim.AdamW):
 
     def __init__(self, groups: list[dict[str, Any]], config: OptimizerConfig) -> None:
         super().__init__(groups, lr=0.0, betas=config.betas, eps=1e-8, fused=True)
-        self.verdict: Verdict | None = None
-        self._decide: Callable[[], Verdict] | None = None
+        self.decision: StepDecision | None = None
+        self._decide: Callable[[], StepDecision] | None = None
         self._ema = config.ema
 
     @property
@@ -100,20 +100,20 @@ class AdamW(torch.optim.AdamW):
                 state["ema"].copy_(tensor.detach())
             self.state[tensor] = {"step": torch.zeros((), dtype=torch.float32, device=tensor.device), **state}
 
-    def expect(self, decide: Callable[[], Verdict]) -> None:
+    def set_decision(self, decide: Callable[[], StepDecision]) -> None:
         """The next update's verdict is what `decide` gives when its first step is reached."""
-        self.verdict, self._decide = None, decide
+        self.decision, self._decide = None, decide
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         assert closure is None
         assert self._decide is not None, "expect() comes before every update"
-        if self.verdict is None:
-            self.verdict = self._decide()
-        self.found_inf, self.grad_scale = self.verdict.skip, self.verdict.divisor
+        if self.decision is None:
+            self.decision = self._decide()
+        self.found_inf, self.grad_scale = self.decision.skip, self.decision.clip_coef
         super().step()
         if self._ema is not None:
-            self._average((1 - self.verdict.skip) * (1 - self._ema))
+            self._average((1 - self.decision.skip) * (1 - self._ema))
 
     def _average(self, weight: Tensor) -> None:
         for group in self.param_groups:
@@ -121,7 +121,7 @@ class AdamW(torch.optim.AdamW):
                 if tensor.grad is not None:
                     self.state[tensor]["ema"].lerp_(tensor, weight)
 
-    def set_rate(self, rate: float) -> None:
+    def set_lr(self, lr: float) -> None:
         """Give every parameter group `rate` times its own factor."""
         for group in self.param_groups:
-            group["lr"] = rate * group["rate_factor"]
+            group["lr"] = lr * group["lr_scale"]

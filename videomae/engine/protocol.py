@@ -65,7 +65,7 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
-class Update:
+class StepResult:
     """What one optimizer step saw: scalars on the device, the same on every rank."""
 
     loss: Tensor  # mean over micro-batches and ranks
@@ -81,14 +81,14 @@ class Engine(Protocol):
     world: World
     settings: dict[str, Any] | None  # of the library beneath, where there is one, for the record
 
-    def update(
+    def train_step(
         self,
         micro_batches: Sequence[Batch],
         loss_of: Callable[[nn.Module, Batch], Tensor],
         *,
-        rate: float,
-        ceiling: float = math.inf,
-    ) -> Update:
+        lr: float,
+        skip_threshold: float = math.inf,
+    ) -> StepResult:
         """Backward over all micro-batches, then one step at learning rate `rate` x each group's factor.
 
         A step whose loss or gradient norm is not finite, or whose norm is above `ceiling`, changes neither weights nor
@@ -96,7 +96,7 @@ class Engine(Protocol):
         """
         ...
 
-    def agree(self) -> None:
+    def sync_buffers(self) -> None:
         """Make what is not trained, such as the running statistics of batch norms, the same on all ranks: their mean.
 
         Called by all ranks before the module is evaluated or given away.
@@ -122,7 +122,7 @@ class Engine(Protocol):
         """
         ...
 
-    def full_state(self, *, average: bool = False) -> dict[str, Tensor]:
+    def full_state(self, *, ema: bool = False) -> dict[str, Tensor]:
         """The whole module in float32 on the host, or the average of its weights; called by all ranks.
 
         Raises:
@@ -161,11 +161,11 @@ def build_engine(module: nn.Module, groups: list[dict[str, Any]], plan: EnginePl
 
 def summarize(losses: Sequence[Tensor], world: World) -> tuple[Tensor, Tensor]:
     """Mean and maximum over ranks of the mean of each rank's `losses`; one collective."""
-    every = world.every(torch.stack(list(losses)).mean())
+    every = world.all_gather_scalar(torch.stack(list(losses)).mean())
     return every.mean(), every.max()
 
 
-def require_average(config: OptimizerConfig, asked: bool) -> None:
+def require_ema(config: OptimizerConfig, asked: bool) -> None:
     """Raises ValueError if the average of the weights is `asked` for and not kept."""
     if asked and config.ema is None:
         raise ValueError("no average of the weights is kept; type optimizer.ema=0.9999, or take the weights themselves")

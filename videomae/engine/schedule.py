@@ -47,18 +47,18 @@ def warmup_cosine(step: int, *, total: int, warmup: int, start_factor: float, fi
 
 
 @dataclass(frozen=True)
-class Timetable:
+class Schedule:
     """A run's durations in optimizer steps, and its learning rate at each step."""
 
     schedule: ScheduleConfig
-    peak_rate: float
+    peak_lr: float
     steps_per_epoch: int
     total: int
     warmup: int
 
-    def rate(self, step: int) -> float:
+    def lr(self, step: int) -> float:
         """The learning rate of the 0-based `step`."""
-        return self.peak_rate * warmup_cosine(
+        return self.peak_lr * warmup_cosine(
             step,
             total=self.total,
             warmup=self.warmup,
@@ -85,7 +85,7 @@ def at_multiples(of: int, action: Callable[[int], object]) -> Callable[[int], No
     return act
 
 
-def make_timetable(schedule: ScheduleConfig, *, peak_rate: float, steps_per_epoch: int, batch: int) -> Timetable:
+def make_schedule(schedule: ScheduleConfig, *, peak_lr: float, steps_per_epoch: int, batch: int) -> Schedule:
     """Resolve durations for a data set of `steps_per_epoch` global batches of `batch` samples.
 
     Raises:
@@ -102,7 +102,7 @@ def make_timetable(schedule: ScheduleConfig, *, peak_rate: float, steps_per_epoc
             f"schedule.warmup={schedule.warmup!r} is {warmup} steps and the whole run, "
             f"schedule.duration={schedule.duration!r}, only {total}; shorten the warm-up"
         )
-    return Timetable(schedule, peak_rate, steps_per_epoch, total, warmup)
+    return Schedule(schedule, peak_lr, steps_per_epoch, total, warmup)
 
 
 def _parse(text: str) -> tuple[float, str]:

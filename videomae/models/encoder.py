@@ -45,27 +45,27 @@ class TransformerConfig:
             raise ValueError(f"drop_path must lie in [0, 1), got {self.drop_path}")
 
     @property
-    def slices(self) -> int:
+    def grid_t(self) -> int:
         """Temporal slices: cubes along time."""
         return self.frames // self.tubelet
 
     @property
-    def side(self) -> int:
+    def grid_size(self) -> int:
         """Cubes along height and along width."""
         return self.size // self.patch
 
     @property
-    def positions(self) -> int:
+    def patches_per_frame(self) -> int:
         """Cubes in one temporal slice."""
-        return self.side**2
+        return self.grid_size**2
 
     @property
-    def tokens(self) -> int:
+    def num_patches(self) -> int:
         """Cubes in the whole clip."""
-        return self.slices * self.positions
+        return self.grid_t * self.patches_per_frame
 
     @property
-    def cube_values(self) -> int:
+    def patch_dim(self) -> int:
         """Pixel values in one cube: tubelet x patch x patch x 3."""
         return self.tubelet * self.patch**2 * 3
 
@@ -100,7 +100,7 @@ def sincos_table(tokens: int, dim: int) -> Tensor:
     return torch.where(even_D, angle_ND.sin(), angle_ND.cos()).float()
 
 
-class CubeEmbedding(nn.Module):
+class PatchEmbed(nn.Module):
     """Pixels of each cube to one token: a convolution whose kernel equals its stride."""
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -189,8 +189,8 @@ class VideoEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = CubeEmbedding(config)
-        self.register_buffer("positions_ND", sincos_table(config.tokens, config.dim), persistent=False)
+        self.patch_embed = PatchEmbed(config)
+        self.register_buffer("positions_ND", sincos_table(config.num_patches, config.dim), persistent=False)
         rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             Block(config.dim, config.heads, mlp_ratio=config.mlp_ratio, drop_path=rate) for rate in rates

@@ -46,7 +46,7 @@ class LayerCount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Count:
+class FlopCount:
     """Totals of a module, and its layers in the order in which they were first called."""
 
     layers: tuple[LayerCount, ...]
@@ -59,7 +59,7 @@ class Count:
         return self.multiply_adds / 1e9
 
 
-def count(module: nn.Module, *inputs: Tensor) -> Count:
+def count_flops(module: nn.Module, *inputs: Tensor) -> FlopCount:
     """Count `module(*inputs)` in evaluation mode; neither is changed, and no memory is taken for weights.
 
     Inputs may live on the meta device themselves: only their shapes and types matter.
@@ -84,14 +84,14 @@ def count(module: nn.Module, *inputs: Tensor) -> Count:
         )
         for name, layer in tally.called.items()
     )
-    return Count(
+    return FlopCount(
         layers=layers,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         multiply_adds=sum(tally.multiply_adds.values()),
     )
 
 
-def training_multiply_adds(module: nn.Module, counted: Count) -> dict[str, int]:
+def training_multiply_adds(module: nn.Module, counted: FlopCount) -> dict[str, int]:
     """Multiply-adds of a forward and backward pass by part of `module`, its direct children; "" for what is its own.
 
     The backward pass does each product of the forward pass once more for the weights and once more for what came in. A

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from videomae.core.ancestry import launchers
-from videomae.core.processes import Process
+from videomae.core.processes import ProcessId
 from videomae.core.progress import logger
-from videomae.run.directory import naming, write_whole
+from videomae.run.directory import naming, write_atomic
 from videomae.run.status import LauncherStatus
 
 FOLDER = "owner"
@@ -30,12 +30,12 @@ _RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 
 
 @dataclass(frozen=True)
-class Claim:
+class LockRecord:
     """What a start says of itself when it takes a run; `leaving` says why it is about to go."""
 
     host: str
-    process: Process  # rank 0
-    launchers: tuple[Process, ...]  # above it, the nearest first
+    process: ProcessId  # rank 0
+    launchers: tuple[ProcessId, ...]  # above it, the nearest first
     launcher: LauncherStatus
     restarts: tuple[int, ...]  # of the job, as Slurm and torchrun count them
     since: str  # ISO 8601, UTC; for people, since clocks differ
@@ -43,18 +43,18 @@ class Claim:
     over: bool = False
 
     @classmethod
-    def of_this_process(cls, environment: Mapping[str, str]) -> Claim:
+    def of_this_process(cls, environment: Mapping[str, str]) -> LockRecord:
         """The claim of the process that asks."""
         return cls(
             host=socket.gethostname(),
-            process=Process.this(),
-            launchers=tuple(filter(None, (Process.of(launcher.pid) for launcher in launchers()))),
+            process=ProcessId.this(),
+            launchers=tuple(filter(None, (ProcessId.of(launcher.pid) for launcher in launchers()))),
             launcher=LauncherStatus.of(environment),
             restarts=tuple(_count(environment.get(name)) for name in _RESTARTS),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def follows(self, other: Claim) -> bool:
+    def follows(self, other: LockRecord) -> bool:
         """Whether this is a later start of the other's own job, or comes from the same launcher."""
         same_job = self.launcher == other.launcher and self.launcher.job not in (None, "none")
         return (same_job and self.restarts > other.restarts) or not set(self.launchers).isdisjoint(other.launchers)
@@ -65,14 +65,14 @@ class Held:
     """The highest claim of a run as it was found."""
 
     number: int
-    claim: Claim | None  # None: none there, or one that cannot be read
+    claim: LockRecord | None  # None: none there, or one that cannot be read
     sign: tuple[int, str] = (0, "")  # another with each sign of life
 
 
 NONE = Held(0, None)
 
 
-def read(run: Path) -> Held:
+def read_lock(run: Path) -> Held:
     """Who owns the run, or did last; `NONE` where nobody ever has."""
     number = _highest(run / FOLDER)
     if not number:
@@ -84,11 +84,11 @@ def read(run: Path) -> Held:
         return Held(number, None)
     try:
         values = json.loads(text)
-        claim = Claim(
+        claim = LockRecord(
             **{
                 **values,
-                "process": Process(**values["process"]),
-                "launchers": tuple(Process(**process) for process in values["launchers"]),
+                "process": ProcessId(**values["process"]),
+                "launchers": tuple(ProcessId(**process) for process in values["launchers"]),
                 "launcher": LauncherStatus(**values["launcher"]),
                 "restarts": tuple(values["restarts"]),
             }
@@ -98,7 +98,7 @@ def read(run: Path) -> Held:
     return Held(number, claim, (touched, text))
 
 
-def take(run: Path, number: int, claim: Claim) -> bool:
+def take(run: Path, number: int, claim: LockRecord) -> bool:
     """Make `claim` the one with this number; whether it is the run's now, and nobody else's.
 
     Raises:
@@ -125,14 +125,14 @@ def take(run: Path, number: int, claim: Claim) -> bool:
     return True
 
 
-class Owner:
+class RunLock:
     """Keeps a claim that was taken, in a thread, until it is released.
 
     `leaving` gives the reason why this start is about to go, if it is; `lost` is called, in the thread, when another
     start has taken the run: it held this one for dead.
     """
 
-    def __init__(self, run: Path, number: int, claim: Claim, *, beat: float = BEAT_SECONDS) -> None:
+    def __init__(self, run: Path, number: int, claim: LockRecord, *, beat: float = BEAT_SECONDS) -> None:
         self._run, self._number, self._claim, self._beat = run, number, claim, beat
         self.leaving: Callable[[], str | None] = lambda: None
         self.lost: Callable[[], object] = lambda: None
@@ -148,7 +148,7 @@ class Owner:
         self._thread.join(self._beat)  # a filesystem that hangs is not waited for
         try:
             if _highest(self._run / FOLDER) == self._number:
-                write_whole(_file(self._run, self._number), _text(replace(self._claim, over=True)))
+                write_atomic(_file(self._run, self._number), _text(replace(self._claim, over=True)))
         except OSError as error:  # the disk is full
             logger.debug("the claim is removed, as it cannot be marked: %s", error)
             with suppress(OSError):
@@ -165,7 +165,7 @@ class Owner:
                 continue  # to the next beat
 
     def _lose(self) -> None:
-        taker = read(self._run).claim
+        taker = read_lock(self._run).claim
         if taker is None or taker.process != self._claim.process:
             logger.critical("another start has taken over %s, which held this one for dead", self._run)
             self.lost()
@@ -175,7 +175,7 @@ class Owner:
         if reason != self._claim.leaving:
             self._claim = replace(self._claim, leaving=reason)
             with suppress(OSError):  # a full disk still takes the time below
-                write_whole(_file(self._run, self._number), _text(self._claim))
+                write_atomic(_file(self._run, self._number), _text(self._claim))
         os.utime(_file(self._run, self._number))
 
 
@@ -187,7 +187,7 @@ def _file(run: Path, number: int) -> Path:
     return run / FOLDER / f"{number}.json"
 
 
-def _text(claim: Claim) -> str:
+def _text(claim: LockRecord) -> str:
     return json.dumps(asdict(claim), indent=1) + "\n"
 
 

@@ -76,7 +76,7 @@ class RunDirectory:
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank-{rank}.log"
 
-    def refuse_other(self, config: Any) -> None:
+    def ensure_same_config(self, config: Any) -> None:
         """Make sure that the run that the directory holds, if any, is one of this config.
 
         Raises:
@@ -97,15 +97,15 @@ class RunDirectory:
         Raises:
             ConfigError: see `refuse_other`.
         """
-        world.on_first(lambda: self._prepare(config, world))
+        world.main_only(lambda: self._prepare(config, world))
 
     def _prepare(self, config: Any, world: World) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        self.refuse_other(config)
+        self.ensure_same_config(config)
         if self.summary.exists():
             return  # the record of a finished run stays that of the run
-        write_whole(self.config, dump(config))
-        write_whole(self.path / "environment.json", json.dumps(describe_environment(world), indent=1))
+        write_atomic(self.config, dump(config))
+        write_atomic(self.path / "environment.json", json.dumps(describe_environment(world), indent=1))
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str) -> None:
     """Write `text` so that `path` holds either all of it or what it held before."""
     staged = path.with_name(f".{path.name}.part")
     try:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videomae.run.checkpoint.manifest import digest
-from videomae.run.directory import RunDirectory, write_whole
+from videomae.run.directory import RunDirectory, write_atomic
 
 FILE = "inputs.json"
 
 
-def hold(run: RunDirectory, inputs: Sequence[Path]) -> None:
+def check_inputs(run: RunDirectory, inputs: Sequence[Path]) -> None:
     """Record the `inputs` of a run that begins; check them for one that has checkpoints or is finished.
 
     An input may be a file or its URL. What is not there is recorded as that: the stage itself says what it needs.
@@ -37,7 +37,7 @@ def hold(run: RunDirectory, inputs: Sequence[Path]) -> None:
                 f"run its own directory with run=PATH, or remove {run.path} to begin again"
             )
     elif not run.summary.exists():
-        write_whole(file, json.dumps(now, indent=1) + "\n")
+        write_atomic(file, json.dumps(now, indent=1) + "\n")
 
 
 def _digest(path: Path) -> str | None:

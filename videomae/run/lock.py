@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from videomae.core.progress import logger
-from videomae.core.signals import Stopped, listening
+from videomae.core.signals import Stopped, handle_signals
 from videomae.run import claims
-from videomae.run.claims import BEAT_SECONDS, Claim, Held, Owner
+from videomae.run.claims import BEAT_SECONDS, Held, LockRecord, RunLock
 
 _LOOK_SECONDS = 1.0
 _BEATS = 9  # in the time after which silence means death
@@ -31,7 +31,7 @@ class RunOwnedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class LockTimeouts:
     """For how long others are watched, in seconds."""
 
     silence: float  # without a sign of life, after which the start of another machine is dead
@@ -51,7 +51,7 @@ class Patience:
         return 4 * self.beat
 
 
-def own(run: Path, environment: Mapping[str, str], *, patience: Patience) -> Owner:
+def acquire(run: Path, environment: Mapping[str, str], *, patience: LockTimeouts) -> RunLock:
     """Make this process the run's owner; called by rank 0, before anything of the run is touched.
 
     Raises:
@@ -59,15 +59,15 @@ def own(run: Path, environment: Mapping[str, str], *, patience: Patience) -> Own
         Stopped: a stop was asked for while another one was waited for.
         OSError: the run's folder cannot be written.
     """
-    mine = Claim.of_this_process(environment)
+    mine = LockRecord.of_this_process(environment)
     watch: _Watch | None = None
-    with listening() as stop:
+    with handle_signals() as stop:
         while True:
-            held = claims.read(run)
+            held = claims.read_lock(run)
             if watch is None or watch.held.number != held.number:
                 watch = _Watch(run, held, mine, patience)
             if watch.free(held) and claims.take(run, held.number + 1, mine):
-                return Owner(run, held.number + 1, mine, beat=patience.beat)
+                return RunLock(run, held.number + 1, mine, beat=patience.beat)
             if stop.reason is not None:
                 raise Stopped(f"stopped before {run} was touched: {stop.reason}")
             time.sleep(patience.look)
@@ -79,8 +79,8 @@ class _Watch:
 
     run: Path
     held: Held
-    mine: Claim
-    patience: Patience
+    mine: LockRecord
+    patience: LockTimeouts
     _looks: int = field(default=-1, init=False)  # since the last sign; a look that a filesystem holds up counts once
     _moved: bool = field(default=False, init=False)
     _said: str = field(default="", init=False)
@@ -109,7 +109,7 @@ class _Watch:
         self._wait_or_refuse(other, visible=seen is True)
         return False
 
-    def _wait_or_refuse(self, other: Claim, *, visible: bool) -> None:
+    def _wait_or_refuse(self, other: LockRecord, *, visible: bool) -> None:
         why, waited = self._why_it_leaves(other), time.monotonic() - self._began
         patience = self.patience.leaving if why else (0.0 if visible else self.patience.moving)
         if waited >= patience and (visible or (self._moved and self._looks == 0)):
@@ -126,7 +126,7 @@ class _Watch:
             self._say(f"{self._named(other)}, whose processes cannot be seen from here: waiting for a sign of life, "
                       f"up to {seconds:.0f} s; without one it is dead and this start goes on")  # fmt: skip
 
-    def _why_it_leaves(self, other: Claim) -> str | None:
+    def _why_it_leaves(self, other: LockRecord) -> str | None:
         if other.leaving is not None:
             return f"it is being stopped ({other.leaving})"
         dead = [launcher.pid for launcher in other.launchers if launcher.lives() is False]
@@ -134,7 +134,7 @@ class _Watch:
             return f"its launcher, process {dead[0]}, is gone, so it saves and leaves"
         return "it is an earlier start of this same job" if self.mine.follows(other) else None
 
-    def _named(self, other: Claim) -> str:
+    def _named(self, other: LockRecord) -> str:
         job = f", {other.launcher.kind} job {other.launcher.job}" if other.launcher.job else ""
         started = f"started by {other.launcher.kind}" if not job else "started"
         return f"{self.run} is owned by process {other.process.pid} on {other.host}{job}, {started} {other.since}"

@@ -25,7 +25,7 @@ SILENT_SECONDS = 120.0  # without news, and ten times the time between lines, a 
 
 
 @dataclass
-class Standing:
+class RunReport:
     """What is known of a run at one moment."""
 
     folder: Path
@@ -126,16 +126,16 @@ class RunReader:
         self._follower = Follower(self._run.metrics)
         self._lines: dict[str, list[Line]] = defaultdict(list)
 
-    def read(self) -> Standing:
+    def read(self) -> RunReport:
         """The run at this moment."""
         again, new = self._follower.new()
         if again:
             self._lines.clear()
         for line in new:
             self._lines[str(line.get("kind"))].append(line)
-        told = status.read(self._run.path / status.FILE)
+        told = status.read_status(self._run.path / status.FILE)
         newest = max(self._run.checkpoints.glob("step-*"), default=None, key=lambda path: path.name)
-        standing = Standing(
+        standing = RunReport(
             folder=self._run.path,
             status=told,
             finished=self._run.summary.exists(),

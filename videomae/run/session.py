@@ -25,19 +25,19 @@ from videomae.core.signals import (
     LimitReached,
     Stopped,
     StopRequest,
-    listening,
+    handle_signals,
 )
-from videomae.run.claims import Owner
+from videomae.run.claims import RunLock
 from videomae.run.directory import RunDirectory
 from videomae.run.health.guard import HealthConfig
 from videomae.run.health.watchdog import Watchdog
-from videomae.run.status import FILE, State, StatusFile, read
+from videomae.run.status import FILE, State, StatusFile, read_status
 
 STOP_FILE = "STOP"
 _LOOKS_A_SECOND = 100  # for the STOP file, over all ranks: a shared filesystem has other work
 
 
-class Attempt:
+class RunSession:
     """Open from `with` on; `finished` says that there is nothing to do, and then nothing is watched.
 
     `owner` is rank 0's hold of the run, which is released at the end.
@@ -47,7 +47,14 @@ class Attempt:
     watchdog: Watchdog
 
     def __init__(
-        self, title: str, run: RunDirectory, health: HealthConfig, world: World, *, finished: bool, owner: Owner | None
+        self,
+        title: str,
+        run: RunDirectory,
+        health: HealthConfig,
+        world: World,
+        *,
+        finished: bool,
+        owner: RunLock | None,
     ) -> None:
         self.title, self.run, self.world, self.finished = title, run, world, finished
         self.together = False  # whether all ranks know that they leave, and do so for the same reason
@@ -55,7 +62,7 @@ class Attempt:
         self._opened = ExitStack()
         self._status: StatusFile | None = None
 
-    def __enter__(self) -> Attempt:
+    def __enter__(self) -> RunSession:
         if self.finished:
             return self
         try:
@@ -66,8 +73,8 @@ class Attempt:
         return self
 
     def _open(self) -> None:
-        self.world.on_first(self._begin)
-        self.stop = self._opened.enter_context(listening())
+        self.world.main_only(self._begin)
+        self.stop = self._opened.enter_context(handle_signals())
         if self._owner is not None:
             self._owner.leaving, self._owner.lost = (lambda: self.stop.reason), _end_now
         stacks = self.run.path / "logs" / f"rank-{self.world.rank}.stacks.txt"
@@ -111,11 +118,11 @@ class Attempt:
         """Do `action` when the attempt is left, whatever the reason; the last one that was named comes first."""
         self._opened.callback(action)
 
-    def stands(self, step: int, total: int) -> None:
+    def report_progress(self, step: int, total: int) -> None:
         """The run stands at `step` of `total`; for whoever reads status.json."""
         self._write(lambda status: status.running(step=step, total=total))
 
-    def progressed(self) -> None:
+    def mark_checkpointed(self) -> None:
         """A checkpoint is committed: this start was not in vain."""
         self._write(lambda status: status.progressed())
 
@@ -125,12 +132,12 @@ class Attempt:
 
     def stopped(self) -> None:
         """The stop is carried out: remove a STOP file, so that the next start does not stop at once."""
-        if self.world.first:
+        if self.world.is_main:
             (self.run.path / STOP_FILE).unlink(missing_ok=True)
 
     def _begin(self) -> None:
         """Refuse a start after too many in vain, and count this one as such until it has saved."""
-        before = read(self.run.path / FILE)
+        before = read_status(self.run.path / FILE)
         in_vain = before.starts_without_progress if before is not None else 0
         limit = self._health.starts_without_progress
         if before is not None and in_vain >= limit:
@@ -166,7 +173,7 @@ class _Lookout:
 
     def __init__(self, stop: StopRequest, file: Path, world: World) -> None:
         self._stop, self._file = stop, file
-        self._every = 1 if world.first else max(1, world.size // _LOOKS_A_SECOND)
+        self._every = 1 if world.is_main else max(1, world.size // _LOOKS_A_SECOND)
         self._looks = 0
 
     def __call__(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from videomae.core.signals import EXIT_MISTAKE, EXIT_STOPPED
-from videomae.run.directory import write_whole
+from videomae.run.directory import write_atomic
 
 FILE = "status.json"
 State = Literal["running", "stopped", "failed", "finished"]
@@ -57,7 +57,7 @@ class Status:
     starts_without_progress: int = 0
 
 
-def read(path: Path) -> Status | None:
+def read_status(path: Path) -> Status | None:
     """The status at `path`, or None if there is none that can be read."""
     try:
         values = json.loads(path.read_text())
@@ -116,7 +116,7 @@ class StatusFile:
 
     def _write(self, status: Status) -> None:
         self.status = replace(status, updated=_now())
-        write_whole(self.path, json.dumps(asdict(self.status), indent=1) + "\n")
+        write_atomic(self.path, json.dumps(asdict(self.status), indent=1) + "\n")
 
 
 def _now() -> str:

@@ -238,11 +238,11 @@ def test_a_probe_that_crashes_or_hangs_is_a_red_line() -> None:
 
 
 def test_ranks_that_do_not_answer_leave_what_rank_0_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gather(world: World, value: Any) -> list[Any]:
+    def all_gather_object(world: World, value: Any) -> list[Any]:
         threading.Event().wait()
         return []
 
-    monkeypatch.setattr(World, "gather", gather)
+    monkeypatch.setattr(World, "all_gather_object", all_gather_object)
     where = Context(world=World(0, 2, 0, torch.device("cpu")), host="a", timeout=0.2)
     meeting = Check(name="meeting", probe=lambda where: 1, judge=_green, collective=True)
     found = run_checks(where, [meeting, Check(name="own", probe=lambda where: 7, judge=_green)])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.finding import alive, look, look_at
-from launch.run_directory import Launch
+from launch.finding import alive, inspect_run, inspect_runs
+from launch.run_directory import LaunchRecord
 from launch.status import ago, runs_below
 from launch.stop import stop
 from videomae.run.status import LauncherStatus, State, Status
@@ -39,7 +39,7 @@ def write_launch(
     run: Path, *, kind: str = "slurm", job: str | None = "17", pid: int = GONE, minutes: float = 2
 ) -> None:
     (run / "launch").mkdir(parents=True, exist_ok=True)
-    launch = Launch(kind, "pretrain", "python -m launch", now(minutes), socket.gethostname(), pid, job)
+    launch = LaunchRecord(kind, "pretrain", "python -m launch", now(minutes), socket.gethostname(), pid, job)
     (run / "launch/launch.json").write_text(json.dumps(asdict(launch)))
 
 
@@ -68,21 +68,21 @@ def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 )
 def test_runs_whose_processes_are_gone(tmp_path: Path, state: State, found: str, said: str) -> None:
     write_status(tmp_path / "run", state)
-    assert (look(tmp_path / "run").state, look(tmp_path / "run").step) == (found, 40)
-    assert said in look(tmp_path / "run").said
+    assert (inspect_run(tmp_path / "run").state, inspect_run(tmp_path / "run").step) == (found, 40)
+    assert said in inspect_run(tmp_path / "run").message
 
 
 def test_new_finished_and_living_runs(tmp_path: Path) -> None:
-    assert look(tmp_path / "none").state == "new"
+    assert inspect_run(tmp_path / "none").state == "new"
     run = tmp_path / "run"
     write_status(run, "running", pid=os.getpid(), minutes=0)
-    assert look(run).state == "running"
-    assert f"process {os.getpid()}" in look(run).said
+    assert inspect_run(run).state == "running"
+    assert f"process {os.getpid()}" in inspect_run(run).message
     write_status(run, "finished")
     (run / "summary.json").touch()
-    assert look(run).state == "finished"
+    assert inspect_run(run).state == "finished"
     write_launch(run, kind="torchrun", job=None, pid=os.getpid(), minutes=60 * 24 * 365)
-    assert look(run).state == "finished", "the process has had its number for less than a year"
+    assert inspect_run(run).state == "finished", "the process has had its number for less than a year"
 
 
 def test_a_process_that_took_over_a_number_is_another(tmp_path: Path) -> None:
@@ -93,50 +93,50 @@ def test_a_process_that_took_over_a_number_is_another(tmp_path: Path) -> None:
 
 def test_a_run_on_another_machine_lives_as_long_as_it_writes(tmp_path: Path) -> None:
     write_status(tmp_path / "run", "running", host="elsewhere", minutes=1)
-    assert look(tmp_path / "run").state == "running"
+    assert inspect_run(tmp_path / "run").state == "running"
     write_status(tmp_path / "run", "running", host="elsewhere", minutes=20)
-    assert look(tmp_path / "run").state == "broken"
+    assert inspect_run(tmp_path / "run").state == "broken"
 
 
 def test_slurm_is_asked_once_for_all_runs(tmp_path: Path, slurm_says: Callable[..., None]) -> None:
     slurm_says(squeue="17|17|RUNNING|n[1-2]\\n18_0|19|PENDING|(Priority)\\n", sacct="NODE_FAIL\\n")
     for job in ("17", "18_0", "20"):
         write_launch(tmp_path / job, job=job)
-    found = look_at([tmp_path / job for job in ("17", "18_0", "20")])
+    found = inspect_runs([tmp_path / job for job in ("17", "18_0", "20")])
     assert [one.state for one in found] == ["running", "waiting", "broken"]
-    assert "Slurm's job 17: RUNNING (n[1-2])" in found[0].said
-    assert "Slurm's job 18_0: PENDING (Priority)" in found[1].said
-    assert "Slurm on job 20: NODE_FAIL" in found[2].said
+    assert "Slurm's job 17: RUNNING (n[1-2])" in found[0].message
+    assert "Slurm's job 18_0: PENDING (Priority)" in found[1].message
+    assert "Slurm on job 20: NODE_FAIL" in found[2].message
     assert (tmp_path / "bin/squeue.told").read_text().count("\n") == 1
     slurm_says(squeue="")
     (tmp_path / "bin/squeue").write_text(
         "#!/bin/bash\necho 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1\n"
     )
-    assert look(tmp_path / "17").state == "broken"
+    assert inspect_run(tmp_path / "17").state == "broken"
 
 
 def test_a_run_that_went_on_by_hand_is_found_in_its_newer_job(tmp_path: Path, slurm_says: Callable[..., None]) -> None:
     slurm_says(squeue="30|30|RUNNING|n1\n", scancel="")
     write_launch(tmp_path / "run", job="17")
     write_status(tmp_path / "run", "running", host="n1", job="30")
-    assert (look(tmp_path / "run").state, look(tmp_path / "run").job) == ("running", "30")
+    assert (inspect_run(tmp_path / "run").state, inspect_run(tmp_path / "run").job) == ("running", "30")
     stop(tmp_path / "run", now=True)
     assert (tmp_path / "bin/scancel.told").read_text() == "30\n"
     write_status(tmp_path / "run", "stopped", host="n1", job="30")
-    assert look(tmp_path / "run").state == "stopped"
+    assert inspect_run(tmp_path / "run").state == "stopped"
 
 
 def test_where_slurm_is_not_its_runs_are_judged_by_their_status(
     tmp_path: Path, slurm_says: Callable[..., None]
 ) -> None:
     write_launch(tmp_path / "run")
-    assert look(tmp_path / "run").alive, "it may wait in the queue that cannot be asked"
-    assert "perhaps, as Slurm's job 17; squeue is not on this machine" in look(tmp_path / "run").said
+    assert inspect_run(tmp_path / "run").alive, "it may wait in the queue that cannot be asked"
+    assert "perhaps, as Slurm's job 17; squeue is not on this machine" in inspect_run(tmp_path / "run").message
     write_status(tmp_path / "run", "running", host="n1")
-    assert look(tmp_path / "run").state == "running"
-    assert "squeue is not on this machine" in look(tmp_path / "run").said
+    assert inspect_run(tmp_path / "run").state == "running"
+    assert "squeue is not on this machine" in inspect_run(tmp_path / "run").message
     write_status(tmp_path / "run", "stopped", host="n1")
-    assert look(tmp_path / "run").state == "stopped"
+    assert inspect_run(tmp_path / "run").state == "stopped"
 
 
 def test_stopping_under_slurm_holds_the_job_back(tmp_path: Path, slurm_says: Callable[..., None]) -> None:
@@ -156,7 +156,7 @@ def test_stopping_under_slurm_holds_the_job_back(tmp_path: Path, slurm_says: Cal
 def test_a_benchmark_is_stopped_in_the_row_that_is_at_work(tmp_path: Path) -> None:
     write_status(tmp_path / "rows/first", "finished", minutes=5)
     write_status(tmp_path / "rows/second", "running", pid=os.getpid(), minutes=0)
-    assert look(tmp_path).state == "running"
+    assert inspect_run(tmp_path).state == "running"
     stop(tmp_path)
     assert (tmp_path / "rows/second/STOP").exists()
     assert not (tmp_path / "STOP").exists()

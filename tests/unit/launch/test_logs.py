@@ -8,10 +8,10 @@ import pytest
 
 from launch import logs
 from launch.__main__ import main as launch
-from launch.finding import Finding
-from launch.run_directory import Place
+from launch.finding import RunState
+from launch.run_directory import LaunchDir
 
-ALIVE = Finding("run", "running", 1, 9, "torchrun", None, "here", None, "run is running")
+ALIVE = RunState("run", "running", 1, 9, "torchrun", None, "here", None, "run is running")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_raw_output_of_a_task_of_an_array_lies_with_the_array(
 ) -> None:
     for name in ("logs", "seed-0/logs", "seed-1/logs", "seed-1/launch"):
         (tmp_path / name).mkdir(parents=True)
-    Place(tmp_path, tmp_path / "seed-1").note("slurm", "pretrain", job="17_1")
+    LaunchDir(tmp_path, tmp_path / "seed-1").note("slurm", "pretrain", job="17_1")
     for task, said in ((0, "zero\n"), (1, "no such module\n")):
         (tmp_path / f"logs/slurm-17_{task}.log").write_text(said)
     for words in (["--raw"], []):  # no process came to speak
@@ -54,7 +54,7 @@ def test_the_raw_output_of_a_task_of_an_array_lies_with_the_array(
 def test_following_ends_with_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = run / "logs/rank-0.log"
 
-    def life() -> Iterator[Finding]:
+    def life() -> Iterator[RunState]:
         yield ALIVE
         with log.open("a") as file:
             file.write("four\n")
@@ -68,6 +68,6 @@ def test_following_ends_with_the_run(run: Path, monkeypatch: pytest.MonkeyPatch)
     states = life()
     monkeypatch.setattr(logs, "_POLL", 0.001)
     monkeypatch.setattr(logs, "_LOOK", 0.0)
-    monkeypatch.setattr(logs, "look", lambda run: next(states))
+    monkeypatch.setattr(logs, "inspect_run", lambda run: next(states))
     said = "".join(logs.follow(run, 0, 1, raw=False))
     assert said == "three\nfour\nanew\nend\n"

@@ -184,7 +184,7 @@ def test_what_is_typed_against_too_little_memory_helps(batch: int, gpus: int, en
     ("changes", "where", "typed"),
     [
         ({"loader": {"workers": 0}}, {"gpus": 8}, "type loader.workers="),
-        ({}, {"gpus": 8, "cores": 8}, "type data.repeats=2"),
+        ({}, {"gpus": 8, "cores": 8}, "type data.repeated_aug=2"),
         ({"batch": 1, "encoder": {"dim": 65536, "depth": 1, "heads": 16}}, {}, "take a larger device"),
     ],
 )
@@ -198,8 +198,8 @@ def test_the_batch_is_split_as_the_engine_splits_it() -> None:
     assert (plan.batch, plan.micro_batch, plan.micro_batches) == (96, 4, 3)
     with pytest.raises(ValueError, match="batch=100 must be a multiple of the 8 processes"):
         planned(ModelProfile(config(batch=100)), machines(gpus=8))
-    with pytest.raises(ValueError, match="cannot hold whole videos"):
-        planned(ModelProfile(config(batch=16, data={"shards": "none", "repeats": 4})), machines(gpus=8))
+    with pytest.raises(ValueError, match="does not hold whole videos"):
+        planned(ModelProfile(config(batch=16, data={"shards": "none", "repeated_aug": 4})), machines(gpus=8))
 
 
 def test_the_length_needs_the_number_of_videos() -> None:

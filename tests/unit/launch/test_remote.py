@@ -16,10 +16,10 @@ LAUNCH = """
 import sys
 from pathlib import Path
 from launch import remote
-from launch.run_directory import Place
+from launch.run_directory import LaunchDir
 remote._GRACE = 0.5
-parts = [remote.Part(["bash", "-c", text]) for text in sys.argv[3:]]
-sys.exit(remote.run(parts, Place(Path("/"), Path(sys.argv[1])), stop_seconds=float(sys.argv[2])))
+parts = [remote.HostProcess(["bash", "-c", text]) for text in sys.argv[3:]]
+sys.exit(remote.run(parts, LaunchDir(Path("/"), Path(sys.argv[1])), stop_seconds=float(sys.argv[2])))
 """
 SAVES = "touch up; until [ -e STOP ]; do sleep 0.05; done; rm STOP; sleep 0.5; [ ! -e STOP ] && exit 75"
 HANGS = "touch up; exec sleep 300"

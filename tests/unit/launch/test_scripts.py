@@ -19,7 +19,7 @@ import pytest
 from launch.cluster import ClusterConfig, ContainerConfig, Host, SlurmConfig
 from launch.host_script import host_scripts, pdsh_words, rank_scripts
 from launch.remote import end_words
-from launch.run_directory import Place
+from launch.run_directory import LaunchDir
 from launch.script import directive, quote
 from launch.slurm_script import job_scripts
 from launch.stop import descendants
@@ -40,7 +40,7 @@ def shipped(name: str) -> ClusterConfig:
 
 def generated() -> dict[str, str]:
     """Every kind of script, by the name of its golden file."""
-    place, odd = Place(SHARED, SHARED / "runs/vit_base"), Place(SHARED, SHARED / "runs" / EVIL)
+    place, odd = LaunchDir(SHARED, SHARED / "runs/vit_base"), LaunchDir(SHARED, SHARED / "runs" / EVIL)
     hosts, alone = shipped("two_hosts"), shipped("two_hosts_no_ssh")
     made = {
         "slurm": job_scripts("pretrain", odd, replace(shipped("slurm"), nodes=4)),
@@ -82,14 +82,14 @@ def test_every_value_is_quoted() -> None:
     with pytest.raises(ValueError, match="line breaks"):
         quote("a\nb")
     with pytest.raises(ValueError, match=r"got 'a\\nb'; line breaks"):
-        job_scripts("pretrain", Place(SHARED, SHARED / "a\nb"), ClusterConfig())
+        job_scripts("pretrain", LaunchDir(SHARED, SHARED / "a\nb"), ClusterConfig())
     with pytest.raises(ValueError, match="Slurm reads %"):
-        job_scripts("pretrain", Place(SHARED, SHARED / "100%"), ClusterConfig())
+        job_scripts("pretrain", LaunchDir(SHARED, SHARED / "100%"), ClusterConfig())
     with pytest.raises(ValueError, match="hands its words to pdsh unquoted"):
-        rank_scripts("pretrain", Place(SHARED, SHARED / EVIL), ClusterConfig(), hosts=())
+        rank_scripts("pretrain", LaunchDir(SHARED, SHARED / EVIL), ClusterConfig(), hosts=())
     pyxis = ClusterConfig(container=ContainerConfig(kind="pyxis", image="a"))
     with pytest.raises(ValueError, match="pyxis is a part of Slurm"):
-        rank_scripts("pretrain", Place(SHARED, SHARED), pyxis, hosts=())
+        rank_scripts("pretrain", LaunchDir(SHARED, SHARED), pyxis, hosts=())
 
 
 class Stage:
@@ -97,7 +97,7 @@ class Stage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.place = Place(folder, folder / EVIL)
+        self.place = LaunchDir(folder, folder / EVIL)
         cluster = ClusterConfig(
             python=str(folder / "my python"),
             environment={"VALUE": EVIL},
@@ -164,14 +164,16 @@ def test_an_address_of_ipv6_is_set_off_from_the_port() -> None:
     hosts = (Host("fd00::1", 1), Host("fd00::2", 1))
     for address in (None, "[fd00::1]"):
         cluster = ClusterConfig(hosts=("fd00::1", "fd00::2"), address=address, port=5000)
-        text = host_scripts("pretrain", Place(SHARED, SHARED / "run"), cluster, hosts=hosts, on="torchrun")["host.sh"]
+        text = host_scripts("pretrain", LaunchDir(SHARED, SHARED / "run"), cluster, hosts=hosts, on="torchrun")[
+            "host.sh"
+        ]
         assert "--rdzv-endpoint='[fd00::1]:5000'" in text
-        assert "--master_addr=fd00::1" in pdsh_words(Place(SHARED, SHARED / "run"), cluster, hosts)
+        assert "--master_addr=fd00::1" in pdsh_words(LaunchDir(SHARED, SHARED / "run"), cluster, hosts)
 
 
 @pytest.mark.parametrize("number", ["of the process", "of another, which began at another time"])
 def test_what_a_host_started_is_ended_and_nothing_else(tmp_path: Path, number: str) -> None:
-    place = Place(tmp_path, tmp_path / EVIL)
+    place = LaunchDir(tmp_path, tmp_path / EVIL)
     (tmp_path / "my python").write_text("#!/bin/bash\nsleep 300 &\ntouch up\nwait\nexit 1\n")
     (tmp_path / "my python").chmod(0o755)
     cluster = ClusterConfig(python=str(tmp_path / "my python"))

@@ -14,9 +14,9 @@ import yaml
 from launch.__main__ import main as launch
 from launch.chain import stages
 from launch.cluster import SshConfig
-from launch.finding import look
+from launch.finding import inspect_run
 from launch.remote import ssh_words
-from launch.run_directory import alone, read_launch
+from launch.run_directory import launch_lock, read_launch
 from launch.stop import stop
 from launch.submission import outcome
 from tests.processes import ROOT
@@ -72,7 +72,7 @@ def test_two_do_not_submit_a_run_at_once(
     cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words in (["run=r"], ["--sweep", "seed=0,1", "run=r"]):
-        with alone(tmp_path / "r"):
+        with launch_lock(tmp_path / "r"):
             assert launch([PRETRAIN, *words, *cluster]) == 2
             assert launch(["chain", PRETRAIN, "run=r", *cluster]) == 2
         assert capsys.readouterr().err.count("is being launched by somebody else at this moment") == 2
@@ -136,7 +136,7 @@ def test_a_chain_says_what_is_wrong_with_its_last_stage_first(
         assert "holds a run with other settings (batch was 16, now 8" in capsys.readouterr().err
         assert not (tmp_path / "first/launch").exists()
     assert not (tmp_path / "bin/sbatch.told").exists()
-    with alone(begun):
+    with launch_lock(begun):
         assert launch([*words, *cluster]) == 2
     assert "is being launched by somebody else" in capsys.readouterr().err
     assert not (tmp_path / "bin/sbatch.told").exists()
@@ -147,13 +147,13 @@ def test_what_does_not_go_with_the_processes_is_said_before_anything_is_submitte
 ) -> None:
     words = ["chain", PRETRAIN, "run=first", PRETRAIN, "run=second"]
     for settings, message in (
-        (["batch=7", "data.repeats=1"], "batch=7 must be a multiple of the 2 processes"),
-        (["batch=8", "data.repeats=1", "engine.micro_batch=3"], "engine.micro_batch=3 must divide the 4 clips"),
+        (["batch=7", "data.repeated_aug=1"], "batch=7 must be a multiple of the 2 processes"),
+        (["batch=8", "data.repeated_aug=1", "engine.micro_batch=3"], "engine.micro_batch=3 must divide the 4 clips"),
         (["engine.kind=local"], "second: engine.kind=local runs in one process, got 2"),
     ):
         assert launch([*words, *settings, *cluster]) == 2
         assert message in capsys.readouterr().err
-    assert launch([PRETRAIN, "run=third", "data.repeats=1", "--sweep", "batch=8,7", *cluster]) == 2
+    assert launch([PRETRAIN, "run=third", "data.repeated_aug=1", "--sweep", "batch=8,7", *cluster]) == 2
     assert "batch=7 must be a multiple of the 2 processes" in capsys.readouterr().err
     assert not (tmp_path / "bin/sbatch.told").exists()
 
@@ -204,7 +204,7 @@ def test_a_sweep_is_an_array_of_runs(
     assert "s/lr-1e-3 is asked by" in stop(tmp_path / "s")
     assert "s/lr-3e-3: Slurm's job 100_1 is cancelled" in stop(tmp_path / "s")
     squeue.write_text("#!/bin/bash\n")
-    assert look(tmp_path / "s").state == "new"
+    assert inspect_run(tmp_path / "s").state == "new"
     assert launch([PRETRAIN, "run=s", "--sweep", "seed=0,1", *cluster]) == 0
     assert launch([PRETRAIN, "--sweep", "seed=0,0", *cluster]) == 2
     assert "the values of a sweep must differ" in capsys.readouterr().err

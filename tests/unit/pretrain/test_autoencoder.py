@@ -7,7 +7,7 @@ import torch
 
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
 from pretrain.masking import MaskConfig, draw_mask
-from pretrain.objective import Objective, ObjectiveConfig, cubes_of, video_of
+from pretrain.objective import Objective, ObjectiveConfig, patchify, unpatchify
 from pretrain.reconstruct import reconstruct
 from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch, world_of_one
 from videomae.engine.local import LocalEngine
@@ -20,9 +20,9 @@ def test_predictions_do_not_depend_on_hidden_pixels() -> None:
     model = MaskedAutoencoder(TINY_ENCODER, TINY_DECODER).eval()
     batch = tiny_batch(seed=1)
     video = batch.video_BCTHW.float() / 255
-    cubes = cubes_of(video, TINY_ENCODER)
+    cubes = patchify(video, TINY_ENCODER)
     index = batch.hidden_BH[..., None].expand(-1, -1, cubes.shape[-1])
-    changed = video_of(cubes.scatter(1, index, torch.rand(index.shape)), TINY_ENCODER)
+    changed = unpatchify(cubes.scatter(1, index, torch.rand(index.shape)), TINY_ENCODER)
     with torch.no_grad():
         before = model(video, batch.visible_BV, batch.hidden_BH)
         assert torch.equal(before, model(changed, batch.visible_BV, batch.hidden_BH))
@@ -42,7 +42,7 @@ def test_overfitting_one_batch_brings_the_loss_down() -> None:
     picture = (rows[:, None] * 0.5 + rows[None, :] * 0.5).to(torch.uint8)
     batch = tiny_batch(seed=2)
     batch = dataclasses.replace(batch, video_BCTHW=picture.expand_as(batch.video_BCTHW).contiguous())
-    losses = [engine.update([batch], objective, rate=3e-3).loss.item() for _ in range(60)]
+    losses = [engine.train_step([batch], objective, lr=3e-3).loss.item() for _ in range(60)]
     assert losses[0] > 0.9
     assert losses[-1] < 0.2 * losses[0]
 
@@ -51,14 +51,14 @@ def test_reconstruction_keeps_visible_cubes_and_greys_hidden_ones() -> None:
     model = MaskedAutoencoder(TINY_ENCODER, TINY_DECODER).eval()
     batch = tiny_batch(seed=3)
     original, masked, rebuilt = (
-        cubes_of(part, TINY_ENCODER) for part in reconstruct(model, batch, normalized=True).unbind(1)
+        patchify(part, TINY_ENCODER) for part in reconstruct(model, batch, normalized=True).unbind(1)
     )
     for sample in range(len(original)):
         visible, hidden = batch.visible_BV[sample], batch.hidden_BH[sample]
         assert torch.equal(original[sample, visible], rebuilt[sample, visible])
         assert torch.equal(original[sample, visible], masked[sample, visible])
         assert (masked[sample, hidden] == 128).all()
-    assert torch.equal(original, cubes_of(batch.video_BCTHW, TINY_ENCODER))
+    assert torch.equal(original, patchify(batch.video_BCTHW, TINY_ENCODER))
 
 
 def test_module_names_are_the_official_keys() -> None:

@@ -11,7 +11,7 @@ from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch
 
 def counted_by_torch(batch: PretrainBatch) -> int:
     model = MaskedAutoencoder(TINY_ENCODER, TINY_DECODER).to("meta")
-    inputs = (batch.video_BCTHW.float(), batch.visible_BV, batch.hidden_BH, batch.silent_BS)
+    inputs = (batch.video_BCTHW.float(), batch.visible_BV, batch.hidden_BH, batch.ignored_BS)
     with FlopCounterMode(display=False) as counter:  # on the CPU it overlooks attention
         model(*(tensor.to("meta") for tensor in inputs)).sum().backward()
     return counter.get_total_flops()

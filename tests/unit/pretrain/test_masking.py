@@ -19,7 +19,7 @@ def draw(config: MaskConfig, encoder: EncoderConfig, seed: int = 0) -> Mask:
 def test_the_published_setting_shows_a_tenth_and_hides_the_rest(kind: str) -> None:
     mask = draw(MaskConfig(kind=kind, ratio=0.9), EncoderConfig())
     assert (len(mask.visible_V), len(mask.hidden_H)) == {"tube": (160, 1408), "random": (157, 1411)}[kind]
-    assert len(mask.silent_S) == 0
+    assert len(mask.ignored_S) == 0
 
 
 @given(
@@ -34,22 +34,24 @@ def test_counts_are_exact_and_every_token_is_visible_or_hidden(
 ) -> None:
     encoder = EncoderConfig(frames=2 * slices, size=4 * side, patch=4)
     config = MaskConfig(kind=kind, ratio=ratio)
-    total = {"tube": side * side, "random": encoder.tokens, "frame": slices}[kind]
+    total = {"tube": side * side, "random": encoder.num_patches, "frame": slices}[kind]
     if int(ratio * total) == 0:
         with pytest.raises(ValueError, match="hides 0 of"):
             hidden_count(config, encoder)
         return
     mask = draw(config, encoder, seed)
-    assert sorted([*mask.visible_V, *mask.hidden_H]) == list(range(encoder.tokens))
-    assert len(mask.hidden_H) == int(ratio * total) * encoder.tokens // total
-    assert mask.visible_V.dtype == mask.hidden_H.dtype == mask.silent_S.dtype == np.int64
+    assert sorted([*mask.visible_V, *mask.hidden_H]) == list(range(encoder.num_patches))
+    assert len(mask.hidden_H) == int(ratio * total) * encoder.num_patches // total
+    assert mask.visible_V.dtype == mask.hidden_H.dtype == mask.ignored_S.dtype == np.int64
     assert (np.diff(mask.visible_V) > 0).all()
     assert (np.diff(mask.hidden_H) > 0).all()
     if kind == "tube":  # the same positions in every slice
         hidden = mask.hidden_H.reshape(slices, -1)
-        assert (hidden % encoder.positions == hidden[0]).all()
+        assert (hidden % encoder.patches_per_frame == hidden[0]).all()
     if kind == "frame":  # all positions of a slice, or none
-        assert (np.bincount(mask.hidden_H // encoder.positions, minlength=slices) % encoder.positions == 0).all()
+        assert (
+            np.bincount(mask.hidden_H // encoder.patches_per_frame, minlength=slices) % encoder.patches_per_frame == 0
+        ).all()
 
 
 @pytest.mark.parametrize("kind", ["tube", "random", "frame"])
@@ -57,7 +59,7 @@ def test_every_token_is_hidden_equally_often(kind: str) -> None:
     encoder = EncoderConfig(frames=4, size=16, patch=4)
     config = MaskConfig(kind=kind, ratio=0.5)
     rng = np.random.default_rng(0)
-    counts = np.zeros(encoder.tokens)
+    counts = np.zeros(encoder.num_patches)
     for _ in range(4000):
         counts[draw_mask(config, encoder, rng).hidden_H] += 1
     assert np.abs(counts / 4000 - 0.5).max() < 0.04  # five deviations of a binomial
@@ -77,9 +79,9 @@ def test_dual_masking_has_mask_tokens_at_exactly_half_of_all_places(
     dual = draw(MaskConfig(ratio=ratio, decoder="running_cell"), encoder, seed)
     assert np.array_equal(dual.visible_V, plain.visible_V)  # the encoder sees the same
     assert len(dual.hidden_H) * 2 == len(plain.hidden_H)
-    assert len(dual.silent_S) * 2 == len(plain.visible_V)
+    assert len(dual.ignored_S) * 2 == len(plain.visible_V)
     assert np.isin(dual.hidden_H, plain.hidden_H).all()
-    assert np.isin(dual.silent_S, plain.visible_V).all()
+    assert np.isin(dual.ignored_S, plain.visible_V).all()
 
 
 def test_the_running_cell_keeps_two_neighbours_and_goes_round_in_four_slices() -> None:
@@ -100,7 +102,7 @@ def test_the_running_cell_keeps_two_neighbours_and_goes_round_in_four_slices() -
 def test_all_four_phases_are_drawn() -> None:
     encoder = EncoderConfig(frames=8, size=16, patch=4)
     config = MaskConfig(ratio=0.5, decoder="running_cell")
-    kept = [np.concatenate([mask.hidden_H, mask.silent_S]) for mask in (draw(config, encoder, n) for n in range(40))]
+    kept = [np.concatenate([mask.hidden_H, mask.ignored_S]) for mask in (draw(config, encoder, n) for n in range(40))]
     assert len({np.sort(part).tobytes() for part in kept}) == 4
 
 
@@ -119,11 +121,11 @@ def test_silent_mask_tokens_are_seen_by_the_decoder_and_not_predicted() -> None:
     model = MaskedAutoencoder(encoder, DecoderConfig(dim=16, depth=1, heads=2)).eval()
     mask = draw(MaskConfig(ratio=0.75, decoder="running_cell"), encoder)
     visible_BV, hidden_BH, silent_BS = (
-        torch.from_numpy(part)[None] for part in (mask.visible_V, mask.hidden_H, mask.silent_S)
+        torch.from_numpy(part)[None] for part in (mask.visible_V, mask.hidden_H, mask.ignored_S)
     )
     video_BCTHW = torch.randn(1, 3, 8, 16, 16)
     with_silent = model(video_BCTHW, visible_BV, hidden_BH, silent_BS)
     without = model(video_BCTHW, visible_BV, hidden_BH)
-    assert with_silent.shape == without.shape == (1, len(mask.hidden_H), encoder.cube_values)
+    assert with_silent.shape == without.shape == (1, len(mask.hidden_H), encoder.patch_dim)
     assert (with_silent - without).abs().max() > 1e-6
     assert torch.equal(model(video_BCTHW, visible_BV, hidden_BH, silent_BS[:, :0]), without)

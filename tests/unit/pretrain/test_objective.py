@@ -3,7 +3,15 @@
 import numpy as np
 import torch
 
-from pretrain.objective import cubes_of, hidden_targets, measure, reconstruction_loss, to_pixels, trivial_loss, video_of
+from pretrain.objective import (
+    hidden_targets,
+    measure,
+    patchify,
+    reconstruction_loss,
+    to_pixels,
+    trivial_loss,
+    unpatchify,
+)
 from videomae.models.encoder import EncoderConfig
 
 ENCODER = EncoderConfig(frames=4, size=16, tubelet=2, patch=8, dim=12, depth=1, heads=2)
@@ -13,7 +21,7 @@ def draw_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(3)
     video = torch.from_numpy(rng.integers(0, 256, (2, 3, 4, 16, 16), dtype=np.uint8))
     hidden = torch.tensor([[0, 3, 4, 7], [1, 2, 5, 6]])
-    predictions = torch.from_numpy(rng.normal(size=(2, 4, ENCODER.cube_values))).float()
+    predictions = torch.from_numpy(rng.normal(size=(2, 4, ENCODER.patch_dim))).float()
     return video, hidden, predictions
 
 
@@ -49,7 +57,7 @@ def test_float_pixels_give_the_same_targets_as_uint8() -> None:
 
 def test_cubes_and_video_are_inverse() -> None:
     video, _, _ = draw_case()
-    assert torch.equal(video_of(cubes_of(video, ENCODER), ENCODER), video)
+    assert torch.equal(unpatchify(patchify(video, ENCODER), ENCODER), video)
 
 
 def test_a_perfect_prediction_gives_the_pixels_back() -> None:
@@ -62,7 +70,7 @@ def test_a_perfect_prediction_gives_the_pixels_back() -> None:
 def test_predicting_the_mean_costs_what_the_docstring_says() -> None:
     video, hidden, predictions = draw_case()
     targets, _ = hidden_targets(video, hidden, encoder=ENCODER, normalize=True)
-    pixels = ENCODER.cube_values // 3
+    pixels = ENCODER.patch_dim // 3
     assert abs(reconstruction_loss(torch.zeros_like(predictions), targets).item() - (pixels - 1) / pixels) < 1e-4
 
 

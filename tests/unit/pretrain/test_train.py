@@ -12,7 +12,7 @@ import pretrain.train
 from tests.tiny import world_of_one
 
 
-def test_pictures_that_a_disk_refuses_are_left_out(
+def test_pictures_that_a_disk_refuses_are_skipped(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: Any, folder: str, **__: Any) -> None:
@@ -20,10 +20,10 @@ def test_pictures_that_a_disk_refuses_are_left_out(
 
     monkeypatch.setattr(pretrain.train, "draw", refuse)
     monkeypatch.setattr(logging.getLogger("videomae"), "propagate", True)
-    config: Any = SimpleNamespace(panels_every="2 steps", batch=1)
+    config: Any = SimpleNamespace(visualize_every="2 steps", batch=1)
     engine: Any = SimpleNamespace(world=world_of_one(), full_state=dict)
     training: Any = SimpleNamespace(aside=lambda name: nullcontext())
     timetable: Any = SimpleNamespace(interval=lambda every, batch: 2)
-    between = pretrain.train.panels_between(config, engine, training, timetable)
+    between = pretrain.train.visualize_before_step(config, engine, training, timetable)
     between(2)
     assert "step 2: the pictures are left out" in caplog.text

@@ -22,7 +22,7 @@ import numpy as np
 
 from videomae.core import progress
 from videomae.core.config import configclass, to_dict
-from videomae.data.build.build_log import Journal
+from videomae.data.build.build_log import BuildLog
 from videomae.data.shards.manifest import Manifest, ShardError
 from videomae.data.build.packing_pool import pack_all
 from videomae.data.build.record import NAME as RECORD
@@ -134,7 +134,7 @@ def _prepare(staging: Path, record: Record) -> None:
 
 
 def _write_all(folder: Path, listing: Listing, config: BuildConfig, *, workers: int) -> None:
-    journal = Journal(folder)
+    journal = BuildLog(folder)
     chapters = list(journal.read())
     journal.rewrite(chapters)
     total = sum(len(sources) for sources in listing.splits.values())
@@ -151,10 +151,10 @@ def _write_all(folder: Path, listing: Listing, config: BuildConfig, *, workers: 
             with writer:
                 for result in pack_all(sources[writer.taken :], config.encoding, config.frames_fps, workers=workers):
                     writer.take(result, most_samples=config.samples_per_shard, most_bytes=config.bytes_per_shard)
-                    task.advance(1, note=f"{len(writer.left_out)} left out" if writer.left_out else "")
+                    task.advance(1, note=f"{len(writer.skipped)} left out" if writer.skipped else "")
                 writer.finish_shard()
             if not writer.samples:
-                reasons = "; ".join(f"{left.source}: {left.reason}" for left in writer.left_out[:3])
+                reasons = "; ".join(f"{left.source}: {left.reason}" for left in writer.skipped[:3])
                 raise BuildError(f"none of the {len(sources)} videos of {split}/ could be read: {reasons}")
     for split, writer in splits.items():
         others = {name: other.origins for name, other in splits.items() if name != split}

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from videomae.data.shards.manifest import LeftOut, Shard
+from videomae.data.shards.manifest import SkippedSource, Shard
 
 NAME = "journal.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chapter:
+class ShardRecord:
     """One finished shard of a split: what went into it, and how many of the split's sources were dealt with by then."""
 
     split: str
@@ -23,45 +23,45 @@ class Chapter:
     shard: Shard | None  # None where the last sources of a split were all left out
     digests: dict[str, str] = field(default_factory=dict)  # key -> content hash of its source
     sources: dict[str, str] = field(default_factory=dict)  # key -> name of its source
-    left_out: tuple[LeftOut, ...] = ()
+    skipped: tuple[SkippedSource, ...] = ()
 
     @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Chapter:
-        shard, left_out = values.pop("shard"), values.pop("left_out")
+    def from_values(cls, values: dict[str, Any]) -> ShardRecord:
+        shard, skipped = values.pop("shard"), values.pop("skipped")
         return cls(
             **values,
             shard=Shard(**shard) if shard else None,
-            left_out=tuple(LeftOut(**left) for left in left_out),
+            skipped=tuple(SkippedSource(**left) for left in skipped),
         )
 
 
-class Journal:
+class BuildLog:
     """The chapters of a build, appended as they are finished and synced to disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def append(self, chapter: Chapter) -> None:
+    def append(self, chapter: ShardRecord) -> None:
         with (self._folder / NAME).open("a") as file:
             file.write(json.dumps(asdict(chapter), sort_keys=True) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def read(self) -> Iterator[Chapter]:
+    def read(self) -> Iterator[ShardRecord]:
         """The chapters whose shards stand on disk as they were written; ends before the first that does not."""
         file = self._folder / NAME
         if not file.is_file():
             return
         for line in file.read_text().splitlines():
             try:
-                chapter = Chapter.from_values(json.loads(line))
+                chapter = ShardRecord.from_values(json.loads(line))
             except (ValueError, KeyError, TypeError):
                 return  # the line that was being written when the build was killed
             if chapter.shard and not self._stands(chapter.split, chapter.shard):
                 return
             yield chapter
 
-    def rewrite(self, chapters: list[Chapter]) -> None:
+    def rewrite(self, chapters: list[ShardRecord]) -> None:
         """Keep only `chapters`."""
         (self._folder / NAME).unlink(missing_ok=True)
         for chapter in chapters:

@@ -28,7 +28,7 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class DatasetCard:
     """The numbers of one split."""
 
     split: str
@@ -42,7 +42,7 @@ class Card:
     fps: Spread
     short_side: Spread
     kilobytes: Spread
-    left_out: int
+    skipped: int
     duplicates: int
 
     def lines(self) -> list[str]:
@@ -56,16 +56,16 @@ class Card:
             f"  fps         {self.fps}",
             f"  short side  {self.short_side} pixels",
             f"  video       {self.kilobytes} kB",
-            f"  left out    {self.left_out}, also in another split {self.duplicates}",
+            f"  left out    {self.skipped}, also in another split {self.duplicates}",
         ]
 
 
-def card(manifest: Manifest) -> Card:
+def dataset_card(manifest: Manifest) -> DatasetCard:
     """Read the indexes of a split and sum them up."""
     reader = ShardReader(manifest)
     entries = [reader.entry(number) for number in range(len(reader))]
     labels = Counter(entry.label for entry in entries)
-    return Card(
+    return DatasetCard(
         split=manifest.split,
         samples=len(entries),
         shards=len(manifest.shards),
@@ -77,6 +77,6 @@ def card(manifest: Manifest) -> Card:
         fps=Spread.of([round(entry.fps, 2) for entry in entries]),
         short_side=Spread.of([min(entry.width, entry.height) for entry in entries]),
         kilobytes=Spread.of([round(entry.size / 1000, 1) for entry in entries]),
-        left_out=len(manifest.left_out),
+        skipped=len(manifest.skipped),
         duplicates=len(manifest.duplicates),
     )

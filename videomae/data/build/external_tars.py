@@ -16,7 +16,7 @@ from typing import Any
 
 from videomae.core import progress
 from videomae.data.shards.index import Entry, Index, TarSample, file_sha256, tar_samples
-from videomae.data.shards.manifest import LeftOut, Manifest, Shard, ShardError
+from videomae.data.shards.manifest import SkippedSource, Manifest, Shard, ShardError
 from videomae.data.video import VideoError, probe
 
 _MIN_FRAMES = 2
@@ -32,14 +32,14 @@ def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> Manifest:
     tars = sorted(folder.glob("*.tar"))
     if not tars:
         raise ShardError(f"no .tar files in {folder}; name the folder that holds them")
-    left_out: list[LeftOut] = []
+    skipped: list[SkippedSource] = []
     found: list[list[_Labelled]] = []
     with progress.track("Indexing", total=len(tars)) as task:
         for tar in tars:
-            found.append(list(_usable(tar, left_out)))
-            task.advance(1, note=f"{len(left_out)} left out" if left_out else "")
+            found.append(list(_usable(tar, skipped)))
+            task.advance(1, note=f"{len(skipped)} left out" if skipped else "")
     if not any(found):
-        first = f": {left_out[0].source}: {left_out[0].reason}" if left_out else ""
+        first = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
         raise ShardError(f"no sample in {folder} can be used{first}")
     names = _class_names({label for entries in found for _, label in entries}, tuple(classes))
     shards = tuple(
@@ -48,19 +48,19 @@ def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> Manifest:
         if entries
     )
     manifest = Manifest(
-        folder=folder, split=folder.name, classes=names, shards=shards, left_out=tuple(left_out), duplicates=()
+        folder=folder, split=folder.name, classes=names, shards=shards, skipped=tuple(skipped), duplicates=()
     )
     manifest.write()
     return manifest
 
 
-def _usable(tar: Path, left_out: list[LeftOut]) -> list[_Labelled]:
+def _usable(tar: Path, skipped: list[SkippedSource]) -> list[_Labelled]:
     found = []
     for sample in tar_samples(tar):
         try:
             found.append(_describe(sample))
         except VideoError as error:
-            left_out.append(LeftOut(source=f"{tar.name}/{sample.key}", reason=str(error)))
+            skipped.append(SkippedSource(source=f"{tar.name}/{sample.key}", reason=str(error)))
     return found
 
 

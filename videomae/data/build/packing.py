@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from videomae.data.shards.manifest import LeftOut
+from videomae.data.shards.manifest import SkippedSource
 from videomae.data.shards.meta import Meta
 from videomae.data.build.sources import Source
 from videomae.data.video import EncodingConfig, FrameHWC, VideoError, encode, probe, transcode
@@ -28,7 +28,7 @@ class Packed:
     meta: Meta
 
 
-def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed | LeftOut:
+def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed | SkippedSource:
     """Re-encode `source`; what cannot be read comes back as LeftOut with the reason instead of an error."""
     try:
         digest = _digest(source)
@@ -41,7 +41,7 @@ def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed 
         stored = probe(video)
         _require_frames(stored.frames)
     except (VideoError, OSError, Image.DecompressionBombError) as error:
-        return LeftOut(source=source.name, reason=str(error))
+        return SkippedSource(source=source.name, reason=str(error))
     meta = Meta(
         label=source.label,
         class_name=source.class_name,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from videomae.data.shards.manifest import LeftOut
+from videomae.data.shards.manifest import SkippedSource
 from videomae.data.build.packing import Packed, pack
 from videomae.data.build.sources import Source
 from videomae.data.video import EncodingConfig
@@ -19,7 +19,7 @@ _AHEAD = 4  # results kept waiting for each worker
 
 def pack_all(
     sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float, *, workers: int
-) -> Iterator[Packed | LeftOut]:
+) -> Iterator[Packed | SkippedSource]:
     """One result a source, in order; `workers=1` packs in this process.
 
     A source on which a worker process dies is tried once more alone; if it dies again, the source is left out.
@@ -41,8 +41,8 @@ def pack_all(
 
 def _in_pool(
     sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float, workers: int
-) -> Iterator[Packed | LeftOut]:
-    waiting: deque[Future[Packed | LeftOut]] = deque()
+) -> Iterator[Packed | SkippedSource]:
+    waiting: deque[Future[Packed | SkippedSource]] = deque()
     with _pool(workers) as pool:
         try:
             for source in sources:
@@ -56,14 +56,14 @@ def _in_pool(
                 future.cancel()
 
 
-def _one_by_one(sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float) -> Iterator[Packed | LeftOut]:
+def _one_by_one(sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float) -> Iterator[Packed | SkippedSource]:
     """With never more than one source in a process, it is plain which one kills it."""
     pool = _pool(1)
     for source in sources:
         try:
             yield pool.submit(pack, source, encoding, frames_fps).result()
         except BrokenProcessPool:
-            yield LeftOut(
+            yield SkippedSource(
                 source=source.name, reason="the process that decoded it died: it is damaged, or memory ran out"
             )
             pool = _pool(1)

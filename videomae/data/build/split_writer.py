@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from types import TracebackType
 
-from videomae.data.build.build_log import Chapter, Journal
-from videomae.data.shards.manifest import Duplicate, LeftOut, Manifest
+from videomae.data.build.build_log import ShardRecord, BuildLog
+from videomae.data.shards.manifest import Duplicate, SkippedSource, Manifest
 from videomae.data.build.packing import Packed
 from videomae.data.shards.writer import ShardWriter
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 class SplitWriter:
     """One split in the making. `taken` counts the sources dealt with in finished shards: a resumed build skips them."""
 
-    def __init__(self, folder: Path, journal: Journal, earlier: list[Chapter]) -> None:
+    def __init__(self, folder: Path, journal: BuildLog, earlier: list[ShardRecord]) -> None:
         self.folder = folder
         self.folder.mkdir(exist_ok=True)
         self._journal, self._chapters = journal, earlier
@@ -28,8 +28,8 @@ class SplitWriter:
         self._clear()
 
     @property
-    def left_out(self) -> list[LeftOut]:
-        return [left for chapter in self._chapters for left in chapter.left_out] + self._left_out
+    def skipped(self) -> list[SkippedSource]:
+        return [left for chapter in self._chapters for left in chapter.skipped] + self._skipped
 
     @property
     def digests(self) -> dict[str, str]:
@@ -45,12 +45,12 @@ class SplitWriter:
             for key, source in chapter.sources.items()
         }
 
-    def take(self, result: Packed | LeftOut, *, most_samples: int, most_bytes: int | None) -> None:
+    def take(self, result: Packed | SkippedSource, *, most_samples: int, most_bytes: int | None) -> None:
         """Write one result; a shard is closed when it holds `most_samples` or `most_bytes` of video."""
         self._pending += 1
-        if isinstance(result, LeftOut):
+        if isinstance(result, SkippedSource):
             _log.warning("left out %s: %s", result.source, result.reason)
-            self._left_out.append(result)
+            self._skipped.append(result)
             return
         if self._open is None:
             self._open = ShardWriter(self.folder, sum(1 for chapter in self._chapters if chapter.shard))
@@ -65,13 +65,13 @@ class SplitWriter:
         """Close the open shard and write its chapter; without an open shard, only what was left out since the last."""
         if not self._pending:
             return
-        chapter = Chapter(
+        chapter = ShardRecord(
             split=self.folder.name,
             taken=self.taken + self._pending,
             shard=self._open.finish() if self._open else None,
             digests=self._digests,
             sources=self._sources,
-            left_out=tuple(self._left_out),
+            skipped=tuple(self._skipped),
         )
         self._journal.append(chapter)
         self._chapters.append(chapter)
@@ -85,7 +85,7 @@ class SplitWriter:
             split=self.folder.name,
             classes=classes,
             shards=tuple(chapter.shard for chapter in self._chapters if chapter.shard),
-            left_out=tuple(sorted(self.left_out, key=lambda left: left.source)),
+            skipped=tuple(sorted(self.skipped, key=lambda left: left.source)),
             duplicates=tuple(
                 Duplicate(key=key, other_split=split, other_source=origins[digest])
                 for key, digest in self.digests.items()
@@ -99,7 +99,7 @@ class SplitWriter:
         self._pending = 0
         self._digests: dict[str, str] = {}
         self._sources: dict[str, str] = {}
-        self._left_out: list[LeftOut] = []
+        self._skipped: list[SkippedSource] = []
 
     def __enter__(self) -> SplitWriter:
         return self

@@ -21,13 +21,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from videomae.core.config import configclass
-from videomae.core.signals import end_workers, held, ignore
-from videomae.data.loader.malloc import keep_memory
+from videomae.core.signals import block_signals, end_workers, ignore_signals
+from videomae.data.loader.malloc import tune_malloc
 from videomae.data.loader.prefetch import follow
 from videomae.data.loader.quarantine import BadSampleError, Fault, Quarantine, QuotaConfig
-from videomae.data.loader.shared_batches import Memory, Parcel, Slabs
+from videomae.data.loader.shared_batches import BatchHandle, Memory, SharedBatchPool
 from videomae.data.order.mixture import MixedReader, MixedReplacements, Mixture
-from videomae.data.order.order import Order, Place, Replacements
+from videomae.data.order.order import Order, Replacements, SampleSlot
 from videomae.data.order.permutation import generator
 from videomae.data.shards.manifest import ShardError
 from videomae.data.shards.reader import Sample, ShardReader
@@ -67,7 +67,7 @@ class LoaderConfig:
 
 
 @dataclass(frozen=True)
-class Preparation(Generic[Item, Batch]):
+class Pipeline(Generic[Item, Batch]):
     """What becomes of samples.
 
     `transform(sample, rngs)` gets `repeats` generators and returns that many items; `collate` gets those of all samples
@@ -77,11 +77,11 @@ class Preparation(Generic[Item, Batch]):
     transform: Transform[Item]
     collate: Collate[Item, Batch]
     _: KW_ONLY
-    repeats: int = 1
+    repeated_aug: int = 1
 
 
 @dataclass(frozen=True)
-class Share:
+class RankSlice:
     """A rank's contiguous part, in micro-batches of so many samples; in training of each batch from number `start`."""
 
     rank: int = 0
@@ -94,8 +94,8 @@ class Share:
 def train_stream(
     reader: ShardReader | MixedReader,
     order: Order | Mixture,
-    preparation: Preparation[Item, Batch],
-    share: Share,
+    preparation: Pipeline[Item, Batch],
+    share: RankSlice,
     *,
     config: LoaderConfig,
     quarantine: Path,
@@ -126,8 +126,8 @@ def train_stream(
 
 def evaluation_stream(
     reader: ShardReader,
-    preparation: Preparation[Item, Batch],
-    share: Share,
+    preparation: Pipeline[Item, Batch],
+    share: RankSlice,
     *,
     config: LoaderConfig,
     samples: Sequence[int] | None = None,
@@ -139,7 +139,7 @@ def evaluation_stream(
     """
     ids = range(len(reader)) if samples is None else samples
     first, last = (len(ids) * edge // share.size for edge in (share.rank, share.rank + 1))
-    places = [Place(0, position, int(ids[position])) for position in range(first, last)]
+    places = [SampleSlot(0, position, int(ids[position])) for position in range(first, last)]
     cuts = [places[cut : cut + share.micro_batch] for cut in range(0, len(places), share.micro_batch)]
     dataset = _MicroBatches(reader, preparation, seed=0, replacements=None)
     for batch, faults in _load(dataset, cuts, config):
@@ -151,7 +151,7 @@ def evaluation_stream(
 class _TrainPlaces:
     """A rank's micro-batches of places, without end. Raises ValueError; see above."""
 
-    def __init__(self, order: Order | Mixture, share: Share) -> None:
+    def __init__(self, order: Order | Mixture, share: RankSlice) -> None:
         self.samples, rest = divmod(order.batch, share.size)
         if rest or self.samples % share.micro_batch:
             raise ValueError(
@@ -161,10 +161,10 @@ class _TrainPlaces:
         self.first = share.rank * self.samples
         self._order, self._share = order, share
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[SampleSlot]]:
         micro_batch = self._share.micro_batch
         for number in itertools.count(self._share.start):
-            places = self._order.places(number, self.first, self.first + self.samples)
+            places = self._order.slots(number, self.first, self.first + self.samples)
             for cut in range(0, self.samples, micro_batch):
                 yield places[cut : cut + micro_batch]
 
@@ -175,7 +175,7 @@ class _MicroBatches(Generic[Item, Batch]):
     def __init__(
         self,
         reader: ShardReader | MixedReader,
-        preparation: Preparation[Item, Batch],
+        preparation: Pipeline[Item, Batch],
         *,
         seed: int,
         replacements: Replacements | MixedReplacements | None,
@@ -183,7 +183,7 @@ class _MicroBatches(Generic[Item, Batch]):
         self._reader, self._preparation, self._seed = reader, preparation, seed
         self._replacements = replacements
 
-    def make(self, places: Sequence[Place], memory: Memory) -> tuple[Batch | None, list[Fault]]:
+    def make(self, places: Sequence[SampleSlot], memory: Memory) -> tuple[Batch | None, list[Fault]]:
         """The micro-batch, or None if no sample can be used, and what was wrong with some."""
         items: list[Item] = []
         faults: list[Fault] = []
@@ -191,7 +191,7 @@ class _MicroBatches(Generic[Item, Batch]):
             items += self._items_at(place, faults, memory)
         return (self._preparation.collate(items) if items else None), faults
 
-    def _items_at(self, place: Place, faults: list[Fault], memory: Memory) -> list[Item]:
+    def _items_at(self, place: SampleSlot, faults: list[Fault], memory: Memory) -> list[Item]:
         sample, used = place.sample, memory.used
         for attempt in range(_MOST_ATTEMPTS):
             try:
@@ -204,10 +204,10 @@ class _MicroBatches(Generic[Item, Batch]):
             sample = self._replacements.sample(place, attempt)
         raise BadSampleError(f"{_MOST_ATTEMPTS} samples in a row are bad, the last: {faults[-1]}; check the shards")
 
-    def _items(self, place: Place, sample: int) -> list[Item]:
+    def _items(self, place: SampleSlot, sample: int) -> list[Item]:
         rngs = tuple(
             generator(key=(self._seed, place.epoch), counter=(place.position, repeat, _AUGMENTATION))
-            for repeat in range(self._preparation.repeats)
+            for repeat in range(self._preparation.repeated_aug)
         )
         return self._preparation.transform(self._reader.read(sample, weight=place.weight), rngs)
 
@@ -216,16 +216,16 @@ class _MicroBatches(Generic[Item, Batch]):
         return Fault(shard=shard, key=key, reason=str(error))
 
 
-_Task = tuple[int | None, Sequence[Place]]  # the slab that the micro-batch goes into, and what it is made of
+_Task = tuple[int | None, Sequence[SampleSlot]]  # the slab that the micro-batch goes into, and what it is made of
 
 
-class _Parcels(Dataset[Parcel[tuple[Any, list[Fault]]]]):
+class _Parcels(Dataset[BatchHandle[tuple[Any, list[Fault]]]]):
     """The micro-batches, packed for their way to the main process."""
 
-    def __init__(self, dataset: _MicroBatches[Any, Any], slabs: Slabs) -> None:
+    def __init__(self, dataset: _MicroBatches[Any, Any], slabs: SharedBatchPool) -> None:
         self._dataset, self._slabs = dataset, slabs
 
-    def __getitem__(self, task: _Task) -> Parcel[tuple[Any, list[Fault]]]:
+    def __getitem__(self, task: _Task) -> BatchHandle[tuple[Any, list[Fault]]]:
         slab, places = task
         return self._slabs.pack(slab, lambda memory: self._dataset.make(places, memory))
 
@@ -233,7 +233,7 @@ class _Parcels(Dataset[Parcel[tuple[Any, list[Fault]]]]):
 class _Tasks:
     """The next places, and a slab for each, when the `DataLoader` asks for them."""
 
-    def __init__(self, places: Iterable[Sequence[Place]], slabs: Slabs) -> None:
+    def __init__(self, places: Iterable[Sequence[SampleSlot]], slabs: SharedBatchPool) -> None:
         self._places, self._slabs = places, slabs
 
     def __iter__(self) -> Iterator[_Task]:
@@ -243,7 +243,7 @@ class _Tasks:
 
 def _load(
     dataset: _MicroBatches[Item, Batch],
-    places: Iterable[Sequence[Place]],
+    places: Iterable[Sequence[SampleSlot]],
     config: LoaderConfig,
     *,
     held_at_once: int = _FEW,
@@ -252,10 +252,10 @@ def _load(
 
     If more than about `held_at_once` are held by whoever iterates, some travel the stock way.
     """
-    slabs = Slabs(config.workers * config.prefetch + held_at_once + _FEW)
+    slabs = SharedBatchPool(config.workers * config.prefetch + held_at_once + _FEW)
     parcels, tasks = _Parcels(dataset, slabs), _Tasks(places, slabs)
     if not config.workers:
-        keep_memory()
+        tune_malloc()
         for task in tasks:
             parcel = parcels[task]
             yield parcel.pin_memory() if config.pin_memory else parcel.open()
@@ -276,10 +276,10 @@ def _load(
             worker_init_fn=_start_worker,
             pin_memory=bool(config.pin_memory),
         )
-        with held():
+        with block_signals():
             batches = iter(loader)
     for loaded in batches:
-        yield loaded.open() if isinstance(loaded, Parcel) else loaded  # the pinning thread has opened it
+        yield loaded.open() if isinstance(loaded, BatchHandle) else loaded  # the pinning thread has opened it
 
 
 def _as_it_is(parcel: Any) -> Any:
@@ -288,6 +288,6 @@ def _as_it_is(parcel: Any) -> Any:
 
 def _start_worker(worker: int) -> None:
     """Leave signals to the main process, which saves and then ends the workers; one thread, and a heap that lasts."""
-    ignore()
+    ignore_signals()
     torch.set_num_threads(1)
-    keep_memory()
+    tune_malloc()

@@ -10,7 +10,7 @@ _KEPT = 1 << 30  # bytes
 _KEPT_BEFORE_2_35 = 1 << 25  # the most that an older glibc takes; it refuses more, and then maps all above 128 KiB
 
 
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Let glibc serve clips and batches from its heap; elsewhere nothing happens.
 
     By default it maps each block of megabytes anew, and the kernel clears every page again: a quarter of the time that

@@ -21,7 +21,7 @@ HORIZON = 64  # batches
 _log = logging.getLogger(__name__)
 
 
-class Lookahead:
+class Prefetcher:
     """Follows one rank's slice [start, stop) of the global batches. Its thread starts with the first `advance`."""
 
     def __init__(self, cache: ShardCache, manifest: Manifest, order: Order, *, start: int, stop: int) -> None:
@@ -39,7 +39,7 @@ class Lookahead:
     def advance(self, number: int) -> None:
         """Global batches from `number` on are still to be used: look on from there."""
         for batch in range(max(number, self._seen + 1), number + HORIZON):
-            for place in self._order.places(batch, self._start, self._stop):
+            for place in self._order.slots(batch, self._start, self._stop):
                 shard, _ = self._manifest.locate(place.sample)
                 uses = self._uses.setdefault(shard, deque())
                 if not uses or uses[-1] != batch:
@@ -67,7 +67,7 @@ class Lookahead:
 
     def _announce(self, soon: dict[int, int]) -> None:
         try:
-            self._plan.announce({self._manifest.shards[shard].name: batches for shard, batches in soon.items()})
+            self._plan.publish_plan({self._manifest.shards[shard].name: batches for shard, batches in soon.items()})
         except OSError as error:
             _log.warning("cannot tell the cache what is needed next: %s", error)
 
@@ -93,7 +93,7 @@ class Lookahead:
             return number in self._spoilt
 
 
-def follow(reader: ShardReader | MixedReader, order: Order | Mixture, *, start: int, stop: int) -> list[Lookahead]:
+def follow(reader: ShardReader | MixedReader, order: Order | Mixture, *, start: int, stop: int) -> list[Prefetcher]:
     """One for every data set that lies afar, each following its part of the slice [start, stop) of the batches."""
     if isinstance(reader, MixedReader) and isinstance(order, Mixture):
         parts = zip(reader.readers, order.orders, order.shares(start, stop), strict=True)
@@ -102,7 +102,7 @@ def follow(reader: ShardReader | MixedReader, order: Order | Mixture, *, start: 
         assert isinstance(order, Order)
         parts = [(reader, order, (start, stop))]
     return [
-        Lookahead(part.cache, part.manifest, its_order, start=first, stop=last)
+        Prefetcher(part.cache, part.manifest, its_order, start=first, stop=last)
         for part, its_order, (first, last) in parts
         if part.cache is not None and first < last
     ]

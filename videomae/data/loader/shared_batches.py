@@ -34,7 +34,7 @@ _ALIGNMENT = 64  # bytes
 Batch = TypeVar("Batch")
 
 
-class Slabs:
+class SharedBatchPool:
     """`count` slabs. The process that makes them hands them out and opens what comes back; workers fill them."""
 
     def __init__(self, count: int) -> None:
@@ -52,10 +52,10 @@ class Slabs:
         """The number of a free slab, which is then taken, or None; the one used last, so that few are ever used."""
         return self._free.pop() if self._free else None
 
-    def pack(self, slab: int | None, make: Callable[[Memory], Batch]) -> Parcel[Batch]:
+    def pack(self, slab: int | None, make: Callable[[Memory], Batch]) -> BatchHandle[Batch]:
         """What `make` gives, ready for its way to the main process; clips that it stacks are laid into the slab."""
         if slab is None:
-            return Parcel(slabs=self._name, slab=None, content=make(Memory(None)))
+            return BatchHandle(slabs=self._name, slab=None, content=make(Memory(None)))
         lease = self._inside(slab)
         memory = Memory(torch.from_numpy(lease))
         with lay_into(memory.empty):
@@ -63,13 +63,13 @@ class Slabs:
         pickled = io.BytesIO()
         _Pickler(pickled, memory).dump(batch)
         if not memory.full:
-            return Parcel(slabs=self._name, slab=slab, used=memory.used, content=pickled.getvalue())
+            return BatchHandle(slabs=self._name, slab=slab, used=memory.used, content=pickled.getvalue())
         if os.getpid() != self._process:  # on its way it is copied
-            return Parcel(slabs=self._name, slab=slab, content=batch)
+            return BatchHandle(slabs=self._name, slab=slab, content=batch)
         self._let(lease, slab)  # a part of it may lie there
-        return Parcel(slabs=self._name, slab=None, content=batch)
+        return BatchHandle(slabs=self._name, slab=None, content=batch)
 
-    def open(self, parcel: Parcel[Batch]) -> Batch:
+    def open(self, parcel: BatchHandle[Batch]) -> Batch:
         """As `Parcel.open`."""
         if not isinstance(parcel.content, bytes):
             if parcel.slab is not None:
@@ -104,7 +104,7 @@ class Slabs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parcel(Generic[Batch]):
+class BatchHandle(Generic[Batch]):
     """A batch on its way to the process of the slabs: its pickle, whose tensors lie in a slab, or the batch itself."""
 
     slabs: int
@@ -206,4 +206,4 @@ def _mapped(file: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(memory, np.uint8)
 
 
-_open: weakref.WeakValueDictionary[int, Slabs] = weakref.WeakValueDictionary()  # those made by this process
+_open: weakref.WeakValueDictionary[int, SharedBatchPool] = weakref.WeakValueDictionary()  # those made by this process

@@ -27,7 +27,7 @@ def lay_into(allocate: Allocate) -> Iterator[None]:
         _allocate.reset(token)
 
 
-def room(*shape: int) -> Tensor:
+def alloc_clip(*shape: int) -> Tensor:
     """Uninitialised uint8 memory where a clip of a batch under way should lie; clips laid there need no copy later."""
     allocate = _allocate.get()
     return torch.empty(shape, dtype=torch.uint8) if allocate is None else allocate(shape)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from videomae.data.order.order import Order, OrderConfig, OrderError, Place, Replacements
+from videomae.data.order.order import Order, OrderConfig, OrderError, Replacements, SampleSlot
 from videomae.data.shards.index import Entry
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader
@@ -27,7 +27,7 @@ class MixedReplacements:
     each: tuple[Replacements, ...]
     starts: tuple[int, ...]
 
-    def sample(self, place: Place, attempt: int) -> int:
+    def sample(self, place: SampleSlot, attempt: int) -> int:
         """As `Replacements.sample`."""
         position, number = divmod(place.position, len(self.each))
         return self.starts[number] + self.each[number].sample(replace(place, position=position), attempt)
@@ -57,16 +57,16 @@ class Mixture:
             each=tuple(order.replacements for order in self.orders), starts=self._starts[:-1]
         )
 
-    def places(self, number: int, start: int = 0, stop: int | None = None) -> list[Place]:
+    def slots(self, number: int, start: int = 0, stop: int | None = None) -> list[SampleSlot]:
         """As `Order.places`; an epoch is the sample's own set's, and positions tell the sets apart.
 
         With padding, sets end their epochs at different batches; weights sum up to the batch over all sets.
         """
         stop = self.batch if stop is None else stop
         weight = self.batch / sum(order.real(number) for order in self.orders)
-        found: list[list[Place]] = []
+        found: list[list[SampleSlot]] = []
         for which, (first, last) in enumerate(self.shares(start, stop)):
-            places = self.orders[which].places(number, first, last)
+            places = self.orders[which].slots(number, first, last)
             found.append([self._placed(which, place, weight) for place in places])
         queues = [iter(places) for places in found]
         return [next(queues[which]) for which in self._slots[start:stop]]
@@ -78,7 +78,7 @@ class Mixture:
             for which in range(len(self.orders))
         ]
 
-    def _placed(self, which: int, place: Place, weight: float) -> Place:
+    def _placed(self, which: int, place: SampleSlot, weight: float) -> SampleSlot:
         position, sample = place.position * len(self.orders) + which, self._starts[which] + place.sample
         return replace(place, position=position, sample=sample, weight=weight if place.weight else 0.0)
 

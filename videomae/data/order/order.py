@@ -45,7 +45,7 @@ class OrderConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SampleSlot:
     """A place in an epoch, the sample that stands there, and the weight with which it enters a mean over the batch.
 
     Weights sum up to the batch, so that a plain mean of weighted values is the mean over the real samples however the
@@ -66,7 +66,7 @@ class Replacements:
     samples: int
     subset: _Ids | None
 
-    def sample(self, place: Place, attempt: int) -> int:
+    def sample(self, place: SampleSlot, attempt: int) -> int:
         """The id that stands in when the sample at `place` cannot be used and `attempt` others neither."""
         random = generator(key=(self.seed, place.epoch), counter=(place.position, attempt, _REPLACEMENTS))
         chosen = int(random.integers(self.samples))
@@ -120,7 +120,7 @@ class Order:
         last = number % self.batches == self.batches - 1
         return self.used - (self.batches - 1) * self.batch if last else self.batch
 
-    def places(self, number: int, start: int = 0, stop: int | None = None) -> list[Place]:
+    def slots(self, number: int, start: int = 0, stop: int | None = None) -> list[SampleSlot]:
         """Places [start, stop) of global batch `number`, counted from 0 through all epochs."""
         epoch, batch = divmod(number, self.batches)
         slots = np.arange(start, self.batch if stop is None else stop)
@@ -136,7 +136,7 @@ class Order:
         positions = batch * self.batch + slots
         weights = is_real * (self.batch / self.real(number))
         return [
-            Place(epoch, int(position), int(sample), float(weight))
+            SampleSlot(epoch, int(position), int(sample), float(weight))
             for position, sample, weight in zip(positions, ids, weights, strict=True)
         ]
 

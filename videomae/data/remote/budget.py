@@ -37,7 +37,7 @@ class _Holding:
     used: float  # when last
 
 
-class Room:
+class CacheBudget:
     """At most `limit` bytes of shards below `folder`, for all the processes of a node."""
 
     def __init__(self, folder: Path, limit: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import field
 from pathlib import Path
 
 from videomae.core.config import configclass
-from videomae.data.remote.budget import PLANS, Room, lock_of, locked
+from videomae.data.remote.budget import PLANS, CacheBudget, lock_of, locked
 from videomae.data.remote.fetch import ChangedError, RemoteError, RemoteFolder
 from videomae.data.remote.plans import Plan
 
@@ -45,7 +45,7 @@ class ShardCache:
         name = hashlib.sha256(remote.url.encode()).hexdigest()[:16]
         self.folder = self._config.folder / name
         self._limit = int(self._config.gigabytes * 1e9)
-        self._room = Room(self._config.folder, self._limit)
+        self._room = CacheBudget(self._config.folder, self._limit)
         self._changed: dict[str, str] = {}  # what was not what was wanted, and how
 
     def open(self, name: str, *, size: int, sha256: str) -> int:

@@ -23,7 +23,7 @@ class Plan:
         self._folder = folder
         self._file = plans / f"{os.getpid()}-{next(_numbers)}-{folder}@{socket.gethostname()}.json"
 
-    def announce(self, soon: Mapping[str, int]) -> None:
+    def publish_plan(self, soon: Mapping[str, int]) -> None:
         """Say in how many batches each file is needed next; replaces what was said before."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         draft = self._file.with_suffix(".draft")

@@ -125,7 +125,7 @@ def _report(arguments: argparse.Namespace, result: object) -> None:
             "samples": manifest.samples,
             "shards": len(manifest.shards),
             "bytes": sum(shard.bytes for shard in manifest.shards),
-            "left_out": len(manifest.left_out),
+            "skipped": len(manifest.skipped),
             "duplicates": len(manifest.duplicates),
         }
         for split, manifest in result.manifests.items()
@@ -138,9 +138,9 @@ def _report(arguments: argparse.Namespace, result: object) -> None:
     for split, row in rows.items():
         print(
             f"{split}: {row['samples']} samples in {row['shards']} shard(s), {row['bytes'] / 1e6:.1f} MB,"
-            f" {row['left_out']} left out, {row['duplicates']} also in another split"
+            f" {row['skipped']} left out, {row['duplicates']} also in another split"
         )
-        for left in result.manifests[split].left_out:
+        for left in result.manifests[split].skipped:
             print(f"  left out {left.source}: {left.reason}")
 
 
@@ -155,7 +155,7 @@ def _index(arguments: argparse.Namespace) -> int:
 
     manifest = index_folder(arguments.folder, classes=[name for name in arguments.classes.split(",") if name])
     print(f"{manifest.samples} samples in {len(manifest.shards)} shard(s), {len(manifest.classes)} classes")
-    for left in manifest.left_out:
+    for left in manifest.skipped:
         print(f"  left out {left.source}: {left.reason}")
     return 0
 
@@ -195,12 +195,12 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from videomae.data.build.dataset_card import card
+    from videomae.data.build.dataset_card import dataset_card
     from videomae.data.shards.contact_sheet import write_contact_sheet
 
     cards, sheets = [], []
     for manifest in read_splits(arguments.folder):
-        cards.append(card(manifest))
+        cards.append(dataset_card(manifest))
         folder = arguments.sheet / manifest.split if arguments.sheet else manifest.folder
         sheets.append(folder / "contact-sheet.png")
         write_contact_sheet(manifest, sheets[-1], clips=arguments.clips)

@@ -45,7 +45,7 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class SkippedSource:
     """A source that could not be packed, and why."""
 
     source: str
@@ -72,7 +72,7 @@ class Manifest:
     split: str
     classes: tuple[str, ...]
     shards: tuple[Shard, ...]
-    left_out: tuple[LeftOut, ...] = ()
+    skipped: tuple[SkippedSource, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
     url: str = ""
 
@@ -136,7 +136,7 @@ class Manifest:
                 split=str(values["split"]),
                 classes=tuple(values["classes"]),
                 shards=tuple(Shard(**shard) for shard in values["shards"]),
-                left_out=tuple(LeftOut(**left) for left in values["left_out"]),
+                skipped=tuple(SkippedSource(**left) for left in values["skipped"]),
                 duplicates=tuple(Duplicate(**duplicate) for duplicate in values["duplicates"]),
             )
         except (KeyError, TypeError) as error:

@@ -17,7 +17,7 @@ from videomae.data.video import VideoError, iterate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class ShardFault:
     """Something that is not as the manifest says; `key` is empty where a whole shard is meant."""
 
     shard: str
@@ -25,12 +25,12 @@ class Finding:
     reason: str
 
 
-def verify(manifest: Manifest, *, decode: bool = False) -> list[Finding]:
+def verify(manifest: Manifest, *, decode: bool = False) -> list[ShardFault]:
     """Every fault of the split's files; with `decode`, also every video that does not decode to its frames.
 
     Of shards behind a URL, this node's copies are checked; those that it has not are downloaded.
     """
-    findings: list[Finding] = []
+    findings: list[ShardFault] = []
     with progress.track(f"Verifying {manifest.split}", total=len(manifest.shards)) as task:
         for shard in manifest.shards:
             findings += _fetch(manifest, shard) or _verify_shard(manifest.folder, shard, decode=decode)
@@ -39,11 +39,11 @@ def verify(manifest: Manifest, *, decode: bool = False) -> list[Finding]:
         return findings  # what else lies in the node's cache is no fault
     known = {shard.name for shard in manifest.shards}
     for stray in sorted(path.name for path in manifest.folder.glob("*.tar") if path.name not in known):
-        findings.append(Finding(shard=stray, key="", reason="not in the manifest"))
+        findings.append(ShardFault(shard=stray, key="", reason="not in the manifest"))
     return findings
 
 
-def _fetch(manifest: Manifest, shard: Shard) -> list[Finding]:
+def _fetch(manifest: Manifest, shard: Shard) -> list[ShardFault]:
     """Have a remote shard and its index here; nothing to do for local ones."""
     if manifest.url:
         cache = ShardCache(RemoteFolder(manifest.url))
@@ -51,37 +51,39 @@ def _fetch(manifest: Manifest, shard: Shard) -> list[Finding]:
             cache.fetch(shard.name, size=shard.bytes, sha256=shard.sha256)
             cache.fetch_text(shard.index_name, sha256=shard.index_sha256)
         except (RemoteError, ShardError) as error:
-            return [Finding(shard=shard.name, key="", reason=str(error))]
+            return [ShardFault(shard=shard.name, key="", reason=str(error))]
     return []
 
 
-def _verify_shard(folder: Path, shard: Shard, *, decode: bool) -> Iterator[Finding]:
+def _verify_shard(folder: Path, shard: Shard, *, decode: bool) -> Iterator[ShardFault]:
     tar, index_path = folder / shard.name, folder / shard.index_name
     missing = [path.name for path in (tar, index_path) if not path.is_file()]
     if missing:
-        yield Finding(shard=shard.name, key="", reason=f"{' and '.join(missing)} missing")
+        yield ShardFault(shard=shard.name, key="", reason=f"{' and '.join(missing)} missing")
         return
     size = tar.stat().st_size
     if size != shard.bytes:
-        yield Finding(shard=shard.name, key="", reason=f"{size} bytes, the manifest says {shard.bytes}")
+        yield ShardFault(shard=shard.name, key="", reason=f"{size} bytes, the manifest says {shard.bytes}")
     elif file_sha256(tar) != shard.sha256:
-        yield Finding(shard=shard.name, key="", reason="its SHA-256 is not the manifest's")
+        yield ShardFault(shard=shard.name, key="", reason="its SHA-256 is not the manifest's")
     if file_sha256(index_path) != shard.index_sha256:
-        yield Finding(shard=shard.name, key="", reason=f"{index_path.name} is not the one that the manifest speaks of")
+        yield ShardFault(
+            shard=shard.name, key="", reason=f"{index_path.name} is not the one that the manifest speaks of"
+        )
         return
     try:
         index = Index.from_json(index_path.read_text(errors="replace"), source=str(index_path))
     except ShardError as error:
-        yield Finding(shard=shard.name, key="", reason=str(error))
+        yield ShardFault(shard=shard.name, key="", reason=str(error))
         return
     if len(index) != shard.samples:
-        yield Finding(shard=shard.name, key="", reason=f"{len(index)} samples, the manifest says {shard.samples}")
+        yield ShardFault(shard=shard.name, key="", reason=f"{len(index)} samples, the manifest says {shard.samples}")
     with tar.open("rb") as file:
         for place in range(len(index)):
             entry = index[place]
             reason = _fault(os.pread(file.fileno(), entry.size, entry.offset), entry, decode=decode)
             if reason:
-                yield Finding(shard=shard.name, key=entry.key, reason=reason)
+                yield ShardFault(shard=shard.name, key=entry.key, reason=reason)
 
 
 def _fault(video: bytes, entry: Entry, *, decode: bool) -> str:

@@ -24,10 +24,10 @@ from videomae.core.distributed import World
 from videomae.engine.state.index import Index, read_index
 from videomae.engine.state.rank_file import FORMAT, RankFile, StateError, file_of
 
-__all__ = ["AVERAGE", "FORMAT", "MASTER", "Chunk", "State", "StateError", "Target", "file_of", "read_full"]
+__all__ = ["EMA", "FORMAT", "MASTER", "Chunk", "State", "StateError", "Target", "file_of", "read_full"]
 
 MASTER = "master"
-AVERAGE = "ema"
+EMA = "ema"
 _OPEN = 8  # files that are kept open
 
 
@@ -74,7 +74,7 @@ class State:
         Raises:
             StateError: as above, on every rank.
         """
-        return cls(folder, world.from_first(lambda: read_index(folder)))
+        return cls(folder, world.run_on_main(lambda: read_index(folder)))
 
     def __enter__(self) -> State:
         return self
@@ -212,11 +212,11 @@ def read_full(folder: Path, key: str = MASTER) -> dict[str, Tensor]:
             stored = (
                 key if state.has(key, name) else MASTER
             )  # what is not trained has no moments and is its own average
-            if stored == key or key == AVERAGE:
+            if stored == key or key == EMA:
                 whole[name] = torch.empty(shape)
                 targets.append(Target(stored, name, 0, whole[name].view(-1)))
         state.fill(targets)
-        if key in (MASTER, AVERAGE):
+        if key in (MASTER, EMA):
             whole |= {name: value.float() for name, value in state.buffers(rank=-1, size=-1).items()}
         return whole
 

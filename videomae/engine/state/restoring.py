@@ -18,26 +18,26 @@ import torch
 from torch import Tensor
 
 from videomae.core.distributed import World
-from videomae.engine.state.fragments import AVERAGE, Chunk, State, StateError, Target
-from videomae.engine.state.snapshot import Held
+from videomae.engine.state.fragments import EMA, Chunk, State, StateError, Target
+from videomae.engine.state.snapshot import ParamShard
 
 PART = 1 << 20  # values at most that a rank gives at a time: more would not fit into the caches of a CPU
 BUCKET = 1 << 25  # values at most that travel at a time, of all ranks together: 128 MiB on each
 
 
-def restore(own: Sequence[Held], common: Sequence[Held], state: State, world: World) -> None:
+def restore(sharded: Sequence[ParamShard], replicated: Sequence[ParamShard], state: State, world: World) -> None:
     """Read what this rank alone keeps and what all keep alike; called by all ranks, with the same `common`.
 
     Raises:
         StateError: on every rank. `state` lacks a range, and nothing is changed; or a file cannot be read.
     """
     if world.size == 1:
-        own, common = [*own, *common], []
-    ours, alike = world.on_every(lambda: (_locate(own, state), _locate(common, state)))
-    world.on_every(lambda: [state.load(chunk) for chunk in ours])
+        sharded, replicated = [*sharded, *replicated], []
+    ours, alike = world.run_all_or_raise(lambda: (_locate(sharded, state), _locate(replicated, state)))
+    world.run_all_or_raise(lambda: [state.load(chunk) for chunk in ours])
     exchange(alike, state, world)
     counts: dict[int, tuple[Tensor, float]] = {}  # ZeRO counts the steps of a partition, not of a parameter
-    for part in (*own, *common):
+    for part in (*sharded, *replicated):
         if part.steps is not None:
             _, before = counts.get(id(part.steps), (part.steps, 0.0))
             counts[id(part.steps)] = (part.steps, max(before, state.steps(part.name)))
@@ -64,12 +64,12 @@ def exchange(chunks: Sequence[Chunk], state: State, world: World, *, bucket: int
         spans = [(min(start + begin, stop), min(start + begin + width, stop)) for start, stop in shares]
         if fault is None:
             fault = _read(row, spans[world.rank], read, state)
-        world.line_up(read.to(world.device), into=whole)
+        world.all_gather_into(read.to(world.device), into=whole)
         for rank, span in enumerate(spans):
             for place, chunk in row.between(*span):
                 at = rank * width + place
                 chunk.values.copy_(whole[at : at + chunk.values.numel()])
-    world.on_every(lambda: _raise(fault))
+    world.run_all_or_raise(lambda: _raise(fault))
 
 
 class _Row:
@@ -112,8 +112,8 @@ def _raise(fault: Exception | None) -> None:
         raise fault
 
 
-def _locate(held: Sequence[Held], state: State) -> list[Chunk]:
-    if any(AVERAGE in part.values for part in held) and AVERAGE not in state.keys:
+def _locate(held: Sequence[ParamShard], state: State) -> list[Chunk]:
+    if any(EMA in part.values for part in held) and EMA not in state.keys:
         raise StateError(f"{state.folder} holds no average of the weights; type optimizer.ema=null to go on")
     return state.locate(
         [Target(key, part.name, part.start, value) for part in held for key, value in part.values.items()]

@@ -17,27 +17,27 @@ from torch import Tensor, nn
 from videomae.core.distributed import World
 from videomae.engine.mixed_precision import MixedPrecision
 from videomae.engine.optimizer import AdamW
-from videomae.engine.state.fragments import AVERAGE, MASTER, State
+from videomae.engine.state.fragments import EMA, MASTER, State
 from videomae.engine.state.restoring import restore
-from videomae.engine.state.snapshot import Extras, Held, Snapshot, share, take
+from videomae.engine.state.snapshot import Extras, ParamShard, Snapshot, share, snapshot_to_host
 
 
-class Holder(Protocol):
+class ShardedState(Protocol):
     """Where the float32 weights, moments and averages of a module are."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape, in the module's order."""
         ...
 
-    def own(self) -> Sequence[Held]:
+    def sharded(self) -> Sequence[ParamShard]:
         """The ranges that this rank alone keeps."""
         ...
 
-    def common(self) -> Sequence[Held]:
+    def replicated(self) -> Sequence[ParamShard]:
         """The ranges that every rank keeps alike."""
         ...
 
-    def refresh(self) -> None:
+    def sync_model_weights(self) -> None:
         """Derive what follows from restored values, such as weights in half precision; called by all ranks."""
         ...
 
@@ -53,15 +53,15 @@ class Holder(Protocol):
 class EngineState:
     """The state of one module under one engine."""
 
-    def __init__(self, module: nn.Module, holder: Holder, world: World) -> None:
+    def __init__(self, module: nn.Module, holder: ShardedState, world: World) -> None:
         self._module, self._holder, self._world = module, holder, world
 
     def snapshot(self, into: Snapshot | None = None) -> Snapshot:
         """This rank's share on the host, in the memory of `into` where it fits; no rank waits for another."""
         rank, size = self._world.rank, self._world.size
-        held = [*self._holder.own(), *share(self._holder.common(), rank=rank, size=size)]
+        held = [*self._holder.sharded(), *share(self._holder.replicated(), rank=rank, size=size)]
         extras = Extras(persistent_buffers(self._module), self._holder.scaler())
-        return take(held, extras, rank=rank, size=size, into=into)
+        return snapshot_to_host(held, extras, rank=rank, size=size, into=into)
 
     def load(self, folder: Path) -> None:
         """Restore a state that any engine wrote; called by all ranks.
@@ -71,26 +71,26 @@ class EngineState:
         """
         world, buffers = self._world, persistent_buffers(self._module)
         with State.shared(folder, world) as state:
-            world.on_every(lambda: state.fit(self._holder.shapes(), buffers.keys()))
-            restore(self._holder.own(), self._holder.common(), state, world)
+            world.run_all_or_raise(lambda: state.fit(self._holder.shapes(), buffers.keys()))
+            restore(self._holder.sharded(), self._holder.replicated(), state, world)
             if buffers:
                 for name, value in self._stored_buffers(state).items():
                     buffers[name].copy_(value)
             self._holder.load_scaler(state.scaler())
-        self._holder.refresh()
+        self._holder.sync_model_weights()
 
     def _stored_buffers(self, state: State) -> dict[str, Tensor]:
         rank, size = self._world.rank, self._world.size
-        read = self._world.on_every if size == state.size else self._world.from_first
+        read = self._world.run_all_or_raise if size == state.size else self._world.run_on_main
         return read(lambda: state.buffers(rank=rank, size=size))
 
-    def full(self, *, average: bool) -> dict[str, Tensor]:
+    def full(self, *, ema: bool) -> dict[str, Tensor]:
         """The whole module, float32 on the host of every rank, or the average of its weights; called by all ranks."""
-        key = AVERAGE if average else MASTER
-        own: dict[str, list[Held]] = {}
-        for part in self._holder.own():
+        key = EMA if ema else MASTER
+        own: dict[str, list[ParamShard]] = {}
+        for part in self._holder.sharded():
             own.setdefault(part.name, []).append(part)
-        common = {part.name: part for part in self._holder.common()}
+        common = {part.name: part for part in self._holder.replicated()}
         state = {}
         for name, shape in self._holder.shapes().items():
             if name in common:
@@ -102,16 +102,16 @@ class EngineState:
             state[name] = buffer.to("cpu", torch.float32, copy=True)
         return state
 
-    def _gathered(self, parts: Sequence[Held], key: str, numel: int) -> Tensor:
+    def _gathered(self, parts: Sequence[ParamShard], key: str, numel: int) -> Tensor:
         """A parameter of which each rank has a part. As integers, so that zeros of the other ranks change no bit."""
         bits = torch.zeros(numel, dtype=torch.int32, device=self._world.device)
         for part in parts:
             bits[part.start : part.stop] = part.values[key].detach().view(torch.int32)
-        self._world.add(bits)
+        self._world.all_reduce(bits)
         return bits.view(torch.float32)
 
 
-class PlainHolder:
+class LocalShardedState:
     """Float32 weights that AdamW holds as they are, whole on every rank."""
 
     def __init__(self, module: nn.Module, optimizer: AdamW, precision: MixedPrecision) -> None:
@@ -120,19 +120,19 @@ class PlainHolder:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(parameter.shape) for name, parameter in self._module.named_parameters()}
 
-    def own(self) -> Sequence[Held]:
+    def sharded(self) -> Sequence[ParamShard]:
         return []
 
-    def common(self) -> Sequence[Held]:
+    def replicated(self) -> Sequence[ParamShard]:
         parts = []
         for name, parameter in self._module.named_parameters():
             state = self._optimizer.state.get(parameter, {})
             values = {key: state[key].view(-1) for key in self._optimizer.state_keys if key in state}
             values[MASTER] = parameter.detach().view(-1)
-            parts.append(Held(name, tuple(parameter.shape), 0, values, state.get("step")))
+            parts.append(ParamShard(name, tuple(parameter.shape), 0, values, state.get("step")))
         return parts
 
-    def refresh(self) -> None:
+    def sync_model_weights(self) -> None:
         pass  # the weights are what was restored
 
     def scaler(self) -> Tensor | None:

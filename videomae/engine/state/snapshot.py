@@ -21,7 +21,7 @@ from videomae.engine.state.fragments import FORMAT, MASTER, file_of
 
 
 @dataclass(frozen=True)
-class Held:
+class ParamShard:
     """A flat range of one parameter that this rank keeps."""
 
     name: str
@@ -34,13 +34,13 @@ class Held:
     def stop(self) -> int:
         return self.start + self.values[MASTER].numel()
 
-    def cut(self, start: int, stop: int) -> Held:
+    def cut(self, start: int, stop: int) -> ParamShard:
         """The part of the range from `start` to `stop`, both counted in the flattened parameter."""
         values = {key: value[start - self.start : stop - self.start] for key, value in self.values.items()}
-        return Held(self.name, self.shape, start, values, self.steps)
+        return ParamShard(self.name, self.shape, start, values, self.steps)
 
 
-def share(held: Sequence[Held], *, rank: int, size: int) -> list[Held]:
+def share(held: Sequence[ParamShard], *, rank: int, size: int) -> list[ParamShard]:
     """This rank's part of what all ranks hold alike: a contiguous run of about 1 / `size` of all values."""
     total = sum(part.stop - part.start for part in held)
     first, last = total * rank // size, total * (rank + 1) // size
@@ -87,7 +87,9 @@ class Extras:
     scaler: Tensor | None = None  # float64: loss scale, steps since it changed
 
 
-def take(held: Sequence[Held], extras: Extras, *, rank: int, size: int, into: Snapshot | None = None) -> Snapshot:
+def snapshot_to_host(
+    held: Sequence[ParamShard], extras: Extras, *, rank: int, size: int, into: Snapshot | None = None
+) -> Snapshot:
     """Copy `held` and `extras` to the host: asynchronously into pinned memory on CUDA, then one wait.
 
     The memory of `into` is used again where it fits; that snapshot is then no more.

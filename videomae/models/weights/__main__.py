@@ -39,8 +39,8 @@ def _run(given: argparse.Namespace) -> None:
         return
     report = import_encoder(given.source, given.out, frames=given.frames, size=given.size, heads=given.heads)
     print(f"{given.out}: encoder of dim {report.config.dim} and depth {report.config.depth} from {given.source}")
-    if report.left_out:
-        print(f"left out, as no part of the encoder: {', '.join(report.left_out)}")
+    if report.skipped:
+        print(f"left out, as no part of the encoder: {', '.join(report.skipped)}")
     print(f"fine-tune from it with model.weights={given.out}")
 
 

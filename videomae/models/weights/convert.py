@@ -24,7 +24,7 @@ class ImportReport:
     """What an import found."""
 
     config: EncoderConfig
-    left_out: tuple[str, ...]  # names of parts that are no encoder's: decoder, head
+    skipped: tuple[str, ...]  # names of parts that are no encoder's: decoder, head
 
 
 def read_official(path: Path) -> tuple[State, dict[str, Any]]:
@@ -70,8 +70,8 @@ def import_encoder(
         config = dataclasses.replace(config, final_norm=True)
     run = source.name if source.is_dir() else source.stem
     save_encoder(parts.encoder, config, out, {"run": run, "source": source.name})
-    left_out = {key.split(".")[0] for key in parts.rest}
-    return ImportReport(config, tuple(sorted(left_out)))
+    skipped = {key.split(".")[0] for key in parts.rest}
+    return ImportReport(config, tuple(sorted(skipped)))
 
 
 def export_to_huggingface(source: Path, out: Path, *, form: Form = "v4") -> None:

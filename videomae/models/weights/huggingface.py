@@ -28,7 +28,7 @@ _TOP = {
     "fc_norm": "fc_norm",
     "classifier": "head",
 }
-_STACKS = {"videomae.models.encoder.layer": "encoder.blocks", "decoder.decoder_layers": "decoder.blocks"}
+_STACKS = {"videomae.encoder.layer": "encoder.blocks", "decoder.decoder_layers": "decoder.blocks"}
 _LAYER = {
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
@@ -88,7 +88,7 @@ def to_huggingface(state: Mapping[str, Tensor], *, form: Form) -> State:
         if key == "mask_token":
             renamed[key] = value
         elif match := re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)", key):
-            stack = "videomae.models.encoder.layer" if match[1] == "encoder" else "decoder.decoder_layers"
+            stack = "videomae.encoder.layer" if match[1] == "encoder" else "decoder.decoder_layers"
             renamed |= _their_layer(f"{stack}.{match[2]}", match[3], value, form)
         else:
             stem, _, kind = key.rpartition(".")

@@ -42,15 +42,15 @@ def require_shared(folder: Path, *, world: World) -> None:
     """
     if world.size == 1:
         return
-    mark = folder / f".shared-{world.share(secrets.token_hex(8))}"
+    mark = folder / f".shared-{world.broadcast_object(secrets.token_hex(8))}"
 
     def make() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         mark.touch()
 
-    world.on_first(make)
-    seen = world.gather((socket.gethostname(), appears(mark.exists)))
-    world.on_first(lambda: mark.unlink(missing_ok=True))
+    world.main_only(make)
+    seen = world.all_gather_object((socket.gethostname(), appears(mark.exists)))
+    world.main_only(lambda: mark.unlink(missing_ok=True))
     blind = [f"rank {rank} on {host}" for rank, (host, sees) in enumerate(seen) if not sees]
     if blind:
         raise CheckpointError(
@@ -73,10 +73,10 @@ def newest(folder: Path, *, world: World, at_most: int | None = None, keep_damag
             continue
         fault = verify(folder / name, world=world)
         if fault is None:
-            return Found(read(folder / name, world=world), tuple(passed_over))
+            return Found(read_checkpoint(folder / name, world=world), tuple(passed_over))
         passed_over.append(f"{name}: {fault}")
-        aside = None if keep_damaged else world.from_first(lambda name=name: set_aside(folder / name).name)
-        if world.first:
+        aside = None if keep_damaged else world.run_on_main(lambda name=name: set_aside(folder / name).name)
+        if world.is_main:
             logger.warning("checkpoint %s is not used: %s%s", folder / name, fault, f"; now {aside}" if aside else "")
     return Found(None, tuple(passed_over))
 
@@ -85,29 +85,33 @@ def verify(folder: Path, *, world: World) -> str | None:
     """What is wrong with the checkpoint at `folder`, or None; each rank hashes its share, rank 0 looks at the names."""
     fault = None
     try:
-        files = manifest.read(folder)
-        if world.first:  # from a thousand ranks, asking for a thousand files each would be an attack on the filesystem
+        files = manifest.read_file_manifest(folder)
+        if (
+            world.is_main
+        ):  # from a thousand ranks, asking for a thousand files each would be an attack on the filesystem
             manifest.check_listing(folder, files)
         manifest.check_contents(folder, files, manifest.share_of(files, rank=world.rank, size=world.size))
     except (DamagedError, OSError) as error:
         fault = str(error)
-    faults = [found for found in world.gather(fault) if found]
+    faults = [found for found in world.all_gather_object(fault) if found]
     return faults[0] if faults else None
 
 
-def read(folder: Path, *, world: World) -> Checkpoint:
+def read_checkpoint(folder: Path, *, world: World) -> Checkpoint:
     """The verified checkpoint at `folder`."""
-    return Checkpoint(folder, world.share(json.loads((folder / PROGRESS).read_text()) if world.first else None))
+    return Checkpoint(
+        folder, world.broadcast_object(json.loads((folder / PROGRESS).read_text()) if world.is_main else None)
+    )
 
 
 def _agreed_names(folder: Path, world: World) -> list[str]:
     """The names of the checkpoints that every rank sees, with the same manifests."""
     ends = time.monotonic() + PATIENCE
     while True:
-        seen = world.gather((socket.gethostname(), _listing(folder)))
+        seen = world.all_gather_object((socket.gethostname(), _listing(folder)))
         if all(listing == seen[0][1] for _, listing in seen):
             return [name for name, _ in seen[0][1]]
-        if world.share(time.monotonic() >= ends):
+        if world.broadcast_object(time.monotonic() >= ends):
             break
         time.sleep(0.2)
     odd = next(rank for rank, (_, listing) in enumerate(seen) if listing != seen[0][1])

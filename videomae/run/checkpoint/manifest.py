@@ -53,7 +53,7 @@ def to_text(files: Files, **about: Any) -> str:
     return json.dumps({"format": FORMAT, **about, "files": listed}, indent=1) + "\n"
 
 
-def read(folder: Path) -> dict[str, FileRecord]:
+def read_file_manifest(folder: Path) -> dict[str, FileRecord]:
     """The files that the manifest in `folder` lists.
 
     Raises:
@@ -79,7 +79,7 @@ def read(folder: Path) -> dict[str, FileRecord]:
 def find_fault(folder: Path) -> str | None:
     """What is wrong with the checkpoint at `folder`, or None if every byte is what was written."""
     try:
-        files = read(folder)
+        files = read_file_manifest(folder)
         check_listing(folder, files)
         check_contents(folder, files, files)
     except DamagedError as error:
@@ -90,7 +90,7 @@ def find_fault(folder: Path) -> str | None:
 def find_quick_fault(folder: Path) -> str | None:
     """As `find_fault`, by names and sizes only."""
     try:
-        check_listing(folder, read(folder))
+        check_listing(folder, read_file_manifest(folder))
     except DamagedError as error:
         return str(error)
     return None

@@ -37,7 +37,7 @@ def starting_point(store: CheckpointStore, resume: str) -> Checkpoint | None:
     found = loading.newest(store.folder, world=store.world)
     if found.checkpoint is not None:
         return found.checkpoint
-    damaged = store.world.share(sorted(path.name for path in store.folder.glob(f"{DAMAGED}*")))
+    damaged = store.world.broadcast_object(sorted(path.name for path in store.folder.glob(f"{DAMAGED}*")))
     if resume not in MODES:
         return _from_elsewhere(Path(resume), store)
     if resume == "must" or damaged:
@@ -46,28 +46,30 @@ def starting_point(store: CheckpointStore, resume: str) -> Checkpoint | None:
 
 
 def _from_elsewhere(path: Path, store: CheckpointStore) -> Checkpoint:
-    folder = path / CHECKPOINTS if store.world.share((path / CHECKPOINTS).is_dir()) else path
-    if store.world.share((folder / MANIFEST).exists() or not step_names(folder)):
+    folder = path / CHECKPOINTS if store.world.broadcast_object((path / CHECKPOINTS).is_dir()) else path
+    if store.world.broadcast_object((folder / MANIFEST).exists() or not step_names(folder)):
         fault = loading.verify(folder, world=store.world)
         if fault is not None:
             raise CheckpointError(
                 f"checkpoint.resume={path} is no whole checkpoint: {fault}; give the folder of one, such as "
                 "runs/NAME/checkpoints/step-00001200, the directory of a run, or one of " + ", ".join(MODES)
             )
-        checkpoint = loading.read(folder, world=store.world)
+        checkpoint = loading.read_checkpoint(folder, world=store.world)
     else:
         found = loading.newest(folder, world=store.world, keep_damaged=True)
         if found.checkpoint is None:
             faults = "; ".join(found.passed_over)
             raise CheckpointError(f"checkpoint.resume={path}: no whole checkpoint there: {faults}")
         checkpoint = found.checkpoint
-    if store.world.first:
+    if store.world.is_main:
         logger.info("the state is taken from %s", checkpoint.folder)
     return checkpoint
 
 
 def _refuse_to_lose(store: CheckpointStore) -> None:
-    names = store.world.share(step_names(store.folder) or sorted(path.name for path in store.folder.glob("*step-*")))
+    names = store.world.broadcast_object(
+        step_names(store.folder) or sorted(path.name for path in store.folder.glob("*step-*"))
+    )
     if names:
         raise CheckpointError(
             f"checkpoint.resume=never, but {store.folder} holds {len(names)} checkpoints up to {names[-1]}; "

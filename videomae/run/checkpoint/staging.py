@@ -68,11 +68,11 @@ class Staging:
         Raises:
             SaveError: a rank is not ready or does not see the folder, or there is too little space for all parts.
         """
-        token = self.world.share(self._make() if self.world.first else None)
+        token = self.world.broadcast_object(self._make() if self.world.is_main else None)
         if isinstance(token, OSError):
             raise SaveError(_message(self.folder, [f"rank 0: {token}"]))
         self._token = token
-        offers: list[_Offer] = self.world.gather(self._offer(measure, token))
+        offers: list[_Offer] = self.world.all_gather_object(self._offer(measure, token))
         complaints = [f"rank {rank}: {offer.fault}" for rank, offer in enumerate(offers) if offer.fault]
         blind = [f"rank {rank} on {offer.host}" for rank, offer in enumerate(offers) if not offer.sees]
         if blind:
@@ -95,7 +95,7 @@ class Staging:
             self.check()
             own.mkdir()
             write(own)
-            if self.world.first:
+            if self.world.is_main:
                 (own / PROGRESS).write_text(json.dumps(self.progress, indent=1) + "\n")
             files = manifest.describe(own)
             self.check()
@@ -116,7 +116,7 @@ class Staging:
         Raises:
             SaveError: a rank could not write its part, or two wrote the same file; the folder is gone.
         """
-        parts: list[Filled] = self.world.gather(filled)
+        parts: list[Filled] = self.world.all_gather_object(filled)
         complaints = [f"rank {rank}: {part.fault}" for rank, part in enumerate(parts) if part.fault]
         files: dict[str, FileRecord] = {}
         for rank, part in enumerate(parts):
@@ -132,7 +132,7 @@ class Staging:
         ours = False
         with suppress(OSError):
             ours = self._ours()
-        if self.world.first and ours:
+        if self.world.is_main and ours:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def seal(self) -> None:

@@ -87,12 +87,12 @@ class CheckpointStore:
         """
         target = self.folder / step_name(int(staging.progress["step"]))
         fault = None
-        if self.world.first:
+        if self.world.is_main:
             try:
                 self._commit(staging, target, files)
             except OSError as error:
                 fault = str(error)
-        fault = self.world.share(fault)
+        fault = self.world.broadcast_object(fault)
         if fault is not None:
             staging.discard()
             raise SaveError(f"checkpoint {target.name} not saved, earlier ones are kept: rank 0: {fault}")
@@ -107,7 +107,7 @@ class CheckpointStore:
                     moved = set_aside(self.folder / name, prefix=ABANDONED)
                     logger.warning("the run goes back to step %d; %s is now %s", step, name, moved.name)
 
-        self.world.on_first(rename)
+        self.world.main_only(rename)
 
     def rest(self) -> None:
         """Wait until what is outdated is removed, where that is done beside the training."""
@@ -119,7 +119,7 @@ class CheckpointStore:
 
         The caller is the run's owner: nobody else saves.
         """
-        self.world.on_first(self._mend)
+        self.world.main_only(self._mend)
 
     def _commit(self, staging: Staging, target: Path, files: Mapping[str, FileRecord]) -> None:
         staging.check()

@@ -13,8 +13,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from videomae.engine.state.fragments import AVERAGE, MASTER, State, Target, read_full
-from videomae.engine.state.snapshot import Extras, Held, share, take
+from videomae.engine.state.fragments import EMA, MASTER, State, Target, read_full
+from videomae.engine.state.snapshot import Extras, ParamShard, share, snapshot_to_host
 from videomae.run.checkpoint import manifest
 from videomae.run.checkpoint.loading import CheckpointError
 from videomae.run.checkpoint.manifest import MANIFEST, PROGRESS
@@ -71,7 +71,7 @@ def to_ranks(checkpoint: Checkpoint, out: Path, *, ranks: int) -> None:
             held = _whole(state)
             for rank in range(ranks):
                 extras = Extras(state.buffers(rank=rank, size=ranks), state.scaler())
-                take(share(held, rank=rank, size=ranks), extras, rank=rank, size=ranks).write(staged)
+                snapshot_to_host(share(held, rank=rank, size=ranks), extras, rank=rank, size=ranks).write(staged)
         shutil.copyfile(checkpoint.folder / PROGRESS, staged / PROGRESS)
         text = manifest.to_text(manifest.describe(staged), step=checkpoint.step, converted=str(checkpoint.folder))
         manifest.write_synced(staged / MANIFEST, text)
@@ -80,7 +80,7 @@ def to_ranks(checkpoint: Checkpoint, out: Path, *, ranks: int) -> None:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _whole(state: State) -> list[Held]:
+def _whole(state: State) -> list[ParamShard]:
     """The state as one rank would hold it that keeps everything."""
     values = {
         name: {key: torch.empty(prod(shape)) for key in sorted(state.keys) if state.has(key, name)}
@@ -89,9 +89,9 @@ def _whole(state: State) -> list[Held]:
     state.fill([Target(key, name, 0, room) for name, kept in values.items() for key, room in kept.items()])
     held = []
     for name, shape in state.shapes.items():
-        trained = any(key not in (MASTER, AVERAGE) for key in values[name])
+        trained = any(key not in (MASTER, EMA) for key in values[name])
         steps = torch.tensor(state.steps(name)) if trained else None
-        held.append(Held(name, shape, 0, values[name], steps))
+        held.append(ParamShard(name, shape, 0, values[name], steps))
     return held
 
 

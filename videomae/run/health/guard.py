@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from videomae.core.config import configclass
-from videomae.engine.protocol import Update
+from videomae.engine.protocol import StepResult
 
 _TO_DEVIATION = 1.4826  # from the median absolute deviation to the standard deviation of a normal distribution
 _LEAST_SPREAD = 0.02  # of the median: a flat window makes no spike of noise
@@ -75,7 +75,7 @@ class Reading:
     ready: Any = None  # CUDA event behind the copy
 
     @classmethod
-    def of(cls, update: Update) -> Reading:
+    def of(cls, update: StepResult) -> Reading:
         """Start the copy; does not wait for the device."""
         norm = update.gradient_norm.detach()
         values = torch.stack(
@@ -125,11 +125,11 @@ class Guard:
         self._norms, self._losses, self._skipped = (deque(maxlen=self.config.window) for _ in range(3))
 
     @property
-    def ceiling(self) -> float:
+    def skip_threshold(self) -> float:
         """The largest gradient norm with which the next step may be taken."""
         return self._limit(self._norms, self.config.spike)
 
-    def watch(self, update: Update) -> None:
+    def watch(self, update: StepResult) -> None:
         """Take in a step that has been queued, and read the one before it."""
         self._absorb()
         self._pending = Reading.of(update)

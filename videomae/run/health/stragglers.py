@@ -31,7 +31,7 @@ class Stragglers:
 
     def __init__(self, config: HealthConfig, world: World, *, report: Callable[..., None]) -> None:
         self._config, self._world, self._report = config, world, report
-        self._hosts: list[str] = world.gather(socket.gethostname())
+        self._hosts: list[str] = world.all_gather_object(socket.gethostname())
         self._clock = _DeviceClock() if world.device.type == "cuda" else _HostClock()
         self._waited = 0.0
         self._since = time.perf_counter()
@@ -57,7 +57,7 @@ class Stragglers:
         if self._world.size == 1:
             return
         own = torch.tensor((self._waited + self._clock.take()) / steps, device=self._world.device)
-        seconds_R = self._world.every(own).tolist()
+        seconds_R = self._world.all_gather_scalar(own).tolist()
         now = time.perf_counter()
         self._name(step, seconds_R, (now - self._since) / steps)
         self._waited, self._since = 0.0, now
@@ -78,7 +78,7 @@ class Stragglers:
                 self._warn(f"rank {rank} on {host} keeps up again: {compared}")
 
     def _warn(self, text: str) -> None:
-        if self._world.first:
+        if self._world.is_main:
             logger.warning(text)
 
 

@@ -10,6 +10,6 @@ The last three need no torch, so that the view starts at once.
 """
 
 from videomae.run.metrics.config import MetricsConfig, ProfileConfig
-from videomae.run.metrics.log import MetricsLog, read
+from videomae.run.metrics.log import MetricsLog, read_metrics
 
-__all__ = ["MetricsConfig", "MetricsLog", "ProfileConfig", "read"]
+__all__ = ["MetricsConfig", "MetricsLog", "ProfileConfig", "read_metrics"]

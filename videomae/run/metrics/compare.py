@@ -8,12 +8,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from videomae.run.report import Standing
+from videomae.run.report import RunReport
 
 _TRAIN = ("epoch", "loss", "normalised_loss", "pixel_loss", "samples_per_second", "mfu", "data_percent", "memory_gb")
 
 
-def rows(standings: list[Standing]) -> list[dict[str, Any]]:
+def rows(standings: list[RunReport]) -> list[dict[str, Any]]:
     """A row a run: where it stands, the last training figures that any of them has, and the last evaluation's."""
     found = []
     for standing in standings:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videomae.core.progress import logger
-from videomae.run.directory import RunDirectory, write_whole
+from videomae.run.directory import RunDirectory, write_atomic
 from videomae.run.metrics.config import MetricsConfig
-from videomae.run.metrics.mirror import Mirror, start_mirror
+from videomae.run.metrics.mirror import WandbSync, start_wandb_sync
 
 if TYPE_CHECKING:
     from videomae.core.distributed import World
@@ -38,8 +38,8 @@ class MetricsLog:
 
     def __init__(self, run: RunDirectory, metrics: MetricsConfig, *, world: World) -> None:
         self._run, self._metrics = run, metrics
-        self._world, self._writes = world, world.first
-        self._mirror: Mirror | None = None
+        self._world, self._writes = world, world.is_main
+        self._mirror: WandbSync | None = None
         self._mirrored = False  # the mirror is started with the first line
         self._waiting: deque[str] = deque(maxlen=_WAITING)  # encoded lines that are not in the file yet
         self._failing = False  # the last write failed
@@ -54,7 +54,7 @@ class MetricsLog:
         def stays(line: Line) -> bool:
             return line.get("step", 0) <= step - (line.get("kind") in again)
 
-        self._world.on_first(lambda: _cut(self._run.metrics, stays))
+        self._world.main_only(lambda: _cut(self._run.metrics, stays))
         waiting = [text for text in self._waiting if stays(decode(text) or {})]
         self._waiting = deque(waiting, maxlen=_WAITING)
 
@@ -65,7 +65,7 @@ class MetricsLog:
         self._waiting.append(encode({"kind": kind, "step": step, **values}))
         self._append()
         if not self._mirrored:
-            self._mirrored, self._mirror = True, start_mirror(self._run, self._metrics)
+            self._mirrored, self._mirror = True, start_wandb_sync(self._run, self._metrics)
         if self._mirror is not None:
             self._mirror.look()
 
@@ -103,9 +103,9 @@ def _cut(file: Path, stays: Callable[[Line], bool]) -> None:
     """Keep the lines of `file` that stay; on a full disk by cutting its end off, if that is all that has to go."""
     if not file.exists():
         return
-    kept = "".join(encode(line) for line in read(file) if stays(line))
+    kept = "".join(encode(line) for line in read_metrics(file) if stays(line))
     try:
-        write_whole(file, kept)
+        write_atomic(file, kept)
     except OSError as error:
         data = kept.encode()
         if not file.read_bytes().startswith(data):
@@ -133,7 +133,7 @@ def decode(text: str) -> Line | None:
     return {key: _NO_NUMBERS.get(value, value) if isinstance(value, str) else value for key, value in line.items()}
 
 
-def read(file: Path) -> list[Line]:
+def read_metrics(file: Path) -> list[Line]:
     """The lines of a metrics.jsonl; what is no line, such as a last one cut short by a crash, is left out."""
     lines = []
     for number, text in enumerate(file.read_text().splitlines() if file.exists() else [], start=1):

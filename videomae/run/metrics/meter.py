@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from videomae.run.metrics.peak import Peak
+from videomae.run.metrics.peak import PeakFlops
 from videomae.run.metrics.plateau import TrivialLoss
 
 
@@ -25,7 +25,7 @@ class Workload:
 
     multiply_adds: Mapping[str, int]  # of one clip, forward and backward, by part of the model
     parameters: int
-    lowest_rate: float = 1.0  # the smallest factor on any parameter's rate
+    lr_min_scale: float = 1.0  # the smallest factor on any parameter's rate
     trivial: TrivialLoss | None = None  # the loss of a model that has learnt nothing, where that is known
 
     @property
@@ -48,7 +48,7 @@ class Meter:
     batch: int
     devices: int
     flops: int  # operations on one clip
-    peak: Peak  # of one device
+    peak: PeakFlops  # of one device
     clock: Callable[[], float] = time.perf_counter
     _steps: int = field(default=0, init=False)
     _waited: float = field(default=0.0, init=False)
@@ -69,7 +69,7 @@ class Meter:
         self._waited += self.clock() - start
 
     @contextmanager
-    def aside(self, what: str) -> Iterator[Span]:
+    def exclude_time(self, what: str) -> Iterator[Span]:
         """What is done inside is no training; this window's line tells it as `what`_seconds, and so does the span."""
         start, span = self.clock(), Span()
         try:

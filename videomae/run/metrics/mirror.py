@@ -27,7 +27,7 @@ _CHILD = "videomae.run.metrics.wandb_mirror"
 _ONLY_FILE = "metrics.jsonl holds everything, and `python -m videomae.run.metrics sync {run}` sends it later"
 
 
-def start_mirror(run: RunDirectory, metrics: MetricsConfig) -> Mirror | None:
+def start_wandb_sync(run: RunDirectory, metrics: MetricsConfig) -> WandbSync | None:
     """The mirror of a run, or None where it is switched off or cannot be started."""
     mode = mode_of(metrics)
     if mode == "disabled":
@@ -49,7 +49,7 @@ def start_mirror(run: RunDirectory, metrics: MetricsConfig) -> Mirror | None:
     except OSError as error:
         logger.warning("W&B is not available (%s); %s", error, _ONLY_FILE.format(run=run.path))
         return None
-    return Mirror(process, run, mode)
+    return WandbSync(process, run, mode)
 
 
 def mode_of(metrics: MetricsConfig) -> str:
@@ -70,7 +70,7 @@ def run_id(run: RunDirectory) -> str:
     return file.read_text().strip()
 
 
-class Mirror:
+class WandbSync:
     """A running mirror process."""
 
     def __init__(self, process: subprocess.Popen[bytes], run: RunDirectory, mode: str) -> None:

@@ -19,7 +19,7 @@ _SECONDS = 0.05  # for timing them, and at least three times
 
 
 @dataclass(frozen=True)
-class Peak:
+class PeakFlops:
     """Operations a second of one device, in units of 1e12 (a multiply-add is two), None if unknown; and who says so."""
 
     tflops: float | None
@@ -65,12 +65,14 @@ _DEVICES = {
 }
 
 
-def peak_of(device: torch.device, *, precision: str, given: float | None = None) -> Peak:
+def peak_of(device: torch.device, *, precision: str, given: float | None = None) -> PeakFlops:
     """The peak of `device` for the matrices in `precision` (fp32, bf16 or fp16); `given` outranks the table."""
     if given is not None:
-        return Peak(given, "metrics.peak_tflops")
+        return PeakFlops(given, "metrics.peak_tflops")
     if device.type == "cpu":
-        return Peak(_measure(torch.bfloat16 if precision == "bf16" else torch.float32), "a matrix product timed here")
+        return PeakFlops(
+            _measure(torch.bfloat16 if precision == "bf16" else torch.float32), "a matrix product timed here"
+        )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     known = lookup(name, precision=precision, tf32=torch.get_float32_matmul_precision() != "highest")
     if known.tflops is None:
@@ -78,14 +80,14 @@ def peak_of(device: torch.device, *, precision: str, given: float | None = None)
     return known
 
 
-def lookup(name: str, *, precision: str, tf32: bool) -> Peak:
+def lookup(name: str, *, precision: str, tf32: bool) -> PeakFlops:
     """The table's figure for a device of that name."""
     for part, device in _DEVICES.items():
         if re.search(rf"\b{part}\b", name) and "Laptop" not in name:
             if precision != "fp32":
-                return Peak(device.half, device.source)
-            return Peak(device.tf32 if tf32 and device.tf32 else device.fp32, device.source)
-    return Peak(None, f"{name} is not in the table")
+                return PeakFlops(device.half, device.source)
+            return PeakFlops(device.tf32 if tf32 and device.tf32 else device.fp32, device.source)
+    return PeakFlops(None, f"{name} is not in the table")
 
 
 def _measure(dtype: torch.dtype) -> float:

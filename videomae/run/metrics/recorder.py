@@ -19,9 +19,9 @@ from torch import Tensor
 from videomae.core.distributed import World
 from videomae.core.progress import logger
 from videomae.data.sample_weights import Ratio
-from videomae.engine.protocol import Update
-from videomae.engine.schedule import Timetable
-from videomae.run.directory import write_whole
+from videomae.engine.protocol import StepResult
+from videomae.engine.schedule import Schedule
+from videomae.run.directory import write_atomic
 from videomae.run.metrics import MetricsLog
 from videomae.run.metrics.meter import Meter, Span, Workload, memory_gb
 from videomae.run.metrics.peak import peak_of
@@ -30,15 +30,13 @@ from videomae.run.metrics.profiler import ProfilerWindow
 from videomae.stage import TrainingConfig
 
 _BETWEEN = ("evaluation", "reconstructions")  # kinds of what is done between two steps, after the first one's save
-Beside = Mapping[str, Tensor | Ratio]  # scalars of one rank that are logged as their mean over all ranks
+ExtraMetrics = Mapping[str, Tensor | Ratio]  # scalars of one rank that are logged as their mean over all ranks
 
 
 class Recorder:
     """Measures one stage's run on every rank; rank 0 writes. Methods with a step are called by all ranks alike."""
 
-    def __init__(
-        self, config: TrainingConfig, *, world: World, timetable: Timetable, workload: Workload | None
-    ) -> None:
+    def __init__(self, config: TrainingConfig, *, world: World, timetable: Schedule, workload: Workload | None) -> None:
         run, metrics, precision, batch = config.directory, config.metrics, config.engine.precision, config.batch
         self._run, self._every, self._world, self._timetable = run, metrics.every, world, timetable
         self._workload = workload or Workload(multiply_adds={}, parameters=0)
@@ -51,7 +49,7 @@ class Recorder:
         self._bad_samples = LineCount(run.quarantine)
         self._skipped: list[Tensor] = []
         self.note = ""  # the latest loss, for a progress bar
-        if world.first:
+        if world.is_main:
             self._describe(batch, precision)
 
     def _describe(self, batch: int, precision: str) -> None:
@@ -64,9 +62,9 @@ class Recorder:
             "precision": precision,
             "devices": meter.devices,
         }
-        write_whole(self._run.path / "cost.json", json.dumps(described, indent=1) + "\n")
+        write_atomic(self._run.path / "cost.json", json.dumps(described, indent=1) + "\n")
 
-    def due(self, step: int) -> bool:
+    def should_log(self, step: int) -> bool:
         """Whether the 0-based `step` is logged."""
         return (step + 1) % self._every == 0 or step + 1 == self._timetable.total
 
@@ -86,52 +84,52 @@ class Recorder:
         with self._meter.waiting():
             yield
 
-    def aside(self, what: str) -> AbstractContextManager[Span]:
+    def exclude_time(self, what: str) -> AbstractContextManager[Span]:
         """What is done inside is no training, and its seconds are told apart."""
-        return self._meter.aside(what)
+        return self._meter.exclude_time(what)
 
-    def record(self, step: int, update: Update, beside: Beside) -> None:
+    def record(self, step: int, update: StepResult, extra_metrics: ExtraMetrics) -> None:
         """Take in the 0-based `step`, and log when due."""
         self._meter.step()
         self._skipped.append(update.skipped.detach())
-        if self.due(step):
-            self._write_line(step, update, beside)
+        if self.should_log(step):
+            self._write_line(step, update, extra_metrics)
         self._profiler.end(step)
 
-    def _write_line(self, step: int, update: Update, beside: Beside) -> None:
+    def _write_line(self, step: int, update: StepResult, beside: ExtraMetrics) -> None:
         means, done = self._means(beside), step + 1
         loss = float(update.loss)  # waits for the device: the window ends with the step
-        waited, memory = self._world.largest((self._meter.waited, memory_gb(self._world.device)))
+        waited, memory = self._world.all_reduce_max((self._meter.waited, memory_gb(self._world.device)))
         skipped = int(torch.stack(self._skipped).sum())
         self._skipped = []
-        rate = self._timetable.rate(step)
+        lr = self._timetable.lr(step)
         line: dict[str, Any] = {
             "epoch": round(self._timetable.epoch(done), 4),
             "loss": loss,
             "loss_max": float(update.loss_max),
             **means,
             "gradient_norm": float(update.gradient_norm),
-            "rate": rate,
-            "rate_lowest": rate * self._workload.lowest_rate,
+            "lr": lr,
+            "lr_min": lr * self._workload.lr_min_scale,
             **self._meter.read(waited=waited),
             "memory_gb": round(memory, 4),
             "skipped": skipped,
-            "quarantined": self._bad_samples.read() if self._world.first else 0,
+            "quarantined": self._bad_samples.read() if self._world.is_main else 0,
         }
         self._log.write("train", done, **line)
         self._warn_of_plateau(done, line)
         self.note = f"loss {loss:.4f}"
 
-    def _means(self, beside: Beside) -> dict[str, float]:
+    def _means(self, beside: ExtraMetrics) -> dict[str, float]:
         """Over all ranks, in one collective."""
         names = sorted(beside)
         if not names:
             return {}
-        means_N2 = self._world.mean(torch.stack([_parts(beside[name]) for name in names]))
+        means_N2 = self._world.all_reduce_mean(torch.stack([_parts(beside[name]) for name in names]))
         return dict(zip(names, (means_N2[:, 0] / means_N2[:, 1]).tolist(), strict=True))
 
     def _warn_of_plateau(self, done: int, line: dict[str, Any]) -> None:
-        if self._plateau is not None and self._plateau.trivial.key in line and self._world.first:
+        if self._plateau is not None and self._plateau.trivial.key in line and self._world.is_main:
             warning = self._plateau.look(done, line[self._plateau.trivial.key])
             if warning:
                 logger.warning("%s", warning)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from videomae.run.metrics.log import Line
 from videomae.run.metrics.plot import chart, sparkline
-from videomae.run.report import Standing
+from videomae.run.report import RunReport
 
 NARROW = 76  # columns, below which the ranges of the figures are left out
 CHART_ROWS = 8
@@ -37,7 +37,7 @@ _FIGURES = (
     _Figure("loss, normalised", "normalised_loss", "{:.4f}"),
     _Figure("loss in pixels", "pixel_loss", "{:.3g}"),
     _Figure("gradient norm", "gradient_norm", "{:.3g}"),
-    _Figure("rate", "rate", "{:.2e}"),
+    _Figure("lr", "lr", "{:.2e}"),
     _Figure("clips a second", "samples_per_second"),
     _Figure("MFU %", "mfu", "{:.1f}", 100.0),
     _Figure("waiting for data %", "data_percent", "{:.1f}"),
@@ -45,7 +45,7 @@ _FIGURES = (
 )
 
 
-def view(standing: Standing, *, width: int) -> RenderableType:
+def view(standing: RunReport, *, width: int) -> RenderableType:
     """All of it, for a terminal of `width` columns."""
     parts: list[RenderableType] = [_progress(standing, width)]
     if standing.train:
@@ -57,7 +57,7 @@ def view(standing: Standing, *, width: int) -> RenderableType:
     return Panel(Group(*parts), title=title, box=box.ROUNDED, width=width, padding=(0, 1))
 
 
-def _progress(standing: Standing, width: int) -> RenderableType:
+def _progress(standing: RunReport, width: int) -> RenderableType:
     words = Text()
     total = standing.total
     words.append(f"step {standing.step}" + (f" of {total} ({standing.step / total:.0%})" if total else ""))
@@ -127,7 +127,7 @@ def _repeats_loss(train: list[Line], key: str) -> bool:
     )
 
 
-def _events(standing: Standing) -> RenderableType:
+def _events(standing: RunReport) -> RenderableType:
     table = Table(box=None, padding=(0, 1), show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -146,7 +146,7 @@ def _events(standing: Standing) -> RenderableType:
     return table
 
 
-def _checkpoint(standing: Standing) -> str:
+def _checkpoint(standing: RunReport) -> str:
     if standing.checkpoint is None:
         return "none yet"
     step = int(standing.checkpoint.name.rpartition("-")[2])
@@ -163,7 +163,7 @@ def _values(lines: list[Line], key: str) -> list[float]:
     return [float(value) if isinstance(value, int | float) else math.nan for value in found]
 
 
-def _last(standing: Standing, kind: str) -> Line | None:
+def _last(standing: RunReport, kind: str) -> Line | None:
     lines = standing.lines.get(kind)
     return lines[-1] if lines else None
 

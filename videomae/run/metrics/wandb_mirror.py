@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from videomae.run.directory import RunDirectory, write_whole
+from videomae.run.directory import RunDirectory, write_atomic
 from videomae.run.metrics.config import MetricsConfig
 from videomae.run.metrics.log import Follower, Line
 from videomae.run.metrics.mirror import CONNECTED, mode_of, run_id
@@ -179,7 +179,7 @@ def _sent_before(run: RunDirectory, wandb_run: Any) -> dict[str, int]:
 
 
 def _remember(run: RunDirectory, sent: dict[str, int]) -> None:
-    write_whole(_note(run), json.dumps(sent))
+    write_atomic(_note(run), json.dumps(sent))
 
 
 def _note(run: RunDirectory) -> Path:

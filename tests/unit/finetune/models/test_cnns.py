@@ -14,7 +14,7 @@ from finetune.models.multi_resolution import MultiResolution, MultiResolutionCon
 from finetune.models.single_frame import SingleFrame, SingleFrameConfig
 from finetune.models.torchvision_video import TorchvisionVideo, TorchvisionVideoConfig
 from videomae.core.torchvision_compat import models
-from videomae.models.flops import count
+from videomae.models.flops import count_flops
 from videomae.models.weights import WeightsError
 from videomae.models.weights.torchvision import torchvision_state
 
@@ -103,7 +103,7 @@ def test_the_fovea_is_the_centre_and_the_context_the_whole_at_half_size():
 def test_c3d_convolutions_have_the_published_multiply_adds():
     with torch.device("meta"):
         model = C3d(C3dConfig(), 101)
-    layers = count(model, torch.empty(1, 3, 16, 112, 112)).layers
+    layers = count_flops(model, torch.empty(1, 3, 16, 112, 112)).layers
     measured = [layer.multiply_adds / 1e9 for layer in layers if layer.kind == "Conv3d"]
     assert measured == pytest.approx([1.04, 11.10, 5.55, 11.10, 2.77, 5.55, 0.69, 0.69], rel=0.01)
 

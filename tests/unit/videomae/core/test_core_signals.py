@@ -10,32 +10,32 @@ import time
 
 import pytest
 
-from videomae.core.signals import SIGNALS, held, listening
+from videomae.core.signals import SIGNALS, block_signals, handle_signals
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_a_request_and_afterwards_what_it_was_before(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with listening() as stop:
+    with handle_signals() as stop:
         assert stop.reason is None
         os.kill(os.getpid(), number)
         assert stop.reason == f"signal {number.name}"
-        with listening() as again:
+        with handle_signals() as again:
             assert again is stop
     assert signal.getsignal(number) is before
-    with listening() as stop:
+    with handle_signals() as stop:
         assert stop.reason is None
 
 
 def test_the_first_reason_counts() -> None:
-    with listening() as stop:
+    with handle_signals() as stop:
         stop.ask("STOP exists")
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.reason == "STOP exists"
 
 
 def test_what_is_left_of_a_deadline_counts_from_the_request() -> None:
-    with listening() as stop:
+    with handle_signals() as stop:
         assert stop.left(110) == math.inf
         stop.ask("STOP exists")
         assert stop.left(None) == math.inf
@@ -47,7 +47,7 @@ def test_what_is_left_of_a_deadline_counts_from_the_request() -> None:
 
 @pytest.mark.parametrize("by_signal", [True, False])
 def test_a_wait_for_data_ends_when_a_stop_is_asked_for(by_signal: bool) -> None:
-    with listening() as stop:
+    with handle_signals() as stop:
 
         def ask() -> None:
             time.sleep(0.3)
@@ -55,22 +55,22 @@ def test_a_wait_for_data_ends_when_a_stop_is_asked_for(by_signal: bool) -> None:
 
         threading.Thread(target=ask).start()
         began = time.monotonic()
-        assert stop.unless_asked(lambda: time.sleep(30)) is None
+        assert stop.interruptible(lambda: time.sleep(30)) is None
         assert time.monotonic() - began < 10
-        assert stop.unless_asked(lambda: pytest.fail("nothing is begun any more")) is None
+        assert stop.interruptible(lambda: pytest.fail("nothing is begun any more")) is None
 
 
 def test_without_a_request_a_wait_gives_its_value_or_its_error() -> None:
-    with listening() as stop:
-        assert stop.unless_asked(lambda: 7) == 7
+    with handle_signals() as stop:
+        assert stop.interruptible(lambda: 7) == 7
         with pytest.raises(ZeroDivisionError):
-            stop.unless_asked(lambda: 1 / 0)
+            stop.interruptible(lambda: 1 / 0)
         os.kill(os.getpid(), signal.SIGTERM)  # nobody waits: only remembered
         assert stop.reason == "signal SIGTERM"
 
 
 def test_an_echo_of_ctrl_c_is_none_and_a_second_one_by_hand_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    with listening() as stop:
+    with handle_signals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.reason == "signal SIGINT"
@@ -81,7 +81,7 @@ def test_an_echo_of_ctrl_c_is_none_and_a_second_one_by_hand_leaves_at_once(monke
 
 
 def test_what_is_started_while_signals_are_held_never_hears_them() -> None:
-    with held():
+    with block_signals():
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
     try:
         for number in SIGNALS:

@@ -9,7 +9,7 @@ import torch
 
 from tests.processes import run_processes
 from tests.tiny import world_of_one
-from videomae.core.distributed import check_devices, connected, join, read_world
+from videomae.core.distributed import check_devices, distributed_context, init_distributed, read_world
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
 SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "6", "SLURM_LOCALID": "0", "MASTER_ADDR": "host", "MASTER_PORT": "1"}
@@ -39,7 +39,7 @@ def test_an_error_on_the_first_rank_is_raised() -> None:
         raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"):
-        world_of_one().on_first(fail)
+        world_of_one().main_only(fail)
 
 
 class Unpicklable(Exception):
@@ -66,7 +66,7 @@ def test_joining_settles_open_files_and_the_local_rank_that_deepspeed_compares(m
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
     try:
-        join(world_of_one())
+        init_distributed(world_of_one())
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
         assert os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] == os.environ["LOCAL_RANK"]
     finally:
@@ -77,18 +77,18 @@ def main() -> None:
     def fail() -> None:
         raise Unpicklable("disk", 7)
 
-    with connected(os.environ) as world:
-        assert world.share({"rank": world.rank}) == {"rank": 0}
+    with distributed_context(os.environ) as world:
+        assert world.broadcast_object({"rank": world.rank}) == {"rank": 0}
         with pytest.raises(OSError, match="disk 7"):
-            world.on_first(fail)
+            world.main_only(fail)
         with pytest.raises(OSError, match="disk 7"):
-            world.on_every(lambda: fail() if world.rank == 1 else None)
-        assert world.on_every(lambda: world.rank) == world.rank
+            world.run_all_or_raise(lambda: fail() if world.rank == 1 else None)
+        assert world.run_all_or_raise(lambda: world.rank) == world.rank
         for chosen in range(world.size):
             flags = (world.rank == chosen, False, world.rank != chosen, True)
-            assert world.any_of(flags) == (True, False, True, True)
+            assert world.any_rank(flags) == (True, False, True, True)
         part, whole = torch.tensor([world.rank, -0.0, math.nan]), torch.empty(3 * world.size)
-        world.line_up(part, into=whole)
+        world.all_gather_into(part, into=whole)
         assert whole.view(-1, 3)[:, 0].tolist() == list(range(world.size))
         assert torch.equal(whole.view(-1, 3)[:, 1:].view(torch.int32), part[1:].view(torch.int32).expand(3, 2))
         print("agreed", flush=True)

@@ -67,7 +67,7 @@ def test_sets_are_ordered_and_read_alone_or_mixed(tmp_path: Path) -> None:
     assert isinstance(order, Mixture)
     assert isinstance(reader, MixedReader)
     assert both.samples == len(reader) == 100
-    assert sum(place.sample < 40 for place in order.places(0)) == 6
+    assert sum(place.sample < 40 for place in order.slots(0)) == 6
 
 
 def test_batches_are_pinned_where_they_go_to_a_gpu() -> None:

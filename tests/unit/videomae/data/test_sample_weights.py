@@ -22,7 +22,7 @@ def test_the_mean_over_all_parts_is_that_of_the_real_clips(
     samples: int, batch: int, parts: int, data: st.DataObject
 ) -> None:
     order = Order(OrderConfig(partial="pad"), samples=samples, batch=batch, chunk=10)
-    places = order.places(data.draw(st.integers(0, 3 * order.batches)))
+    places = order.slots(data.draw(st.integers(0, 3 * order.batches)))
     values = torch.randn(batch, 2, 3, generator=torch.Generator().manual_seed(samples), dtype=torch.float64)
     share = batch // parts
     cuts = [slice(first, first + share) for first in range(0, batch, share)]

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from videomae.engine.optimizer import AdamW, OptimizerConfig, judge, parameter_groups
+from videomae.engine.optimizer import AdamW, OptimizerConfig, decide_step, parameter_groups
 
 
 def verdict(norm: float, loss: float = 1.0, *, clip: float | None = None, ceiling: float = math.inf) -> tuple:
-    found = judge(torch.tensor(norm), torch.tensor(loss), clip=clip, ceiling=ceiling)
-    return found.skip.item(), None if found.divisor is None else found.divisor.item()
+    found = decide_step(torch.tensor(norm), torch.tensor(loss), clip=clip, skip_threshold=ceiling)
+    return found.skip.item(), None if found.clip_coef is None else found.clip_coef.item()
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,14 @@ def step(optimizer: AdamW, gradients: list[Tensor], *, skip: bool = False, clip:
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.clone()
     norm = torch.nn.utils.get_total_norm(gradients)
-    optimizer.set_rate(0.1)
-    optimizer.expect(lambda: judge(norm, norm, clip=clip, ceiling=0.0 if skip else math.inf))
+    optimizer.set_lr(0.1)
+    optimizer.set_decision(lambda: decide_step(norm, norm, clip=clip, skip_threshold=0.0 if skip else math.inf))
     optimizer.step()
 
 
 def weights_and_optimizer(**config: float) -> tuple[nn.Parameter, AdamW]:
     weights = nn.Parameter(torch.linspace(-1, 1, 5))
-    optimizer = AdamW([{"params": [weights], "weight_decay": 0.1, "rate_factor": 0.5}], OptimizerConfig(**config))
+    optimizer = AdamW([{"params": [weights], "weight_decay": 0.1, "lr_scale": 0.5}], OptimizerConfig(**config))
     optimizer.prepare([weights])
     return weights, optimizer
 
@@ -98,19 +98,19 @@ def test_one_verdict_serves_all_steps_of_an_update() -> None:
 
     def decide():
         asked.append(1)
-        return judge(torch.tensor(1.0), torch.tensor(1.0), clip=None, ceiling=math.inf)
+        return decide_step(torch.tensor(1.0), torch.tensor(1.0), clip=None, skip_threshold=math.inf)
 
-    optimizer.expect(decide)
-    assert optimizer.verdict is None
+    optimizer.set_decision(decide)
+    assert optimizer.decision is None
     optimizer.step()
     optimizer.step()
     assert len(asked) == 1
-    assert optimizer.verdict is not None
+    assert optimizer.decision is not None
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
-    groups = parameter_groups(nn.Linear(3, 2), weight_decay=0.1, rate_factor=lambda name: 0.5 if name == "bias" else 1)
-    assert [(group["weight_decay"], group["rate_factor"]) for group in groups] == [(0.1, 1), (0.0, 0.5)]
+    groups = parameter_groups(nn.Linear(3, 2), weight_decay=0.1, lr_scale=lambda name: 0.5 if name == "bias" else 1)
+    assert [(group["weight_decay"], group["lr_scale"]) for group in groups] == [(0.1, 1), (0.0, 0.5)]
 
 
 @pytest.mark.parametrize(

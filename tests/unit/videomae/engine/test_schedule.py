@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from videomae.engine.schedule import ScheduleConfig, make_timetable, steps_of, warmup_cosine
+from videomae.engine.schedule import ScheduleConfig, make_schedule, steps_of, warmup_cosine
 
 
 @pytest.mark.parametrize(
@@ -34,10 +34,10 @@ def test_the_rate_rises_linearly_then_falls_by_a_cosine() -> None:
 
 def test_a_data_set_smaller_than_a_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="no whole batch of 64"):
-        make_timetable(ScheduleConfig(), peak_rate=1.0, steps_per_epoch=0, batch=64)
+        make_schedule(ScheduleConfig(), peak_lr=1.0, steps_per_epoch=0, batch=64)
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
     schedule = ScheduleConfig(duration="20 epochs", warmup="40 epochs")
     with pytest.raises(ValueError, match="shorten the warm-up"):
-        make_timetable(schedule, peak_rate=1.0, steps_per_epoch=10, batch=8)
+        make_schedule(schedule, peak_lr=1.0, steps_per_epoch=10, batch=8)

@@ -22,7 +22,7 @@ def test_all_tokens_visible_equals_no_mask() -> None:
     torch.manual_seed(0)
     encoder = VideoEncoder(TINY_ENCODER).eval()
     video = torch.randn(2, 3, 4, 32, 32)
-    everything = torch.arange(TINY_ENCODER.tokens).expand(2, -1)
+    everything = torch.arange(TINY_ENCODER.num_patches).expand(2, -1)
     torch.testing.assert_close(encoder(video, everything), encoder(video))
 
 

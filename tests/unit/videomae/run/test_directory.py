@@ -22,12 +22,12 @@ def begun(folder: Path, **data: object) -> RunDirectory:
 
 def test_a_setting_that_is_newer_than_the_run_had_its_default(tmp_path: Path) -> None:
     run = begun(tmp_path, partial=None)
-    run.refuse_other(pretrain_config(tmp_path / "run", tmp_path / "shards"))
+    run.ensure_same_config(pretrain_config(tmp_path / "run", tmp_path / "shards"))
     with pytest.raises(ConfigError, match=r"data\.partial was 'drop', now 'pad'.*run=PATH"):
-        run.refuse_other(pretrain_config(tmp_path / "run", tmp_path / "shards", "data.partial=pad"))
+        run.ensure_same_config(pretrain_config(tmp_path / "run", tmp_path / "shards", "data.partial=pad"))
 
 
 def test_a_setting_that_is_known_no_more_is_another_run(tmp_path: Path) -> None:
     run = begun(tmp_path, tilt=3)
     with pytest.raises(ConfigError, match=r"data\.tilt was 3, now None"):
-        run.refuse_other(pretrain_config(tmp_path / "run", tmp_path / "shards"))
+        run.ensure_same_config(pretrain_config(tmp_path / "run", tmp_path / "shards"))

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from videomae.core.processes import Process, stat_fields
-from videomae.core.signals import Stopped, listening
+from videomae.core.processes import ProcessId, stat_fields
+from videomae.core.signals import Stopped, handle_signals
 from videomae.run import claims
-from videomae.run.claims import NONE, Claim, Owner
-from videomae.run.lock import Patience, RunOwnedError, own
+from videomae.run.claims import NONE, LockRecord, RunLock
+from videomae.run.lock import LockTimeouts, RunOwnedError, acquire
 from videomae.run.status import LauncherStatus
 
-QUICK = Patience(silence=0.9, leaving=5.0)
-OTHER_MACHINE = Process("another boot", 4711, 1)
+QUICK = LockTimeouts(silence=0.9, leaving=5.0)
+OTHER_MACHINE = ProcessId("another boot", 4711, 1)
 
 
 @contextmanager
@@ -36,27 +36,27 @@ def sleeper(seconds: float = 60) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def of(pid: int) -> Process:
-    process = Process.of(pid)
+def of(pid: int) -> ProcessId:
+    process = ProcessId.of(pid)
     assert process is not None
     return process
 
 
-def claim_of(process: Process, **values: object) -> Claim:
-    about = Claim("node7", process, (), LauncherStatus("slurm", "4242"), (0, 0), "2026-01-01T00:00:00+00:00")
+def claim_of(process: ProcessId, **values: object) -> LockRecord:
+    about = LockRecord("node7", process, (), LauncherStatus("slurm", "4242"), (0, 0), "2026-01-01T00:00:00+00:00")
     return replace(about, **values)
 
 
-def hold(run: Path, claim: Claim) -> Path:
+def hold(run: Path, claim: LockRecord) -> Path:
     """Another start's claim, the run's first; gives its file."""
     assert claims.take(run, 1, claim)
     return run / "owner" / "1.json"
 
 
-def started(run: Path, environment: dict[str, str] | None = None, patience: Patience = QUICK) -> float:
+def started(run: Path, environment: dict[str, str] | None = None, patience: LockTimeouts = QUICK) -> float:
     """Own the run and give it free; the seconds that it took."""
     began = time.monotonic()
-    own(run, environment or {}, patience=patience).release()
+    acquire(run, environment or {}, patience=patience).release()
     return time.monotonic() - began
 
 
@@ -82,10 +82,10 @@ def beating(file: Path, *, times: int = 10_000) -> Iterator[None]:
 
 def test_a_run_that_nobody_has_is_taken_and_given_free(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "new"
-    owner = own(run, {"SLURM_JOB_ID": "7"}, patience=QUICK)
-    claim = claims.read(run).claim
+    owner = acquire(run, {"SLURM_JOB_ID": "7"}, patience=QUICK)
+    claim = claims.read_lock(run).claim
     assert claim is not None
-    assert (claim.process, claim.launcher, claim.over) == (Process.this(), LauncherStatus("slurm", "7"), False)
+    assert (claim.process, claim.launcher, claim.over) == (ProcessId.this(), LauncherStatus("slurm", "7"), False)
     owner.release()
     assert started(run) < 0.5
     assert sorted(path.name for path in (run / "owner").iterdir()) == ["2.json"]
@@ -96,7 +96,7 @@ def test_one_who_lives_on_this_machine_keeps_it(tmp_path: Path) -> None:
         file = hold(tmp_path, claim_of(of(process.pid)))
         before, began = file.read_text(), time.monotonic()
         with pytest.raises(RunOwnedError) as refused:
-            started(tmp_path, patience=Patience(silence=45, leaving=140))
+            started(tmp_path, patience=LockTimeouts(silence=45, leaving=140))
         assert time.monotonic() - began < 0.5
         for word in (f"process {process.pid} on node7", "slurm job 4242", "2026-01-01", "launch stop", "wait", "run="):
             assert word in str(refused.value)
@@ -104,18 +104,18 @@ def test_one_who_lives_on_this_machine_keeps_it(tmp_path: Path) -> None:
         assert len(list((tmp_path / "owner").iterdir())) == 1
 
 
-def dead() -> Process:
+def dead() -> ProcessId:
     with sleeper() as process:
         return of(process.pid)
 
 
-def number_of_another() -> Process:
+def number_of_another() -> ProcessId:
     """The number of a process that lives, and began after the one that is meant."""
     return replace(of(os.getppid()), start=1)
 
 
 @pytest.mark.parametrize("process", [dead, number_of_another])
-def test_the_dead_do_not_keep_it(tmp_path: Path, process: Callable[[], Process]) -> None:
+def test_the_dead_do_not_keep_it(tmp_path: Path, process: Callable[[], ProcessId]) -> None:
     hold(tmp_path, claim_of(process()))
     assert started(tmp_path) < 0.5
 
@@ -168,7 +168,7 @@ def test_one_who_should_leave_and_does_not_keeps_it(tmp_path: Path) -> None:
     with sleeper() as process:
         hold(tmp_path, claim_of(of(process.pid), leaving="signal SIGTERM"))
         with pytest.raises(RunOwnedError, match=r"still there after 1 s \(it is being stopped \(signal SIGTERM\)\)"):
-            started(tmp_path, patience=Patience(silence=0.9, leaving=1.0))
+            started(tmp_path, patience=LockTimeouts(silence=0.9, leaving=1.0))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_later_start_of_the_same_job_waits_for_the_earlier(
 
 def test_workers_that_one_launcher_starts_again_follow_each_other() -> None:
     launcher = of(os.getppid())
-    mine, other = claim_of(Process.this(), launchers=(launcher,)), claim_of(OTHER_MACHINE, launchers=(launcher,))
+    mine, other = claim_of(ProcessId.this(), launchers=(launcher,)), claim_of(OTHER_MACHINE, launchers=(launcher,))
     assert mine.follows(other)
     assert not mine.follows(replace(other, launchers=(replace(launcher, start=1),)))
     by_hand = LauncherStatus("torchrun", "none")  # torchrun's word where nobody named the job
@@ -217,24 +217,24 @@ def test_one_of_many_gets_a_run_that_a_dead_one_had(
         without_links(monkeypatch)
     hold(tmp_path, claim_of(dead()))
     with ThreadPoolExecutor(16) as pool:
-        claim = claim_of(Process.this())
+        claim = claim_of(ProcessId.this())
         won = list(pool.map(lambda _: claims.take(tmp_path, 2, claim), range(200)))
     assert sum(won) == 1
-    assert claims.read(tmp_path).number == 2
+    assert claims.read_lock(tmp_path).number == 2
 
 
 def test_a_number_below_the_highest_is_not_won(tmp_path: Path) -> None:
     """As by one who listed the folder, was held up, and meanwhile two others came and the files between went."""
     assert claims.take(tmp_path, 3, claim_of(OTHER_MACHINE))
-    assert not claims.take(tmp_path, 2, claim_of(Process.this()))
-    assert claims.read(tmp_path).number == 3
+    assert not claims.take(tmp_path, 2, claim_of(ProcessId.this()))
+    assert claims.read_lock(tmp_path).number == 3
 
 
 def test_a_claim_that_cannot_be_read_does_not_keep_it_for_long(tmp_path: Path) -> None:
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "5.json").write_text('{"host": ')
     assert QUICK.look < started(tmp_path) < 3
-    assert claims.read(tmp_path).number == 6
+    assert claims.read_lock(tmp_path).number == 6
 
 
 def wait_until(come: Callable[[], bool]) -> None:
@@ -245,30 +245,30 @@ def wait_until(come: Callable[[], bool]) -> None:
 
 
 def test_an_owner_gives_signs_of_life_and_says_that_it_leaves(tmp_path: Path) -> None:
-    owner = own(tmp_path, {}, patience=QUICK)
-    first = claims.read(tmp_path)
-    wait_until(lambda: claims.read(tmp_path).sign != first.sign)
+    owner = acquire(tmp_path, {}, patience=QUICK)
+    first = claims.read_lock(tmp_path)
+    wait_until(lambda: claims.read_lock(tmp_path).sign != first.sign)
     owner.leaving = lambda: "signal SIGTERM"
-    wait_until(lambda: (claim := claims.read(tmp_path).claim) is not None and claim.leaving == "signal SIGTERM")
+    wait_until(lambda: (claim := claims.read_lock(tmp_path).claim) is not None and claim.leaving == "signal SIGTERM")
     owner.release()
     assert json.loads((tmp_path / "owner" / "1.json").read_text())["over"]
 
 
 def test_an_owner_that_was_held_for_dead_hears_that_the_run_is_lost(tmp_path: Path) -> None:
     lost = threading.Event()
-    owner = Owner(tmp_path, 1, claim_of(Process.this()), beat=0.05)
+    owner = RunLock(tmp_path, 1, claim_of(ProcessId.this()), beat=0.05)
     owner.lost = lost.set
     assert claims.take(tmp_path, 2, claim_of(OTHER_MACHINE))
     assert lost.wait(10)
     owner.release()
-    claim = claims.read(tmp_path).claim
+    claim = claims.read_lock(tmp_path).claim
     assert claim is not None
     assert not claim.over
 
 
 def test_a_process_that_opens_its_own_run_again_is_not_in_its_own_way(tmp_path: Path) -> None:
     lost = threading.Event()
-    first = own(tmp_path, {}, patience=QUICK)
+    first = acquire(tmp_path, {}, patience=QUICK)
     first.lost = lost.set
     assert started(tmp_path) < 0.5
     assert not lost.wait(3 * QUICK.beat)
@@ -279,19 +279,19 @@ def test_a_full_disk_frees_the_run_nevertheless(tmp_path: Path, monkeypatch: pyt
     def full(path: Path, text: str) -> None:
         raise OSError("No space left on device")
 
-    owner = own(tmp_path, {}, patience=QUICK)
-    first = claims.read(tmp_path)
-    monkeypatch.setattr(claims, "write_whole", full)
+    owner = acquire(tmp_path, {}, patience=QUICK)
+    first = claims.read_lock(tmp_path)
+    monkeypatch.setattr(claims, "write_atomic", full)
     owner.leaving = lambda: "signal SIGTERM"
-    wait_until(lambda: claims.read(tmp_path).sign != first.sign)  # it still gives signs of life
+    wait_until(lambda: claims.read_lock(tmp_path).sign != first.sign)  # it still gives signs of life
     owner.release()
-    assert claims.read(tmp_path) == NONE
+    assert claims.read_lock(tmp_path) == NONE
 
 
 def test_a_stop_ends_the_waiting(tmp_path: Path) -> None:
     hold(tmp_path, claim_of(OTHER_MACHINE))
-    with listening() as stop:
+    with handle_signals() as stop:
         threading.Timer(0.3, lambda: stop.ask("signal SIGTERM")).start()
         with pytest.raises(Stopped, match="signal SIGTERM"):
-            own(tmp_path, {}, patience=Patience(silence=45, leaving=140))
+            acquire(tmp_path, {}, patience=LockTimeouts(silence=45, leaving=140))
     shutil.rmtree(tmp_path / "owner")

@@ -91,14 +91,14 @@ def test_a_second_build_reuses_the_first_or_says_what_differs(videos: Path, tmp_
     assert Manifest.read(out / "train").samples == 9
 
 
-def test_videos_that_cannot_be_read_are_named_and_left_out(videos: Path, tmp_path: Path, write_video: Any) -> None:
+def test_videos_that_cannot_be_read_are_named_and_skipped(videos: Path, tmp_path: Path, write_video: Any) -> None:
     folder = videos / "train" / "Calm"
     (folder / "text.mp4").write_text("not a video")
     whole = (folder / "clip1.mp4").read_bytes()
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     write_video(folder / "single.mp4", 5, frames=1)
     result = build(find(videos), tmp_path / "out", SMALL, workers=2)
-    left = {item.source: item.reason for item in result.manifests["train"].left_out}
+    left = {item.source: item.reason for item in result.manifests["train"].skipped}
     assert left.keys() == {f"train/Calm/{name}.mp4" for name in ("text", "cut", "single")}
     assert "1 frame" in left["train/Calm/single.mp4"]
     assert result.manifests["train"].samples == 8
@@ -195,13 +195,13 @@ def kill_on_clip3(source: Source, *rest: Any) -> Any:
     return pack(source, *rest)
 
 
-def test_a_video_that_kills_its_decoder_is_left_out(
+def test_a_video_that_kills_its_decoder_is_skipped(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing_pool, "pack", kill_on_clip3)
     manifest = build(find(videos / "train" / "Calm"), tmp_path / "out", SMALL, workers=2).manifests["train"]
-    assert [left.source for left in manifest.left_out] == ["clip3.mp4"]
-    assert "died" in manifest.left_out[0].reason
+    assert [left.source for left in manifest.skipped] == ["clip3.mp4"]
+    assert "died" in manifest.skipped[0].reason
     assert manifest.samples == 3
 
 
@@ -280,7 +280,7 @@ def test_the_command_reports_and_fails_cleanly(
     assert main([*command, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["splits"]["train"] | {"bytes": 0} == {
-        "samples": 8, "shards": 1, "bytes": 0, "left_out": 0, "duplicates": 0,
+        "samples": 8, "shards": 1, "bytes": 0, "skipped": 0, "duplicates": 0,
     }  # fmt: skip
     assert main(command) == 0
     assert "reusing the shards" in capsys.readouterr().out

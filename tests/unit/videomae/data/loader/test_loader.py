@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videomae.data.loader.loader import LoaderConfig, Preparation, Share, evaluation_stream, train_stream
+from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, evaluation_stream, train_stream
 from videomae.data.loader.quarantine import BadSampleError, QuotaConfig
 from videomae.data.order.order import Order, OrderConfig, Partial
 from videomae.data.shards.manifest import Manifest
@@ -61,8 +61,8 @@ def stream(
     batches = train_stream(
         reader,
         Order.of(reader.manifest, 8, OrderConfig(seed=3, partial=partial)),
-        Preparation(look, as_list, repeats=2),
-        Share(rank, size, micro_batch=2, start=start),
+        Pipeline(look, as_list, repeated_aug=2),
+        RankSlice(rank, size, micro_batch=2, start=start),
         config=config,
         quarantine=folder.parent / "quarantine.jsonl",
     )
@@ -154,8 +154,8 @@ def test_evaluation_reads_each_sample_once(folder: Path, workers: int, size: int
         for rank in range(size)
         for batch in evaluation_stream(
             reader,
-            Preparation(look, as_list),
-            Share(rank, size, micro_batch=7),
+            Pipeline(look, as_list),
+            RankSlice(rank, size, micro_batch=7),
             config=LoaderConfig(workers=workers),
         )
         for item in batch
@@ -168,7 +168,7 @@ def test_in_evaluation_a_bad_sample_is_an_error(folder: Path) -> None:
     reader = ShardReader(Manifest.read(folder))
     with pytest.raises(BadSampleError, match="031"):
         list(
-            evaluation_stream(reader, Preparation(look, as_list), Share(micro_batch=4), config=LoaderConfig(workers=1))
+            evaluation_stream(reader, Pipeline(look, as_list), RankSlice(micro_batch=4), config=LoaderConfig(workers=1))
         )
 
 

@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 
-from videomae.data.loader.malloc import keep_memory
+from videomae.data.loader.malloc import tune_malloc
 
 MMAP_THRESHOLD = -3
 
@@ -21,5 +21,5 @@ def test_the_largest_threshold_that_the_library_takes(monkeypatch: pytest.Monkey
             return 1
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Library())
-    keep_memory()
+    tune_malloc()
     assert taken[MMAP_THRESHOLD] == set_to

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from videomae.data.loader.prefetch import HORIZON, Lookahead
+from videomae.data.loader.prefetch import HORIZON, Prefetcher
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.remote.cache import CacheConfig, ShardCache
 from videomae.data.remote.fetch import ChangedError, RemoteFolder
@@ -70,10 +70,10 @@ def read_in_step(folder: Path, order: Order, *, ranks: int, holds: float, batche
         reader = ShardReader(manifest)
         reader.cache = ShardCache(remotes[rank], config(folder, holds))
         start, stop = share * rank, share * (rank + 1)
-        ahead = Lookahead(reader.cache, manifest, order, start=start, stop=stop)
+        ahead = Prefetcher(reader.cache, manifest, order, start=start, stop=stop)
         try:
             for batch in range(batches):
-                for place in order.places(batch, start, stop):
+                for place in order.slots(batch, start, stop):
                     assert reader.read(place.sample).video == b"%03d" % place.sample
                 together.wait(30)
                 ahead.advance(batch + 1)
@@ -103,7 +103,7 @@ def test_a_rank_with_a_cache_of_few_shards_fetches_each_once_a_pass(folder: Path
     # And what the next pass begins with; one more when the thread is late and the reader has to make room itself.
     assert fetched.total() <= SHARDS + holds + 1
     again = {name for name, count in fetched.items() if count > 1}
-    places = [place for number in range(HORIZON) for place in order.places(order.batches + number)]
+    places = [place for number in range(HORIZON) for place in order.slots(order.batches + number)]
     coming = dict.fromkeys(Manifest.read(folder).locate(place.sample)[0] for place in places)
     assert len(again - {f"{shard:06d}.tar" for shard in list(coming)[:holds]}) <= 1
 
@@ -125,7 +125,7 @@ def test_a_shard_that_is_not_as_built_is_asked_for_once(folder: Path) -> None:
         with pytest.raises(ChangedError, match="SHA-256"):
             reader.read(number)
     assert remote.fetched["000003.tar"] == 1
-    ahead = Lookahead(reader.cache, manifest, Order.of(manifest, 8, OrderConfig()), start=0, stop=8)
+    ahead = Prefetcher(reader.cache, manifest, Order.of(manifest, 8, OrderConfig()), start=0, stop=8)
     for batch in range(5):
         ahead.advance(batch)
         time.sleep(0.05)
@@ -142,7 +142,7 @@ def test_a_plan_that_cannot_be_written_does_not_end_the_run(
     manifest, remote = Manifest.read(folder), Copies(folder)
     (folder.parent / "cache").mkdir()
     (folder.parent / "cache" / "plans").write_text("a file where the folder should be")
-    ahead = Lookahead(
+    ahead = Prefetcher(
         ShardCache(remote, config(folder, 20)), manifest, Order.of(manifest, 8, OrderConfig()), start=0, stop=8
     )
     ahead.advance(0)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videomae.data.loader.loader import LoaderConfig, Preparation, Share, train_stream
+from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
 from videomae.data.order.mixture import MixedReader, Mixture
-from videomae.data.order.order import OrderConfig, OrderError, Place
+from videomae.data.order.order import OrderConfig, OrderError, SampleSlot
 from videomae.data.shards.manifest import Manifest, Shard
 from videomae.data.shards.meta import Meta
 from videomae.data.shards.reader import Sample
@@ -36,35 +36,35 @@ def test_ranks_share_batches_and_each_set_comes_once_an_epoch(
     config = OrderConfig(seed=1, partial="pad")
     mixture = Mixture(config, [manifest(size) for size, _ in sets], weights=[w for _, w in sets], batch=batch)
     edges = [batch * rank // ranks for rank in range(ranks + 1)]
-    together = [place for start, stop in itertools.pairwise(edges) for place in mixture.places(number, start, stop)]
-    assert together == mixture.places(number)
+    together = [place for start, stop in itertools.pairwise(edges) for place in mixture.slots(number, start, stop)]
+    assert together == mixture.slots(number)
     starts = np.cumsum([0, *(size for size, _ in sets)])
     for which, order in enumerate(mixture.orders):
         places = [
             place
             for step in range(order.batches)
-            for place in mixture.places(step)
+            for place in mixture.slots(step)
             if place.position % len(sets) == which
         ]
         real = sorted(place.sample for place in places if place.weight)
         assert real == list(range(starts[which], starts[which + 1]))
     for step in [*range(mixture.batches), number]:
-        weights = [place.weight for place in mixture.places(step)]
+        weights = [place.weight for place in mixture.slots(step)]
         assert sum(weights) == pytest.approx(batch, rel=1e-12)
         assert len({weight for weight in weights if weight}) == 1
 
 
 def test_weights_decide_the_shares() -> None:
     mixture = Mixture(OrderConfig(), [manifest(100), manifest(1000), manifest(50)], weights=[5, 3, 2], batch=20)
-    sets = Counter(0 if place.sample < 100 else 1 if place.sample < 1100 else 2 for place in mixture.places(7))
+    sets = Counter(0 if place.sample < 100 else 1 if place.sample < 1100 else 2 for place in mixture.slots(7))
     assert sets == {0: 10, 1: 6, 2: 4}
-    halves = [Counter(place.sample < 100 for place in mixture.places(7, start, start + 10))[True] for start in (0, 10)]
+    halves = [Counter(place.sample < 100 for place in mixture.slots(7, start, start + 10))[True] for start in (0, 10)]
     assert halves == [5, 5]  # no rank gets one set alone
 
 
 def test_a_bad_sample_is_replaced_from_its_own_set() -> None:
     mixture = Mixture(OrderConfig(), [manifest(30), manifest(50)], weights=[1, 1], batch=4)
-    for place in mixture.places(0):
+    for place in mixture.slots(0):
         stand_ins = {mixture.replacements.sample(place, attempt) for attempt in range(100)}
         assert stand_ins <= (set(range(30)) if place.sample < 30 else set(range(30, 80)))
         assert len(stand_ins) > 20
@@ -102,8 +102,8 @@ def test_mixed_sets_stream_through_workers(tmp_path: Path) -> None:
         batches = train_stream(
             MixedReader(manifests),
             Mixture(OrderConfig(), manifests, weights=[1, 2], batch=6),
-            Preparation(look, as_list, repeats=2),
-            Share(micro_batch=6, start=start),
+            Pipeline(look, as_list, repeated_aug=2),
+            RankSlice(micro_batch=6, start=start),
             config=LoaderConfig(workers=workers),
             quarantine=tmp_path / "quarantine.jsonl",
         )
@@ -116,4 +116,4 @@ def test_mixed_sets_stream_through_workers(tmp_path: Path) -> None:
     assert not any(key == "b3" for batch in whole for key, _, _ in batch)
     (line,) = (tmp_path / "quarantine.jsonl").read_text().splitlines()
     assert "b/000000.tar" in line
-    assert isinstance(Mixture(OrderConfig(), manifests, weights=[1, 2], batch=6).places(0)[0], Place)
+    assert isinstance(Mixture(OrderConfig(), manifests, weights=[1, 2], batch=6).slots(0)[0], SampleSlot)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videomae.data.order.order import Order, OrderConfig, OrderError, Place
+from videomae.data.order.order import Order, OrderConfig, OrderError, SampleSlot
 from videomae.data.order.permutation import TABLE_LIMIT, permutation
 
 
@@ -35,9 +35,9 @@ def orders(draw: st.DrawFn) -> Order:
     )
 
 
-def epoch_of(order: Order, epoch: int) -> list[Place]:
+def epoch_of(order: Order, epoch: int) -> list[SampleSlot]:
     return [
-        place for number in range(epoch * order.batches, (epoch + 1) * order.batches) for place in order.places(number)
+        place for number in range(epoch * order.batches, (epoch + 1) * order.batches) for place in order.slots(number)
     ]
 
 
@@ -61,7 +61,7 @@ def test_an_epoch_holds_each_sample_exactly_once(order: Order, epoch: int) -> No
 @given(orders(), st.integers(0, 5))
 def test_weights_sum_up_to_the_batch_and_are_one_in_whole_batches(order: Order, epoch: int) -> None:
     for number in range(epoch * order.batches, (epoch + 1) * order.batches):
-        weights = [place.weight for place in order.places(number)]
+        weights = [place.weight for place in order.slots(number)]
         real = [weight for weight in weights if weight]
         assert len(real) == order.real(number) > 0
         assert sum(weights) == pytest.approx(order.batch, rel=1e-12)
@@ -72,8 +72,8 @@ def test_weights_sum_up_to_the_batch_and_are_one_in_whole_batches(order: Order, 
 def test_the_last_batch_is_filled_up_with_weight_zero() -> None:
     order = Order(OrderConfig(partial="pad", lanes=1), samples=11, batch=4, chunk=3)
     assert order.batches == 3
-    assert [place.weight for place in order.places(2)] == [4 / 3, 4 / 3, 4 / 3, 0.0]
-    assert [place.weight for number in (0, 1, 3) for place in order.places(number)] == [1.0] * 12
+    assert [place.weight for place in order.slots(2)] == [4 / 3, 4 / 3, 4 / 3, 0.0]
+    assert [place.weight for number in (0, 1, 3) for place in order.slots(number)] == [1.0] * 12
     few = Order(OrderConfig(partial="pad"), samples=3, batch=8, chunk=9)
     assert [few.batches, few.real(0), few.real(7)] == [1, 3, 3]
 
@@ -82,8 +82,8 @@ def test_the_last_batch_is_filled_up_with_weight_zero() -> None:
 @given(orders(), st.integers(1, 64), st.integers(0, 10**9))
 def test_ranks_together_see_what_one_sees(order: Order, ranks: int, number: int) -> None:
     edges = [order.batch * rank // ranks for rank in range(ranks + 1)]
-    together = [place for start, stop in itertools.pairwise(edges) for place in order.places(number, start, stop)]
-    assert together == order.places(number)
+    together = [place for start, stop in itertools.pairwise(edges) for place in order.slots(number, start, stop)]
+    assert together == order.slots(number)
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
@@ -98,20 +98,20 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
 def test_a_tiny_set_is_shuffled_whole() -> None:
     order = Order(OrderConfig(), samples=40, batch=8, chunk=40)
     assert order.lanes == 1
-    first_batches = {frozenset(place.sample for place in order.places(epoch * order.batches)) for epoch in range(50)}
+    first_batches = {frozenset(place.sample for place in order.slots(epoch * order.batches)) for epoch in range(50)}
     assert len(first_batches) > 45
     assert set().union(*first_batches) == set(range(40))
 
 
 def test_a_rank_meets_few_shards() -> None:
     order = Order(OrderConfig(lanes=64), samples=1_000_000, batch=1024, chunk=1000)
-    shards = {place.sample // 1000 for number in range(order.batches // 10) for place in order.places(number, 0, 16)}
+    shards = {place.sample // 1000 for number in range(order.batches // 10) for place in order.slots(number, 0, 16)}
     assert len(shards) < 12  # a tenth of an epoch of one of 64 ranks, 1560 samples: 2 would do, 1000 is all
 
 
 def test_any_place_of_a_huge_set_is_found_directly() -> None:
     order = Order(OrderConfig(lanes=1024), samples=10**10, batch=4096, chunk=10_000)
-    places = order.places(7 * order.batches + order.batches // 2)
+    places = order.slots(7 * order.batches + order.batches // 2)
     assert len({place.sample for place in places}) == 4096
     assert all(0 <= place.sample < 10**10 for place in places)
 
@@ -131,8 +131,8 @@ def test_permutations_are_one_to_one_and_invert(size: int) -> None:
 
 def test_replacements_are_a_function_of_place_and_attempt() -> None:
     order = Order(OrderConfig(seed=5), samples=100, batch=10, chunk=10, subset=range(50, 100))
-    draws = [order.replacements.sample(Place(2, 17, 60), attempt) for attempt in range(200)]
-    assert draws == [order.replacements.sample(Place(2, 17, 99), attempt) for attempt in range(200)]
+    draws = [order.replacements.sample(SampleSlot(2, 17, 60), attempt) for attempt in range(200)]
+    assert draws == [order.replacements.sample(SampleSlot(2, 17, 99), attempt) for attempt in range(200)]
     assert set(draws) <= set(range(50, 100))
     assert len(set(draws)) > 40
 

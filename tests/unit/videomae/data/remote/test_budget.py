@@ -89,7 +89,7 @@ def killed(tmp_path: Path) -> Path:
         time.sleep(0.01)
     others = cache_of(tmp_path, SlowRemote(tmp_path, seconds=0), shards=2.5)
     others.fetch("1.tar", size=SIZE, sha256="")
-    others.plan().announce({"2.tar": 1})
+    others.plan().publish_plan({"2.tar": 1})
     assert not others.fetch_ahead("2.tar", size=2 * SIZE, sha256="")  # what the other has still to write counts
     assert (others.folder / "1.tar").exists()
     assert process.pid is not None
@@ -139,9 +139,9 @@ def test_what_is_fetched_ahead_takes_no_room_from_what_is_needed_sooner(
     cache = cache_of(tmp_path, SlowRemote(tmp_path, seconds=0), shards=2.5)
     for number in range(2):
         cache.fetch(f"{number}.tar", size=SIZE, sha256="")
-    cache.plan().announce({"0.tar": 1, "2.tar": 6})
+    cache.plan().publish_plan({"0.tar": 1, "2.tar": 6})
     other_rank = cache.plan()
-    other_rank.announce({"1.tar": ahead_of, "0.tar": 50})
+    other_rank.publish_plan({"1.tar": ahead_of, "0.tar": 50})
     assert cache.fetch_ahead("2.tar", size=SIZE, sha256="") == granted
     assert sorted(path.stem for path in cache.folder.glob("*.tar")) == (["0", "2"] if granted else ["0", "1"])
     other_rank.withdraw()

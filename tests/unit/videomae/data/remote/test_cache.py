@@ -36,7 +36,7 @@ def fetch(cache: ShardCache, *numbers: int) -> None:
 
 def announce(cache: ShardCache, *numbers: int) -> None:
     """Say that the shards are needed ten batches after each other."""
-    cache.plan().announce({f"{number}.tar": 10 * place for place, number in enumerate(numbers)})
+    cache.plan().publish_plan({f"{number}.tar": 10 * place for place, number in enumerate(numbers)})
 
 
 def cached(cache: ShardCache) -> set[int]:

@@ -165,7 +165,7 @@ def test_tars_of_others_are_indexed(tmp_path: Path, write_video: Callable[..., P
     assert [reader.entry(number).label for number in range(6)] == [0, 1, 0] * 2
     assert [reader.entry(number).frames for number in range(6)] == [5, 6, 7] * 2
     assert reader.entry(5).group == "g7"
-    assert [left.source for left in manifest.left_out] == ["part-0.tar/dir/09", "part-1.tar/dir/19"]
+    assert [left.source for left in manifest.skipped] == ["part-0.tar/dir/09", "part-1.tar/dir/19"]
     assert verify(manifest, decode=True) == []
 
 

@@ -21,7 +21,7 @@ from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import EngineConfig, EnginePlan
 from videomae.engine.state.fragments import FORMAT, State, StateError, file_of, read_full
 from videomae.engine.state.restoring import restore
-from videomae.engine.state.snapshot import Extras, Held, share, take
+from videomae.engine.state.snapshot import Extras, ParamShard, share, snapshot_to_host
 
 
 class Model(nn.Module):
@@ -42,7 +42,7 @@ def engine_of(model: nn.Module, *, steps: int = 2, precision: str = "fp32") -> L
     engine = LocalEngine(model, parameter_groups(model, weight_decay=0.1), plan)
     for seed in range(steps):
         x_BD = torch.randn(8, 4, generator=torch.Generator().manual_seed(seed))
-        engine.update([x_BD], lambda module, x_BD: module(x_BD).float().square().mean(), rate=0.1)
+        engine.train_step([x_BD], lambda module, x_BD: module(x_BD).float().square().mean(), lr=0.1)
     return engine
 
 
@@ -57,7 +57,7 @@ def saved(tmp_path: Path) -> tuple[LocalEngine, Path]:
 def test_the_whole_state_is_read_back(saved: tuple[LocalEngine, Path]) -> None:
     engine, folder = saved
     for key, average in (("master", False), ("ema", True)):
-        state, found = engine.full_state(average=average), read_full(folder, key)
+        state, found = engine.full_state(ema=average), read_full(folder, key)
         assert found.keys() == state.keys()
         assert all(torch.equal(value, found[name]) for name, value in state.items())
     assert read_full(folder, "exp_avg_sq").keys() == {"norm.weight", "norm.bias", "last.weight", "last.bias"}
@@ -77,7 +77,7 @@ def test_loading_restores_everything_to_the_bit(saved: tuple[LocalEngine, Path])
 def test_the_loss_scale_is_restored(tmp_path: Path) -> None:
     engine = engine_of(Model(), precision="fp16")
     huge = [torch.full((8, 4), 1e4)]
-    assert engine.update(huge, lambda module, x_BD: module(x_BD).float().square().sum() * 1e30, rate=0.1).skipped == 1
+    assert engine.train_step(huge, lambda module, x_BD: module(x_BD).float().square().sum() * 1e30, lr=0.1).skipped == 1
     engine.save(tmp_path)
     other = engine_of(Model(), steps=0, precision="fp16")
     other.load(tmp_path)
@@ -89,7 +89,7 @@ def test_a_snapshot_is_of_its_moment_also_when_written_later(tmp_path: Path) -> 
     engine = engine_of(Model())
     state, snapshot = engine.full_state(), engine.snapshot()
     writing = threading.Thread(target=snapshot.write, args=(tmp_path,))
-    engine.update([torch.ones(8, 4)], lambda module, x_BD: module(x_BD).square().mean(), rate=0.1)
+    engine.train_step([torch.ones(8, 4)], lambda module, x_BD: module(x_BD).square().mean(), lr=0.1)
     writing.start()
     writing.join()
     found = read_full(tmp_path)
@@ -99,7 +99,7 @@ def test_a_snapshot_is_of_its_moment_also_when_written_later(tmp_path: Path) -> 
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), size=st.integers(1, 9))
 def test_ranks_share_what_all_of_them_have(sizes: list[int], size: int) -> None:
-    held = [Held(str(i), (numel,), 0, {"master": torch.arange(numel).float()}) for i, numel in enumerate(sizes)]
+    held = [ParamShard(str(i), (numel,), 0, {"master": torch.arange(numel).float()}) for i, numel in enumerate(sizes)]
     parts = [share(held, rank=rank, size=size) for rank in range(size)]
     counts = [sum(part.stop - part.start for part in own) for own in parts]
     assert sum(counts) == sum(sizes)
@@ -111,10 +111,10 @@ def test_ranks_share_what_all_of_them_have(sizes: list[int], size: int) -> None:
 
 def write_parts(folder: Path, *, size: int, numel: int = 10, rank_value: float = 0.0) -> None:
     """A parameter w of 0, 1, ... and a buffer, written by `size` ranks."""
-    held = [Held("w", (2, numel // 2), 0, {"master": torch.arange(numel).float()}, torch.tensor(3.0))]
+    held = [ParamShard("w", (2, numel // 2), 0, {"master": torch.arange(numel).float()}, torch.tensor(3.0))]
     for rank in range(size):
         extras = Extras({"mean": torch.tensor([rank + rank_value]), "count": torch.tensor(rank)})
-        take(share(held, rank=rank, size=size), extras, rank=rank, size=size).write(folder)
+        snapshot_to_host(share(held, rank=rank, size=size), extras, rank=rank, size=size).write(folder)
 
 
 def test_any_range_is_read_out_of_the_parts_of_all_ranks(tmp_path: Path) -> None:
@@ -205,7 +205,10 @@ def test_parts_of_ranks_that_count_steps_together_take_the_largest(tmp_path: Pat
     steps = torch.tensor(0.0)
     values = torch.zeros(prod((2, 5)))
     with State(tmp_path) as state:
-        held = [Held("w", (2, 5), 0, {"master": values[:5]}, steps), Held("w", (2, 5), 5, {"master": values[5:]})]
+        held = [
+            ParamShard("w", (2, 5), 0, {"master": values[:5]}, steps),
+            ParamShard("w", (2, 5), 5, {"master": values[5:]}),
+        ]
         restore(held, [], state, world_of_one())
     assert steps.item() == 3.0
     assert values.tolist() == list(range(10))

@@ -21,7 +21,7 @@ from videomae.engine.state import fragments, restoring
 from videomae.engine.state.fragments import State, StateError, file_of
 from videomae.engine.state.rank_file import RankFile
 from videomae.engine.state.restoring import exchange, restore
-from videomae.engine.state.snapshot import Extras, Held, share, take
+from videomae.engine.state.snapshot import Extras, ParamShard, share, snapshot_to_host
 
 SHAPES = {"embed.weight": (5, 7), "norm.bias": (3,), "head.weight": (64, 3), "head.bias": (1,), "table": (11,)}
 FROZEN = ("embed.weight", "head.bias")
@@ -29,7 +29,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "ema")
 ODD = torch.tensor([0x7FC12345, -0x80000000, 0x7F800001, -0x00400000, 1], dtype=torch.int32)  # NaNs, -0, subnormal
 
 
-def whole(*, frozen: tuple[str, ...] = (), seed: int | None = 0) -> list[Held]:
+def whole(*, frozen: tuple[str, ...] = (), seed: int | None = 0) -> list[ParamShard]:
     """A state as one rank would hold it that keeps everything; bit patterns of all kinds, or zeros without a seed."""
     held = []
     for number, (name, shape) in enumerate(SHAPES.items()):
@@ -41,7 +41,7 @@ def whole(*, frozen: tuple[str, ...] = (), seed: int | None = 0) -> list[Held]:
                 value.copy_(torch.randn(value.shape, generator=generator))
                 value.view(torch.int32)[:5] = ODD[: value.numel()]
         steps = None if name in frozen else torch.tensor(0.0 if seed is None else 3.0 + number)
-        held.append(Held(name, shape, 0, values, steps))
+        held.append(ParamShard(name, shape, 0, values, steps))
     return held
 
 
@@ -53,10 +53,10 @@ def write(folder: Path, *, layout: str, size: int, frozen: tuple[str, ...] = ())
     folder.mkdir(exist_ok=True)
     for rank in range(size):
         own = LAYOUTS[layout](whole(frozen=frozen), rank=rank, size=size)
-        take(own, Extras({"mean": torch.tensor([rank + 0.5])}), rank=rank, size=size).write(folder)
+        snapshot_to_host(own, Extras({"mean": torch.tensor([rank + 0.5])}), rank=rank, size=size).write(folder)
 
 
-def load(folder: Path, world: World, *, layout: str, frozen: tuple[str, ...] = ()) -> list[Held]:
+def load(folder: Path, world: World, *, layout: str, frozen: tuple[str, ...] = ()) -> list[ParamShard]:
     """What a rank holds after a load: everything, or its part of what is trained, and all the rest."""
     empty = whole(frozen=frozen, seed=None)
     alike = empty if layout == "alike" else [part for part in empty if part.name in frozen]
@@ -67,7 +67,7 @@ def load(folder: Path, world: World, *, layout: str, frozen: tuple[str, ...] = (
     return [*own, *alike]
 
 
-def differs(parts: list[Held], frozen: tuple[str, ...] = ()) -> list[str]:
+def differs(parts: list[ParamShard], frozen: tuple[str, ...] = ()) -> list[str]:
     """What is not, to the bit, as it was written."""
     found, written = [], {part.name: part for part in whole(frozen=frozen)}
     for part in parts:
@@ -129,7 +129,7 @@ def test_a_bucket_may_have_any_size(tmp_path: Path, size: int, bucket: int, writ
     folder = tmp_path / str(written)
     write(folder, layout="cut", size=written)
 
-    def fill(world: World) -> list[Held]:
+    def fill(world: World) -> list[ParamShard]:
         held = whole(seed=None)
         with State.shared(folder, world) as state:
             exchange(restoring._locate(held, state), state, world, bucket=bucket)
@@ -233,8 +233,8 @@ def test_a_file_that_another_host_sees_otherwise_is_an_error_on_every_rank(
 def test_a_range_that_one_rank_lacks_is_an_error_on_every_rank_and_changes_nothing(tmp_path: Path, layout: str) -> None:
     write(tmp_path, layout="run", size=4)
     part = [held for held in share(whole(), rank=3, size=4) if held.name != "table"]
-    take(part, Extras({"mean": torch.tensor([3.5])}), rank=3, size=4).write(tmp_path)
-    kept: dict[int, list[Held]] = {}
+    snapshot_to_host(part, Extras({"mean": torch.tensor([3.5])}), rank=3, size=4).write(tmp_path)
+    kept: dict[int, list[ParamShard]] = {}
 
     def act(world: World) -> None:
         empty = whole(seed=None)
@@ -251,9 +251,9 @@ def test_a_range_that_one_rank_lacks_is_an_error_on_every_rank_and_changes_nothi
 
 
 def test_an_average_that_is_not_there_is_refused_with_what_to_type(tmp_path: Path) -> None:
-    held = [Held("w", (2,), 0, {"master": torch.ones(2)})]
-    take(held, Extras(), rank=0, size=1).write(tmp_path)
-    wanted = [Held("w", (2,), 0, {"master": torch.zeros(2), "ema": torch.zeros(2)})]
+    held = [ParamShard("w", (2,), 0, {"master": torch.ones(2)})]
+    snapshot_to_host(held, Extras(), rank=0, size=1).write(tmp_path)
+    wanted = [ParamShard("w", (2,), 0, {"master": torch.zeros(2), "ema": torch.zeros(2)})]
 
     def act(world: World) -> None:
         with State.shared(tmp_path, world) as state:

@@ -88,7 +88,7 @@ def test_pretraining_logits_and_loss_equal_transformers(their_autoencoder: nn.Mo
     visible_BV = torch.from_numpy(np.stack([mask.visible_V for mask in masks]))
     hidden_BH = torch.from_numpy(np.stack([mask.hidden_H for mask in masks]))
     video_BCTHW = (pixels_BCTHW - mean) / std
-    flags_BN = torch.zeros(2, ENCODER.tokens, dtype=torch.bool).scatter_(1, hidden_BH, True)
+    flags_BN = torch.zeros(2, ENCODER.num_patches, dtype=torch.bool).scatter_(1, hidden_BH, True)
     expected = their_autoencoder(video_BCTHW.transpose(1, 2), bool_masked_pos=flags_BN)
     predictions = ours(video_BCTHW, visible_BV, hidden_BH)
     assert (predictions - expected.logits).abs().max() < 1e-5
@@ -160,12 +160,12 @@ def test_official_files_give_the_encoder(tmp_path: Path, wrapper: str, prefix: s
     assert all(torch.equal(export.state[key], value) for key, value in expected.items())
 
 
-def test_a_fine_tuned_file_gives_its_encoder_and_says_what_it_left_out(tmp_path: Path):
+def test_a_fine_tuned_file_gives_its_encoder_and_says_what_it_skipped(tmp_path: Path):
     model = VideomaeClassifier(VideomaeConfig(encoder=ENCODER), 3)
     state = {key.removeprefix("encoder."): value for key, value in model.state_dict().items()}
     torch.save({"module": state}, tmp_path / "tuned.pth")
     report = import_encoder(tmp_path / "tuned.pth", tmp_path / "out", frames=4, size=32, heads=4)
-    assert report.left_out == ("fc_norm", "head")
+    assert report.skipped == ("fc_norm", "head")
     assert not report.config.final_norm
     again = VideomaeClassifier(VideomaeConfig(weights=str(tmp_path / "out")), 3)
     assert torch.equal(again.encoder.blocks[1].mlp.fc2.weight, model.encoder.blocks[1].mlp.fc2.weight)
@@ -175,7 +175,7 @@ def test_a_folder_of_transformers_brings_its_settings(tmp_path: Path, their_auto
     their_autoencoder.save_pretrained(tmp_path / "theirs")
     report = import_encoder(tmp_path / "theirs", tmp_path / "out")
     assert report.config == ENCODER
-    assert report.left_out == ("decoder", "encoder_to_decoder", "mask_token")
+    assert report.skipped == ("decoder", "encoder_to_decoder", "mask_token")
 
 
 @pytest.mark.parametrize("missing", ["encoder.blocks.1.attn.q_bias", "encoder.norm.weight"])
@@ -195,7 +195,7 @@ def test_unused_and_missing_keys_of_a_checkpoint_are_errors_that_list_them(tmp_p
 
 def test_huggingface_keys_that_do_not_belong_are_refused(their_classifier: nn.Module):
     state = dict(their_classifier.state_dict())
-    key_bias = "videomae.models.encoder.layer.0.attention.attention.key.bias"
+    key_bias = "videomae.encoder.layer.0.attention.attention.key.bias"
     kept = from_huggingface(state | {key_bias: torch.zeros(32)}, source="theirs")
     assert "blocks.0.attn.q_bias" in kept
     with pytest.raises(WeightsError, match="is not zero"):

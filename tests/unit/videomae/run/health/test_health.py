@@ -7,27 +7,27 @@ import numpy as np
 import pytest
 import torch
 
-from videomae.engine.protocol import Update
+from videomae.engine.protocol import StepResult
 from videomae.run.health.guard import Guard, HealthConfig
 
 QUICK = HealthConfig(window=20, warmup=10, skips=3, skip_fraction=0.5, diverged=5)
 
 
-def update(norm: float, loss: float = 1.0, *, skipped: bool = False) -> Update:
+def update(norm: float, loss: float = 1.0, *, skipped: bool = False) -> StepResult:
     values = [torch.tensor(value) for value in (loss, loss, norm, float(skipped))]
-    return Update(loss=values[0], loss_max=values[1], gradient_norm=values[2], skipped=values[3])
+    return StepResult(loss=values[0], loss_max=values[1], gradient_norm=values[2], skipped=values[3])
 
 
-def run(guard: Guard, updates: list[Update]) -> list[float]:
+def run(guard: Guard, updates: list[StepResult]) -> list[float]:
     """The ceiling before each step."""
     ceilings = []
     for step in updates:
-        ceilings.append(guard.ceiling)
+        ceilings.append(guard.skip_threshold)
         guard.watch(step)
     return ceilings
 
 
-def quiet(steps: int, *, seed: int = 0) -> list[Update]:
+def quiet(steps: int, *, seed: int = 0) -> list[StepResult]:
     rng = np.random.default_rng(seed)
     return [update(float(norm), float(loss)) for norm, loss in zip(*rng.lognormal(0, 0.4, (2, steps)), strict=True)]
 

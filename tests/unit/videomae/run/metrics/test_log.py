@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import world_of_one
-from videomae.run.directory import RunDirectory, write_whole
-from videomae.run.metrics import MetricsConfig, MetricsLog, read
+from videomae.run.directory import RunDirectory, write_atomic
+from videomae.run.metrics import MetricsConfig, MetricsLog, read_metrics
 from videomae.run.metrics.log import Follower
 
 
@@ -26,13 +26,16 @@ def test_lines_are_cut_back_to_the_resumed_step(tmp_path: Path) -> None:
         log.write("train", step, loss=1 / step)
     log.cut_back(3)
     log.write("train", 4, loss=9.0)
-    assert [(line["step"], line["loss"]) for line in read(tmp_path / "metrics.jsonl")][2:] == [(3, 1 / 3), (4, 9.0)]
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")][2:] == [
+        (3, 1 / 3),
+        (4, 9.0),
+    ]
 
 
-def test_a_line_cut_short_by_a_crash_is_left_out_and_gone_after_the_resume(tmp_path: Path) -> None:
+def test_a_line_cut_short_by_a_crash_is_skipped_and_gone_after_the_resume(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"kind": "train", "step": 1}\n{"kind": "tra')
-    assert read(file) == [{"kind": "train", "step": 1}]
+    assert read_metrics(file) == [{"kind": "train", "step": 1}]
     log = open_log(tmp_path)
     log.cut_back(1)
     log.write("train", 2, loss=0.5)
@@ -46,14 +49,14 @@ def test_what_is_no_number_is_valid_json_and_comes_back_as_a_float(tmp_path: Pat
     open_log(tmp_path).write("train", 1, loss=math.nan, gradient_norm=math.inf, low=-math.inf, mfu=None)
     text = (tmp_path / "metrics.jsonl").read_text()
     assert json.loads(text, parse_constant=refuse)["gradient_norm"] == "Infinity"
-    (line,) = read(tmp_path / "metrics.jsonl")
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
     assert math.isnan(line["loss"])
     assert (line["gradient_norm"], line["low"], line["mfu"]) == (math.inf, -math.inf, None)
 
 
 def test_the_bare_words_of_older_files_are_read_too(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": NaN}\n[1]\n')
-    (line,) = read(tmp_path / "metrics.jsonl")
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
     assert math.isnan(line["loss"])
 
 
@@ -99,7 +102,7 @@ def test_what_a_full_disk_refuses_is_written_later(
     file.unlink()
     log.write("train", 3)
     log.close()
-    assert [line["step"] for line in read(file)] == [1, 2, 3]
+    assert [line["step"] for line in read_metrics(file)] == [1, 2, 3]
 
 
 def test_a_write_cut_short_leaves_no_half_line(tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_a_write_cut_short_leaves_no_half_line(tmp_path: Path) -> None:
         log.write("train", 2)
     assert file.read_bytes() == before
     log.close()
-    assert [line["step"] for line in read(file)] == [1, 2]
+    assert [line["step"] for line in read_metrics(file)] == [1, 2]
 
 
 def test_waiting_lines_are_cut_back_too(tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_waiting_lines_are_cut_back_too(tmp_path: Path) -> None:
             log.write("train", step)
     log.cut_back(2)
     log.close()
-    assert [line["step"] for line in read(file)] == [1, 2]
+    assert [line["step"] for line in read_metrics(file)] == [1, 2]
 
 
 def test_a_full_disk_takes_a_cut_of_the_end(tmp_path: Path) -> None:
@@ -129,7 +132,7 @@ def test_a_full_disk_takes_a_cut_of_the_end(tmp_path: Path) -> None:
         log.write("train", step)
     with largest_file(10):
         log.cut_back(2)
-    assert [line["step"] for line in read(file)] == [1, 2]
+    assert [line["step"] for line in read_metrics(file)] == [1, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
@@ -147,10 +150,10 @@ def test_a_full_disk_that_does_not_take_the_cut_loses_nothing_and_says_what_to_d
         log.cut_back(1, again=("evaluation",))
     assert file.read_bytes() == before
     log.cut_back(1, again=("evaluation",))
-    assert [line["kind"] for line in read(file)] == ["train", "checkpoint"]
+    assert [line["kind"] for line in read_metrics(file)] == ["train", "checkpoint"]
 
 
 def test_an_error_of_writing_says_which_file_is_meant(tmp_path: Path) -> None:
     with largest_file(1), pytest.raises(OSError, match=r"File too large: '.*/config.yaml'"):
-        write_whole(tmp_path / "config.yaml", "run: x")
+        write_atomic(tmp_path / "config.yaml", "run: x")
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from videomae.run.metrics.meter import Meter, Workload, memory_gb
-from videomae.run.metrics.peak import Peak
+from videomae.run.metrics.peak import PeakFlops
 
 
 class Clock:
@@ -17,15 +17,15 @@ class Clock:
 
 def test_a_window_counts_training_alone_and_tells_the_rest_apart() -> None:
     clock = Clock()
-    meter = Meter(batch=32, devices=2, flops=10**12, peak=Peak(8.0, "given"), clock=clock)
+    meter = Meter(batch=32, devices=2, flops=10**12, peak=PeakFlops(8.0, "given"), clock=clock)
     for _ in range(5):
         with meter.waiting():
             clock.now += 0.5
         clock.now += 1.5
         meter.step()
-    with meter.aside("evaluation"):
+    with meter.exclude_time("evaluation"):
         clock.now += 1000
-    with meter.aside("save"):
+    with meter.exclude_time("save"):
         clock.now += 7
     values = meter.read()
     assert values == {
@@ -48,10 +48,10 @@ def test_a_window_counts_training_alone_and_tells_the_rest_apart() -> None:
 
 def test_time_aside_counts_when_what_is_done_there_fails() -> None:
     clock = Clock()
-    meter = Meter(batch=1, devices=1, flops=1, peak=Peak(None, "unknown"), clock=clock)
+    meter = Meter(batch=1, devices=1, flops=1, peak=PeakFlops(None, "unknown"), clock=clock)
 
     def save() -> None:
-        with meter.aside("save"):
+        with meter.exclude_time("save"):
             clock.now += 3
             raise OSError("full")
 
@@ -65,7 +65,7 @@ def test_time_aside_counts_when_what_is_done_there_fails() -> None:
 
 def test_a_window_begun_anew_forgets() -> None:
     clock = Clock()
-    meter = Meter(batch=1, devices=1, flops=1, peak=Peak(1.0, "given"), clock=clock)
+    meter = Meter(batch=1, devices=1, flops=1, peak=PeakFlops(1.0, "given"), clock=clock)
     with meter.waiting():
         clock.now += 5
     meter.restart()

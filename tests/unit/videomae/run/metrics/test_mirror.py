@@ -18,8 +18,8 @@ from PIL import Image
 from tests.tiny import world_of_one
 from tests.wandb_server import wandb_server
 from videomae.run.directory import RunDirectory
-from videomae.run.metrics import MetricsConfig, MetricsLog, read
-from videomae.run.metrics.mirror import mode_of, run_id, start_mirror
+from videomae.run.metrics import MetricsConfig, MetricsLog, read_metrics
+from videomae.run.metrics.mirror import mode_of, run_id, start_wandb_sync
 from videomae.run.metrics.wandb_mirror import End, connect, follow
 
 KEY = "0123456789" * 4
@@ -120,7 +120,7 @@ def test_a_server_that_is_not_there_costs_a_few_seconds_and_one_line(
     (message,) = said.messages
     assert re.match(r"W&B did not take everything and was ended after \d+ s; metrics.jsonl holds everything", message)
     assert f"python -m videomae.run.metrics sync {tmp_path}" in message
-    assert len(read(tmp_path / "metrics.jsonl")) == 3
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
 
 
 def test_a_launcher_that_waits_is_not_kept_waiting(
@@ -199,7 +199,7 @@ def test_a_mirror_ends_soon_after_a_killed_training(tmp_path: Path, mute_server:
         "from pathlib import Path\n"
         "from videomae.run.metrics import mirror\n"
         "from videomae.run.directory import RunDirectory\n"
-        "print(mirror.start_mirror(RunDirectory(Path(sys.argv[1])), mirror.MetricsConfig())._process.pid, flush=True)\n"
+        "print(mirror.start_wandb_sync(RunDirectory(Path(sys.argv[1])), mirror.MetricsConfig())._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = {**os.environ, "WANDB_BASE_URL": mute_server, "WANDB_API_KEY": KEY}
@@ -241,4 +241,4 @@ def test_the_config_then_wandb_mode_then_the_login_decide(
 
 def test_a_folder_of_logs_that_cannot_be_made_costs_the_mirror_alone(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("in the way")
-    assert start_mirror(RunDirectory(tmp_path), MetricsConfig(wandb="offline")) is None
+    assert start_wandb_sync(RunDirectory(tmp_path), MetricsConfig(wandb="offline")) is None

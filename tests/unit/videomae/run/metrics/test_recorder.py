@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from tests.tiny import world_of_one
-from videomae.engine.protocol import Update
-from videomae.engine.schedule import ScheduleConfig, make_timetable
-from videomae.run.metrics import MetricsConfig, read
+from videomae.engine.protocol import StepResult
+from videomae.engine.schedule import ScheduleConfig, make_schedule
+from videomae.run.metrics import MetricsConfig, read_metrics
 from videomae.run.metrics.meter import Workload
 from videomae.run.metrics.plateau import WINDOW, TrivialLoss
 from videomae.run.metrics.recorder import Recorder
 from videomae.stage import TrainingConfig
 
-TIMETABLE = make_timetable(
-    ScheduleConfig(duration="50 steps", warmup="2 steps"), peak_rate=1e-3, steps_per_epoch=10, batch=4
+TIMETABLE = make_schedule(
+    ScheduleConfig(duration="50 steps", warmup="2 steps"), peak_lr=1e-3, steps_per_epoch=10, batch=4
 )
 WORK = Workload(
     multiply_adds={"encoder": 3 * 10**9, "decoder": 10**9},
     parameters=7,
-    lowest_rate=0.25,
+    lr_min_scale=0.25,
     trivial=TrivialLoss(key="normalised_loss", value=1.0, answer="the mean", advice="raise the rate"),
 )
 
@@ -32,8 +32,8 @@ def recorder_in(folder: Path, **settings: object) -> Recorder:
     return Recorder(config, world=world_of_one(), timetable=TIMETABLE, workload=WORK)
 
 
-def update(loss: float, *, skipped: bool = False) -> Update:
-    return Update(torch.tensor(loss), torch.tensor(loss + 1), torch.tensor(2.0), torch.tensor(int(skipped)))
+def update(loss: float, *, skipped: bool = False) -> StepResult:
+    return StepResult(torch.tensor(loss), torch.tensor(loss + 1), torch.tensor(2.0), torch.tensor(int(skipped)))
 
 
 def train(recorder: Recorder, steps: range, *, loss: float = 0.5, skipped: tuple[int, ...] = ()) -> None:
@@ -46,17 +46,17 @@ def train(recorder: Recorder, steps: range, *, loss: float = 0.5, skipped: tuple
 def test_a_line_has_every_figure(tmp_path: Path) -> None:
     recorder = recorder_in(tmp_path, every=5, peak_tflops=1e-6)
     (tmp_path / "quarantine.jsonl").write_text("{}\n{}\n")
-    with recorder.aside("evaluation"):
+    with recorder.exclude_time("evaluation"):
         pass
     train(recorder, range(5), skipped=(1, 3))
-    (line,) = read(tmp_path / "metrics.jsonl")
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
     assert list(line) == [
-        *("kind", "step", "epoch", "loss", "loss_max", "normalised_loss", "gradient_norm", "rate", "rate_lowest"),
+        *("kind", "step", "epoch", "loss", "loss_max", "normalised_loss", "gradient_norm", "lr", "lr_min"),
         *("seconds", "step_seconds", "samples_per_second", "data_seconds", "data_percent", "teraflops", "mfu"),
         *("evaluation_seconds", "memory_gb", "skipped", "quarantined"),
     ]
     assert (line["step"], line["epoch"], line["loss"], line["loss_max"]) == (5, 0.5, 0.5, 1.5)
-    assert line["rate_lowest"] == pytest.approx(line["rate"] / 4)
+    assert line["lr_min"] == pytest.approx(line["lr"] / 4)
     assert (line["skipped"], line["quarantined"]) == (2, 2)
     assert line["teraflops"] == pytest.approx(line["samples_per_second"] * 8e9 / 1e12, rel=1e-3)
     assert line["mfu"] == pytest.approx(line["teraflops"] / 1e-6, rel=1e-3)
@@ -65,7 +65,11 @@ def test_a_line_has_every_figure(tmp_path: Path) -> None:
 def test_the_last_step_is_logged_and_skips_are_counted_once(tmp_path: Path) -> None:
     recorder = recorder_in(tmp_path, every=20)
     train(recorder, range(50), skipped=(7, 30, 49))
-    assert [(line["step"], line["skipped"]) for line in read(tmp_path / "metrics.jsonl")] == [(20, 1), (40, 1), (50, 1)]
+    assert [(line["step"], line["skipped"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [
+        (20, 1),
+        (40, 1),
+        (50, 1),
+    ]
 
 
 def test_going_back_cuts_the_file_and_forgets_the_skips_since(tmp_path: Path) -> None:
@@ -73,7 +77,7 @@ def test_going_back_cuts_the_file_and_forgets_the_skips_since(tmp_path: Path) ->
     train(recorder, range(13), skipped=(11, 12))
     recorder.cut_back(5)
     train(recorder, range(5, 10))
-    assert [(line["step"], line["skipped"]) for line in read(tmp_path / "metrics.jsonl")] == [(5, 0), (10, 0)]
+    assert [(line["step"], line["skipped"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [(5, 0), (10, 0)]
 
 
 def test_a_loss_that_sits_at_the_trivial_value_is_told_once(

@@ -19,7 +19,7 @@ from videomae.run.status import FILE, StatusFile
 def train_line(step: int, **values: Any) -> dict[str, Any]:
     figures = {"loss": 1 / step, "loss_max": 1.1 / step, "normalised_loss": 1 / step, "pixel_loss": 0.02 / step}
     times = {"seconds": 5.0, "step_seconds": 0.5, "samples_per_second": 64.0, "data_seconds": 1.0, "data_percent": 20.0}
-    more = {"gradient_norm": 0.3, "rate": 1e-3, "mfu": 0.31, "memory_gb": 1.5, "skipped": 0, "quarantined": 0}
+    more = {"gradient_norm": 0.3, "lr": 1e-3, "mfu": 0.31, "memory_gb": 1.5, "skipped": 0, "quarantined": 0}
     return {"kind": "train", "step": step, "epoch": step / 40, **figures, **times, **more, **values}
 
 
