@@ -199,7 +199,8 @@ def test_a_mirror_ends_soon_after_a_killed_training(tmp_path: Path, mute_server:
         "from pathlib import Path\n"
         "from videomae.run.metrics import mirror\n"
         "from videomae.run.directory import RunDirectory\n"
-        "print(mirror.start_wandb_sync(RunDirectory(Path(sys.argv[1])), mirror.MetricsConfig())._process.pid, flush=True)\n"
+        "sync = mirror.start_wandb_sync(RunDirectory(Path(sys.argv[1])), mirror.MetricsConfig())\n"
+        "print(sync._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = {**os.environ, "WANDB_BASE_URL": mute_server, "WANDB_API_KEY": KEY}
