@@ -34,6 +34,7 @@ from finetune.train import train
 from videomae.command import finish, guarded
 from videomae.core.config import ConfigError, configclass, load, parse, set_value, to_dict
 from videomae.core.distributed import World, distributed_context
+from videomae.core.errors import UserError
 from videomae.core.progress import console, log_to, logger
 from videomae.core.signals import handle_signals
 from videomae.models.flops import count_flops
@@ -66,10 +67,10 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         if not self.rows or not self.seeds:
-            raise ValueError("a benchmark needs at least one row and one seed")
+            raise UserError("a benchmark needs at least one row and one seed")
         titles = [row.title for row in self.rows]
         if len(set(titles)) < len(titles):
-            raise ValueError(f"row titles must differ, got {titles}")
+            raise UserError(f"row titles must differ, got {titles}")
         for row in self.rows:
             self.finetuning(row, self.seeds[0])
 

@@ -7,6 +7,7 @@ from typing import Literal
 from finetune.mixup import MixupConfig
 from finetune.models import ModelConfig
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.data.clips import ClipsConfig
 from videomae.stage import TrainingConfig
 
@@ -25,7 +26,7 @@ class FinetuneDataConfig(ClipsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must be a range within (0, 1], got {self.scale}")
+            raise UserError(f"scale must be a range within (0, 1], got {self.scale}")
 
 
 @configclass
@@ -39,7 +40,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if self.clips < 1 or self.crops < 1 or self.batch < 1:
-            raise ValueError(
+            raise UserError(
                 f"clips, crops and batch must be at least 1, got {self.clips}, {self.crops} and {self.batch}"
             )
 
@@ -57,11 +58,11 @@ class FinetuneConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         if self.engine.zero_stage == 3:
-            raise ValueError(
+            raise UserError(
                 "engine.zero_stage=3 cannot evaluate: ranks have different numbers of videos, and there a forward pass "
                 "is a meeting of all; type engine.zero_stage=2, or less"
             )
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
+            raise UserError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
         if self.batch % self.data.repeated_aug:
-            raise ValueError(f"batch={self.batch} must be a multiple of data.repeated_aug={self.data.repeated_aug}")
+            raise UserError(f"batch={self.batch} must be a multiple of data.repeated_aug={self.data.repeated_aug}")

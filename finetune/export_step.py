@@ -29,7 +29,7 @@ def export_classifier(run: Path, *, step: int | None = None, out: Path | None = 
     directory; the classes are those of the run's shards.
 
     Raises:
-        ValueError: there is no whole checkpoint, or the shards are not where the run had them.
+        UserError: there is no whole checkpoint, or the shards are not where the run had them.
     """
     config = load(FinetuneConfig, RunDirectory(run).config)
     checkpoint, ema = pick(run, step), config.optimizer.ema

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from videomae.core.errors import UserError
 
-class FusionError(ValueError):
+
+class FusionError(UserError):
     """Scores that cannot be fused."""
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from videomae.core.errors import UserError
+
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:patch_embed|cls_token|pos_embed)(?:\.|$)")
 
@@ -19,13 +21,13 @@ def layer_lr_scales(module: nn.Module, decay: float) -> Callable[[str], float]:
     """A function from a parameter's name to the factor on its rate.
 
     Raises:
-        ValueError: `decay` is not 1 and the module has no `blocks.N`, so its depth is unknown.
+        UserError: `decay` is not 1 and the module has no `blocks.N`, so its depth is unknown.
     """
     depths = [int(match[1]) for name, _ in module.named_parameters() if (match := _BLOCK.search(name))]
     if decay == 1.0:
         return lambda name: 1.0
     if not depths:
-        raise ValueError(
+        raise UserError(
             f"layer_decay={decay} needs a model of transformer blocks, this one has none; set layer_decay=1"
         )
     last = max(depths) + 2

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.data.sample_weights import weighted_mean
 
 
@@ -28,7 +29,7 @@ class MixupConfig:
 
     def __post_init__(self) -> None:
         if self.mixup < 0 or self.cutmix < 0 or not 0 <= self.smoothing < 1:
-            raise ValueError(
+            raise UserError(
                 f"mixup and cutmix must not be negative and smoothing must lie in [0, 1), "
                 f"got {self.mixup}, {self.cutmix} and {self.smoothing}"
             )

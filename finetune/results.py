@@ -19,6 +19,7 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from videomae.core.config import configclass, to_dict
+from videomae.core.errors import UserError
 from videomae.run.directory import write_atomic
 from videomae.run.metrics import read_metrics as read_metrics
 
@@ -26,7 +27,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 _OPEN = pydantic.ConfigDict(extra="ignore")  # a producer may say more than a report shows
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """Results that a report cannot be made of; the message names the file, what is wrong and what to type."""
 
 
@@ -86,7 +87,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         side = len(self.classes)
         if len(self.confusion) != side or any(len(row) != side for row in self.confusion):
-            raise ValueError(f"{side} classes need a confusion matrix of {side} x {side}")
+            raise UserError(f"{side} classes need a confusion matrix of {side} x {side}")
 
 
 def read_rows(folder: Path) -> list[Row]:

@@ -17,6 +17,7 @@ from finetune.models import build
 from finetune.objective import Objective
 from finetune.stream import open_stream, split
 from videomae.core.distributed import World
+from videomae.core.errors import UserError
 from videomae.data.shards.manifest import NAME as MANIFEST
 from videomae.engine.protocol import Engine
 from videomae.engine.schedule import at_multiples
@@ -32,7 +33,7 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
     Called by every rank. A finished run is left as it is. Nothing is chosen by the val split: the last weights count.
 
     Raises:
-        ValueError: config, data, weights and world do not fit together.
+        UserError: config, data, weights and world do not fit together.
         videomae.core.signals.Stopped: a stop was asked for; the state is saved.
         videomae.core.signals.LimitReached: the run is not healthy, or does not get on.
     """
@@ -73,11 +74,11 @@ def common_classes(config: FinetuneConfig) -> tuple[str, ...]:
     """The classes of both splits.
 
     Raises:
-        ValueError: train and val have different classes, or the same in another order.
+        UserError: train and val have different classes, or the same in another order.
     """
     ours, theirs = split(config, "train").classes, split(config, "val").classes
     if ours != theirs:
-        raise ValueError(
+        raise UserError(
             f"{config.data.shards}: train has the classes {', '.join(ours)}, val has {', '.join(theirs)}; "
             "build both splits from the same classes"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from launch.cluster import ClusterConfig
 from launch.job import LAUNCHERS
 from videomae.core.config import load
+from videomae.core.errors import UserError
 
 
 def shared() -> argparse.ArgumentParser:
@@ -28,11 +29,11 @@ def cluster_of(given: argparse.Namespace) -> ClusterConfig | None:
     """The cluster's file under the flags, if one was given.
 
     Raises:
-        ValueError: several nodes are asked for, and none are known.
+        UserError: several nodes are asked for, and none are known.
     """
     if given.cluster is None:
         if given.nodes not in (None, 1):
-            raise ValueError(f"--nodes {given.nodes} needs to know them; type --cluster configs/cluster/two_hosts.yaml")
+            raise UserError(f"--nodes {given.nodes} needs to know them; type --cluster configs/cluster/two_hosts.yaml")
         return None
     changed = {"nodes": given.nodes, "processes_per_node": given.processes}
     return replace(load(ClusterConfig, given.cluster), **{name: count for name, count in changed.items() if count})

@@ -21,6 +21,7 @@ from launch.job import Job
 from launch.run_directory import launch_lock
 from launch.submission import Submission, described, ensure_not_running, prepare, record, shown, start, submit
 from videomae.command import guarded
+from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.run.directory import RunDirectory
 
@@ -39,7 +40,7 @@ def main(words: Sequence[str]) -> int:
         chain = [prepare(job, on=given.on, cluster=cluster, processes=given.processes) for job in jobs]
         folders = [submission.place.run for submission in chain]
         if len(set(folders)) < len(folders):
-            raise ValueError(
+            raise UserError(
                 f"each stage needs a directory of its own, got {', '.join(map(str, folders))}; set run=PATH"
             )
         if given.dry_run:
@@ -47,7 +48,7 @@ def main(words: Sequence[str]) -> int:
             print_json = json.dumps([described(submission) for submission in chain], indent=1)
             sys.stdout.write((print_json if given.json else "\n\n".join(blocks)) + "\n")
         elif given.on == "slurm" and given.force:
-            raise ValueError(
+            raise UserError(
                 "--force would submit every stage again; for a dead one type `python -m launch CONFIG --force`,"
                 " then the chain without --force"
             )
@@ -66,7 +67,7 @@ def stages(words: Sequence[str]) -> list[tuple[Path, list[str]]]:
     """Split `A.yaml run=x B.yaml` into configs and the overrides that follow each.
 
     Raises:
-        ValueError: an override stands before the first config.
+        UserError: an override stands before the first config.
     """
     found: list[tuple[Path, list[str]]] = []
     for word in words:
@@ -75,7 +76,7 @@ def stages(words: Sequence[str]) -> list[tuple[Path, list[str]]]:
         elif found:
             found[-1][1].append(word)
         else:
-            raise ValueError(f"got {word!r} before the first config; overrides follow the config that they change")
+            raise UserError(f"got {word!r} before the first config; overrides follow the config that they change")
     return found
 
 
@@ -89,9 +90,9 @@ def _submit(chain: Sequence[Submission], *, as_json: bool) -> None:
         if state == "missing":
             try:
                 job, note = submit(submission, after=after), f"after {', '.join(after)}" if after else "first"
-            except ValueError as error:
+            except UserError as error:
                 before = ", ".join(f"{row['run']} as job {row['job']}" for row in rows if row["job"])
-                raise ValueError(
+                raise UserError(
                     f"{error}. {before or 'Nothing'} is in the queue; the same command goes on from there"
                 ) from error
         after = [job] if job else after
@@ -107,7 +108,7 @@ def _find(submission: Submission) -> tuple[Literal["queued", "finished", "missin
     """What there is of a stage, and its job if it is queued.
 
     Raises:
-        ValueError: it cannot be submitted.
+        UserError: it cannot be submitted.
     """
     found = inspect_run(submission.place.run)
     if found.alive and found.job is not None:

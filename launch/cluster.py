@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import Field
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.core.ranks import plain_address
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -58,12 +59,12 @@ class SlurmConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.time, int):
-            raise ValueError('YAML reads 24:00:00 as a number; put it in quotes: time: "24:00:00"')
+            raise UserError('YAML reads 24:00:00 as a number; put it in quotes: time: "24:00:00"')
         if self.signal_seconds < 1:
-            raise ValueError(f"signal_seconds must be at least 1, got {self.signal_seconds}")
+            raise UserError(f"signal_seconds must be at least 1, got {self.signal_seconds}")
         for option in (*self.extra, *self.srun):
             if not option.startswith("-"):
-                raise ValueError(f"extra and srun hold options, got {option!r}; wanted for example --exclusive")
+                raise UserError(f"extra and srun hold options, got {option!r}; wanted for example --exclusive")
 
 
 @configclass
@@ -77,7 +78,7 @@ class ContainerConfig:
 
     def __post_init__(self) -> None:
         if (self.kind == "none") != (self.image is None):
-            raise ValueError(f"a container needs a kind and an image, got {self.kind} and {self.image}")
+            raise UserError(f"a container needs a kind and an image, got {self.kind} and {self.image}")
 
 
 @configclass
@@ -103,17 +104,17 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         if self.hosts and self.hostfile:
-            raise ValueError("got hosts and a hostfile; keep one of them")
+            raise UserError("got hosts and a hostfile; keep one of them")
         if len(set(self.hosts)) < len(self.hosts):
-            raise ValueError(f"hosts must differ, got {', '.join(self.hosts)}")
+            raise UserError(f"hosts must differ, got {', '.join(self.hosts)}")
         for name in (*self.hosts, *((self.address,) if self.address is not None else ())):
             require_name(name)
         for name in self.environment:
             if not _VARIABLE.fullmatch(name):
-                raise ValueError(f"environment holds NAME: value, got the name {name!r}")
+                raise UserError(f"environment holds NAME: value, got the name {name!r}")
         for what, count in (("nodes", self.nodes), ("processes_per_node", self.processes_per_node)):
             if count is not None and count < 1:
-                raise ValueError(f"{what} must be at least 1, got {count}")
+                raise UserError(f"{what} must be at least 1, got {count}")
 
     @property
     def processes(self) -> int:
@@ -133,13 +134,13 @@ class ClusterConfig:
         """The hosts of a run, the first `nodes` of those listed; none where the cluster lists none.
 
         Raises:
-            ValueError: fewer hosts are listed than `nodes` wants, or the hostfile is missing or malformed.
+            UserError: fewer hosts are listed than `nodes` wants, or the hostfile is missing or malformed.
         """
         listed = tuple(Host(name, self.processes) for name in self.hosts)
         if self.hostfile is not None:
             listed = read_hostfile(Path(self.hostfile), self.processes_per_node, default=self.processes)
         if listed and self.nodes is not None and self.nodes > len(listed):
-            raise ValueError(f"{self.nodes} nodes wanted, but the cluster lists {len(listed)} hosts; add some, or type "
+            raise UserError(f"{self.nodes} nodes wanted, but the cluster lists {len(listed)} hosts; add some, or type "
                              f"--nodes {len(listed)}")  # fmt: skip
         return listed[: self.nodes]
 
@@ -156,10 +157,10 @@ def require_name(name: str) -> str:
     """`name` if a command can take it for that of a host.
 
     Raises:
-        ValueError: it begins with a dash, or holds blanks or control characters.
+        UserError: it begins with a dash, or holds blanks or control characters.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"got the host {name!r}, wanted a name or an address, such as node1 or fd00::1")
+        raise UserError(f"got the host {name!r}, wanted a name or an address, such as node1 or fd00::1")
     return name
 
 
@@ -167,12 +168,10 @@ def read_hostfile(file: Path, processes: int | None = None, *, default: int = 1)
     """The hosts of MPI's and DeepSpeed's hostfile; `processes` overrides the slots, `default` fills them in.
 
     Raises:
-        ValueError: the file is missing, empty, or has a line that is not `NAME slots=N`.
+        UserError: the file is missing, empty, or has a line that is not `NAME slots=N`.
     """
     if not file.is_file():
-        raise ValueError(
-            f"no hostfile at {file}; write lines `NAME slots=GPUS`, or list hosts: in the cluster's config"
-        )
+        raise UserError(f"no hostfile at {file}; write lines `NAME slots=GPUS`, or list hosts: in the cluster's config")
     hosts = []
     for line in file.read_text().splitlines():
         text = line.strip()
@@ -180,8 +179,8 @@ def read_hostfile(file: Path, processes: int | None = None, *, default: int = 1)
             continue
         match = _HOSTFILE_LINE.fullmatch(text)
         if match is None:
-            raise ValueError(f"{file}: got the line {text!r}, wanted `NAME slots=GPUS`")
+            raise UserError(f"{file}: got the line {text!r}, wanted `NAME slots=GPUS`")
         hosts.append(Host(require_name(match[1]), processes or int(match[2] or default)))
     if not hosts or len({host.name for host in hosts}) < len(hosts):
-        raise ValueError(f"{file}: wanted at least one host, and each once")
+        raise UserError(f"{file}: wanted at least one host, and each once")
     return tuple(hosts)

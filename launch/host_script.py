@@ -10,6 +10,7 @@ from launch.job import Launcher
 from launch.run_directory import LaunchDir
 from launch.script import Shell, render, words
 from launch.slurm_script import inside, stage
+from videomae.core.errors import UserError
 
 _PLAIN = re.compile(r"[\w@%+=:,./-]+")
 
@@ -20,7 +21,7 @@ def host_scripts(
     """The texts of host.sh, which starts the processes of one host, and of DeepSpeed's hostfile.
 
     Raises:
-        ValueError: a value cannot stand in a script, or the container is Slurm's.
+        UserError: a value cannot stand in a script, or the container is Slurm's.
     """
     hostfile = {"hostfile": _hostfile(hosts)} if on == "deepspeed" else {}
     address, port = cluster.meeting(hosts), cluster.port_of(place.run)
@@ -46,11 +47,11 @@ def rank_scripts(module: str, place: LaunchDir, cluster: ClusterConfig, *, hosts
     """The texts of rank.sh, which DeepSpeed's launcher runs over pdsh as each process, and of its hostfile.
 
     Raises:
-        ValueError: as `host_scripts`; or a path holds what the shells of pdsh would take apart.
+        UserError: as `host_scripts`; or a path holds what the shells of pdsh would take apart.
     """
     for path in (place.record, place.root):
         if not _PLAIN.fullmatch(str(path)):
-            raise ValueError(
+            raise UserError(
                 f"{path}: deepspeed hands its words to pdsh unquoted, which only plain letters, digits and _@%+=:,./- "
                 "survive; rename it, or set deepspeed_ssh: none in the cluster's config, or type --on torchrun"
             )
@@ -75,7 +76,7 @@ def _hostfile(hosts: Sequence[Host]) -> str:
 
 def _prepared(place: LaunchDir, cluster: ClusterConfig) -> dict[str, object]:
     if cluster.container.kind == "pyxis":
-        raise ValueError("pyxis is a part of Slurm; set container.kind=apptainer, or type --on slurm")
+        raise UserError("pyxis is a part of Slurm; set container.kind=apptainer, or type --on slurm")
     return {
         "place": place,
         "threads": 1,

@@ -16,6 +16,7 @@ from finetune.benchmark import BenchmarkConfig
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from videomae.core.config import load
+from videomae.core.errors import UserError
 
 Launcher = Literal["local", "torchrun", "deepspeed", "slurm"]
 LAUNCHERS: tuple[Launcher, ...] = ("local", "torchrun", "deepspeed", "slurm")
@@ -55,16 +56,14 @@ class Job:
         """Find the stage by the config's `stage:` line.
 
         Raises:
-            ValueError: the file is missing, or names no stage.
+            UserError: the file is missing, or names no stage.
         """
         if not config.is_file():
-            raise ValueError(f"no config file at {config}; the shipped ones stand under configs/")
+            raise UserError(f"no config file at {config}; the shipped ones stand under configs/")
         values = yaml.safe_load(config.read_text())
         stage = values.get("stage") if isinstance(values, dict) else None
         if stage not in _MODULES:
-            raise ValueError(
-                f"{config}: got stage {stage!r}, wanted a line `stage: ` with one of {', '.join(_MODULES)}"
-            )
+            raise UserError(f"{config}: got stage {stage!r}, wanted a line `stage: ` with one of {', '.join(_MODULES)}")
         return cls(_MODULES[stage], config, tuple(overrides))
 
     def settings(self) -> Any:
@@ -79,13 +78,13 @@ class Job:
         """The command line; without `processes` every GPU of this machine gets one, and a machine without GPUs one.
 
         Raises:
-            ValueError: `local` is asked for more than one process, or the launcher is one of other machines.
+            UserError: `local` is asked for more than one process, or the launcher is one of other machines.
         """
         count = processes or default_processes()
         stage = [self.module, str(self.config), *self.overrides]
         if on == "local":
             if count > 1:
-                raise ValueError(f"--on local runs one process, got {count}; type --on torchrun")
+                raise UserError(f"--on local runs one process, got {count}; type --on torchrun")
             return Command([sys.executable, "-m", *stage])
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
         if on == "torchrun":
@@ -94,4 +93,4 @@ class Job:
         if on == "deepspeed":
             launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(count), "--module"]
             return Command([*launcher, *stage], threads)
-        raise ValueError("--on slurm needs to know the cluster; type --cluster configs/cluster/slurm.yaml")
+        raise UserError("--on slurm needs to know the cluster; type --cluster configs/cluster/slurm.yaml")

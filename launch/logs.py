@@ -12,6 +12,7 @@ from pathlib import Path
 from launch.finding import active_run_dir, inspect_run
 from launch.run_directory import read_launch
 from videomae.command import guarded
+from videomae.core.errors import UserError
 from videomae.core.progress import logger
 
 _POLL = 0.5
@@ -35,11 +36,11 @@ def main(words: Sequence[str]) -> int:
 
 def _show(given: argparse.Namespace) -> None:
     if not given.run.is_dir():
-        raise ValueError(f"no folder {given.run}; `python -m launch status` lists the runs")
+        raise UserError(f"no folder {given.run}; `python -m launch status` lists the runs")
     file = log_file(given.run, rank=given.rank, raw=given.raw)
     if file is None and not (given.follow and inspect_run(given.run).alive):
         there = sorted(path.name for path in (active_run_dir(given.run) / "logs").glob("*"))
-        raise ValueError(
+        raise UserError(
             f"rank {given.rank} has said nothing there; {', '.join(there) or 'no logs'} in {given.run}/logs"
         )
     if file is None or given.follow:

@@ -28,6 +28,7 @@ from typing import Any
 
 from launch import snapshot
 from videomae.core.config import dump
+from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.run.directory import write_atomic
 
@@ -111,14 +112,14 @@ def launch_lock(run: Path) -> Iterator[None]:
     """Look at a run and note its new launch with nobody else between: who looks meanwhile is refused.
 
     Raises:
-        ValueError: somebody else is at it.
+        UserError: somebody else is at it.
     """
     run.mkdir(parents=True, exist_ok=True)
     with (run / ".launching").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
+            raise UserError(
                 f"{run} is being launched by somebody else at this moment; wait, then type "
                 f"`python -m launch status {shlex.quote(str(run))}`"
             ) from None

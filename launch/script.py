@@ -13,6 +13,8 @@ from typing import Any
 
 import jinja2
 
+from videomae.core.errors import UserError
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -34,13 +36,13 @@ def quote(value: object) -> str:
     """`value` as one word of a shell, `Shell` as it is.
 
     Raises:
-        ValueError: the value holds a line break or another control character.
+        UserError: the value holds a line break or another control character.
     """
     if isinstance(value, Shell):
         return value
     text = str(value)
     if _CONTROL.search(text):
-        raise ValueError(f"got {text!r}; line breaks and control characters cannot stand in a script, remove them")
+        raise UserError(f"got {text!r}; line breaks and control characters cannot stand in a script, remove them")
     return shlex.quote(text)
 
 

@@ -7,10 +7,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from videomae.core.errors import UserError
+
 _INTERACTIVE = "4294967290"  # the number of salloc's own step
 
 
-class SlurmError(ValueError):
+class SlurmError(UserError):
     """A command of Slurm is missing or refused; the message holds what it said."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from launch.cluster import ClusterConfig
 from launch.run_directory import LaunchDir
 from launch.script import Shell, directive, render, words
+from videomae.core.errors import UserError
 
 
 def job_scripts(
@@ -16,11 +17,11 @@ def job_scripts(
     """The texts of job.sh and task.sh; with `members`, the runs of an array of jobs, one task each.
 
     Raises:
-        ValueError: a value cannot stand in a script.
+        UserError: a value cannot stand in a script.
     """
     for run in (place.run, *members):
         if "%" in str(run) or "\\" in str(run):
-            raise ValueError(f"{run}: Slurm reads % and \\ in the path of its output as a pattern; rename the run")
+            raise UserError(f"{run}: Slurm reads % and \\ in the path of its output as a pattern; rename the run")
     return {
         "job.sh": render(
             "job.sh.jinja",

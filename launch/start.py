@@ -18,6 +18,7 @@ from launch.run_directory import launch_lock
 from launch.submission import Submission, described, ensure_not_running, prepare, record, shown, start, submit, write
 from launch.sweep import submit_sweep, sweep
 from videomae.command import guarded
+from videomae.core.errors import UserError
 from videomae.core.progress import logger
 
 
@@ -73,7 +74,7 @@ def _launch(submission: Submission, given: argparse.Namespace) -> int:
 
 def _sweep(submission: Submission, given: argparse.Namespace) -> int:
     if given.prepare:
-        raise ValueError("--prepare prepares no sweep; type --dry-run instead to see what --sweep would submit")
+        raise UserError("--prepare prepares no sweep; type --dry-run instead to see what --sweep would submit")
     planned = sweep(submission, given.sweep)
     if given.dry_run:
         _show(planned.array, as_json=given.json)

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from launch.finding import RunState, inspect_runs
 from videomae.command import guarded
+from videomae.core.errors import UserError
 from videomae.core.progress import console
 
 _MARKS = ("status.json", "launch", "summary.json", "benchmark.json")
@@ -48,10 +49,10 @@ def runs_below(folder: Path) -> Iterator[Path]:
     """`folder` if it is a run, else the runs below it.
 
     Raises:
-        ValueError: there is no such folder.
+        UserError: there is no such folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"no folder {folder}; runs stand below runs/, or where their configs' `run` says")
+        raise UserError(f"no folder {folder}; runs stand below runs/, or where their configs' `run` says")
     for path, names, files in os.walk(folder):
         if not {*names, *files}.isdisjoint(_MARKS):
             yield Path(path)

@@ -20,6 +20,7 @@ from launch.finding import RunState, active_run_dir, alive, inspect_run, newest_
 from launch.remote import STOP, ask_to_stop, end_words
 from launch.run_directory import read_launch
 from videomae.command import guarded
+from videomae.core.errors import UserError
 from videomae.core.progress import logger
 
 
@@ -46,11 +47,11 @@ def stop(run: Path, *, now: bool = False) -> str:
     """Ask a run to stop, or end it; returns in words what was done.
 
     Raises:
-        ValueError: there is no such run, or it cannot be ended from here.
+        UserError: there is no such run, or it cannot be ended from here.
     """
     found = inspect_run(run)
     if found.state == "new":
-        raise ValueError(f"no run in {run}; `python -m launch status` lists them")
+        raise UserError(f"no run in {run}; `python -m launch status` lists them")
     if not found.alive:
         return f"nothing to stop: {found.message}"
     launch = read_launch(run)
@@ -73,12 +74,12 @@ def wait(run: Path, *, seconds: float) -> RunState:
     """Wait until a run has ended.
 
     Raises:
-        ValueError: it has not within `seconds`.
+        UserError: it has not within `seconds`.
     """
     until = time.monotonic() + seconds
     while (found := inspect_run(run)).alive:
         if time.monotonic() > until:
-            raise ValueError(f"not ended within {seconds:.0f} s: {found.message}")
+            raise UserError(f"not ended within {seconds:.0f} s: {found.message}")
         time.sleep(0.5)
     return found
 
@@ -94,7 +95,7 @@ def _end(run: Path, found: RunState) -> None:
             logger.warning("what runs on %s may live on, ssh says: %s", host, done.stderr.strip() or done.returncode)
     mine = [pid for host, pid, since in tops if host == here and alive(pid, since)]
     if not mine and not (launch and launch.hosts):
-        raise ValueError(f"{run} runs on {found.host}; type this there, or leave out --now, which reaches it by a file")
+        raise UserError(f"{run} runs on {found.host}; type this there, or leave out --now, which reaches it by a file")
     for pid in [process for top in mine for process in (*descendants(top), top)]:
         try:
             os.kill(pid, signal.SIGKILL)

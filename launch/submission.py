@@ -18,6 +18,7 @@ from launch.job import Command, Job, Launcher, default_processes
 from launch.remote import HostProcess, host_processes, ssh_words
 from launch.run_directory import LaunchDir
 from launch.slurm_script import job_scripts
+from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.core.signals import EXIT_STOPPED
 from videomae.run.directory import RunDirectory
@@ -66,7 +67,7 @@ def prepare(job: Job, *, on: Launcher, cluster: ClusterConfig | None, processes:
     """Resolve everything and write nothing.
 
     Raises:
-        ValueError: the config, the cluster or their combination cannot be used.
+        UserError: the config, the cluster or their combination cannot be used.
     """
     settings = job.settings()
     machines = cluster or ClusterConfig()
@@ -80,7 +81,7 @@ def prepare(job: Job, *, on: Launcher, cluster: ClusterConfig | None, processes:
         return Submission(job, on, settings, place, cluster, scripts=job_scripts(job.module, place, cluster))
     hosts = cluster.machines() or (Host("localhost", cluster.processes),)
     if on == "local" and sum(host.processes for host in hosts) > 1:
-        raise ValueError("--on local runs one process on this machine; type --on torchrun, or --nodes 1 --processes 1")
+        raise UserError("--on local runs one process on this machine; type --on torchrun, or --nodes 1 --processes 1")
     ensure_fits(settings, sum(host.processes for host in hosts))
     submission = Submission(job, on, settings, place, cluster, hosts)
     if submission.over_pdsh:
@@ -92,12 +93,12 @@ def ensure_fits(settings: Any, processes: int) -> None:
     """What the processes would find out themselves, after hours in a queue or days behind another stage.
 
     Raises:
-        ValueError: the settings do not go with so many processes.
+        UserError: the settings do not go with so many processes.
     """
     if not isinstance(settings, TrainingConfig):
         return  # a benchmark's rows are known once they run
     if processes > 1 and settings.engine.kind == "local":
-        raise ValueError(
+        raise UserError(
             f"{settings.run}: engine.kind=local runs in one process, got {processes}; type engine.kind=deepspeed"
         )
     settings.engine.split(batch=settings.batch, world_size=processes)
@@ -107,11 +108,11 @@ def ensure_not_running(submission: Submission, *, force: bool = False) -> bool:
     """Say what there is of the run already. Returns whether it is finished.
 
     Raises:
-        ValueError: the run waits or is running, or is one of other settings.
+        UserError: the run waits or is running, or is one of other settings.
     """
     found = inspect_run(submission.place.run)
     if found.alive and not force:
-        raise ValueError(f"{found.message}. If you know that it is dead, type --force")
+        raise UserError(f"{found.message}. If you know that it is dead, type --force")
     RunDirectory(submission.place.run).ensure_same_config(submission.settings)
     if found.state not in ("new", "finished"):
         logger.info("%s", found.message)
@@ -182,7 +183,7 @@ def _run(submission: Submission) -> int:
 def _pdsh_environment(cluster: ClusterConfig) -> dict[str, str]:
     for option in cluster.ssh.options:
         if len(shlex.split(option)) != 1 or shlex.split(option)[0] != option:
-            raise ValueError(f"pdsh takes ssh's options apart at blanks and quotes, got {option!r}; put it into a file "
+            raise UserError(f"pdsh takes ssh's options apart at blanks and quotes, got {option!r}; put it into a file "
                              "for -F, or set deepspeed_ssh: none")  # fmt: skip
     return {"PDSH_SSH_ARGS_APPEND": " ".join(cluster.ssh.options)} if cluster.ssh.options else {}
 

@@ -17,6 +17,7 @@ from launch.finding import inspect_run
 from launch.run_directory import LaunchDir, launch_lock
 from launch.slurm_script import job_scripts
 from launch.submission import Submission, ensure_fits
+from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.run.directory import RunDirectory
 
@@ -33,11 +34,11 @@ def sweep(submission: Submission, values: str) -> Sweep:
     """`submission` once for each of the `values`, given as KEY=A,B,C; writes nothing.
 
     Raises:
-        ValueError: `values` is malformed, or the launcher is not Slurm.
+        UserError: `values` is malformed, or the launcher is not Slurm.
     """
     key, separator, listed = values.partition("=")
     if not separator or submission.on != "slurm":
-        raise ValueError(f"--sweep takes KEY=A,B,C and needs --on slurm, got {values!r} and {submission.on}")
+        raise UserError(f"--sweep takes KEY=A,B,C and needs --on slurm, got {values!r} and {submission.on}")
     members = []
     for value in listed.split(","):
         name = f"{key.rsplit('.', 1)[-1]}-{re.sub(r'[^A-Za-z0-9._-]+', '_', value)}"
@@ -45,7 +46,7 @@ def sweep(submission: Submission, values: str) -> Sweep:
         job = replace(submission.job, overrides=(*submission.job.overrides, f"{key}={value}", f"run={run}"))
         members.append((LaunchDir(submission.place.root, submission.place.root / run), job.settings()))
     if len({place.run for place, _ in members}) < len(members):
-        raise ValueError(f"the values of a sweep must differ, got {listed}")
+        raise UserError(f"the values of a sweep must differ, got {listed}")
     runs = [place.run for place, _ in members]
     for _, settings in members:
         ensure_fits(settings, (submission.cluster.nodes or 1) * submission.cluster.processes)
@@ -57,7 +58,7 @@ def submit_sweep(planned: Sweep, *, force: bool = False) -> str:
     """Write all records and submit the array; returns its number.
 
     Raises:
-        ValueError: one of the runs waits or is running, or is one of other settings.
+        UserError: one of the runs waits or is running, or is one of other settings.
     """
     with ExitStack() as stack:
         for place in (planned.array.place, *(place for place, _ in planned.members)):
@@ -68,11 +69,11 @@ def submit_sweep(planned: Sweep, *, force: bool = False) -> str:
 def _submit(planned: Sweep, *, force: bool) -> str:
     before = inspect_run(planned.array.place.run)
     if before.alive and not force:
-        raise ValueError(f"{before.message}. If you know that it is dead, type --force")
+        raise UserError(f"{before.message}. If you know that it is dead, type --force")
     for place, settings in planned.members:
         found = inspect_run(place.run)
         if found.alive and not force:
-            raise ValueError(f"{found.message}. If you know that it is dead, type --force")
+            raise UserError(f"{found.message}. If you know that it is dead, type --force")
         RunDirectory(place.run).ensure_same_config(settings)
         if found.state != "new":
             logger.info("%s", found.message)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.models.encoder import Block, EncoderConfig, VideoEncoder, initialize, sincos_table, take_tokens
 
 
@@ -27,7 +28,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         if min(self.dim, self.depth, self.heads) < 1 or self.dim % self.heads:
-            raise ValueError(
+            raise UserError(
                 f"decoder dim, depth and heads must be positive and dim a multiple of heads, "
                 f"got {self.dim}, {self.depth} and {self.heads}"
             )

@@ -8,6 +8,7 @@ from pretrain.autoencoder import DecoderConfig
 from pretrain.masking import MaskConfig, hidden_count
 from pretrain.objective import ObjectiveConfig
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.data.clips import ClipsConfig
 from videomae.data.datasets import Shards
 from videomae.models.encoder import EncoderConfig
@@ -26,7 +27,7 @@ class PretrainDataConfig(ClipsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}")
+            raise UserError(f"stride must be at least 1, got {self.stride}")
 
 
 @configclass
@@ -44,7 +45,7 @@ class PretrainConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         if self.encoder.drop_path:
-            raise ValueError(f"pretraining drops no paths (VideoMAE, appendix), got {self.encoder.drop_path}; set 0")
+            raise UserError(f"pretraining drops no paths (VideoMAE, appendix), got {self.encoder.drop_path}; set 0")
         hidden_count(self.mask, self.encoder)
         if self.batch % self.data.repeated_aug:
-            raise ValueError(f"batch={self.batch} must be a multiple of data.repeated_aug={self.data.repeated_aug}")
+            raise UserError(f"batch={self.batch} must be a multiple of data.repeated_aug={self.data.repeated_aug}")

@@ -28,7 +28,7 @@ def export_encoder(run: Path, *, step: int | None = None, average: bool | None =
     `export-step-...` in the run's directory.
 
     Raises:
-        ValueError: there is no whole checkpoint, or it has no average.
+        UserError: there is no whole checkpoint, or it has no average.
     """
     config = load(PretrainConfig, RunDirectory(run).config)
     checkpoint = pick(run, step)

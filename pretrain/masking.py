@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.models.encoder import EncoderConfig
 
 _PHASES = 4  # places in the running cell, and slices until it stands as at first
@@ -34,9 +35,9 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
-            raise ValueError(f"mask ratio must lie between 0 and 1, got {self.ratio}")
+            raise UserError(f"mask ratio must lie between 0 and 1, got {self.ratio}")
         if self.decoder == "running_cell" and self.kind != "tube":
-            raise ValueError(
+            raise UserError(
                 f"mask.decoder=running_cell needs tubes for its counts to be the same for every sample, "
                 f"got mask.kind={self.kind}; set mask.kind=tube or mask.decoder=all"
             )
@@ -60,7 +61,7 @@ def hidden_count(config: MaskConfig, encoder: EncoderConfig) -> int:
     """How many units are hidden: positions of each slice (tube), tokens (random) or slices (frame).
 
     Raises:
-        ValueError: the ratio hides nothing or leaves nothing visible, or the running cell does not close its round.
+        UserError: the ratio hides nothing or leaves nothing visible, or the running cell does not close its round.
     """
     total, unit = {
         "tube": (encoder.patches_per_frame, f"positions of a {encoder.grid_size} x {encoder.grid_size} grid"),
@@ -69,12 +70,12 @@ def hidden_count(config: MaskConfig, encoder: EncoderConfig) -> int:
     }[config.kind]
     hidden = int(config.ratio * total)
     if not 0 < hidden < total:
-        raise ValueError(
+        raise UserError(
             f"mask.ratio={config.ratio} hides {hidden} of the {total} {unit}; "
             "at least one must be hidden and one visible"
         )
     if config.decoder == "running_cell" and encoder.grid_t % _PHASES:
-        raise ValueError(
+        raise UserError(
             f"mask.decoder=running_cell comes round after {_PHASES} temporal slices, got {encoder.grid_t}; "
             f"set encoder.frames to a multiple of {_PHASES * encoder.tubelet}"
         )

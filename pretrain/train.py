@@ -32,7 +32,7 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
     Called by every rank. A finished run is left as it is.
 
     Raises:
-        ValueError: config, data and world do not fit together.
+        UserError: config, data and world do not fit together.
         videomae.core.signals.Stopped: a stop was asked for; the state is saved.
         videomae.core.signals.LimitReached: the run is not healthy, or does not get on.
     """

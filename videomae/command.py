@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from videomae.core.config import load
 from videomae.core.distributed import World, distributed_context, end_process
+from videomae.core.errors import UserError
 from videomae.core.progress import log_to, logger
 from videomae.core.signals import (
     EXIT_FAILED,
@@ -81,11 +82,11 @@ def guarded(action: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         _say("interrupted; what is not saved is lost", by_all=False)
         return EXIT_FAILED
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (UserError, OSError, FloatingPointError) as error:
         logger.debug("the error's origin", exc_info=error)  # into the run's log, not before the user
         _say(f"error: {error}")
-        return EXIT_MISTAKE if isinstance(error, ValueError) else EXIT_FAILED
-    except Exception as error:  # our mistake, or another rank's end: all of it, to both
+        return EXIT_MISTAKE if isinstance(error, UserError) else EXIT_FAILED
+    except Exception as error:  # a bug, or another rank's end: the traceback, to both
         logger.debug("this rank ends", exc_info=error)
         _say(traceback.format_exc().rstrip())
         return EXIT_FAILED

@@ -10,6 +10,7 @@ from torch import nn
 
 from videomae.core.config import configclass
 from videomae.core.distributed import World
+from videomae.core.errors import UserError
 from videomae.core.progress import log_to, logger
 from videomae.data.loader.loader import LoaderConfig
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
@@ -53,7 +54,7 @@ def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequen
     Raises:
         RunOwnedError: another start of the run lives; nothing was touched.
         ConfigError: the directory holds a run with other settings.
-        ValueError: the run began with other `inputs`, or is finished and shall not be reused.
+        UserError: the run began with other `inputs`, or is finished and shall not be reused.
     """
     owner = _own(config, world)
     try:
@@ -85,7 +86,7 @@ def _prepare(title: str, config: TrainingConfig, world: World, inputs: Sequence[
     finished = world.broadcast_object(run.summary.exists())
     if finished:
         if config.checkpoint.resume == "never":
-            raise ValueError(f"checkpoint.resume=never, but {run.path} is finished; type run=PATH for a new run")
+            raise UserError(f"checkpoint.resume=never, but {run.path} is finished; type run=PATH for a new run")
         if world.is_main:
             logger.info("%s in %s is finished already and is reused; remove the folder to start again", title, run.path)
     return bool(finished)
@@ -95,7 +96,7 @@ def plan(config: TrainingConfig, *, steps_per_epoch: int) -> Schedule:
     """The run's durations and rates on a data set of `steps_per_epoch` batches.
 
     Raises:
-        ValueError: see `make_timetable`.
+        UserError: see `make_timetable`.
     """
     peak_rate = config.optimizer.peak_lr(config.batch)
     return make_schedule(config.schedule, peak_lr=peak_rate, steps_per_epoch=steps_per_epoch, batch=config.batch)

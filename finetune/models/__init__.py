@@ -49,6 +49,7 @@ from finetune.models.two_stream import TwoStreamConfig
 from finetune.models.videomae import VideomaeConfig
 from finetune.models.vivit_config import VivitConfig
 from videomae.core.config import parse
+from videomae.core.errors import UserError
 
 ModelConfig = Annotated[
     SingleFrameConfig
@@ -119,7 +120,7 @@ def build(config: ModelConfig, classes: int, *, initialise: bool = True) -> nn.M
         WeightsError: weights are named that cannot be read or do not fit.
     """
     if classes < 2:
-        raise ValueError(f"a classifier needs at least 2 classes, got {classes}; look at the folders of the data")
+        raise UserError(f"a classifier needs at least 2 classes, got {classes}; look at the folders of the data")
     module: nn.Module = _FAMILIES[type(config)](config, classes, initialise=initialise)
     module.register_forward_pre_hook(_in_own_precision)
     return module

@@ -23,6 +23,7 @@ from finetune.models import names, parse_model
 from finetune.models.tables import Figure, LayerRow, ModelRow, layer_rows, model_rows
 from videomae.command import guarded
 from videomae.core.config import set_value
+from videomae.core.errors import UserError
 
 PRETRAINING = [sys.executable, "-m", "pretrain.cost", "--json"]  # its own stage: asked, not imported
 
@@ -58,7 +59,7 @@ def _all(*, as_json: bool) -> None:
 def _layers(given: argparse.Namespace) -> None:
     if given.name not in names():
         near = difflib.get_close_matches(given.name, names(), n=1)
-        raise ValueError(
+        raise UserError(
             f"no model is called {given.name!r}; "
             + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}")
         )
@@ -66,7 +67,7 @@ def _layers(given: argparse.Namespace) -> None:
     for override in given.overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ValueError(f"got {override!r}; settings are written key=value, for example size=112")
+            raise UserError(f"got {override!r}; settings are written key=value, for example size=112")
         set_value(values, key, yaml.safe_load(text))
     config = parse_model(values, source=given.name)
     rows = layer_rows(config, given.classes, fields=not given.no_fields)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from finetune.models.contract import HALF, ModelInput, Published
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 
 _WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
 _POOLED_AFTER = (1, 2, 4, 6, 8)  # the first pool leaves time as it is
@@ -27,12 +28,12 @@ class C3dConfig:
 
     def __post_init__(self) -> None:
         if self.frames < 16 or self.size < 16:
-            raise ValueError(
+            raise UserError(
                 f"c3d halves time and space four times and more: it wants at least 16 frames of 16 x 16, "
                 f"got frames={self.frames}, size={self.size}"
             )
         if not 1 <= self.shrink <= 64:
-            raise ValueError(f"shrink must lie between 1 and 64, got {self.shrink}")
+            raise UserError(f"shrink must lie between 1 and 64, got {self.shrink}")
 
     @property
     def input(self) -> ModelInput:

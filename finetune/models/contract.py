@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from videomae.core.errors import UserError
+
 FrameSampling = Literal["video", "clip"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -20,7 +22,7 @@ KINETICS_MEAN = (0.43216, 0.394666, 0.37645)  # torchvision's video weights
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
 
 
-class InputError(ValueError):
+class InputError(UserError):
     """A video whose shape does not fit the model."""
 
 
@@ -40,7 +42,7 @@ class ModelInput:
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.size < 1 or self.stride < 1:
-            raise ValueError(
+            raise UserError(
                 f"frames, size and stride must be at least 1, got {self.frames}, {self.size}, {self.stride}"
             )
 

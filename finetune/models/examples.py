@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from finetune.models.contract import ModelInput, Published
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 
 
 @configclass
@@ -25,7 +26,7 @@ class ExampleConfig:
 
     def __post_init__(self) -> None:
         if self.size < 4 or (self.name == "example_3d" and self.frames < 4):
-            raise ValueError(f"the example networks pool by 4: got frames={self.frames}, size={self.size}")
+            raise UserError(f"the example networks pool by 4: got frames={self.frames}, size={self.size}")
 
     @property
     def input(self) -> ModelInput:

@@ -10,6 +10,7 @@ from finetune.models.contract import ModelInput, Published
 from finetune.models.inflation import inflate_resnet
 from finetune.models.non_local import NonLocal, Similarity
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.files import load_strictly
 from videomae.models.weights.torchvision import source_label, torchvision_state
@@ -29,7 +30,7 @@ class I3dConfig:
 
     def __post_init__(self) -> None:
         if self.time_kernel < 1 or self.time_kernel % 2 == 0:
-            raise ValueError(f"time_kernel must be odd, so that it has a middle frame; got {self.time_kernel}")
+            raise UserError(f"time_kernel must be odd, so that it has a middle frame; got {self.time_kernel}")
 
     @property
     def input(self) -> ModelInput:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from finetune.models import resnet
 from finetune.models.contract import Published
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 
 
 @configclass
@@ -26,7 +27,7 @@ class MultiResolutionConfig(resnet.FramesConfig):
 
     def __post_init__(self) -> None:
         if self.size % 2:
-            raise ValueError(f"size must be even, for the fovea is half of it; got {self.size}, try {self.size + 1}")
+            raise UserError(f"size must be even, for the fovea is half of it; got {self.size}, try {self.size + 1}")
 
 
 class MultiResolution(nn.Module):

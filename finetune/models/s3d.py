@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finetune.models.contract import KINETICS_MEAN, KINETICS_STD, ModelInput, Published
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.files import load_strictly
 from videomae.models.weights.torchvision import source_label, torchvision_state
@@ -33,7 +34,7 @@ class S3dConfig:
         # Five to seven frames would do for the shapes, but there the weight gradient of a convolution of kernel 7,
         # stride 2 and padding 3 reads and writes beyond its memory on a CPU (torch 2.13 with oneDNN 3.12).
         if self.frames < 8 or self.size < 17:
-            raise ValueError(
+            raise UserError(
                 f"s3d halves time thrice and space five times: it wants at least 8 frames of 17 x 17, "
                 f"got frames={self.frames}, size={self.size}"
             )

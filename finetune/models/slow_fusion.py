@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from finetune.models.contract import ModelInput, Published
 from finetune.models.resnet import classifier
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 
 
 @configclass
@@ -27,7 +28,7 @@ class SlowFusionConfig:
 
     def __post_init__(self) -> None:
         if self.frames < 4 or self.size < 8 or self.width < 1:
-            raise ValueError(
+            raise UserError(
                 f"slow_fusion halves time twice and space thrice between its stages: it wants at least 4 frames of "
                 f"8 x 8 and a width of 1, got frames={self.frames}, size={self.size}, width={self.width}"
             )

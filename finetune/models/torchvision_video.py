@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from finetune.models.contract import IMAGENET_MEAN, IMAGENET_STD, KINETICS_MEAN, KINETICS_STD, ModelInput, Published
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.files import load_strictly
 from videomae.models.weights.torchvision import source_label, torchvision_state
@@ -32,7 +33,7 @@ class TorchvisionVideoConfig:
 
     def __post_init__(self) -> None:
         if self.name == "mvit_v2_s" and (self.frames % 2 or self.size % 32):
-            raise ValueError(
+            raise UserError(
                 f"mvit_v2_s halves time once and space five times: frames must be even and size a multiple of 32, "
                 f"got frames={self.frames}, size={self.size}"
             )

@@ -17,6 +17,7 @@ from finetune.models import resnet
 from finetune.models.contract import ModelInput, Published
 from finetune.models.single_frame import SingleFrame, SingleFrameConfig
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.models.weights.torchvision import source_label
 
 
@@ -32,7 +33,7 @@ class TwoStreamConfig:
 
     def __post_init__(self) -> None:
         if self.frames < 2 or self.size < 16:
-            raise ValueError(f"flow needs at least 2 frames of 16 x 16, got frames={self.frames}, size={self.size}")
+            raise UserError(f"flow needs at least 2 frames of 16 x 16, got frames={self.frames}, size={self.size}")
 
     @property
     def input(self) -> ModelInput:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finetune.models.contract import ModelInput, Published
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.models.encoder import EncoderConfig, VideoEncoder, initialize
 from videomae.models.weights.export import describe_encoder, load_encoder
 from videomae.models.weights.files import WeightsError, load_strictly, without
@@ -55,7 +56,7 @@ class VideomaeConfig(EncoderStart):
     def __post_init__(self) -> None:
         for name in ("drop_path", "head_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+                raise UserError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
 
 class VideomaeClassifier(nn.Module):

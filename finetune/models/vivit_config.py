@@ -8,6 +8,7 @@ from typing import Literal
 from finetune.models.contract import HALF, IMAGENET_MEAN, IMAGENET_STD, ModelInput, Published
 from finetune.models.videomae import encoder_label
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.models.encoder import TransformerConfig
 from videomae.models.weights.export import is_export
 from videomae.models.weights.image_vit import image_label
@@ -27,7 +28,7 @@ class VivitConfig(TransformerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name == "vivit_4" and self.heads % 2:
-            raise ValueError(f"vivit_4 gives half of its heads to space and half to time, got {self.heads} heads")
+            raise UserError(f"vivit_4 gives half of its heads to space and half to time, got {self.heads} heads")
 
     @property
     def from_videomae(self) -> bool:

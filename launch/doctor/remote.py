@@ -25,6 +25,7 @@ from launch.remote import ssh_words
 from launch.run_directory import LaunchDir
 from launch.slurm_script import inside
 from videomae.core.config import load
+from videomae.core.errors import UserError
 
 _SSH_FAILED = 255
 _CHECK_SECONDS = 420.0  # for imports, launching and all checks, beside the timeout of connecting
@@ -69,7 +70,7 @@ def check_here(check: RemoteCheck, processes: int | None) -> list[CheckResult]:
     """The results of `processes` ranks on this machine, by default one per GPU.
 
     Raises:
-        ValueError: the config is invalid.
+        UserError: the config is invalid.
         OSError: the processes ended without a report; the message holds their output.
     """
     count = processes or max(1, torch.cuda.device_count())
@@ -85,7 +86,7 @@ def check_cluster(check: RemoteCheck, file: Path, nodes: int | None, processes: 
     """The results of all ranks on the hosts of a cluster file, or on the nodes that Slurm allocates.
 
     Raises:
-        ValueError: the cluster file or the config is invalid.
+        UserError: the cluster file or the config is invalid.
         OSError: rank 0 wrote no report; the message holds the output.
     """
     changed = {"nodes": nodes, "processes_per_node": processes}
@@ -118,7 +119,7 @@ def read_report(report: Path, outputs: Sequence[tuple[int, str]]) -> list[CheckR
     output = "\n".join(text for _, text in outputs)
     mistakes = [line for line in output.splitlines() if line.startswith("error: ")]
     if mistakes:
-        raise ValueError(mistakes[0].removeprefix("error: "))
+        raise UserError(mistakes[0].removeprefix("error: "))
     raise OSError(f"no report came back; exit codes {', '.join(str(code) for code, _ in outputs)}:\n{output}")
 
 

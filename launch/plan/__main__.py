@@ -23,6 +23,7 @@ from launch.plan.estimate import RunPlan, plan_run
 from launch.plan.model import ModelProfile, read_config, read_training_data
 from launch.plan.report import PlanWarning, find_warnings, plan_page
 from videomae.command import guarded
+from videomae.core.errors import UserError
 from videomae.core.progress import log_to
 
 WIDTH = 130
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(given: argparse.Namespace) -> None:
     if given.samples is not None and given.samples < 1:
-        raise ValueError(f"--samples must be at least 1, got {given.samples}")
+        raise UserError(f"--samples must be at least 1, got {given.samples}")
     config = read_config(given.config, given.overrides)
     device = find_device(given.device)
     machines = Machines(

@@ -14,6 +14,7 @@ import pydantic
 import pydantic.dataclasses
 import torch
 
+from videomae.core.errors import UserError
 from videomae.run.metrics.peak import lookup, peak_of
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -41,10 +42,10 @@ class Device:
         """Dense peak rate in FLOP/s (a multiply-add is two); that of this machine's CPU is measured.
 
         Raises:
-            ValueError: the device has no arithmetic units for `precision`.
+            UserError: the device has no arithmetic units for `precision`.
         """
         if precision == "bf16" and not self.bf16:
-            raise ValueError(f"{self.name} has no bf16; type engine.precision=fp16, or fp32")
+            raise UserError(f"{self.name} has no bf16; type engine.precision=fp16, or fp32")
         if self.name == "cpu":
             peak = peak_of(torch.device("cpu"), precision=precision)
         else:
@@ -70,13 +71,13 @@ def find_device(name: str) -> Device:
     """The device called `name`, in any case.
 
     Raises:
-        ValueError: the table has no such device; the message lists all names.
+        UserError: the table has no such device; the message lists all names.
     """
     device = DEVICES.get(name.lower())
     if device is None:
         near = difflib.get_close_matches(name.lower(), DEVICES, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ValueError(f"unknown device {name!r}; {hint}known devices: {', '.join(DEVICES)}")
+        raise UserError(f"unknown device {name!r}; {hint}known devices: {', '.join(DEVICES)}")
     return device
 
 
@@ -91,7 +92,7 @@ class Machines:
     """The nodes of a planned run.
 
     Raises:
-        ValueError: a number is not positive.
+        UserError: a number is not positive.
     """
 
     nodes: int
@@ -104,7 +105,7 @@ class Machines:
         for name in ("nodes", "gpus", "cores", "clips_per_core"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"--{name.replace('_', '-')} must be more than 0, got {value:g}")
+                raise UserError(f"--{name.replace('_', '-')} must be more than 0, got {value:g}")
 
     @property
     def world_size(self) -> int:
@@ -138,11 +139,11 @@ def choose_mfu(device: Device, model: str, *, given: float | None = None, measur
     The file holds one object `{"device": "NVIDIA H200", "model": "base", "mfu": 0.4}`, or a list of them.
 
     Raises:
-        ValueError: the file is missing or malformed, or `given` is not in (0, 1].
+        UserError: the file is missing or malformed, or `given` is not in (0, 1].
     """
     if given is not None:
         if not 0 < given <= 1:
-            raise ValueError(f"--mfu must be more than 0 and at most 1, got {given:g}")
+            raise UserError(f"--mfu must be more than 0 and at most 1, got {given:g}")
         return Mfu(given, "given by --mfu")
     if measured is None:
         return Mfu(ASSUMED_MFU, "assumed, small models reach less; type --mfu or --measured FILE")
@@ -158,7 +159,7 @@ def _read_measurements(file: Path) -> list[Measurement]:
     try:
         found = pydantic.TypeAdapter(Measurement | list[Measurement]).validate_json(file.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"no file {file}; {wanted}") from None
+        raise UserError(f"no file {file}; {wanted}") from None
     except pydantic.ValidationError as error:
-        raise ValueError(f"{file}: {error.errors()[0]['msg']}; {wanted}") from None
+        raise UserError(f"{file}: {error.errors()[0]['msg']}; {wanted}") from None
     return found if isinstance(found, list) else [found]

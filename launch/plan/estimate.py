@@ -8,6 +8,7 @@ from typing import Literal
 from launch.plan.devices import Machines, Mfu
 from launch.plan.memory import FP32_BYTES, DeviceMemory, estimate_memory
 from launch.plan.model import Config, ModelProfile, TrainingData
+from videomae.core.errors import UserError
 from videomae.engine.schedule import steps_of
 
 DEFAULT_VIDEO = 207_000  # bytes: ten seconds at 340 x 256, 7.5 frames a second, GOP 16 (measured with x264)
@@ -69,13 +70,13 @@ def plan_run(
     """Plan the run of `profile`'s config; `samples` replaces the number of videos in the manifests.
 
     Raises:
-        ValueError: the batch does not divide, the device lacks the config's precision, or the model cannot run on the
+        UserError: the batch does not divide, the device lacks the config's precision, or the model cannot run on the
             meta device.
     """
     config, engine = profile.config, profile.config.engine
     micro_batch, micro_batches = engine.split(batch=config.batch, world_size=machines.world_size)
     if micro_batch % config.data.repeated_aug:
-        raise ValueError(
+        raise UserError(
             f"a micro-batch of {micro_batch} clips does not hold whole videos: "
             f"data.repeated_aug={config.data.repeated_aug}; type multiples of it for batch and engine.micro_batch"
         )

@@ -29,6 +29,7 @@ from pretrain.batch import PretrainBatch
 from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
 from videomae.core.config import load
+from videomae.core.errors import UserError
 from videomae.data.shards.manifest import Manifest
 from videomae.engine.blocks import blocks_of
 from videomae.models.encoder import SIZES
@@ -53,12 +54,12 @@ def read_config(file: Path, overrides: list[str]) -> Config:
     """The config of a stage that trains.
 
     Raises:
-        ValueError: the file is invalid, or belongs to another stage.
+        UserError: the file is invalid, or belongs to another stage.
     """
     values = yaml.safe_load(file.read_text()) if file.is_file() else {}
     stage = values.get("stage") if isinstance(values, dict) else None
     if stage == "benchmark":
-        raise ValueError(f"{file} is a benchmark of many runs; wanted the config of one, such as configs/finetune/*")
+        raise UserError(f"{file} is a benchmark of many runs; wanted the config of one, such as configs/finetune/*")
     return load(_SCHEMAS.get(str(stage), PretrainConfig), file, overrides)
 
 
@@ -74,7 +75,7 @@ def read_training_data(config: Config) -> TrainingData:
     """Counts and sizes from the manifests of the training split."""
     try:
         manifests = [Manifest.read(folder) for folder in shard_folders(config)]
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         return TrainingData(None, None, _MIN_CLASSES, str(error).splitlines()[0])
     size = sum(shard.bytes for manifest in manifests for shard in manifest.shards)
     videos = sum(manifest.samples for manifest in manifests)
@@ -121,7 +122,7 @@ class ModelProfile:
         """Memory of a forward and backward pass over `clips` clips.
 
         Raises:
-            ValueError: the model depends on the values of tensors, so it cannot run on the meta device.
+            UserError: the model depends on the values of tensors, so it cannot run on the meta device.
         """
         key = (clips, config)
         if key not in self._traces:
@@ -135,7 +136,7 @@ class ModelProfile:
         except _META_ERRORS as error:
             if config.autocast:  # an operator that the emulated autocast lacks, such as an LSTM: all in half precision
                 return self._trace(clips, replace(config, autocast=False))
-            raise ValueError(f"{self.name} cannot run on the meta device: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{self.name} cannot run on the meta device: {str(error).splitlines()[0]}") from None
 
     def _build(self) -> nn.Module:
         """A new model on the meta device."""

@@ -18,10 +18,12 @@ import pydantic
 import pydantic.dataclasses
 import yaml
 
+from videomae.core.errors import UserError
+
 T = TypeVar("T")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A config file or override that cannot be used; the message says where, what was got and what was wanted."""
 
 

@@ -22,6 +22,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from videomae.core.errors import UserError
 from videomae.core.ranks import Ranks, read_ranks
 from videomae.core.signals import bounded
 
@@ -167,7 +168,7 @@ def read_world(environment: Mapping[str, str]) -> World:
     """Resolve the world from the environment's variables.
 
     Raises:
-        ValueError: the variables of a launcher are only partly set, or the process has no GPU where there are some.
+        UserError: the variables of a launcher are only partly set, or the process has no GPU where there are some.
     """
     ranks = read_ranks(environment)
     return World(ranks.rank, ranks.size, ranks.local_rank, _device(ranks, environment), ranks.address, ranks.port)
@@ -180,7 +181,7 @@ def _device(ranks: Ranks, environment: Mapping[str, str]) -> torch.device:
     if count == 1 and ranks.tasks_own_gpus and "," not in environment.get("CUDA_VISIBLE_DEVICES", ","):
         return torch.device("cuda", 0)  # the one GPU that this task sees is its own
     if ranks.local_rank >= count:
-        raise ValueError(f"local rank {ranks.local_rank} has no GPU: {count} visible; start one process per GPU")
+        raise UserError(f"local rank {ranks.local_rank} has no GPU: {count} visible; start one process per GPU")
     return torch.device("cuda", ranks.local_rank)
 
 
@@ -191,7 +192,7 @@ def distributed_context(environment: Mapping[str, str], *, timeout: float = _COL
     A world of one is not connected before an engine asks for it.
 
     Raises:
-        ValueError: see `read_world`; or some ranks have a GPU and others have none.
+        UserError: see `read_world`; or some ranks have a GPU and others have none.
     """
     world = read_world(environment)
     try:
@@ -211,12 +212,12 @@ def check_devices(found: Sequence[tuple[str, str]]) -> None:
     """Refuse a world of which some ranks have a GPU and others have none; `found` is each rank's host and device type.
 
     Raises:
-        ValueError: it is one; the message names the ranks without a GPU.
+        UserError: it is one; the message names the ranks without a GPU.
     """
     if len({kind for _, kind in found}) > 1:
         odd = [f"{rank} on {host}" for rank, (host, kind) in enumerate(found) if kind != "cuda"]
         listed = ", ".join(odd[:_NAMED]) + (f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else "")
-        raise ValueError(
+        raise UserError(
             f"{len(odd)} of {len(found)} ranks see no GPU: rank {listed}. Is the GPU driver of that machine broken? "
             "Run nvidia-smi there, or leave the machine out."
         )

@@ -17,6 +17,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from videomae.core.errors import UserError
+
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _MPI = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -44,7 +46,7 @@ def read_ranks(environment: Mapping[str, str]) -> Ranks:
     """Resolve the process's place from `environment`.
 
     Raises:
-        ValueError: a launcher's variables are only partly set, or are no ranks; or Slurm's shell was mistaken for srun.
+        UserError: a launcher's variables are only partly set, or are no ranks; or Slurm's shell was mistaken for srun.
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return _by_launcher(environment)
@@ -63,11 +65,11 @@ def first_host(nodes: str) -> str:
     """The first host of Slurm's shortened list, such as `n[08-11,20],login` or `rack[1-2]-n[1-4]`.
 
     Raises:
-        ValueError: the list is empty or malformed.
+        UserError: the list is empty or malformed.
     """
     match = _HOSTS.match(nodes)
     if match is None:
-        raise ValueError(f"got the node list {nodes!r}, wanted one such as n[1-3,7]; export MASTER_ADDR=HOST instead")
+        raise UserError(f"got the node list {nodes!r}, wanted one such as n[1-3,7]; export MASTER_ADDR=HOST instead")
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", match[1])
 
 
@@ -80,7 +82,7 @@ def _by_launcher(environment: Mapping[str, str]) -> Ranks:
     there = [name for name in _LAUNCHER if name in environment]
     missing = [name for name in _LAUNCHER if name not in environment]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{', '.join(there)} set, but not {', '.join(missing)}; "
             "start with torchrun, deepspeed or srun, or unset them all for one process"
         )
@@ -93,7 +95,7 @@ def _by_slurm(environment: Mapping[str, str]) -> Ranks:
     tasks = _number(environment, "SLURM_NTASKS", "1")
     if in_step in _NO_TASK:  # the shell of sbatch or salloc, which has SLURM_NTASKS but is one process
         if tasks > 1:
-            raise ValueError(
+            raise UserError(
                 f"SLURM_NTASKS is {tasks}, but srun has not started this process, so it would wait for {tasks - 1} "
                 "others; type `srun python -m ...`, or `env -u SLURM_NTASKS python -m ...` for one process"
             )
@@ -104,7 +106,7 @@ def _by_slurm(environment: Mapping[str, str]) -> Ranks:
     names = ("SLURM_PROCID", "SLURM_LOCALID")
     missing = [name for name in names if name not in environment]
     if missing:
-        raise ValueError(f"{size} tasks of Slurm, but {' and '.join(missing)} not set; start each by srun")
+        raise UserError(f"{size} tasks of Slurm, but {' and '.join(missing)} not set; start each by srun")
     rank, local_rank = (_number(environment, name) for name in names)
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
     job, step = (_number(environment, name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
@@ -112,7 +114,7 @@ def _by_slurm(environment: Mapping[str, str]) -> Ranks:
         name for name, known in (("MASTER_ADDR", nodes), ("MASTER_PORT", job)) if not known and name not in environment
     ]
     if lost:
-        raise ValueError(
+        raise UserError(
             f"{size} tasks of Slurm, but {' and '.join(lost)} not set, nor SLURM_JOB_NODELIST and SLURM_JOB_ID; "
             'export MASTER_ADDR="$(scontrol show hostnames | head -n1)" and a MASTER_PORT before srun'
         )
@@ -125,13 +127,13 @@ def _by_mpi(environment: Mapping[str, str], names: tuple[str, str, str]) -> Rank
     missing = [name for name in names if name not in environment]
     if missing:
         there = [name for name in names if name in environment]
-        raise ValueError(f"{', '.join(there)} set, but not {', '.join(missing)}; start with mpirun, or unset them all")
+        raise UserError(f"{', '.join(there)} set, but not {', '.join(missing)}; start with mpirun, or unset them all")
     rank, size, local_rank = (_number(environment, name) for name in names)
     if size == 1:
         return Ranks(0, 1, 0)
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{size} processes of MPI, but {' and '.join(missing)} not set; "
             "type mpirun -x MASTER_ADDR=FIRST_HOST -x MASTER_PORT=29500 ..."
         )
@@ -142,11 +144,11 @@ def _by_mpi(environment: Mapping[str, str], names: tuple[str, str, str]) -> Rank
 def _number(environment: Mapping[str, str], name: str, default: str | None = None) -> int:
     text = environment.get(name, default)
     if text is None or not text.isascii() or not text.isdigit():
-        raise ValueError(f"{name} is {text!r}, wanted a number; unset it, or start with torchrun, deepspeed or srun")
+        raise UserError(f"{name} is {text!r}, wanted a number; unset it, or start with torchrun, deepspeed or srun")
     return int(text)
 
 
 def _checked(ranks: Ranks) -> Ranks:
     if not 0 <= ranks.rank < ranks.size:
-        raise ValueError(f"rank {ranks.rank} of {ranks.size} processes cannot be; ranks count from 0")
+        raise UserError(f"rank {ranks.rank} of {ranks.size} processes cannot be; ranks count from 0")
     return ranks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.data.order.order import Partial
 
 
@@ -19,4 +20,4 @@ class ClipsConfig:
 
     def __post_init__(self) -> None:
         if self.repeated_aug < 1:
-            raise ValueError(f"repeated_aug must be at least 1, got {self.repeated_aug}")
+            raise UserError(f"repeated_aug must be at least 1, got {self.repeated_aug}")

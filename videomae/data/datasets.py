@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import NAME, Manifest
@@ -25,7 +26,7 @@ class WeightedShards:
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
-            raise ValueError(f"the weight of {self.shards} must be above 0, got {self.weight}")
+            raise UserError(f"the weight of {self.shards} must be above 0, got {self.weight}")
 
 
 def _as_sets(value: Any) -> Any:
@@ -33,7 +34,7 @@ def _as_sets(value: Any) -> Any:
     if isinstance(value, str):
         return value
     if not isinstance(value, Sequence) or not value:
-        raise ValueError("wanted a folder, or a list such as [{shards: FOLDER, weight: 2}, {shards: FOLDER}]")
+        raise UserError("wanted a folder, or a list such as [{shards: FOLDER, weight: 2}, {shards: FOLDER}]")
     return tuple(_as_set(place, entry) for place, entry in enumerate(value))
 
 
@@ -41,13 +42,13 @@ def _as_set(place: int, entry: Any) -> WeightedShards:
     if isinstance(entry, WeightedShards):
         return entry
     if not isinstance(entry, Mapping) or not isinstance(entry.get("shards"), str):
-        raise ValueError(f"entry {place} is {entry!r}; wanted {{shards: FOLDER, weight: NUMBER}}")
+        raise UserError(f"entry {place} is {entry!r}; wanted {{shards: FOLDER, weight: NUMBER}}")
     unknown = sorted(entry.keys() - {"shards", "weight"})
     if unknown:
-        raise ValueError(f"entry {place} has the unknown key {unknown[0]!r}; known keys: shards, weight")
+        raise UserError(f"entry {place} has the unknown key {unknown[0]!r}; known keys: shards, weight")
     weight = entry.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise ValueError(f"entry {place} has the weight {weight!r}; wanted a number above 0")
+        raise UserError(f"entry {place} has the weight {weight!r}; wanted a number above 0")
     return WeightedShards(shards=entry["shards"], weight=float(weight))
 
 

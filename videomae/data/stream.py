@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from videomae.core.distributed import World
+from videomae.core.errors import UserError
 from videomae.data.clips import ClipsConfig
 from videomae.data.datasets import DataSets
 from videomae.data.loader.loader import Pipeline, RankSlice, Transform, train_stream
@@ -21,7 +22,7 @@ class BatchStream(Generic[Item, Batch]):
     """One rank's part of global batches of `config.batch` clips; `data.repeated_aug` clips come from one decoded video.
 
     Raises:
-        ValueError: the batch does not divide into ranks, micro-batches and whole videos.
+        UserError: the batch does not divide into ranks, micro-batches and whole videos.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class BatchStream(Generic[Item, Batch]):
         self._transform, self._collate, self._repeats = transform, collate, data.repeated_aug
         clips, self._micro_batches = config.engine.split(batch=config.batch, world_size=world.size)
         if clips % data.repeated_aug:
-            raise ValueError(
+            raise UserError(
                 f"a micro-batch of {clips} clips does not hold whole videos: data.repeated_aug={data.repeated_aug}; "
                 "choose batch and engine.micro_batch as multiples of it"
             )

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from videomae.core.errors import UserError
+
 _BLOCK = re.compile(r"(?:^|\.)(?:\w+_)?blocks\.\d+$")
 
 
@@ -26,14 +28,14 @@ def prepare_blocks(module: nn.Module, *, checkpointing: bool, compiled: bool) ->
     """Make each block of `module` keep its input only (Chen et al. 2016), or compile it, or both.
 
     Raises:
-        ValueError: `module` has no blocks.
+        UserError: `module` has no blocks.
     """
     if not (checkpointing or compiled):
         return
     blocks = blocks_of(module)
     if not blocks:
         setting = "activation_checkpointing" if checkpointing else "compile"
-        raise ValueError(
+        raise UserError(
             f"engine.{setting}=true needs a model of transformer blocks, {type(module).__name__} has none; "
             f"type engine.{setting}=false"
         )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from videomae.core.distributed import World, init_distributed
+from videomae.core.errors import UserError
 from videomae.engine.deepspeed_state import ZeroShardedState, keep_lowering, norm_of
 from videomae.engine.local import total_norm
 from videomae.engine.mixed_precision import FIRST_SCALE_POWER, GROWTH_STEPS, MixedPrecision
@@ -176,7 +177,7 @@ def _on_host(module: nn.Module) -> dict[str, Tensor]:
 def _require_half(deepspeed: Any, plan: EnginePlan) -> None:
     supported = deepspeed.accelerator.get_accelerator().is_fp16_supported()
     if plan.config.precision == "fp16" and plan.config.zero_stage > 0 and not supported:
-        raise ValueError(
+        raise UserError(
             f"engine.precision=fp16 with engine.zero_stage={plan.config.zero_stage} needs a device that computes in "
             f"float16, this {plan.world.device.type} does not; type engine.precision=bf16 or engine.zero_stage=0"
         )

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videomae.core.errors import UserError
 from videomae.engine.optimizer import AdamW
 from videomae.engine.state.fragments import EMA, MASTER
 from videomae.engine.state.snapshot import ParamShard
@@ -39,7 +40,7 @@ class ZeroShardedState:
         self._fixed = {name: value for name, value in initial.items() if name not in self._trained}
         self._shapes = {name: tuple(value.shape) for name, value in initial.items()}
         if self._fixed and self._by_parameter:
-            raise ValueError(
+            raise UserError(
                 f"engine.zero_stage=3 wants every parameter trained, {len(self._fixed)} are not, such as "
                 f"{min(self._fixed)}; type engine.zero_stage=2, or less"
             )

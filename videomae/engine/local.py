@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videomae.core.errors import UserError
 from videomae.engine.mixed_precision import MixedPrecision
 from videomae.engine.optimizer import AdamW, decide_step
 from videomae.engine.protocol import Batch, EnginePlan, StepResult, require_ema, summarize
@@ -22,9 +23,7 @@ class LocalEngine:
 
     def __init__(self, module: nn.Module, groups: list[dict[str, Any]], plan: EnginePlan) -> None:
         if plan.world.size > 1:
-            raise ValueError(
-                f"engine.kind=local runs in one process, got {plan.world.size}; type engine.kind=deepspeed"
-            )
+            raise UserError(f"engine.kind=local runs in one process, got {plan.world.size}; type engine.kind=deepspeed")
         self.world = plan.world
         self.settings: dict[str, Any] | None = None
         self.module = module.to(self.world.device)

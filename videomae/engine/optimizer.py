@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 
 
 @configclass
@@ -28,11 +29,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
+            raise UserError(f"lr must be positive, got {self.lr}")
         if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip must be positive, or null for none, got {self.clip}")
+            raise UserError(f"clip must be positive, or null for none, got {self.clip}")
         if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema must lie in (0, 1), such as 0.9999, or null for none, got {self.ema}")
+            raise UserError(f"ema must lie in (0, 1), such as 0.9999, or null for none, got {self.ema}")
 
     def peak_lr(self, batch: int) -> float:
         """The rate after warm-up for a global batch of `batch` samples."""

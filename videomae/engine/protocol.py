@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from videomae.core.config import configclass
 from videomae.core.distributed import World
+from videomae.core.errors import UserError
 from videomae.engine.blocks import prepare_blocks
 from videomae.engine.determinism import make_deterministic
 from videomae.engine.optimizer import OptimizerConfig
@@ -41,7 +42,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         if self.compile and self.zero_stage == 3 and self.kind == "deepspeed":
-            raise ValueError(
+            raise UserError(
                 "engine.compile=true gains nothing with engine.zero_stage=3, which gathers weights in each layer and "
                 "breaks each block into pieces; type engine.compile=false, or engine.zero_stage=2 or less"
             )
@@ -50,14 +51,14 @@ class EngineConfig:
         """How a global `batch` is cut: (clips a micro-batch, micro-batches a step on each rank).
 
         Raises:
-            ValueError: the batch cannot be cut into equal micro-batches on `world_size` ranks.
+            UserError: the batch cannot be cut into equal micro-batches on `world_size` ranks.
         """
         if batch % world_size:
-            raise ValueError(f"batch={batch} must be a multiple of the {world_size} processes")
+            raise UserError(f"batch={batch} must be a multiple of the {world_size} processes")
         share = batch // world_size
         micro_batch = self.micro_batch or share
         if share % micro_batch:
-            raise ValueError(
+            raise UserError(
                 f"engine.micro_batch={micro_batch} must divide the {share} clips that each of {world_size} processes "
                 f"gets of batch={batch}"
             )
@@ -126,7 +127,7 @@ class Engine(Protocol):
         """The whole module in float32 on the host, or the average of its weights; called by all ranks.
 
         Raises:
-            ValueError: an `average` is asked for, but optimizer.ema is not set.
+            UserError: an `average` is asked for, but optimizer.ema is not set.
         """
         ...
 
@@ -145,7 +146,7 @@ def build_engine(module: nn.Module, groups: list[dict[str, Any]], plan: EnginePl
     """The engine that `plan.config.kind` names, with AdamW over `groups`; `module` is moved to the rank's device.
 
     Raises:
-        ValueError: the plan does not fit the module or the number of processes.
+        UserError: the plan does not fit the module or the number of processes.
     """
     if plan.config.deterministic:
         make_deterministic()
@@ -168,4 +169,4 @@ def summarize(losses: Sequence[Tensor], world: World) -> tuple[Tensor, Tensor]:
 def require_ema(config: OptimizerConfig, asked: bool) -> None:
     """Raises ValueError if the average of the weights is `asked` for and not kept."""
     if asked and config.ema is None:
-        raise ValueError("no average of the weights is kept; type optimizer.ema=0.9999, or take the weights themselves")
+        raise UserError("no average of the weights is kept; type optimizer.ema=0.9999, or take the weights themselves")

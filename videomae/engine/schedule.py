@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 
 _DURATION = re.compile(r"\s*([0-9.]+(?:e[+]?[0-9]+)?)\s*(epochs?|steps?|samples?)\s*", re.IGNORECASE)
 
@@ -89,16 +90,16 @@ def make_schedule(schedule: ScheduleConfig, *, peak_lr: float, steps_per_epoch: 
     """Resolve durations for a data set of `steps_per_epoch` global batches of `batch` samples.
 
     Raises:
-        ValueError: the data set is smaller than a batch, or the run would have no step.
+        UserError: the data set is smaller than a batch, or the run would have no step.
     """
     if steps_per_epoch < 1:
-        raise ValueError(f"an epoch has no whole batch of {batch}; lower batch, or add data")
+        raise UserError(f"an epoch has no whole batch of {batch}; lower batch, or add data")
     total = steps_of(schedule.duration, steps_per_epoch=steps_per_epoch, batch=batch)
     if total < 1:
-        raise ValueError(f"schedule.duration={schedule.duration!r} is less than one step")
+        raise UserError(f"schedule.duration={schedule.duration!r} is less than one step")
     warmup = steps_of(schedule.warmup, steps_per_epoch=steps_per_epoch, batch=batch)
     if warmup >= total:
-        raise ValueError(
+        raise UserError(
             f"schedule.warmup={schedule.warmup!r} is {warmup} steps and the whole run, "
             f"schedule.duration={schedule.duration!r}, only {total}; shorten the warm-up"
         )
@@ -108,5 +109,5 @@ def make_schedule(schedule: ScheduleConfig, *, peak_lr: float, steps_per_epoch: 
 def _parse(text: str) -> tuple[float, str]:
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError(f"duration {text!r}: expected a number and a unit, such as '800 epochs', '20000 steps'")
+        raise UserError(f"duration {text!r}: expected a number and a unit, such as '800 epochs', '20000 steps'")
     return float(match[1]), match[2].lower().removesuffix("s")

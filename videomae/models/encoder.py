@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 
 
 @configclass
@@ -34,15 +35,15 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         for name in ("frames", "size", "tubelet", "patch", "dim", "depth", "heads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.frames % self.tubelet:
-            raise ValueError(f"frames ({self.frames}) must be a multiple of tubelet ({self.tubelet})")
+            raise UserError(f"frames ({self.frames}) must be a multiple of tubelet ({self.tubelet})")
         if self.size % self.patch:
-            raise ValueError(f"size ({self.size}) must be a multiple of patch ({self.patch})")
+            raise UserError(f"size ({self.size}) must be a multiple of patch ({self.patch})")
         if self.dim % self.heads:
-            raise ValueError(f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
+            raise UserError(f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
         if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path must lie in [0, 1), got {self.drop_path}")
+            raise UserError(f"drop_path must lie in [0, 1), got {self.drop_path}")
 
     @property
     def grid_t(self) -> int:
@@ -202,7 +203,7 @@ class VideoEncoder(nn.Module):
         config = self.config
         wanted = (3, config.frames, config.size, config.size)
         if tuple(video_BCTHW.shape[1:]) != wanted:
-            raise ValueError(
+            raise UserError(
                 f"the encoder takes videos of (channels, frames, height, width) = {wanted}, "
                 f"got {tuple(video_BCTHW.shape[1:])}; set frames and size of the data to those of the model"
             )

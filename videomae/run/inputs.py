@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from videomae.core.errors import UserError
 from videomae.run.checkpoint.manifest import digest
 from videomae.run.directory import RunDirectory, write_atomic
 
@@ -22,7 +23,7 @@ def check_inputs(run: RunDirectory, inputs: Sequence[Path]) -> None:
     An input may be a file or its URL. What is not there is recorded as that: the stage itself says what it needs.
 
     Raises:
-        ValueError: an input is another than that which the run began with.
+        UserError: an input is another than that which the run began with.
     """
     now = {str(path): _digest(path) for path in inputs}
     file = run.path / FILE
@@ -31,7 +32,7 @@ def check_inputs(run: RunDirectory, inputs: Sequence[Path]) -> None:
         before = json.loads(file.read_text())
         changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"{', '.join(changed)} changed since {run.path} began (SHA-256 was {_short(before[changed[0]])}, is "
                 f"{_short(now[changed[0]])}), so its result would be of two inputs; put the old one back, give this "
                 f"run its own directory with run=PATH, or remove {run.path} to begin again"

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.core.signals import Stopped, handle_signals
 from videomae.run import claims
@@ -26,7 +27,7 @@ _BEATS = 9  # in the time after which silence means death
 _UNREADABLE_LOOKS = 3  # for a claim that is being written this moment
 
 
-class RunOwnedError(ValueError):
+class RunOwnedError(UserError):
     """Another start of the run lives."""
 
 

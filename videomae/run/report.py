@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from videomae.core.errors import UserError
 from videomae.engine.schedule import steps_of
 from videomae.run import status
 from videomae.run.directory import RunDirectory
@@ -116,13 +117,13 @@ class RunReader:
     """Reads a run's directory again and again; of metrics.jsonl only what is new.
 
     Raises:
-        ValueError: there is no run at `folder`.
+        UserError: there is no run at `folder`.
     """
 
     def __init__(self, folder: Path) -> None:
         self._run = RunDirectory(folder)
         if not (self._run.config.exists() or self._run.metrics.exists()):
-            raise ValueError(f"no run at {folder}: neither config.yaml nor metrics.jsonl; type the directory of a run")
+            raise UserError(f"no run at {folder}: neither config.yaml nor metrics.jsonl; type the directory of a run")
         self._follower = Follower(self._run.metrics)
         self._lines: dict[str, list[Line]] = defaultdict(list)
 

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from videomae.core.ancestry import first_dead
 from videomae.core.distributed import World
+from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.core.signals import (
     EXIT_FAILED,
@@ -105,7 +106,7 @@ class RunSession:
             elif isinstance(error, LimitReached):
                 self._ended("failed", str(error), EXIT_LIMIT)
             elif error is not None:
-                code = EXIT_MISTAKE if isinstance(error, ValueError) else EXIT_FAILED
+                code = EXIT_MISTAKE if isinstance(error, UserError) else EXIT_FAILED
                 self._ended("failed", f"{type(error).__name__}: {error}", code)
         if self.together or isinstance(error, Stopped | LimitReached):
             self.world.barrier()  # a launcher kills the others when the first leaves: rank 0 has written by now

@@ -9,6 +9,8 @@ workers and however often it was stopped.
 
 from __future__ import annotations
 
+from videomae.core.errors import UserError
+
 import contextlib
 import errno
 import fcntl
@@ -36,7 +38,7 @@ _LOCK = ".lock"
 _log = logging.getLogger(__name__)
 
 
-class BuildError(ValueError):
+class BuildError(UserError):
     """Shards that cannot be built; the message says what to do."""
 
 
@@ -51,7 +53,7 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         if self.samples_per_shard < 1 or (self.bytes_per_shard or 1) < 1 or self.frames_fps <= 0:
-            raise ValueError("samples_per_shard, bytes_per_shard and frames_fps must be positive")
+            raise UserError("samples_per_shard, bytes_per_shard and frames_fps must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ classes. A class folder may repeat its split, as RWF-2000's `Train_Fight` does.
 
 from __future__ import annotations
 
+from videomae.core.errors import UserError
+
 import csv
 import hashlib
 import json
@@ -22,7 +24,7 @@ _YOUTUBE_CLIP = re.compile(r"^([A-Za-z0-9_-]{11})_\d+$")  # RWF-2000: <video id>
 _UCF_CLIP = re.compile(r"^v_(.+_g\d+)_c\d+$")  # UCF101: v_<class>_g<group>_c<clip>
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A source folder that cannot be built from; the message says what to do."""
 
 

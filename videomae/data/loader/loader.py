@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.core.signals import block_signals, end_workers, ignore_signals
 from videomae.data.loader.malloc import tune_malloc
 from videomae.data.loader.prefetch import follow
@@ -58,7 +59,7 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.prefetch < 1:
-            raise ValueError(f"workers must be at least 0 and prefetch at least 1, got {self.workers}, {self.prefetch}")
+            raise UserError(f"workers must be at least 0 and prefetch at least 1, got {self.workers}, {self.prefetch}")
 
     def on(self, device: torch.device) -> LoaderConfig:
         """The same for batches that go to `device`, with what was left to it decided."""
@@ -104,7 +105,7 @@ def train_stream(
 
     Raises:
         BadSampleError: more bad samples than `config.quota` allows.
-        ValueError: the batch does not divide into ranks and micro-batches.
+        UserError: the batch does not divide into ranks and micro-batches.
     """
     places = _TrainPlaces(order, share)
     dataset = _MicroBatches(reader, preparation, seed=order.seed, replacements=order.replacements)
@@ -154,7 +155,7 @@ class _TrainPlaces:
     def __init__(self, order: Order | Mixture, share: RankSlice) -> None:
         self.samples, rest = divmod(order.batch, share.size)
         if rest or self.samples % share.micro_batch:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {order.batch} samples does not divide into {share.size} ranks with micro-batches of"
                 f" {share.micro_batch}; choose a batch that is a multiple of {share.size * share.micro_batch}"
             )

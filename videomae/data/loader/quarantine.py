@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 
 _log = logging.getLogger(__name__)
 
 
-class BadSampleError(ValueError):
+class BadSampleError(UserError):
     """More bad samples than the quotas allow, or one where none is allowed."""
 
 
@@ -30,7 +31,7 @@ class QuotaConfig:
 
     def __post_init__(self) -> None:
         if self.samples < 0 or not 0 <= self.fraction <= 1 or self.per_shard < 0:
-            raise ValueError("quotas must not be negative, and fraction at most 1")
+            raise UserError("quotas must not be negative, and fraction at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.data.order.permutation import Permutation, generator, permutation
 from videomae.data.shards.manifest import Manifest
 
@@ -26,7 +27,7 @@ _Ids = npt.NDArray[np.int64]
 Partial = Literal["drop", "pad"]  # what becomes of the last, incomplete batch of an epoch
 
 
-class OrderError(ValueError):
+class OrderError(UserError):
     """An order that cannot be made from the numbers given."""
 
 
@@ -41,7 +42,7 @@ class OrderConfig:
 
     def __post_init__(self) -> None:
         if self.seed < 0 or (self.lanes or 1) < 1 or (self.block or 1) < 1:
-            raise ValueError("seed must not be negative, lanes and block must be positive")
+            raise UserError("seed must not be negative, lanes and block must be positive")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.data.shards.manifest import ShardError
 
 SCHEMES = ("http", "https", "s3", "gs")
@@ -25,7 +26,7 @@ _SMALLEST_CHUNK = 4096
 T = TypeVar("T")
 
 
-class RemoteError(ValueError):
+class RemoteError(UserError):
     """A remote place that cannot be reached or used; the message says which and what to do."""
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from videomae.core import progress
+from videomae.core.errors import UserError
 from videomae.data.build.sources import Listing
 from videomae.data.shards.manifest import read_splits
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     progress.log_to(None)
     try:
         return parsed.run(parsed)
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

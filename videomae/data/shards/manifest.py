@@ -13,11 +13,13 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from videomae.core.errors import UserError
+
 FORMAT = "videomae-shards-1"
 NAME = "manifest.json"
 
 
-class ShardError(ValueError):
+class ShardError(UserError):
     """Shards, an index or a manifest that cannot be used; the message says what to do."""
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from videomae.core import progress
 from videomae.core.config import configclass, parse, to_dict
+from videomae.core.errors import UserError
 from videomae.data.synthetic.scene import Motion, draw_scene, render
 from videomae.data.video import EncodingConfig, encode
 
@@ -35,7 +36,7 @@ _ENCODING = EncodingConfig(short_side=None, crf=20, fast_decode=False)
 _log = logging.getLogger(__name__)
 
 
-class SynthesisError(ValueError):
+class SynthesisError(UserError):
     """A synthetic set that cannot be made as asked; the message says what to do."""
 
 
@@ -54,17 +55,17 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         for name, count in (("train", self.train), ("val", self.val)):
             if count < 2 or count % 2:
-                raise ValueError(f"{name} must be an even number of clips from 2, one half of it a class, got {count}")
+                raise UserError(f"{name} must be an even number of clips from 2, one half of it a class, got {count}")
         if not 1 <= self.fps[0] <= self.fps[1] <= 120:
-            raise ValueError(
+            raise UserError(
                 f"fps must be a rate or a range like 15..30 within 1..120, got {self.fps[0]}..{self.fps[1]}"
             )
         if self.seconds * self.fps[0] < 2:
-            raise ValueError(f"a clip needs two frames: {self.seconds} s at {self.fps[0]} frames a second are too few")
+            raise UserError(f"a clip needs two frames: {self.seconds} s at {self.fps[0]} frames a second are too few")
         if min(self.width, self.height) < 32 or self.width % 2 or self.height % 2:
-            raise ValueError(f"size must be two even numbers from 32 up, like 160x120, got {self.width}x{self.height}")
+            raise UserError(f"size must be two even numbers from 32 up, like 160x120, got {self.width}x{self.height}")
         if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+            raise UserError(f"seed must be 0 or more, got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)

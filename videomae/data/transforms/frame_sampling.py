@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from videomae.core.errors import UserError
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -27,7 +29,7 @@ def dense(total: int, frames: int, stride: int, rng: np.random.Generator | None)
     """
     _check(total, frames)
     if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}")
+        raise UserError(f"stride must be at least 1, got {stride}")
     room = total - ((frames - 1) * stride + 1)
     if room < 0:
         return _spread(total, frames)
@@ -43,7 +45,7 @@ def multi_view(total: int, frames: int, stride: int | None, clips: int) -> Indic
     """
     _check(total, frames)
     if clips < 1:
-        raise ValueError(f"clips must be at least 1, got {clips}")
+        raise UserError(f"clips must be at least 1, got {clips}")
     if stride is None:
         inside = (np.arange(clips)[:, None] + 0.5) / clips
         places = (np.arange(frames)[None, :] + inside) * (total / frames)
@@ -61,4 +63,4 @@ def _spread(total: int, frames: int) -> Indices:
 
 def _check(total: int, frames: int) -> None:
     if total < 1 or frames < 1:
-        raise ValueError(f"need at least one frame to choose from and one to choose, got {total} and {frames}")
+        raise UserError(f"need at least one frame to choose from and one to choose, got {total} and {frames}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import transforms_v2
 
 _SETTINGS = re.compile(
@@ -37,7 +38,7 @@ class RandAugmentSettings:
         """Read a settings string. Raises ValueError if it is none."""
         match = _SETTINGS.match(text)
         if not match or float(match["magnitude"]) > _MOST:
-            raise ValueError(f"got {text!r}; wanted something like 'rand-m7-n4-mstd0.5', with m from 0 to 10")
+            raise UserError(f"got {text!r}; wanted something like 'rand-m7-n4-mstd0.5', with m from 0 to 10")
         return cls(float(match["magnitude"]), int(match["operations"]), float(match["spread"] or 0))
 
 

@@ -16,6 +16,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from videomae.core.errors import UserError
+
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
 MAX_PIXELS = 8192 * 4608
 MAX_FRAMES = 1_000_000
@@ -30,7 +32,7 @@ _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,flv,asf,ogg"
 Source = bytes | Path
 
 
-class VideoError(ValueError):
+class VideoError(UserError):
     """A video that cannot be used; the message says why."""
 
 

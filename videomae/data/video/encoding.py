@@ -15,6 +15,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.data.video.container import Source, VideoError, frames_of, opened, rate_of, untimed
 from videomae.data.video.decoding import FrameHWC
 
@@ -41,15 +42,15 @@ class EncodingConfig:
 
     def __post_init__(self) -> None:
         if self.short_side is not None and self.short_side < 16:
-            raise ValueError(f"short_side must be at least 16 pixels, got {self.short_side}")
+            raise UserError(f"short_side must be at least 16 pixels, got {self.short_side}")
         if self.fps is not None and not (0 < self.fps <= 1000):
-            raise ValueError(f"fps must be between 0 and 1000, got {self.fps}")
+            raise UserError(f"fps must be between 0 and 1000, got {self.fps}")
         if not 2 <= self.jpeg_quantizer <= 31:
-            raise ValueError(f"jpeg_quantizer must be from 2 to 31, got {self.jpeg_quantizer}")
+            raise UserError(f"jpeg_quantizer must be from 2 to 31, got {self.jpeg_quantizer}")
         if not 0 <= self.b_frames <= 16:
-            raise ValueError(f"b_frames must be from 0 to 16, got {self.b_frames}")
+            raise UserError(f"b_frames must be from 0 to 16, got {self.b_frames}")
         if self.gop < 1 or not 0 <= self.crf <= 51:
-            raise ValueError(f"gop must be at least 1 and crf from 0 to 51, got gop={self.gop} crf={self.crf}")
+            raise UserError(f"gop must be at least 1 and crf from 0 to 51, got gop={self.gop} crf={self.crf}")
 
 
 def encode(frames: Iterable[FrameHWC], fps: float, config: EncodingConfig) -> bytes:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videomae.core.errors import UserError
+
 FORMAT = "videomae-engine-1"
 _LENGTH = 8  # bytes before the header
 _ADVICE = "type resume=auto to take the newest whole one"
@@ -34,7 +36,7 @@ _DTYPES = {
 }
 
 
-class StateError(ValueError):
+class StateError(UserError):
     """Engine state that is missing, damaged, or of another model."""
 
 

@@ -15,10 +15,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from videomae.core.errors import UserError
+
 State = dict[str, Tensor]
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """Weights that cannot be read or do not fit; the message names the file and the keys."""
 
 

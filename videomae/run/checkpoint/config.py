@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 
 MODES = ("auto", "must", "never")
 
@@ -21,10 +22,10 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         if self.keep < 1:
-            raise ValueError(f"keep must be at least 1, got {self.keep}")
+            raise UserError(f"keep must be at least 1, got {self.keep}")
         if self.failures < 0:
-            raise ValueError(f"failures must be 0 (the first failed save stops the run) or more, got {self.failures}")
+            raise UserError(f"failures must be 0 (the first failed save stops the run) or more, got {self.failures}")
         if self.deadline is not None and self.deadline <= 0:
-            raise ValueError(f"deadline must be positive seconds, or null for none, got {self.deadline}")
+            raise UserError(f"deadline must be positive seconds, or null for none, got {self.deadline}")
         if not self.resume:
-            raise ValueError(f"resume must be one of {', '.join(MODES)} or a path, got {self.resume!r}")
+            raise UserError(f"resume must be one of {', '.join(MODES)} or a path, got {self.resume!r}")

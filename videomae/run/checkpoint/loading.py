@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomae.core.distributed import World
+from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.run.checkpoint import manifest
 from videomae.run.checkpoint.manifest import MANIFEST, PROGRESS, DamagedError
@@ -22,7 +23,7 @@ from videomae.run.checkpoint.store import Checkpoint, set_aside, step_names, ste
 _SHARE = "the run's directory must lie on a filesystem that all nodes share: type run=PATH with one"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """No checkpoint can be used as asked; the message says what was looked at and what to type."""
 
 

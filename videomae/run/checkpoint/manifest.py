@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from videomae.core.errors import UserError
+
 FORMAT = "videomae-checkpoint-1"
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
@@ -29,7 +31,7 @@ class FileRecord:
 Files = Mapping[str, FileRecord]
 
 
-class DamagedError(ValueError):
+class DamagedError(UserError):
     """A checkpoint that is not what was written; the message says in which way."""
 
 

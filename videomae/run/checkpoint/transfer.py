@@ -25,7 +25,7 @@ def export(checkpoint: Checkpoint, out: Path, *, weights: str = MASTER) -> int:
     """Write the whole float32 `weights` (master or ema) with the buffers to `out`; gives the number of tensors.
 
     Raises:
-        ValueError: `out` is no .safetensors file name, or the checkpoint has no such weights.
+        UserError: `out` is no .safetensors file name, or the checkpoint has no such weights.
     """
     if out.suffix != ".safetensors":
         raise CheckpointError(f"got {out} to export to, wanted a file name that ends in .safetensors")
@@ -57,7 +57,7 @@ def to_ranks(checkpoint: Checkpoint, out: Path, *, ranks: int) -> None:
     """Write the same state as a checkpoint of `ranks` files; a run goes on from it with checkpoint.resume=OUT.
 
     Raises:
-        ValueError: `ranks` is less than 1, or something is at `out`.
+        UserError: `ranks` is less than 1, or something is at `out`.
     """
     if ranks < 1:
         raise CheckpointError(f"got {ranks} ranks, wanted 1 or more")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.engine.protocol import StepResult
 
 _TO_DEVIATION = 1.4826  # from the median absolute deviation to the standard deviation of a normal distribution
@@ -49,14 +50,14 @@ class HealthConfig:
     def __post_init__(self) -> None:
         for name in ("window", "warmup", "skips", "diverged", "straggler_windows", "starts_without_progress"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("hang_seconds", "start_seconds", "owner_seconds"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
+                raise UserError(f"{name} must be more than 0, got {getattr(self, name)}")
         if (self.spike is not None and self.spike <= 1) or self.straggler <= 1:
-            raise ValueError(f"spike and straggler must be more than 1, got {self.spike} and {self.straggler}")
+            raise UserError(f"spike and straggler must be more than 1, got {self.spike} and {self.straggler}")
         if not 0 < self.skip_fraction <= 1 or self.rollbacks < 0:
-            raise ValueError(
+            raise UserError(
                 f"skip_fraction must lie in (0, 1] and rollbacks be at least 0, got {self.skip_fraction}, "
                 f"{self.rollbacks}"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 
 
 @configclass
@@ -17,7 +18,7 @@ class ProfileConfig:
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.steps < 1:
-            raise ValueError(f"start must be at least 0 and steps at least 1, got {self.start} and {self.steps}")
+            raise UserError(f"start must be at least 0 and steps at least 1, got {self.start} and {self.steps}")
 
 
 @configclass
@@ -32,6 +33,6 @@ class MetricsConfig:
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise ValueError(f"every must be at least 1 step, got {self.every}")
+            raise UserError(f"every must be at least 1 step, got {self.every}")
         if self.peak_tflops is not None and self.peak_tflops <= 0:
-            raise ValueError(f"peak_tflops must be positive, or null to look it up, got {self.peak_tflops}")
+            raise UserError(f"peak_tflops must be positive, or null to look it up, got {self.peak_tflops}")

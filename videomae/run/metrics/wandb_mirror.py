@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from videomae.core.errors import UserError
 from videomae.run.directory import RunDirectory, write_atomic
 from videomae.run.metrics.config import MetricsConfig
 from videomae.run.metrics.log import Follower, Line
@@ -57,20 +58,20 @@ def send(folder: Path) -> str:
     """Send what W&B has missed of a run, now; returns the run's address there, or where it was written.
 
     Raises:
-        ValueError: nobody is logged in, or the server cannot be reached.
+        UserError: nobody is logged in, or the server cannot be reached.
     """
     run = RunDirectory(folder)
     mode = mode_of(MetricsConfig())
     if mode != "online":
-        raise ValueError(f"W&B is {mode} here; log in by `wandb login`, or set WANDB_API_KEY")
+        raise UserError(f"W&B is {mode} here; log in by `wandb login`, or set WANDB_API_KEY")
     wandb_run = connect(run, project_of(run), mode, None)
     if wandb_run is None:
-        raise ValueError("W&B cannot be reached; the lines above say why")
+        raise UserError("W&B cannot be reached; the lines above say why")
     try:
         sent = follow(run, wandb_run, None)
         wandb_run.finish()
     except Exception as error:  # as in connect
-        raise ValueError(f"W&B did not take everything ({_first_line(error)}); type the same again later") from error
+        raise UserError(f"W&B did not take everything ({_first_line(error)}); type the same again later") from error
     _remember(run, sent)
     return str(getattr(wandb_run, "url", ""))
 
