@@ -1,6 +1,10 @@
 """Exit codes, and what is said beside them."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
+import torch
 
 from videomae.command import guarded
 from videomae.core.config import ConfigError
@@ -29,11 +33,23 @@ def test_every_end_has_its_code_and_its_line(
     assert capsys.readouterr().err == said
 
 
-def test_our_own_mistakes_show_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(lambda: [][1]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("Traceback")
-    assert said.endswith("IndexError: list index out of range\n")
+@pytest.mark.parametrize(
+    ("action", "last_line"),
+    [
+        (lambda: [][1], "IndexError: list index out of range"),
+        (lambda: torch.cat([]), "ValueError: expected a non-empty list of Tensors"),
+        (lambda: np.zeros(3).reshape(2, 2), "ValueError: cannot reshape array of size 3 into shape (2,2)"),
+    ],
+    ids=["python", "torch", "numpy"],
+)
+def test_a_bug_prints_its_traceback_and_exits_with_1(
+    action: Callable[[], object], last_line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ValueError of a library is no mistake of the user's."""
+    assert guarded(action) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback")
+    assert printed.endswith(f"{last_line}\n")
 
 
 def test_what_is_the_same_everywhere_is_said_by_the_first_rank(
