@@ -37,7 +37,7 @@ def test_every_end_has_its_code_and_its_line(
     ("action", "last_line"),
     [
         (lambda: [][1], "IndexError: list index out of range"),
-        (lambda: torch.cat([]), "ValueError: expected a non-empty list of Tensors"),
+        (lambda: torch.cat([]), "ValueError: torch.cat(): expected a non-empty list of Tensors"),
         (lambda: np.zeros(3).reshape(2, 2), "ValueError: cannot reshape array of size 3 into shape (2,2)"),
     ],
     ids=["python", "torch", "numpy"],
