@@ -20,7 +20,7 @@ class FinetuneDataConfig(ClipsConfig):
     scale: tuple[float, float] = (0.5, 1.0)  # area of the random crop, as a share of the frame
     ratio: tuple[float, float] = (0.75, 1.3333)  # width / height of the random crop
     flip: float = 0.5  # probability
-    rand_augment: str | None = None  # for example rand-m7-n4-mstd0.5
+    rand_augment: str | None = None  # for example rand-m7-n4-mstd0.5-inc1
     random_erasing: float = 0.0  # probability of erasing a box, the same in all frames; official 0.25
 
     def __post_init__(self) -> None:

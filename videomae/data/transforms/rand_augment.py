@@ -1,11 +1,14 @@
-"""RandAugment (Cubuk et al. 2020) on a clip: the same operations, of the same strength, on every frame.
+"""RandAugment (Cubuk et al. 2020) on a clip: the same operations, with the same arguments, on every frame.
 
-Owns the settings string that timm made common, such as rand-m7-n4-mstd0.5: magnitude m of 10, n operations, magnitudes
-spread by a normal distribution of deviation mstd. Each chosen operation is applied with probability one half.
+Follows timm's `auto_augment`: its settings string, its two tables of operations and the argument of every operation at
+every level. In the default table posterize and solarize grow weaker with the level, and colour, contrast, brightness
+and sharpness go from 0.1 to 1.9. In the increasing table (`-inc1`, the official VideoMAE recipes) all grow stronger.
+Geometric operations interpolate bilinearly, where timm draws bilinear or bicubic.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,81 +19,153 @@ from torch import Tensor
 from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import transforms_v2
 
-_SETTINGS = re.compile(
-    r"^rand-m(?P<magnitude>\d+(\.\d+)?)-n(?P<operations>\d+)(-mstd(?P<spread>\d+(\.\d+)?))?(-inc1)?$"
-)
-_MOST = 10.0
+_SETTINGS = re.compile(r"^rand-m(?P<m>\d+)-n(?P<n>\d+)(-mstd(?P<mstd>\d+(\.\d+)?))?(-inc(?P<inc>[01]))?$")
+_MAX_LEVEL = 10.0
 _PROBABILITY = 0.5
+_FILL = 128.0
 _functional = transforms_v2.functional
-_Operation = Callable[[Tensor, float, float], Tensor]  # frames_TCHW, strength in [0, 1], sign
 
 
 @dataclass(frozen=True)
 class RandAugmentSettings:
-    """`operations` drawn with replacement, of `magnitude` out of 10, spread by `spread`."""
+    """`num_layers` operations, drawn with replacement; levels from N(magnitude, magnitude_std), clipped to [0, 10]."""
 
-    magnitude: float
-    operations: int
-    spread: float
+    magnitude: int
+    num_layers: int
+    magnitude_std: float = 0.0
+    increasing: bool = False
 
     @classmethod
     def parse(cls, text: str) -> RandAugmentSettings:
-        """Read a settings string. Raises ValueError if it is none."""
+        """Parse a settings string such as rand-m7-n4-mstd0.5-inc1. Raises UserError if it is malformed."""
         match = _SETTINGS.match(text)
-        if not match or float(match["magnitude"]) > _MOST:
-            raise UserError(f"got {text!r}; wanted something like 'rand-m7-n4-mstd0.5', with m from 0 to 10")
-        return cls(float(match["magnitude"]), int(match["operations"]), float(match["spread"] or 0))
+        if not match or int(match["m"]) > _MAX_LEVEL:
+            raise UserError(
+                f"got {text!r} for rand_augment; wanted a string such as 'rand-m7-n4-mstd0.5-inc1', with m from 0 to 10"
+            )
+        return cls(int(match["m"]), int(match["n"]), float(match["mstd"] or 0), match["inc"] == "1")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An image operation and its argument as a function of the level (0..10) and a random sign (1 or -1)."""
+
+    argument: Callable[[float, float], float]
+    apply: Callable[[Tensor, float], Tensor]  # frames_TCHW and the argument
 
 
 def rand_augment(frames_TCHW: Tensor, settings: str, rng: np.random.Generator) -> Tensor:
-    """Alter uint8 frames by randomly drawn operations; the picture's size and type stay."""
+    """Apply randomly drawn operations, each with probability 0.5, to uint8 frames. Shape and dtype do not change."""
     parsed = RandAugmentSettings.parse(settings)
-    for number in rng.integers(len(_OPERATIONS), size=parsed.operations):
+    operations = tuple((INCREASING_OPERATIONS if parsed.increasing else OPERATIONS).values())
+    for number in rng.integers(len(operations), size=parsed.num_layers):
         applied = rng.random() < _PROBABILITY
-        strength = float(np.clip(rng.normal(parsed.magnitude, parsed.spread), 0, _MOST)) / _MOST
+        level = float(np.clip(rng.normal(parsed.magnitude, parsed.magnitude_std), 0, _MAX_LEVEL))
         sign = 1.0 if rng.random() < 0.5 else -1.0
         if applied:
-            frames_TCHW = _OPERATIONS[number](frames_TCHW, strength, sign)
+            operation = operations[number]
+            frames_TCHW = operation.apply(frames_TCHW, operation.argument(level, sign))
     return frames_TCHW
+
+
+def _no_argument(level: float, sign: float) -> float:
+    return 0.0
+
+
+def _signed(maximum: float) -> Callable[[float, float], float]:
+    return lambda level, sign: sign * level / _MAX_LEVEL * maximum
+
+
+def _enhance_factor(level: float, sign: float) -> float:
+    return level / _MAX_LEVEL * 1.8 + 0.1
+
+
+def _enhance_factor_increasing(level: float, sign: float) -> float:
+    """A factor of 1 changes nothing."""
+    return max(0.1, 1.0 + sign * level / _MAX_LEVEL * 0.9)
+
+
+def _posterize_bits(level: float, sign: float) -> float:
+    return int(level / _MAX_LEVEL * 4)
+
+
+def _posterize_bits_increasing(level: float, sign: float) -> float:
+    return 4 - _posterize_bits(level, sign)
+
+
+def _solarize_threshold(level: float, sign: float) -> float:
+    return int(level / _MAX_LEVEL * 256)
+
+
+def _solarize_threshold_increasing(level: float, sign: float) -> float:
+    return 256 - _solarize_threshold(level, sign)
+
+
+def _solarize_add_amount(level: float, sign: float) -> float:
+    return int(level / _MAX_LEVEL * 110)
 
 
 def _affine(
     frames_TCHW: Tensor,
     *,
     angle: float = 0.0,
-    across: float = 0.0,
-    down: float = 0.0,
-    shear: tuple[float, float] = (0, 0),
+    translate: tuple[float, float] = (0.0, 0.0),
+    shear: tuple[float, float] = (0.0, 0.0),
+    center: list[float] | None = None,
 ) -> Tensor:
-    height, width = frames_TCHW.shape[2:]
-    shift = [float(round(across * width)), float(round(down * height))]
-    bilinear = transforms_v2.InterpolationMode.BILINEAR
-    degrees = [float(np.degrees(np.arctan(side))) for side in shear]
+    """Rotate counter-clockwise by degrees, shift by pixels and shear by slopes around `center` (default: centre)."""
     return _functional.affine(
-        frames_TCHW, angle=angle, translate=shift, scale=1.0, shear=degrees, interpolation=bilinear, fill=[128.0] * 3
+        frames_TCHW,
+        angle=-angle,
+        translate=list(translate),
+        scale=1.0,
+        shear=[math.degrees(math.atan(slope)) for slope in shear],
+        interpolation=transforms_v2.InterpolationMode.BILINEAR,
+        fill=[_FILL] * 3,
+        center=center,
     )
 
 
-def _solarize_add(frames_TCHW: Tensor, strength: float, sign: float) -> Tensor:
-    brighter = (frames_TCHW.int() + int(110 * strength)).clamp(0, 255).to(frames_TCHW.dtype)
+def _solarize(frames_TCHW: Tensor, threshold: float) -> Tensor:
+    # torchvision refuses 256, at which no pixel is inverted.
+    return frames_TCHW if threshold > 255 else _functional.solarize(frames_TCHW, threshold)
+
+
+def _solarize_add(frames_TCHW: Tensor, amount: float) -> Tensor:
+    brighter = (frames_TCHW.int() + int(amount)).clamp(0, 255).to(frames_TCHW.dtype)
     return brighter.where(frames_TCHW < 128, frames_TCHW)
 
 
-# Ranges at full strength as in the paper's policies: 30 degrees, shear 0.3, shift 0.45 of a side, factor 1 +- 0.9.
-_OPERATIONS: tuple[_Operation, ...] = (
-    lambda frames, strength, sign: _functional.autocontrast(frames),
-    lambda frames, strength, sign: _functional.equalize(frames),
-    lambda frames, strength, sign: _functional.invert(frames),
-    lambda frames, strength, sign: _affine(frames, angle=sign * 30 * strength),
-    lambda frames, strength, sign: _functional.posterize(frames, max(1, int(4 * strength))),
-    lambda frames, strength, sign: _functional.solarize(frames, float(int(256 * strength))),
-    _solarize_add,
-    lambda frames, strength, sign: _functional.adjust_saturation(frames, 1 + sign * 0.9 * strength),
-    lambda frames, strength, sign: _functional.adjust_contrast(frames, 1 + sign * 0.9 * strength),
-    lambda frames, strength, sign: _functional.adjust_brightness(frames, 1 + sign * 0.9 * strength),
-    lambda frames, strength, sign: _functional.adjust_sharpness(frames, 1 + sign * 0.9 * strength),
-    lambda frames, strength, sign: _affine(frames, shear=(sign * 0.3 * strength, 0.0)),
-    lambda frames, strength, sign: _affine(frames, shear=(0.0, sign * 0.3 * strength)),
-    lambda frames, strength, sign: _affine(frames, across=sign * 0.45 * strength),
-    lambda frames, strength, sign: _affine(frames, down=sign * 0.45 * strength),
-)
+# The keys are timm's names. Shear maps from the top left corner, as PIL's affine transform does.
+OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": Operation(_no_argument, lambda frames, _: _functional.autocontrast(frames)),
+    "Equalize": Operation(_no_argument, lambda frames, _: _functional.equalize(frames)),
+    "Invert": Operation(_no_argument, lambda frames, _: _functional.invert(frames)),
+    "Rotate": Operation(_signed(30.0), lambda frames, degrees: _affine(frames, angle=degrees)),
+    "Posterize": Operation(_posterize_bits, lambda frames, bits: _functional.posterize(frames, int(bits))),
+    "Solarize": Operation(_solarize_threshold, _solarize),
+    "SolarizeAdd": Operation(_solarize_add_amount, _solarize_add),
+    "Color": Operation(_enhance_factor, _functional.adjust_saturation),
+    "Contrast": Operation(_enhance_factor, _functional.adjust_contrast),
+    "Brightness": Operation(_enhance_factor, _functional.adjust_brightness),
+    "Sharpness": Operation(_enhance_factor, _functional.adjust_sharpness),
+    "ShearX": Operation(_signed(0.3), lambda frames, slope: _affine(frames, shear=(slope, 0.0), center=[0.0, 0.0])),
+    "ShearY": Operation(_signed(0.3), lambda frames, slope: _affine(frames, shear=(0.0, slope), center=[0.0, 0.0])),
+    "TranslateXRel": Operation(
+        _signed(0.45), lambda frames, share: _affine(frames, translate=(-share * frames.shape[-1], 0.0))
+    ),
+    "TranslateYRel": Operation(
+        _signed(0.45), lambda frames, share: _affine(frames, translate=(0.0, -share * frames.shape[-2]))
+    ),
+}
+_INCREASING_ARGUMENTS = {
+    "Posterize": _posterize_bits_increasing,
+    "Solarize": _solarize_threshold_increasing,
+    **dict.fromkeys(("Color", "Contrast", "Brightness", "Sharpness"), _enhance_factor_increasing),
+}
+INCREASING_OPERATIONS: dict[str, Operation] = {
+    name + "Increasing" if name in _INCREASING_ARGUMENTS else name: Operation(
+        _INCREASING_ARGUMENTS.get(name, operation.argument), operation.apply
+    )
+    for name, operation in OPERATIONS.items()
+}
