@@ -32,7 +32,7 @@ _TORCHRUN_SIGNALS = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", "--shutdow
 
 @dataclass(frozen=True)
 class Command:
-    """Words of a command line, and variables that it wants unless the user has set them."""
+    """The words of a command line, and environment variables to set for it."""
 
     words: list[str]
     environment: dict[str, str] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Job:
             if count > 1:
                 raise UserError(f"--on local runs one process, got {count}; type --on torchrun")
             return Command([sys.executable, "-m", *stage])
-        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))}
         if on == "torchrun":
             launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *_TORCHRUN_SIGNALS]
             return Command([sys.executable, "-m", *launcher, "-m", *stage], threads)

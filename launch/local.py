@@ -12,10 +12,7 @@ from videomae.core.signals import SIGNALS
 
 def run(command: Command) -> int:
     """Run `command` to its end with its output on ours; a signal to us reaches it, so that it can save and leave."""
-    # What the user has set counts, but for the code that this run is to take.
-    variables = {**command.environment, **os.environ}
-    variables |= {name: value for name, value in command.environment.items() if name.startswith("PYTHON")}
-    process = subprocess.Popen(command.words, env=variables)
+    process = subprocess.Popen(command.words, env={**os.environ, **command.environment})
     for number in SIGNALS:
         # A terminal's ctrl-C reaches the whole process group by itself; only signals to us alone are passed on.
         if number != signal.SIGINT:

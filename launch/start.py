@@ -62,7 +62,10 @@ def _launch(submission: Submission, given: argparse.Namespace) -> int:
             record(submission)
     if finished:
         logger.info("%s is finished; remove the folder to start it again", submission.place.run)
-        return run(submission.plain) if submission.plain else 0  # the stage looks whether its inputs have changed
+        if submission.plain is None:
+            return 0
+        # The stage checks that its inputs are the same. A run that was not launched here has no recorded config.
+        return run(submission.job.command(on=given.on, processes=given.processes))
     if given.prepare:
         _show(submission, as_json=given.json)
         return 0

@@ -73,7 +73,10 @@ def prepare(job: Job, *, on: Launcher, cluster: ClusterConfig | None, processes:
     machines = cluster or ClusterConfig()
     place = LaunchDir(machines.folder, machines.folder / settings.run)
     if cluster is None:
-        plain = job.command(on=on, processes=processes)
+        recorded = replace(job, config=place.config, overrides=())  # the original may change or go before it ends
+        plain = recorded.command(on=on, processes=processes)
+        path = os.pathsep.join([str(place.code), *filter(None, [os.environ.get("PYTHONPATH")])])
+        plain = replace(plain, environment={**plain.environment, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
         ensure_fits(settings, processes or default_processes())
         return Submission(job, on, settings, place, machines, plain=plain)
     if on == "slurm":
@@ -164,9 +167,7 @@ def outcome(code: int, run: Path, before: Status | None) -> int:
 def _run(submission: Submission) -> int:
     place = submission.place
     if submission.plain is not None:
-        path = os.pathsep.join([str(place.code), *filter(None, [os.environ.get("PYTHONPATH")])])
-        wanted = {name: value for name, value in submission.plain.environment.items() if name not in os.environ}
-        command = Command(submission.plain.words, {**wanted, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
+        command = submission.plain
         if submission.on != "deepspeed":
             return local.run(command)
     elif submission.on == "slurm":  # in an allocation that is there
@@ -193,8 +194,7 @@ def shown(submission: Submission) -> str:
     blocks = []
     for command in submission.commands():
         settings = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
-        prefix = settings if submission.plain is None else []
-        blocks.append(" ".join([*prefix, shlex.join(command.words)]))
+        blocks.append(" ".join([*settings, shlex.join(command.words)]))
     for name, text in submission.scripts.items():
         blocks.append(f"\n# ---- {submission.place.record / name}\n{text}".rstrip())
     return "\n".join(blocks)

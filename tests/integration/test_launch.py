@@ -70,7 +70,9 @@ def test_a_run_under_torchrun_is_watched_and_stopped(
 
     copied = json.loads((run / "launch/code/snapshot.json").read_text())
     assert copied["files"] > 100
-    assert json.loads((run / "environment.json").read_text())["git"]["commit"] == copied["commit"]
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["git"]["commit"] == copied["commit"]
+    assert environment["command"][1:] == [str(run / "launch/config.yaml")]
 
 
 @pytest.mark.timeout(240)
@@ -86,6 +88,20 @@ def test_deepspeed_is_stopped_by_a_signal_to_the_launcher(shards: Path, tmp_path
     assert stopped is not None
     assert (stopped.state, stopped.exit_code) == ("stopped", 75)
     assert not (run / "STOP").exists()
+
+
+@pytest.mark.parametrize("on", ["local", "deepspeed"])
+def test_a_local_launch_runs_the_recorded_config(shards: Path, tmp_path: Path, on: str) -> None:
+    """The original config is deleted before the prepared command runs."""
+    run, config = tmp_path / "a run", tmp_path / "config.yaml"
+    file, *overrides = pretrain_arguments(run, shards, "schedule={duration: 2 steps, warmup: 0 steps}")
+    config.write_text(Path(file).read_text())
+    words = [str(config), *overrides, "--on", on, "--processes", "1"]
+    command = run_command("launch", *words, "--prepare")
+    config.unlink()
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert len(losses(run)) == 2
+    assert (run / "launch/config.yaml").read_text() == (run / "config.yaml").read_text()
 
 
 def test_a_prepared_run_is_started(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

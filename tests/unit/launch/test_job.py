@@ -42,9 +42,11 @@ def test_every_torch_that_may_be_installed_knows_the_flags_of_its_launcher() -> 
     assert [torch.specifier.contains(version) for version in ("2.11.0", "2.12.0")] == [False, True]
 
 
-def test_dry_run_prints_the_command_and_runs_nothing() -> None:
-    printed = run_command("launch", PRETRAIN, "--on", "local", "--dry-run", "optimizer.lr=3e-4")
-    assert printed.endswith(f"-m pretrain {PRETRAIN} optimizer.lr=3e-4\n")
+def test_dry_run_prints_the_command_and_runs_nothing(tmp_path: Path) -> None:
+    printed = run_command("launch", PRETRAIN, "--on", "local", "--dry-run", f"run={tmp_path / 'run'}")
+    assert printed.startswith(f"PYTHONPATH={tmp_path}/run/launch/code")
+    assert printed.endswith(f"-m pretrain {tmp_path}/run/launch/config.yaml\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_mistakes(tmp_path: Path) -> None:
