@@ -20,13 +20,19 @@ def test_predictions_do_not_depend_on_hidden_pixels() -> None:
     model = MaskedAutoencoder(TINY_ENCODER, TINY_DECODER).eval()
     batch = tiny_batch(seed=1)
     video = batch.video_BCTHW.float() / 255
-    cubes = patchify(video, TINY_ENCODER)
-    index = batch.hidden_BH[..., None].expand(-1, -1, cubes.shape[-1])
-    changed = unpatchify(cubes.scatter(1, index, torch.rand(index.shape)), TINY_ENCODER)
+
+    def predict(*, altered_BK: torch.Tensor) -> torch.Tensor:
+        """Predictions after the pixels of those patches are replaced by values a hundred times as large."""
+        patches = patchify(video, TINY_ENCODER)
+        index = altered_BK[..., None].expand(-1, -1, patches.shape[-1])
+        altered = unpatchify(patches.scatter(1, index, 100 * torch.rand(index.shape)), TINY_ENCODER)
+        return model(altered, batch.visible_BV, batch.hidden_BH)
+
     with torch.no_grad():
-        before = model(video, batch.visible_BV, batch.hidden_BH)
-        assert torch.equal(before, model(changed, batch.visible_BV, batch.hidden_BH))
-        assert not torch.equal(before, model(video.flip(2), batch.visible_BV, batch.hidden_BH))
+        original = model(video, batch.visible_BV, batch.hidden_BH)
+        # Not to the bit: a convolution over the whole clip may round a patch differently beside other neighbours.
+        torch.testing.assert_close(predict(altered_BK=batch.hidden_BH), original, rtol=1e-5, atol=1e-5)
+        assert ((predict(altered_BK=batch.visible_BV[:, :1]) - original).abs().amax(-1) > 1e-3).all()
 
 
 def test_overfitting_one_batch_brings_the_loss_down() -> None:
