@@ -21,7 +21,7 @@ from videomae.data.datasets import DataSets
 from videomae.data.loader.stacking import stack_clips
 from videomae.data.sample_weights import stack_weights
 from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.reader import Sample
+from videomae.data.shards.reader import Sample, read_manifest
 from videomae.data.stream import BatchStream
 from videomae.data.transforms.augment import even_crops, flip, random_erasing, random_resized_crop
 from videomae.data.transforms.frame_sampling import Indices, dense, multi_view, uniform_segments
@@ -119,4 +119,4 @@ def open_stream(config: FinetuneConfig, world: World) -> BatchStream[LabelledCli
 
 def split(config: FinetuneConfig, name: str) -> Manifest:
     """The split `train` or `val` of the data."""
-    return Manifest.read(Path(config.data.shards) / name)
+    return read_manifest(Path(config.data.shards) / name)

@@ -18,7 +18,7 @@ from finetune.objective import Objective
 from finetune.stream import open_stream, split
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
-from videomae.data.shards.manifest import NAME as MANIFEST
+from videomae.data.shards.manifest import MANIFEST
 from videomae.engine.protocol import Engine
 from videomae.engine.schedule import at_multiples
 from videomae.models.weights.export import TENSORS

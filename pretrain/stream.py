@@ -13,8 +13,8 @@ from pretrain.masking import draw_mask
 from videomae.core.distributed import World
 from videomae.core.progress import logger
 from videomae.data.datasets import DataSets
+from videomae.data.errors import ShardError
 from videomae.data.loader.stacking import alloc_clip
-from videomae.data.shards.manifest import ShardError
 from videomae.data.shards.reader import Sample
 from videomae.data.stream import BatchStream
 from videomae.data.transforms.augment import flip, multi_scale_box, resize

@@ -14,8 +14,7 @@ from typing import Any
 from launch.doctor.check import Answer, Check, CheckResult, Context, failed, name_ranks, passed, warned
 from launch.plan.estimate import checkpoint_bytes
 from launch.plan.model import ModelProfile, shard_folders
-from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.reader import ShardReader, read_manifest
 
 _CHUNK, _CHUNKS = 2**23, 8  # bytes written to measure the speed
 _GOOD_SPEED = 50e6  # bytes per second
@@ -112,7 +111,7 @@ def probe_shards(context: Context) -> dict[str, Any]:
     assert context.config is not None
     samples, start = 0, time.perf_counter()
     for folder in shard_folders(context.config):
-        manifest = Manifest.read(folder)
+        manifest = read_manifest(folder)
         reader = ShardReader(manifest)
         for sample in {0, manifest.samples - 1}:
             reader.read(sample)

@@ -30,7 +30,7 @@ from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
 from videomae.core.config import load
 from videomae.core.errors import UserError
-from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.reader import read_manifest
 from videomae.engine.blocks import blocks_of
 from videomae.models.encoder import SIZES
 
@@ -74,7 +74,7 @@ def shard_folders(config: Config) -> list[str]:
 def read_training_data(config: Config) -> TrainingData:
     """Counts and sizes from the manifests of the training split."""
     try:
-        manifests = [Manifest.read(folder) for folder in shard_folders(config)]
+        manifests = [read_manifest(folder) for folder in shard_folders(config)]
     except (UserError, OSError) as error:
         return TrainingData(None, None, _MIN_CLASSES, str(error).splitlines()[0])
     size = sum(shard.bytes for manifest in manifests for shard in manifest.shards)

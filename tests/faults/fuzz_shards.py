@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from videomae.data.shards.index import file_sha256, index_tar
-from videomae.data.shards.manifest import Manifest, ShardError
-from videomae.data.shards.meta import Meta
-from videomae.data.shards.reader import ShardReader
+from videomae.data.errors import ShardError
+from videomae.data.shards.index import SampleMeta, file_sha256, index_tar
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter
 from videomae.data.video import (
     MAX_FRAMES,
@@ -74,7 +74,9 @@ def fuzz_tars(count: int, seed: int, folder: Path) -> Counter[str]:
     for number in range(6):
         video = rng.bytes(int(rng.integers(200, 1500)))
         known.add(hashlib.sha256(video).hexdigest())
-        meta = Meta(label=0, class_name="a", group="g", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+        meta = SampleMeta(
+            label=0, class_name="a", group="g", frames=9, fps=5.0, width=8, height=6, sha256="", source="x"
+        )
         writer.add(f"{number:03d}", video, meta)
     writer.finish()
     whole = writer.path.read_bytes()
@@ -104,7 +106,9 @@ def fuzz_reading(count: int, seed: int, folder: Path) -> Counter[str]:
     writer = ShardWriter(folder, 0)
     videos = [rng.bytes(int(rng.integers(200, 1500))) for _ in range(6)]
     for number, video in enumerate(videos):
-        meta = Meta(label=0, class_name="a", group="g", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+        meta = SampleMeta(
+            label=0, class_name="a", group="g", frames=9, fps=5.0, width=8, height=6, sha256="", source="x"
+        )
         writer.add(f"{number:03d}", video, meta)
     Manifest(folder=folder, split="train", classes=("a",), shards=(writer.finish(),)).write()
     files = [folder / "000000.tar", folder / "000000.index.json", folder / "manifest.json"]
@@ -115,7 +119,7 @@ def fuzz_reading(count: int, seed: int, folder: Path) -> Counter[str]:
         mutated.write_bytes(mutate(whole[mutated], np.random.default_rng([seed, case])))
         faulthandler.dump_traceback_later(SECONDS_PER_CASE, exit=True)
         try:
-            reader = ShardReader(Manifest.read(folder))
+            reader = ShardReader(read_manifest(folder))
             for number in range(min(len(reader), 20)):
                 try:
                     sample = reader.read(number)
@@ -138,7 +142,9 @@ def fuzz_signed(count: int, seed: int, folder: Path) -> Counter[str]:
     writer = ShardWriter(folder, 0)
     videos = [rng.bytes(int(rng.integers(200, 1500))) for _ in range(6)]
     for number, video in enumerate(videos):
-        meta = Meta(label=0, class_name="a", group="g", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+        meta = SampleMeta(
+            label=0, class_name="a", group="g", frames=9, fps=5.0, width=8, height=6, sha256="", source="x"
+        )
         writer.add(f"{number:03d}", video, meta)
     manifest = Manifest(folder=folder, split="train", classes=("a",), shards=(writer.finish(),))
     file = folder / "000000.index.json"

@@ -11,7 +11,7 @@ from tests.faults.test_signals import running, status_of
 from tests.stages import losses
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.reader import ShardReader, read_manifest
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def damaged(shards: Path, tmp_path: Path) -> Path:
     """The shards, in which a sample of the second rank's half of the second batch of 8 is damaged."""
     copy = tmp_path / "shards"
     shutil.copytree(shards, copy)
-    manifest = Manifest.read(copy / "train")
+    manifest = read_manifest(copy / "train")
     damage(manifest, Order.of(manifest, 8, OrderConfig(seed=0)).slots(1, 4, 8)[0].sample)
     return copy
 
@@ -55,7 +55,7 @@ def test_all_ranks_end_and_save_when_one_has_used_up_the_quota(damaged: Path, tm
 def test_all_ranks_end_when_one_meets_a_bad_sample_in_an_evaluation(shards: Path, tmp_path: Path) -> None:
     copy, run = tmp_path / "shards", tmp_path / "run"
     shutil.copytree(shards, copy)
-    damage(Manifest.read(copy / "val"), 7)
+    damage(read_manifest(copy / "val"), 7)
     with running(run, finetune(run, copy, "engine.kind=deepspeed"), on="torchrun") as started:
         assert started.ended() == 1
         said = started.said.partition("elastic")[0]

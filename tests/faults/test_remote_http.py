@@ -18,18 +18,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from videomae.data.errors import ChangedError, RemoteError
 from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
 from videomae.data.loader.prefetch import follow
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.remote import cache
 from videomae.data.remote import fetch as remote
-from videomae.data.remote.fetch import ChangedError, RemoteConfig, RemoteError, RemoteFolder
+from videomae.data.remote.fetch import RemoteConfig, RemoteFolder
 from videomae.data.shards.__main__ import main
-from videomae.data.shards.index import file_sha256
+from videomae.data.shards.index import SampleMeta, file_sha256
 from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.meta import Meta
-from videomae.data.shards.reader import Sample, ShardReader
+from videomae.data.shards.reader import Sample, ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx: apt-get install nginx-light")
@@ -52,7 +52,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(3):
         writer = ShardWriter(folder, number)
         for sample in range(10 * number, 10 * number + 10):
-            meta = Meta(
+            meta = SampleMeta(
                 label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x.mp4"
             )
             writer.add(f"{sample:03d}", random_bytes.bytes(3000 + sample), meta)
@@ -147,15 +147,15 @@ CONFIG = cache.CacheConfig
 
 @pytest.mark.parametrize("way", ["good", "busy", "reset", "cut", "slow"])
 def test_every_sample_comes_through_whole(server: str, published: Path, way: str) -> None:
-    reader = ShardReader(Manifest.read(f"{server}/{way}"))
-    local = ShardReader(Manifest.read(published))
+    reader = ShardReader(read_manifest(f"{server}/{way}"))
+    local = ShardReader(read_manifest(published))
     assert [reader.read(number) for number in range(30)] == [local.read(number) for number in range(30)]
 
 
 def test_a_broken_download_goes_on_where_it_stopped(
     server: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shard = Manifest.read(published).shards[0]
+    shard = read_manifest(published).shards[0]
     content = (published / shard.name).read_bytes()
     (tmp_path / "0.tar.partial").write_bytes(content[:9000])
     folder = RemoteFolder(f"{server}/good", FAST)
@@ -168,7 +168,7 @@ def test_a_broken_download_goes_on_where_it_stopped(
 
 
 def test_a_line_too_slow_for_its_chunks_gets_smaller_ones(server: str, published: Path, tmp_path: Path) -> None:
-    shard = Manifest.read(published).shards[0]
+    shard = read_manifest(published).shards[0]
     impatient = RemoteConfig(chunk_bytes=1 << 20, attempts=12, first_wait=0.01, longest_wait=0.02, timeout=1)
     start = time.monotonic()
     place = RemoteFolder(f"{server}/crawl", impatient)
@@ -178,7 +178,7 @@ def test_a_line_too_slow_for_its_chunks_gets_smaller_ones(server: str, published
 
 
 def test_a_wrong_beginning_is_thrown_away_once(server: str, published: Path, tmp_path: Path) -> None:
-    shard = Manifest.read(published).shards[0]
+    shard = read_manifest(published).shards[0]
     (tmp_path / "0.tar.partial").write_bytes(b"#" * 9000)
     RemoteFolder(f"{server}/good", FAST).download(shard.name, tmp_path / "0.tar", size=shard.bytes, sha256=shard.sha256)
     assert file_sha256(tmp_path / "0.tar") == shard.sha256
@@ -198,7 +198,7 @@ def test_a_place_that_never_answers_is_an_error_that_says_so(server: str, way: s
 
 def test_an_address_without_a_server_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RemoteError, match="gave up after 12 attempts"):
-        Manifest.read(f"http://127.0.0.1:{free_port()}/train")
+        read_manifest(f"http://127.0.0.1:{free_port()}/train")
 
 
 def look(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[tuple[str, int]]:
@@ -216,7 +216,7 @@ def test_workers_stream_from_afar_as_from_disk(
     monkeypatch.setenv("VIDEOMAE_CACHE", str(tmp_path / "cache"))  # spawned workers make their own config
 
     def batches(place: str, workers: int) -> list[list[tuple[str, int]]]:
-        reader = ShardReader(Manifest.read(place))
+        reader = ShardReader(read_manifest(place))
         stream = train_stream(
             reader,
             Order.of(reader.manifest, 6, OrderConfig()),
@@ -271,7 +271,7 @@ def test_a_downloader_that_is_killed_leaves_the_lock_and_its_bytes_to_the_next(
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     fetch_all(f"{server}/good", tmp_path / "c")
-    shard = Manifest.read(published).shards[0]
+    shard = read_manifest(published).shards[0]
     fetch_all(f"{server}/slow", tmp_path / "c")
     assert {file_sha256(path) for path in (tmp_path / "c").rglob("000000.tar")} == {shard.sha256}
 
@@ -284,7 +284,7 @@ def test_verify_and_show_work_from_afar(
     assert "30 samples in 3 shard(s): every byte is as built" in capsys.readouterr().out
     cached = next((tmp_path / "cache").rglob("000001.tar"))
     with cached.open("r+b") as file:
-        file.seek(ShardReader(Manifest.read(published)).entry(12).offset)
+        file.seek(ShardReader(read_manifest(published)).entry(12).offset)
         file.write(b"####")
     assert main(["verify", address, "--json"]) == 1
     (faults,) = json.loads(capsys.readouterr().out)["faults"].values()
@@ -294,7 +294,7 @@ def test_verify_and_show_work_from_afar(
 
 
 def test_a_mixture_of_remote_sets_is_fetched_ahead(server: str, published: Path, tmp_path: Path) -> None:
-    manifests = [Manifest.read(f"{server}/good"), Manifest.read(published), Manifest.read(f"{server}/slow")]
+    manifests = [read_manifest(f"{server}/good"), read_manifest(published), read_manifest(f"{server}/slow")]
     mixture = Mixture(OrderConfig(), manifests, weights=[2, 1, 1], batch=8)
     followers = follow(MixedReader(manifests), mixture, start=0, stop=8)
     assert len(followers) == 2  # the local set needs none

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from videomae.data.errors import ChangedError, RemoteError
 from videomae.data.remote import cache
-from videomae.data.remote.fetch import ChangedError, RemoteError
+from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.meta import Meta
-from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter
 
 NEEDED = ("moto", "s3fs", "boto3")
@@ -36,7 +36,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
     folder.mkdir()
     writer = ShardWriter(folder, 0)
     for number in range(5):
-        meta = Meta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+        meta = SampleMeta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
         writer.add(f"{number}", bytes([number]) * 5000, meta)
     Manifest(folder=folder, split="train", classes=(), shards=(writer.finish(),)).write()
     client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
@@ -54,14 +54,14 @@ def test_shards_in_s3_are_read_checked_and_missed(bucket: tuple[str, Path], monk
     import boto3
 
     url, folder = bucket
-    remote, local = ShardReader(Manifest.read(url)), ShardReader(Manifest.read(folder))
+    remote, local = ShardReader(read_manifest(url)), ShardReader(read_manifest(folder))
     assert [remote.read(number) for number in range(5)] == [local.read(number) for number in range(5)]
     with pytest.raises(RemoteError, match="check the address"):
-        Manifest.read("s3://videos/set/val")
+        read_manifest("s3://videos/set/val")
     content = bytearray((folder / "000000.tar").read_bytes())
     content[3000] ^= 1
     boto3.client("s3").put_object(Bucket="videos", Key="set/train/000000.tar", Body=bytes(content))
     for path in remote.manifest.folder.glob("*.tar"):
         path.unlink()
     with pytest.raises(ChangedError, match="SHA-256"):
-        ShardReader(Manifest.read(url)).read(0)
+        ShardReader(read_manifest(url)).read(0)

@@ -20,7 +20,7 @@ from tests.processes import run_command, run_processes
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
 from videomae.data.loader.shared_batches import SharedBatchPool
-from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.reader import read_manifest
 from videomae.engine.local import LocalEngine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import EngineConfig, EnginePlan
@@ -77,7 +77,7 @@ def test_views_are_averaged_as_probabilities(finished: Path, shards: Path) -> No
     classifier = load_classifier(finished / "export")
     config = finetune_config(finished.parent / "views", shards, "evaluation={clips: 2, crops: 3, batch: 1}")
     evaluator = Evaluator(
-        Manifest.read(shards / "val"), classifier.model.input, config.evaluation, config.loader, world_of_one()
+        read_manifest(shards / "val"), classifier.model.input, config.evaluation, config.loader, world_of_one()
     )
     result = evaluator(classifier.module)
     assert result.views == "2x3"
@@ -98,7 +98,7 @@ def test_what_is_kept_of_a_batch_does_not_keep_its_clips(
     monkeypatch.setattr(SharedBatchPool, "take", take)
     classifier = load_classifier(finished / "export")
     config = finetune_config(finished.parent / "kept", shards, "evaluation={clips: 2, crops: 3, batch: 1}")
-    Evaluator(Manifest.read(shards / "val"), classifier.model.input, config.evaluation, config.loader, world_of_one())(
+    Evaluator(read_manifest(shards / "val"), classifier.model.input, config.evaluation, config.loader, world_of_one())(
         classifier.module
     )
     assert len(taken) == 8

@@ -15,7 +15,7 @@ from videomae.data.loader.shared_batches import SharedBatchPool
 from videomae.data.loader.stacking import alloc_clip, stack_clips
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.reader import Sample, ShardReader
+from videomae.data.shards.reader import Sample, ShardReader, read_manifest
 from videomae.data.transforms.augment import multi_scale_box, resize
 from videomae.data.transforms.frame_sampling import uniform_segments
 from videomae.data.video import decode_boxes
@@ -29,7 +29,7 @@ def clips(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[torch.T
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 1}, {"workers": 1, "start_method": "spawn"}])
 def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, options: dict[str, object]) -> None:
-    reader = ShardReader(Manifest.read(shards / "train"))
+    reader = ShardReader(read_manifest(shards / "train"))
     order = Order.of(reader.manifest, 8, OrderConfig())
     stream = train_stream(
         reader,
@@ -70,7 +70,7 @@ def test_what_is_held_is_never_overwritten(
     shards: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
 ) -> None:
     monkeypatch.setattr("videomae.data.loader.loader._FEW", 1)  # less than is held below
-    manifest = Manifest.read(shards / "train")
+    manifest = read_manifest(shards / "train")
     kept, seen = [], []
     for batch in itertools.islice(stream(manifest, **options), 12):
         kept.append(batch)
@@ -90,7 +90,7 @@ def test_few_slabs_are_ever_written_to(shards: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SharedBatchPool, "__init__", remember)
-        batches = stream(Manifest.read(shards / "train"), workers=2, prefetch=2)
+        batches = stream(read_manifest(shards / "train"), workers=2, prefetch=2)
         for _ in itertools.islice(batches, 40):
             pass
     file = made[0]._file

@@ -17,9 +17,9 @@ from pretrain.masking import MaskConfig, draw_mask
 from tests.tiny import TINY_ENCODER
 from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, Transform, train_stream
 from videomae.data.order.order import Order, OrderConfig
+from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.meta import Meta
-from videomae.data.shards.reader import Sample, ShardReader
+from videomae.data.shards.reader import Sample, ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter
 from videomae.data.transforms.augment import multi_scale_box
 
@@ -35,7 +35,9 @@ def shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, count in enumerate((50, 3, 70, 1, 40, 47)):
         writer = ShardWriter(folder, number)
         for sample in range(first, first + count):
-            meta = Meta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+            meta = SampleMeta(
+                label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x"
+            )
             writer.add(f"{sample:04d}", b"%04d" % sample, meta)
         first += count
         shards.append(writer.finish())
@@ -70,7 +72,7 @@ def batches(
     """A rank's items of each global batch [start, stop)."""
     share = order.batch // size
     stream = train_stream(
-        ShardReader(Manifest.read(folder)),
+        ShardReader(read_manifest(folder)),
         order,
         Pipeline(look, as_list, repeated_aug=2),
         RankSlice(rank, size, micro_batch=share, start=start),
@@ -89,7 +91,7 @@ def test_any_job_sees_the_same_global_sequence_and_resumes_in_it(shard_folder: P
     partial = data.draw(st.sampled_from(["drop", "pad"]), "partial")
     seed, workers = data.draw(st.integers(0, 2**32), "seed"), data.draw(st.integers(0, 4), "workers")
     config = OrderConfig(seed=seed, lanes=lanes, partial=partial)  # pyright: ignore[reportArgumentType]
-    order = Order.of(Manifest.read(shard_folder), batch, config)
+    order = Order.of(read_manifest(shard_folder), batch, config)
     stop = order.batches + 2
     kill = data.draw(st.integers(0, stop - 1), "killed before batch")
     alone = batches(shard_folder, order, rank=0, size=1, start=0, stop=stop, workers=0)
@@ -106,7 +108,7 @@ def test_any_job_sees_the_same_global_sequence_and_resumes_in_it(shard_folder: P
 
 
 def open_stream(folder: Path, transform: Transform[Seen] = look) -> Iterator[list[Seen]]:
-    manifest = Manifest.read(folder)
+    manifest = read_manifest(folder)
     return train_stream(
         ShardReader(manifest),
         Order.of(manifest, 8, OrderConfig()),

@@ -13,8 +13,8 @@ from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import Order, OrderConfig
-from videomae.data.shards.manifest import NAME, Manifest
-from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.manifest import MANIFEST, Manifest
+from videomae.data.shards.reader import ShardReader, read_manifest
 
 
 @configclass
@@ -66,7 +66,7 @@ class DataSets:
     def read(cls, shards: str | tuple[WeightedShards, ...]) -> DataSets:
         """Read every set's manifest. Raises ShardError, RemoteError."""
         sets = _listed(shards)
-        manifests = tuple(Manifest.read(each.shards) for each in sets)
+        manifests = tuple(read_manifest(each.shards) for each in sets)
         return cls(manifests=manifests, weights=tuple(each.weight for each in sets))
 
     @property
@@ -87,7 +87,7 @@ class DataSets:
 
 def manifest_files(shards: str | tuple[WeightedShards, ...]) -> list[Path]:
     """Where the manifests lie; the path of one behind a URL is that URL."""
-    return [Path(each.shards) / NAME for each in _listed(shards)]
+    return [Path(each.shards) / MANIFEST for each in _listed(shards)]
 
 
 def names(shards: str | tuple[WeightedShards, ...]) -> str:

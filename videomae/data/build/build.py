@@ -9,6 +9,8 @@ workers and however often it was stopped.
 
 from __future__ import annotations
 
+from videomae.data.errors import ShardError
+from videomae.data.shards.reader import read_manifest
 from videomae.core.errors import UserError
 
 import contextlib
@@ -24,11 +26,9 @@ import numpy as np
 
 from videomae.core import progress
 from videomae.core.config import configclass, to_dict
-from videomae.data.build.build_log import BuildLog
-from videomae.data.shards.manifest import Manifest, ShardError
-from videomae.data.build.packing_pool import pack_all
-from videomae.data.build.record import NAME as RECORD
-from videomae.data.build.record import Record
+from videomae.data.build.build_log import BUILD_RECORD, BuildLog, BuildRecord
+from videomae.data.shards.manifest import Manifest
+from videomae.data.build.packing import pack_all
 from videomae.data.build.sources import Listing, Source
 from videomae.data.build.split_writer import SplitWriter
 from videomae.data.video import EncodingConfig
@@ -72,7 +72,7 @@ def build(
     Raises:
         BuildError: nothing could be read, `out` holds something else, or the disk is full. `out` is then untouched.
     """
-    record = Record.of(to_dict(config), listing)
+    record = BuildRecord.of(to_dict(config), listing)
     if _stands(out, record, overwrite=overwrite):
         return BuildResult(manifests=_manifests(out, listing), reused=True)
     staging = out.with_name(out.name + ".building")
@@ -93,15 +93,15 @@ def build(
     return BuildResult(manifests=_manifests(out, listing), reused=False)
 
 
-def _stands(out: Path, record: Record, *, overwrite: bool) -> bool:
+def _stands(out: Path, record: BuildRecord, *, overwrite: bool) -> bool:
     """Whether `out` holds this very build and it is to be kept; what is no build is never replaced."""
     if not out.exists():
         return False
-    if not out.is_dir() or (any(out.iterdir()) and not (out / RECORD).is_file()):
+    if not out.is_dir() or (any(out.iterdir()) and not (out / BUILD_RECORD).is_file()):
         raise BuildError(f"{out} exists and is not a build of shards; name another place for OUT")
-    if overwrite or not (out / RECORD).is_file():
+    if overwrite or not (out / BUILD_RECORD).is_file():
         return False
-    differences = Record.read(out).differences(record)
+    differences = BuildRecord.read(out).differences(record)
     if differences:
         raise BuildError(
             f"{out} was built otherwise ({'; '.join(differences)}); pass --overwrite to replace it, or name another OUT"
@@ -121,11 +121,11 @@ def _locked(staging: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(staging: Path, record: Record) -> None:
+def _prepare(staging: Path, record: BuildRecord) -> None:
     """Leave in the staging folder what an earlier, killed run of this very build finished, and nothing else."""
-    if (staging / RECORD).is_file():
+    if (staging / BUILD_RECORD).is_file():
         with contextlib.suppress(ShardError):
-            if not Record.read(staging).differences(record):
+            if not BuildRecord.read(staging).differences(record):
                 return
     for path in staging.iterdir():
         if path.is_dir():
@@ -165,7 +165,7 @@ def _write_all(folder: Path, listing: Listing, config: BuildConfig, *, workers: 
 
 
 def _manifests(out: Path, listing: Listing) -> dict[str, Manifest]:
-    return {split: Manifest.read(out / split) for split in listing.splits}
+    return {split: read_manifest(out / split) for split in listing.splits}
 
 
 def _explain(error: OSError, out: Path) -> BuildError:

@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from videomae.data.errors import ShardError
 from videomae.core import progress
 from videomae.data.shards.index import Entry, Index, TarSample, file_sha256, tar_samples
-from videomae.data.shards.manifest import SkippedSource, Manifest, Shard, ShardError
+from videomae.data.shards.manifest import SkippedSource, Manifest, Shard
 from videomae.data.video import VideoError, probe
 
 _MIN_FRAMES = 2

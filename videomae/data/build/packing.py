@@ -5,7 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +18,12 @@ import numpy as np
 from PIL import Image
 
 from videomae.data.shards.manifest import SkippedSource
-from videomae.data.shards.meta import Meta
+from videomae.data.shards.index import SampleMeta
 from videomae.data.build.sources import Source
 from videomae.data.video import EncodingConfig, FrameHWC, VideoError, encode, probe, transcode
 
 MIN_FRAMES = 2
+_QUEUED = 4  # results kept waiting for each worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +31,7 @@ class Packed:
     """A video ready for a shard."""
 
     video: bytes
-    meta: Meta
+    meta: SampleMeta
 
 
 def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed | SkippedSource:
@@ -42,7 +48,7 @@ def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed 
         _require_frames(stored.frames)
     except (VideoError, OSError, Image.DecompressionBombError) as error:
         return SkippedSource(source=source.name, reason=str(error))
-    meta = Meta(
+    meta = SampleMeta(
         label=source.label,
         class_name=source.class_name,
         group=source.group,
@@ -54,6 +60,66 @@ def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed 
         source=source.name,
     )
     return Packed(video=video, meta=meta)
+
+
+def pack_all(
+    sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float, *, workers: int
+) -> Iterator[Packed | SkippedSource]:
+    """One result a source, in order; `workers=1` packs in this process.
+
+    A source on which a worker process dies is tried once more alone; if it dies again, the source is left out.
+    """
+    if workers <= 1:
+        yield from (pack(source, encoding, frames_fps) for source in sources)
+        return
+    done = 0
+    while done < len(sources):
+        try:
+            for result in _in_pool(sources[done:], encoding, frames_fps, workers):
+                done += 1
+                yield result
+        except BrokenProcessPool:
+            for result in _one_by_one(sources[done : done + _QUEUED * workers], encoding, frames_fps):
+                done += 1
+                yield result
+
+
+def _in_pool(
+    sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float, workers: int
+) -> Iterator[Packed | SkippedSource]:
+    waiting: deque[Future[Packed | SkippedSource]] = deque()
+    with _pool(workers) as pool:
+        try:
+            for source in sources:
+                waiting.append(pool.submit(pack, source, encoding, frames_fps))
+                if len(waiting) >= _QUEUED * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _one_by_one(sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float) -> Iterator[Packed | SkippedSource]:
+    """With never more than one source in a process, it is plain which one kills it."""
+    pool = _pool(1)
+    for source in sources:
+        try:
+            yield pool.submit(pack, source, encoding, frames_fps).result()
+        except BrokenProcessPool:
+            yield SkippedSource(
+                source=source.name, reason="the process that decoded it died: it is damaged, or memory ran out"
+            )
+            pool = _pool(1)
+    pool.shutdown()
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(
+        workers, mp_context=spawn, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )
 
 
 def _encode_frames(source: Source, encoding: EncodingConfig, fps: float) -> bytes:

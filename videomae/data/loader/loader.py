@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.core.signals import block_signals, end_workers, ignore_signals
+from videomae.data.errors import ShardError
 from videomae.data.loader.malloc import tune_malloc
 from videomae.data.loader.prefetch import follow
 from videomae.data.loader.quarantine import BadSampleError, Fault, Quarantine, QuotaConfig
@@ -30,7 +31,6 @@ from videomae.data.loader.shared_batches import BatchHandle, Memory, SharedBatch
 from videomae.data.order.mixture import MixedReader, MixedReplacements, Mixture
 from videomae.data.order.order import Order, Replacements, SampleSlot
 from videomae.data.order.permutation import generator
-from videomae.data.shards.manifest import ShardError
 from videomae.data.shards.reader import Sample, ShardReader
 from videomae.data.video import VideoError
 

@@ -10,11 +10,11 @@ import logging
 import threading
 from collections import deque
 
+from videomae.data.errors import RemoteError, ShardError
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import Order
 from videomae.data.remote.cache import ShardCache
-from videomae.data.remote.fetch import RemoteError
-from videomae.data.shards.manifest import Manifest, ShardError
+from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader
 
 HORIZON = 64  # batches

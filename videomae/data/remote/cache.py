@@ -16,8 +16,9 @@ from dataclasses import field
 from pathlib import Path
 
 from videomae.core.config import configclass
+from videomae.data.errors import ChangedError, RemoteError
 from videomae.data.remote.budget import PLANS, CacheBudget, lock_of, locked
-from videomae.data.remote.fetch import ChangedError, RemoteError, RemoteFolder
+from videomae.data.remote.fetch import RemoteFolder
 from videomae.data.remote.plans import Plan
 
 

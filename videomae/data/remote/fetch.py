@@ -16,22 +16,13 @@ from typing import Any, TypeVar
 import fsspec
 
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
-from videomae.data.shards.manifest import ShardError
+from videomae.data.errors import ChangedError, RemoteError
 
 SCHEMES = ("http", "https", "s3", "gs")
 _URL = re.compile(rf"^({'|'.join(SCHEMES)}):/+(.*)$")  # a Path has eaten one of the slashes, or not
 _PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
 _SMALLEST_CHUNK = 4096
 T = TypeVar("T")
-
-
-class RemoteError(UserError):
-    """A remote place that cannot be reached or used; the message says which and what to do."""
-
-
-class ChangedError(ShardError):
-    """A remote file that is not the one that the manifest speaks of."""
 
 
 @configclass

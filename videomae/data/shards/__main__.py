@@ -17,7 +17,7 @@ from pathlib import Path
 from videomae.core import progress
 from videomae.core.errors import UserError
 from videomae.data.build.sources import Listing
-from videomae.data.shards.manifest import read_splits
+from videomae.data.shards.reader import read_manifests
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -171,7 +171,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     from videomae.data.shards.verification import verify
 
-    manifests = read_splits(arguments.folder)
+    manifests = read_manifests(arguments.folder)
     faults = {manifest.split: verify(manifest, decode=arguments.decode) for manifest in manifests}
     count = sum(len(found) for found in faults.values())
     if arguments.json:
@@ -196,11 +196,10 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from videomae.data.build.dataset_card import dataset_card
-    from videomae.data.shards.contact_sheet import write_contact_sheet
+    from videomae.data.build.dataset_card import dataset_card, write_contact_sheet
 
     cards, sheets = [], []
-    for manifest in read_splits(arguments.folder):
+    for manifest in read_manifests(arguments.folder):
         cards.append(dataset_card(manifest))
         folder = arguments.sheet / manifest.split if arguments.sheet else manifest.folder
         sheets.append(folder / "contact-sheet.png")

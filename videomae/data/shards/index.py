@@ -12,11 +12,11 @@ import json
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import BinaryIO
 
-from videomae.data.shards.manifest import ShardError
+from videomae.data.errors import ShardError
 from videomae.data.video import MAX_FRAMES, SUFFIXES
 
 MAX_MEMBER_BYTES = 1 << 30
@@ -39,6 +39,29 @@ class Entry:
     width: int
     height: int
     sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleMeta:
+    """Label and class, the source group that splits must keep whole, the stored video's shape, and where it is from.
+
+    `sha256` is that of the source file, before it was encoded anew.
+    """
+
+    label: int
+    class_name: str
+    group: str
+    frames: int
+    fps: float
+    width: int
+    height: int
+    sha256: str
+    source: str
+
+    def to_json(self) -> bytes:
+        values = asdict(self)
+        values["class"] = values.pop("class_name")
+        return json.dumps(values, sort_keys=True).encode()
 
 
 def _whole(least: int, most: int) -> Callable[[object], bool]:

@@ -6,21 +6,16 @@ Owns manifest.json. A sample's number (its id) counts through the shards in the 
 from __future__ import annotations
 
 import bisect
-import contextlib
 import functools
 import itertools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from videomae.core.errors import UserError
+from videomae.data.errors import ShardError
 
 FORMAT = "videomae-shards-1"
-NAME = "manifest.json"
-
-
-class ShardError(UserError):
-    """Shards, an index or a manifest that cannot be used; the message says what to do."""
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,29 +93,7 @@ class Manifest:
         """Write manifest.json into the folder, the same text for the same content."""
         values = {"format": FORMAT, **asdict(self)}
         del values["folder"], values["url"]
-        (self.folder / NAME).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
-
-    @classmethod
-    def read(cls, folder: Path | str) -> Manifest:
-        """Read a split's manifest from a local folder, or from an http(s), s3 or gs URL.
-
-        Raises:
-            ShardError: there is none, it is damaged, or it is of another format.
-            RemoteError: the URL cannot be reached.
-        """
-        from videomae.data.remote import cache
-        from videomae.data.remote import fetch as remote
-
-        url = remote.as_url(folder)
-        if url is not None:
-            place = remote.RemoteFolder(url)
-            local = cache.ShardCache(place).folder
-            return cls.parse(place.read(NAME), folder=local, source=f"{url}/{NAME}", url=url)
-        folder = Path(folder)
-        file = folder / NAME
-        if not file.is_file():
-            raise ShardError(_missing(folder))
-        return cls.parse(file.read_bytes(), folder=folder, source=str(file))
+        (self.folder / MANIFEST).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def parse(cls, text: bytes, *, folder: Path, source: str, url: str = "") -> Manifest:
@@ -143,25 +116,3 @@ class Manifest:
             )
         except (KeyError, TypeError) as error:
             raise ShardError(f"{source}: {error} missing or wrong; build the shards again") from None
-
-
-def read_splits(folder: Path) -> list[Manifest]:
-    """The manifest of `folder` or URL, or those of the splits in it. Raises ShardError if there are none."""
-    from videomae.data.remote.fetch import RemoteError, as_url
-
-    url = as_url(folder)
-    if url is not None:
-        found: list[Manifest] = []
-        for place in (url, f"{url}/train", f"{url}/val"):
-            with contextlib.suppress(RemoteError):
-                found.append(Manifest.read(place))
-        return found or [Manifest.read(url)]
-    splits = [folder] if (folder / NAME).is_file() else sorted(path.parent for path in folder.glob(f"*/{NAME}"))
-    return [Manifest.read(split) for split in splits or [folder]]
-
-
-def _missing(folder: Path) -> str:
-    splits = sorted(path.parent.name for path in folder.glob(f"*/{NAME}")) if folder.is_dir() else []
-    if splits:
-        return f"no {NAME} in {folder}, but there is one in each of: {', '.join(splits)}; name one of these folders"
-    return f"no {NAME} in {folder}; make shards with: python -m videomae.data.shards build SRC {folder.parent}"

@@ -5,6 +5,7 @@ Safe to send to worker processes: files are opened where they are read.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import zlib
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from videomae.data.errors import RemoteError, ShardError
 from videomae.data.remote.cache import ShardCache
-from videomae.data.remote.fetch import RemoteError, RemoteFolder
+from videomae.data.remote.fetch import RemoteFolder, as_url
 from videomae.data.shards.index import Entry, Index, file_sha256
-from videomae.data.shards.manifest import Manifest, Shard, ShardError
+from videomae.data.shards.manifest import MANIFEST, Manifest, Shard
 
 _OPEN_FILES = 64
 _KEPT_INDEXES = 256
@@ -167,6 +169,48 @@ class ShardReader:
     def __del__(self) -> None:
         if hasattr(self, "_files"):
             self.close()
+
+
+def read_manifest(place: Path | str) -> Manifest:
+    """Read the manifest of a split in a local folder or behind an http(s), s3 or gs URL.
+
+    Raises:
+        ShardError: the manifest is missing, damaged or of another format.
+        RemoteError: the URL cannot be reached.
+    """
+    url = as_url(place)
+    if url is not None:
+        remote = RemoteFolder(url)
+        return Manifest.parse(
+            remote.read(MANIFEST), folder=ShardCache(remote).folder, source=f"{url}/{MANIFEST}", url=url
+        )
+    folder = Path(place)
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise ShardError(_no_manifest(folder))
+    return Manifest.parse(file.read_bytes(), folder=folder, source=str(file))
+
+
+def read_manifests(place: Path | str) -> list[Manifest]:
+    """Read the manifest of a split, or those of all splits in a data set's folder or URL. Raises as `read_manifest`."""
+    url = as_url(place)
+    if url is not None:
+        found: list[Manifest] = []
+        for split in (url, f"{url}/train", f"{url}/val"):
+            with contextlib.suppress(RemoteError):
+                found.append(read_manifest(split))
+        return found or [read_manifest(url)]
+    folder = Path(place)
+    if (folder / MANIFEST).is_file():
+        return [read_manifest(folder)]
+    return [read_manifest(file.parent) for file in sorted(folder.glob(f"*/{MANIFEST}"))] or [read_manifest(folder)]
+
+
+def _no_manifest(folder: Path) -> str:
+    splits = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []
+    if splits:
+        return f"no {MANIFEST} in {folder}, but in its subfolders {', '.join(splits)}; pass one of these"
+    return f"no {MANIFEST} in {folder}; build shards with: python -m videomae.data.shards build SRC {folder.parent}"
 
 
 def _node_error(path: Path, error: OSError) -> RemoteError:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from webdataset.writer import TarWriter
 
-from videomae.data.shards.index import file_sha256, index_tar
-from videomae.data.shards.manifest import Shard, ShardError
-from videomae.data.shards.meta import Meta
+from videomae.data.errors import ShardError
+from videomae.data.shards.index import SampleMeta, file_sha256, index_tar
+from videomae.data.shards.manifest import Shard
 
 
 class ShardWriter:
@@ -27,7 +27,7 @@ class ShardWriter:
         self._file = self.path.open("wb")
         self._tar = TarWriter(self._file, user="root", group="root", mtime=0, encoder=False)
 
-    def add(self, key: str, video: bytes, meta: Meta) -> None:
+    def add(self, key: str, video: bytes, meta: SampleMeta) -> None:
         self._tar.write({"__key__": key, "mp4": video, "json": meta.to_json()})
         self.samples += 1
         self.bytes += len(video)

@@ -15,7 +15,8 @@ import pytest
 import webdataset
 from PIL import Image
 
-from videomae.data.build import packing_pool
+from videomae.data.shards.reader import read_manifest
+from videomae.data.build import packing
 from videomae.data.shards.__main__ import main
 from videomae.data.build.build import BuildConfig, BuildError, build
 from videomae.data.shards.manifest import Manifest
@@ -39,7 +40,7 @@ def leftovers(out: Path) -> list[str]:
 def test_a_build_holds_every_video_with_its_label(videos: Path, tmp_path: Path) -> None:
     result = build(find(videos), tmp_path / "out", SMALL)
     assert not result.reused
-    train = Manifest.read(tmp_path / "out" / "train")
+    train = read_manifest(tmp_path / "out" / "train")
     assert train.classes == ("Calm", "Fight")
     assert [shard.samples for shard in train.shards] == [3, 3, 2]
     reader = ShardReader(train)
@@ -66,7 +67,7 @@ def test_stock_webdataset_reads_the_shards(videos: Path, tmp_path: Path) -> None
     build(find(videos), tmp_path / "out", SMALL)
     shards = [str(path) for path in sorted((tmp_path / "out" / "train").glob("*.tar"))]
     samples = list(webdataset.WebDataset(shards, shardshuffle=False))  # pyright: ignore[reportAttributeAccessIssue]
-    reader = ShardReader(Manifest.read(tmp_path / "out" / "train"))
+    reader = ShardReader(read_manifest(tmp_path / "out" / "train"))
     assert len(samples) == len(reader) == 8
     for number, sample in enumerate(samples):
         assert sample["mp4"] == reader.read(number).video
@@ -88,7 +89,7 @@ def test_a_second_build_reuses_the_first_or_says_what_differs(videos: Path, tmp_
         build(find(videos), out, SMALL)
     assert contents(out) == before
     assert not build(find(videos), out, SMALL, overwrite=True).reused
-    assert Manifest.read(out / "train").samples == 9
+    assert read_manifest(out / "train").samples == 9
 
 
 def test_videos_that_cannot_be_read_are_named_and_skipped(videos: Path, tmp_path: Path, write_video: Any) -> None:
@@ -166,13 +167,13 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
             return pack(source, *rest)
 
         with monkeypatch.context() as patched:
-            patched.setattr(packing_pool, "pack", killed)
+            patched.setattr(packing, "pack", killed)
             with pytest.raises(KeyboardInterrupt):
                 build(find(videos), out, SMALL)
         assert not out.exists()
         with monkeypatch.context() as patched:
             patched.setattr(
-                packing_pool, "pack", lambda *args, packed=packed: (packed.append(args[0].name), pack(*args))[1]
+                packing, "pack", lambda *args, packed=packed: (packed.append(args[0].name), pack(*args))[1]
             )
             build(find(videos), out, SMALL)
         assert contents(out) == contents(tmp_path / "whole")
@@ -198,7 +199,7 @@ def kill_on_clip3(source: Source, *rest: Any) -> Any:
 def test_a_video_that_kills_its_decoder_is_skipped(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing_pool, "pack", kill_on_clip3)
+    monkeypatch.setattr(packing, "pack", kill_on_clip3)
     manifest = build(find(videos / "train" / "Calm"), tmp_path / "out", SMALL, workers=2).manifests["train"]
     assert [left.source for left in manifest.skipped] == ["clip3.mp4"]
     assert "died" in manifest.skipped[0].reason
@@ -310,7 +311,7 @@ def test_every_kind_of_shards_the_command_makes_is_whole_and_read(
     assert main(["verify", str(out), "--decode"]) == 0
     assert main(["show", str(out), "--sheet", str(tmp_path / "sheets")]) == 0
     assert sorted(path.parent.name for path in (tmp_path / "sheets").rglob("*.png")) == ["train", "val"]
-    reader = ShardReader(Manifest.read(out / "train"))
+    reader = ShardReader(read_manifest(out / "train"))
     for number in range(8):
         sample = reader.read(number)
         frames_THWC = decode(sample.video, range(sample.frames))

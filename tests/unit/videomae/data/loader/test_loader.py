@@ -10,9 +10,9 @@ import pytest
 from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, evaluation_stream, train_stream
 from videomae.data.loader.quarantine import BadSampleError, QuotaConfig
 from videomae.data.order.order import Order, OrderConfig, Partial
+from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.meta import Meta
-from videomae.data.shards.reader import Sample, ShardReader
+from videomae.data.shards.reader import Sample, ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter
 
 Seen = tuple[str, float, float]
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     for number in range(3):
         writer = ShardWriter(target, number)
         for sample in range(20 * number, min(50, 20 * number + 20)):
-            meta = Meta(
+            meta = SampleMeta(
                 label=sample % 2, class_name="ab"[sample % 2], group=str(sample // 5), frames=9, fps=5.0,
                 width=8, height=6, sha256="0" * 64, source=f"{sample}.mp4",
             )  # fmt: skip
@@ -57,7 +57,7 @@ def stream(
     **options: object,
 ) -> list:
     config = LoaderConfig(**{"workers": 0, **options})  # pyright: ignore[reportArgumentType]
-    reader = ShardReader(Manifest.read(folder))
+    reader = ShardReader(read_manifest(folder))
     batches = train_stream(
         reader,
         Order.of(reader.manifest, 8, OrderConfig(seed=3, partial=partial)),
@@ -70,7 +70,7 @@ def stream(
 
 
 def damage(folder: Path, *keys: str) -> None:
-    reader = ShardReader(Manifest.read(folder))
+    reader = ShardReader(read_manifest(folder))
     for number in range(len(reader)):
         entry = reader.entry(number)
         if entry.key in keys:
@@ -148,7 +148,7 @@ def test_a_missing_shard_is_counted_not_hung_on(folder: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("size", [1, 3])
 def test_evaluation_reads_each_sample_once(folder: Path, workers: int, size: int) -> None:
-    reader = ShardReader(Manifest.read(folder))
+    reader = ShardReader(read_manifest(folder))
     keys = [
         item[0]
         for rank in range(size)
@@ -165,7 +165,7 @@ def test_evaluation_reads_each_sample_once(folder: Path, workers: int, size: int
 
 def test_in_evaluation_a_bad_sample_is_an_error(folder: Path) -> None:
     damage(folder, "031")
-    reader = ShardReader(Manifest.read(folder))
+    reader = ShardReader(read_manifest(folder))
     with pytest.raises(BadSampleError, match="031"):
         list(
             evaluation_stream(reader, Pipeline(look, as_list), RankSlice(micro_batch=4), config=LoaderConfig(workers=1))

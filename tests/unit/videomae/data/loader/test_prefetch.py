@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from videomae.data.errors import ChangedError
 from videomae.data.loader.prefetch import HORIZON, Prefetcher
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.remote.cache import CacheConfig, ShardCache
-from videomae.data.remote.fetch import ChangedError, RemoteFolder
+from videomae.data.remote.fetch import RemoteFolder
+from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.meta import Meta
-from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter
 
 SHARDS, EACH = 16, 8
@@ -48,7 +49,9 @@ def folder(tmp_path: Path) -> Path:
     for shard in range(SHARDS):
         writer = ShardWriter(target, shard)
         for number in range(EACH * shard, EACH * shard + EACH):
-            meta = Meta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+            meta = SampleMeta(
+                label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x"
+            )
             writer.add(f"{number:03d}", b"%03d" % number, meta)
         shards.append(writer.finish())
     Manifest(folder=target, split="train", classes=(), shards=tuple(shards)).write()
@@ -56,13 +59,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def config(folder: Path, shards: float) -> CacheConfig:
-    size = max(shard.bytes for shard in Manifest.read(folder).shards)
+    size = max(shard.bytes for shard in read_manifest(folder).shards)
     return CacheConfig(folder=folder.parent / "cache", gigabytes=shards * size / 1e9)
 
 
 def read_in_step(folder: Path, order: Order, *, ranks: int, holds: float, batches: int) -> Counter[str]:
     """Let as many ranks read their slices of the batches, as in training; gives how often each shard was fetched."""
-    manifest, share = Manifest.read(folder), order.batch // ranks
+    manifest, share = read_manifest(folder), order.batch // ranks
     remotes = [Copies(folder) for _ in range(ranks)]
     together, errors = threading.Barrier(ranks), []
 
@@ -97,20 +100,20 @@ def read_in_step(folder: Path, order: Order, *, ranks: int, holds: float, batche
 
 @pytest.mark.parametrize("holds", [2, 3])
 def test_a_rank_with_a_cache_of_few_shards_fetches_each_once_a_pass(folder: Path, holds: int) -> None:
-    order = Order.of(Manifest.read(folder), 2, OrderConfig(lanes=1, block=EACH))
+    order = Order.of(read_manifest(folder), 2, OrderConfig(lanes=1, block=EACH))
     fetched = read_in_step(folder, order, ranks=1, holds=holds + 0.2, batches=order.batches)
     assert len(fetched) == SHARDS
     # And what the next pass begins with; one more when the thread is late and the reader has to make room itself.
     assert fetched.total() <= SHARDS + holds + 1
     again = {name for name, count in fetched.items() if count > 1}
     places = [place for number in range(HORIZON) for place in order.slots(order.batches + number)]
-    coming = dict.fromkeys(Manifest.read(folder).locate(place.sample)[0] for place in places)
+    coming = dict.fromkeys(read_manifest(folder).locate(place.sample)[0] for place in places)
     assert len(again - {f"{shard:06d}.tar" for shard in list(coming)[:holds]}) <= 1
 
 
 def test_ranks_that_share_a_small_cache_fetch_each_shard_once_a_pass(folder: Path) -> None:
     """Four ranks in step, each in a lane of its own; the cache holds one shard for each, and two to come."""
-    order = Order.of(Manifest.read(folder), 8, OrderConfig(lanes=4, block=EACH))
+    order = Order.of(read_manifest(folder), 8, OrderConfig(lanes=4, block=EACH))
     fetched = read_in_step(folder, order, ranks=4, holds=6.2, batches=6 * order.batches)
     assert len(fetched) == SHARDS
     # What the next pass begins with comes besides; and before the first batch nobody has said what it needs.
@@ -118,7 +121,7 @@ def test_ranks_that_share_a_small_cache_fetch_each_shard_once_a_pass(folder: Pat
 
 
 def test_a_shard_that_is_not_as_built_is_asked_for_once(folder: Path) -> None:
-    manifest, remote = Manifest.read(folder), Copies(folder, changed="000003.tar")
+    manifest, remote = read_manifest(folder), Copies(folder, changed="000003.tar")
     reader = ShardReader(manifest)
     reader.cache = ShardCache(remote, config(folder, SHARDS + 1))
     for number in range(3 * EACH, 4 * EACH):
@@ -139,7 +142,7 @@ def test_a_shard_that_is_not_as_built_is_asked_for_once(folder: Path) -> None:
 def test_a_plan_that_cannot_be_written_does_not_end_the_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    manifest, remote = Manifest.read(folder), Copies(folder)
+    manifest, remote = read_manifest(folder), Copies(folder)
     (folder.parent / "cache").mkdir()
     (folder.parent / "cache" / "plans").write_text("a file where the folder should be")
     ahead = Prefetcher(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import OrderConfig, OrderError, SampleSlot
+from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest, Shard
-from videomae.data.shards.meta import Meta
 from videomae.data.shards.reader import Sample
 from videomae.data.shards.writer import ShardWriter
 
@@ -91,7 +91,9 @@ def test_mixed_sets_stream_through_workers(tmp_path: Path) -> None:
         folder.mkdir()
         writer = ShardWriter(folder, 0)
         for number in range(count):
-            meta = Meta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+            meta = SampleMeta(
+                label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x"
+            )
             writer.add(f"{name}{number}", f"{name}{number}".encode() * 9, meta)
         manifests.append(Manifest(folder=folder, split=name, classes=(), shards=(writer.finish(),)))
     with (tmp_path / "b" / "000000.tar").open("r+b") as file:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from videomae.data.errors import RemoteError, ShardError
 from videomae.data.remote.budget import locked
 from videomae.data.remote.cache import CacheConfig, ShardCache
-from videomae.data.remote.fetch import RemoteError, RemoteFolder, as_url
-from videomae.data.shards.manifest import Shard, ShardError
+from videomae.data.remote.fetch import RemoteFolder, as_url
+from videomae.data.shards.manifest import Shard
 
 
 class Remote(RemoteFolder):

@@ -5,7 +5,8 @@ import importlib.util
 
 import pytest
 
-from videomae.data.remote.fetch import RemoteConfig, RemoteError, RemoteFolder
+from videomae.data.errors import RemoteError
+from videomae.data.remote.fetch import RemoteConfig, RemoteFolder
 
 CASES = [
     ("s3", "s3fs", "aiohttp", "ServerDisconnectedError"),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from videomae.data.errors import RemoteError, ShardError
 from videomae.data.remote.cache import CacheConfig, ShardCache
-from videomae.data.remote.fetch import RemoteError, RemoteFolder
+from videomae.data.remote.fetch import RemoteFolder
 from videomae.data.shards import reader as reading
-from videomae.data.shards.manifest import Manifest, ShardError
-from videomae.data.shards.meta import Meta
-from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.index import SampleMeta
+from videomae.data.shards.manifest import Manifest
+from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter
 
 
@@ -25,7 +26,9 @@ def folder(tmp_path: Path) -> Path:
     for shard in range(4):
         writer = ShardWriter(target, shard)
         for number in range(3 * shard, 3 * shard + 3):
-            meta = Meta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
+            meta = SampleMeta(
+                label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x"
+            )
             writer.add(f"{number:02d}", bytes([number]) * 50, meta)
         shards.append(writer.finish())
     Manifest(folder=target, split="train", classes=(), shards=tuple(shards)).write()
@@ -50,7 +53,7 @@ class Copies(RemoteFolder):
 
 def remote_reader(folder: Path, remote: RemoteFolder, *, shards: int = 4) -> ShardReader:
     """With a cache that holds so many shards."""
-    reader = ShardReader(Manifest.read(folder))
+    reader = ShardReader(read_manifest(folder))
     size = max(shard.bytes for shard in reader.manifest.shards)
     reader.cache = ShardCache(
         remote, CacheConfig(folder=folder.parent / "cache", gigabytes=(shards + 0.5) * size / 1e9)
@@ -94,7 +97,7 @@ def test_of_local_shards_only_missing_or_unreadable_ones_are_bad(
     def fail(*_: object) -> bytes:
         raise OSError(number, os.strerror(number))
 
-    reader = ShardReader(Manifest.read(folder))
+    reader = ShardReader(read_manifest(folder))
     monkeypatch.setattr(reading.os, "pread", fail)
     with pytest.raises(kind, match=os.strerror(number)):
         reader.read(1)

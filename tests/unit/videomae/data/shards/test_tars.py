@@ -15,10 +15,10 @@ from PIL import Image
 from videomae.data.build.build import BuildConfig, build
 from videomae.data.build.external_tars import index_folder
 from videomae.data.build.sources import find
+from videomae.data.errors import ShardError
 from videomae.data.shards.__main__ import main
 from videomae.data.shards.index import file_sha256, index_tar, tar_samples
-from videomae.data.shards.manifest import Manifest, ShardError
-from videomae.data.shards.reader import ShardReader
+from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.verification import verify
 from videomae.data.video import EncodingConfig
 
@@ -47,7 +47,7 @@ def test_what_was_built_is_in_order(built: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_flipped_byte_is_found_and_its_sample_named(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = Manifest.read(built / "train")
+    manifest = read_manifest(built / "train")
     entry = ShardReader(manifest).entry(6)
     with (built / "train" / "000001.tar").open("r+b") as file:
         file.seek(entry.offset + entry.size // 2)
@@ -68,18 +68,18 @@ def test_missing_and_changed_files_are_named(built: Path, name: str) -> None:
     file = built / "val" / name
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b"#")
-    (changed, *_) = verify(Manifest.read(built / "val"))
+    (changed, *_) = verify(read_manifest(built / "val"))
     assert changed.shard == "000000.tar"
     file.unlink()
-    (missing,) = verify(Manifest.read(built / "val"))
+    (missing,) = verify(read_manifest(built / "val"))
     assert f"{name} missing" in missing.reason
     with pytest.raises(ShardError):
-        ShardReader(Manifest.read(built / "val")).read(0)
+        ShardReader(read_manifest(built / "val")).read(0)
 
 
 def test_stray_tars_are_named(built: Path) -> None:
     write_tar(built / "val" / "000009.tar", {"a.mp4": b"1"})
-    assert [(found.shard, found.reason) for found in verify(Manifest.read(built / "val"))] == [
+    assert [(found.shard, found.reason) for found in verify(read_manifest(built / "val"))] == [
         ("000009.tar", "not in the manifest")
     ]
 
@@ -160,7 +160,7 @@ def test_tars_of_others_are_indexed(tmp_path: Path, write_video: Callable[..., P
         members[f"dir/{shard}9.txt"] = b"a caption alone"
         write_tar(tmp_path / "tars" / f"part-{shard}.tar", members)
     manifest = index_folder(tmp_path / "tars")
-    reader = ShardReader(Manifest.read(tmp_path / "tars"))
+    reader = ShardReader(read_manifest(tmp_path / "tars"))
     assert manifest.classes == (names if named else ("0", "1"))
     assert [reader.entry(number).label for number in range(6)] == [0, 1, 0] * 2
     assert [reader.entry(number).frames for number in range(6)] == [5, 6, 7] * 2
@@ -216,7 +216,7 @@ def test_a_folder_without_shards_is_an_error(tmp_path: Path, command: str, capsy
 def test_a_wrong_manifest_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ShardError, match="build the shards again"):
-        Manifest.read(tmp_path)
+        read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_an_index_that_says_what_cannot_be_is_refused_though_its_checksum_is_rig
     built: Path, column: str, value: object
 ) -> None:
     folder = built / "train"
-    manifest = Manifest.read(folder)
+    manifest = read_manifest(folder)
     path = folder / manifest.shards[0].index_name
     columns = json.loads(path.read_text())
     columns[column][1] = value
@@ -238,7 +238,7 @@ def test_an_index_that_says_what_cannot_be_is_refused_though_its_checksum_is_rig
     shards = (replace(manifest.shards[0], index_sha256=file_sha256(path)), *manifest.shards[1:])
     replace(manifest, shards=shards).write()
     with pytest.raises(ShardError, match="index"):
-        ShardReader(Manifest.read(folder)).read(0)
+        ShardReader(read_manifest(folder)).read(0)
 
 
 @pytest.mark.parametrize("samples", [-1, 1.5, "9", None])
@@ -248,4 +248,4 @@ def test_a_manifest_that_counts_otherwise_is_refused(built: Path, samples: objec
     values["shards"][0]["samples"] = samples
     file.write_text(json.dumps(values))
     with pytest.raises(ShardError, match="build the shards again"):
-        Manifest.read(built / "train")
+        read_manifest(built / "train")
