@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from videomae.core.distributed import World
+from videomae.engine.factory import build_engine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
-from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, build_engine
+from videomae.engine.protocol import Engine, EngineConfig, EnginePlan
 from videomae.models.encoder import EncoderConfig, VideoEncoder
 from videomae.run.checkpoint.config import CheckpointConfig
 from videomae.run.checkpoint.saving import Saver, SaveReport

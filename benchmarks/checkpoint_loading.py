@@ -1,9 +1,9 @@
-"""What one of many ranks does at a load: `python -m benchmarks.checkpoint_loading [--files 512] [--json]`.
+"""Cost of loading a checkpoint on one of many ranks: `python -m benchmarks.checkpoint_loading [--files 512] [--json]`.
 
-A state of as many files as there would be ranks is written, of the parameters of a giant encoder with narrow layers, in
-two ways: as ranks share what all keep (ZeRO 0 to 2) and as ZeRO 3 cuts every parameter into parts. Then this process
-does what rank 0 does for all, the index, and what one rank in the middle does: it plans and reads its own part, or its
-share of what all keep alike, and puts all that comes from the others where it belongs. Nothing travels here.
+It writes the state of a giant encoder with narrow layers in as many files as there are ranks, in two layouts:
+"contiguous", as ranks split replicated values (ZeRO 0-2), and "partitioned", as ZeRO 3 splits every parameter. Then
+this process does the work of rank 0, reading the index, and that of a middle rank: it plans and reads its own shards,
+or its part of replicated values, and copies what the other ranks would send to its place. There is no communication.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from videomae.core.distributed import World
-from videomae.engine.state.fragments import State
 from videomae.engine.state.index import read_index
 from videomae.engine.state.rank_file import RankFile
-from videomae.engine.state.restoring import restore
-from videomae.engine.state.snapshot import Extras, ParamShard, share, snapshot_to_host
+from videomae.engine.state.reader import StateReader
+from videomae.engine.state.restore import restore
+from videomae.engine.state.snapshot import Extras, ParamShard, snapshot_to_host, split_replicated
 
 KEYS = ("master", "exp_avg", "exp_avg_sq", "ema")
 WIDTH, BLOCKS = 64, 40
@@ -50,7 +50,7 @@ BLOCK = {
 
 @dataclass(frozen=True)
 class OneOfMany(World):
-    """A rank whose others are not there: it hears only itself, and nothing is waited for."""
+    """A rank without peers: every collective returns only its own contribution."""
 
     def all_gather_object(self, value: Any) -> list[Any]:
         return [value]
@@ -63,7 +63,7 @@ class OneOfMany(World):
 
 
 class Opens:
-    """How many files of states have been opened."""
+    """Counts the state files that are opened."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -76,43 +76,43 @@ class Opens:
         setattr(RankFile, "__init__", opened)  # noqa: B010
 
 
-def whole() -> list[ParamShard]:
-    """All that the ranks keep together."""
-    held = []
+def full_state() -> list[ParamShard]:
+    """The state of all ranks together."""
+    shards = []
     for block in range(BLOCKS):
         for name, shape in BLOCK.items():
             values = {key: torch.zeros(prod(shape)) for key in KEYS}
-            held.append(ParamShard(f"encoder.blocks.{block}.{name}", shape, 0, values, torch.tensor(1.0)))
-    return held
+            shards.append(ParamShard(f"encoder.blocks.{block}.{name}", shape, 0, values, torch.tensor(1.0)))
+    return shards
 
 
-def cut(held: list[ParamShard], *, rank: int, size: int) -> list[ParamShard]:
-    """A rank's part as ZeRO 3 makes it: of each parameter equal ranges, the last ones smaller or empty."""
+def partition(shards: list[ParamShard], *, rank: int, size: int) -> list[ParamShard]:
+    """Return a rank's shards as ZeRO 3 makes them: equal ranges of each parameter, the last ones shorter or empty."""
     parts = []
-    for part in held:
-        width = -(-part.stop // size)
-        start, stop = min(part.stop, rank * width), min(part.stop, (rank + 1) * width)
+    for shard in shards:
+        width = -(-shard.stop // size)
+        start, stop = min(shard.stop, rank * width), min(shard.stop, (rank + 1) * width)
         if start < stop:
-            parts.append(part.cut(start, stop))
+            parts.append(shard.narrow(start, stop))
     return parts
 
 
 def measure(folder: Path, layout: str, files: int, opens: Opens) -> dict[str, Any]:
-    """Seconds and opens of each piece of work."""
-    held, part_of = whole(), share if layout == "run" else cut
+    """Return seconds and opened files of each phase."""
+    shards, part_of = full_state(), split_replicated if layout == "contiguous" else partition
     for rank in range(files):
-        snapshot_to_host(part_of(held, rank=rank, size=files), Extras(), rank=rank, size=files).write(folder)
+        snapshot_to_host(part_of(shards, rank=rank, size=files), Extras(), rank=rank, size=files).write(folder)
     rank = files // 2
     world = OneOfMany(rank, files, 0, torch.device("cpu"))
     result: dict[str, Any] = {"layout": layout, "files": files}
     began, before = time.perf_counter(), opens.count
     index = read_index(folder)
     result |= {"index_seconds": time.perf_counter() - began, "index_opens": opens.count - before}
-    result |= {"rows": len(index.table.start), "index_mb": len(pickle.dumps(index)) / 1e6}
-    for what, own, alike in (("own", part_of(held, rank=rank, size=files), []), ("alike", [], held)):
+    result |= {"rows": len(index.start), "index_mb": len(pickle.dumps(index)) / 1e6}
+    for what, own, replicated in (("own", part_of(shards, rank=rank, size=files), []), ("replicated", [], shards)):
         began, before = time.perf_counter(), opens.count
-        with State(folder, index) as state:
-            restore(own, alike, state, world)
+        with StateReader(folder, index) as state:
+            restore(own, replicated, state, world)
         result |= {f"{what}_seconds": time.perf_counter() - began, f"{what}_opens": opens.count - before}
     return {name: round(value, 3) if isinstance(value, float) else value for name, value in result.items()}
 
@@ -124,7 +124,7 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     opens, results = Opens(), []
-    for layout in ("run", "cut"):
+    for layout in ("contiguous", "partitioned"):
         with tempfile.TemporaryDirectory() as folder:
             results.append(measure(Path(folder), layout, given.files, opens))
     if given.json:
@@ -134,8 +134,8 @@ def main() -> int:
         print(
             f"{found['files']} files, {found['rows']} ranges ({found['layout']}): rank 0 reads all headers in "
             f"{found['index_seconds']} s, an index of {found['index_mb']} MB\n"
-            f"  a rank's own part: {found['own_opens']} files opened, {found['own_seconds']} s\n"
-            f"  what all keep alike: {found['alike_opens']} files opened, {found['alike_seconds']} s"
+            f"  a rank's own shards: {found['own_opens']} files opened, {found['own_seconds']} s\n"
+            f"  replicated values: {found['replicated_opens']} files opened, {found['replicated_seconds']} s"
         )
     return 0
 

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from videomae.command import finish, guarded
 from videomae.core.distributed import World, distributed_context
+from videomae.engine.factory import build_engine
 from videomae.engine.mixed_precision import MixedPrecision
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
-from videomae.engine.protocol import EngineConfig, EnginePlan, build_engine
+from videomae.engine.protocol import EngineConfig, EnginePlan
 from videomae.models.encoder import SIZES, EncoderConfig, VideoEncoder
 
 CLIP, RATE, WARMUP = 1.0, 1e-4, 3

@@ -36,8 +36,9 @@ from videomae.command import finish, guarded
 from videomae.core.config import parse
 from videomae.core.distributed import World, distributed_context
 from videomae.core.progress import log_to, track
+from videomae.engine.factory import build_engine
 from videomae.engine.optimizer import parameter_groups
-from videomae.engine.protocol import Engine, EnginePlan, build_engine
+from videomae.engine.protocol import Engine, EnginePlan
 
 CLIPS, STEPS = 4, 4
 TIMEOUT = 600  # seconds for one case

@@ -29,7 +29,7 @@ from benchmarks.soak_ranks import SIZE, Ranks, orphans
 from tests.processes import run_command
 from tests.stages import pretrain_arguments
 from videomae.core.distributed import World
-from videomae.engine.state.fragments import State
+from videomae.engine.state.reader import StateReader
 from videomae.run.checkpoint import find_fault
 from videomae.run.checkpoint.store import step_name, step_names, step_of
 from videomae.run.metrics import read_metrics
@@ -177,7 +177,7 @@ def _values(line: dict[str, Any]) -> dict[str, Any]:
 
 def _state_differences(ours: Path, theirs: Path) -> list[str]:
     found = []
-    with State(ours) as a, State(theirs) as b:
+    with StateReader(ours) as a, StateReader(theirs) as b:
         assert {"master", "exp_avg", "exp_avg_sq", "ema"} <= a.keys
         if a.keys != b.keys or a.shapes != b.shapes:
             return [f"the state of {ours} has other keys or shapes"]
@@ -186,7 +186,7 @@ def _state_differences(ours: Path, theirs: Path) -> list[str]:
             if a.steps(name) != b.steps(name):
                 found.append(f"steps of {name}: {a.steps(name)} and {b.steps(name)}")
             for key in sorted(a.keys):
-                if a.has(key, name) and not torch.equal(a.read(key, name, 0, size), b.read(key, name, 0, size)):
+                if a.has(key, name) and not torch.equal(*(state.read_range(key, name, 0, size) for state in (a, b))):
                     found.append(f"{key} of {name}")
     return found
 

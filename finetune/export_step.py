@@ -17,7 +17,8 @@ from finetune.stream import split
 from videomae.command import guarded
 from videomae.core.config import load
 from videomae.core.progress import log_to
-from videomae.engine.state.fragments import EMA, MASTER, read_full
+from videomae.engine.state.rank_file import EMA, MASTER
+from videomae.engine.state.reader import read_full
 from videomae.run.checkpoint.inspection import pick
 from videomae.run.directory import RunDirectory
 

@@ -15,7 +15,8 @@ from pretrain.config import PretrainConfig
 from videomae.command import guarded
 from videomae.core.config import load
 from videomae.core.progress import log_to
-from videomae.engine.state.fragments import EMA, MASTER, read_full
+from videomae.engine.state.rank_file import EMA, MASTER
+from videomae.engine.state.reader import read_full
 from videomae.models.weights.export import save_encoder
 from videomae.run.checkpoint.inspection import pick
 from videomae.run.directory import RunDirectory

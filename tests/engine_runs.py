@@ -15,8 +15,9 @@ from pretrain.objective import Objective, ObjectiveConfig
 from tests.engine_cases import BATCH, CLIP, EMA, STEPS, Reference
 from tests.tiny import TINY_DECODER, TINY_ENCODER, tiny_batch, world_of_one
 from videomae.core.distributed import World
+from videomae.engine.factory import build_engine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
-from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, StepResult, build_engine
+from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, StepResult
 
 RATE = 1e-3
 Alter = Callable[[Tensor, int], Tensor]  # (loss, micro-batch on this rank) -> loss

@@ -13,8 +13,9 @@ from videomae.core.distributed import World
 from videomae.core.errors import UserError
 from videomae.core.progress import log_to, logger
 from videomae.data.loader.loader import LoaderConfig
+from videomae.engine.factory import build_engine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
-from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, build_engine
+from videomae.engine.protocol import Engine, EngineConfig, EnginePlan
 from videomae.engine.schedule import Schedule, ScheduleConfig, make_schedule
 from videomae.run.checkpoint import CheckpointConfig
 from videomae.run.claims import RunLock

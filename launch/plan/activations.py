@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from launch.plan.devices import Precision
-from videomae.engine.blocks import blocks_of
+from videomae.engine.factory import transformer_blocks
 
 META = torch.device("meta")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -76,7 +76,7 @@ def trace_activations(module: nn.Module, loss_of: Callable[[nn.Module], Tensor],
             parameter.register_post_accumulate_grad_hook(allocations.add_gradient)
     allocations.ignore(module)
     if config.checkpointing:
-        for block in blocks_of(module):
+        for block in transformer_blocks(module):
             block.forward = _recomputed(block.forward, config)
     with _CudaEmulation(config), allocations:
         loss_of(module).backward()

@@ -31,7 +31,7 @@ from pretrain.masking import draw_mask
 from videomae.core.config import load
 from videomae.core.errors import UserError
 from videomae.data.shards.reader import read_manifest
-from videomae.engine.blocks import blocks_of
+from videomae.engine.factory import transformer_blocks
 from videomae.models.encoder import SIZES
 
 Config = PretrainConfig | FinetuneConfig
@@ -94,7 +94,7 @@ class ModelProfile:
         self.parameters = sum(size for size, _ in self._sizes)
         self.trained_parameters = sum(size for size, trained in self._sizes if trained)
         self.buffer_bytes = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-        self.has_blocks = bool(blocks_of(model))  # transformer blocks, which activation checkpointing recomputes
+        self.has_blocks = bool(transformer_blocks(model))  # activation checkpointing recomputes them
 
     @property
     def name(self) -> str:

@@ -18,8 +18,8 @@ from tests.engine_cases import FULL, PAIRWISE, Case, Reference
 from tests.engine_runs import make_engine, run_step, run_steps, saved
 from videomae.core.distributed import World, distributed_context, end_process
 from videomae.engine.protocol import Engine
-from videomae.engine.state.fragments import read_full
 from videomae.engine.state.rank_file import RankFile
+from videomae.engine.state.reader import read_full
 from videomae.engine.state.snapshot import Snapshot
 
 AVERAGED = Reference(clip=True, ema=True, decay=True)

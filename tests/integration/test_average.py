@@ -12,7 +12,7 @@ from pretrain.train import train as pretrain
 from tests.processes import run_command
 from tests.stages import finetune_config, losses, pretrain_arguments, pretrain_config
 from tests.tiny import world_of_one
-from videomae.engine.state.fragments import read_full
+from videomae.engine.state.reader import read_full
 from videomae.models.weights.export import load_encoder
 
 
@@ -53,7 +53,7 @@ def test_an_average_that_was_not_kept_cannot_be_gone_on_from(shards: Path, tmp_p
     plain, averaged = (
         make_engine(world_of_one(), Reference(clip=False, ema=ema, decay=False), kind="local") for ema in (False, True)
     )
-    with pytest.raises(ValueError, match=r"holds no average of the weights; type optimizer\.ema=null"):
+    with pytest.raises(ValueError, match=r"holds no EMA of the weights; type optimizer\.ema=null"):
         averaged.load(saved(plain, tmp_path))
     with pytest.raises(ValueError, match=r"type optimizer\.ema=0\.9999"):
         plain.full_state(ema=True)

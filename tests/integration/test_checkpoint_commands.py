@@ -15,7 +15,7 @@ from pretrain.export_step import export_encoder
 from pretrain.train import train
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
-from videomae.engine.state.fragments import read_full
+from videomae.engine.state.reader import read_full
 from videomae.models.weights.export import load_encoder
 from videomae.run.checkpoint import find_fault
 from videomae.run.checkpoint.__main__ import main

@@ -1,11 +1,10 @@
-"""One optimizer step on any number of ranks, and the state that outlives it.
+"""One optimizer step on any number of ranks, and engine state that is independent of topology.
 
-protocol    what an engine does, and its config          local             the reference: one process, plain PyTorch
-optimizer   AdamW, its groups, steps that do not count   deepspeed_engine  ZeRO 0-3
-snapshot    this rank's state, copied to the host        deepspeed_state   where ZeRO keeps what
-fragments   the format on disk, which knows no topology  state             between engines, snapshots and fragments
-rank_file   one file of it, read                         index             where each range stands, in all files
-restoring   read back, each byte once for all ranks
-blocks      recomputing and compiling, block by block    mixed_precision   half precision without DeepSpeed
-overhead    the command that measures against plain DDP
+protocol          the Engine protocol and its config     factory           builds the configured engine
+local             the reference: one process, PyTorch    deepspeed_engine  ZeRO 0-3
+optimizer         AdamW, parameter groups, skipped steps deepspeed_state   where ZeRO keeps weights and moments
+mixed_precision   autocast and loss scaling              schedule          learning rates and durations
+state/sharded     snapshot, restore and gather           state/snapshot    one rank's state on the host
+state/rank_file   the format; one file                   state/index       where each range is, over all files
+state/reader      reads any range                        state/restore     reads on all ranks, each byte once
 """

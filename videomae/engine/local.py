@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from videomae.core.errors import UserError
 from videomae.engine.mixed_precision import MixedPrecision
 from videomae.engine.optimizer import AdamW, decide_step
-from videomae.engine.protocol import Batch, EnginePlan, StepResult, require_ema, summarize
-from videomae.engine.state.sharded import EngineState, LocalShardedState
-from videomae.engine.state.snapshot import Snapshot
+from videomae.engine.protocol import Batch, EnginePlan, StepResult, reduce_losses, require_ema
+from videomae.engine.state.rank_file import MASTER
+from videomae.engine.state.sharded import EngineState
+from videomae.engine.state.snapshot import ParamShard, Snapshot
 
 
 class LocalEngine:
-    """Float32 weights, under autocast in half precision."""
+    """Float32 weights; autocast in half precision."""
 
     def __init__(self, module: nn.Module, groups: list[dict[str, Any]], plan: EnginePlan) -> None:
         if plan.world.size > 1:
@@ -30,10 +31,9 @@ class LocalEngine:
         self._config = plan.optimizer
         self._precision = MixedPrecision(plan.config.precision, self.world.device)
         self._optimizer = AdamW(groups, plan.optimizer)
-        self._optimizer.prepare(parameter for group in groups for parameter in group["params"])
-        self._state = EngineState(
-            self.module, LocalShardedState(self.module, self._optimizer, self._precision), self.world
-        )
+        self._optimizer.init_state(parameter for group in groups for parameter in group["params"])
+        sharded = ReplicatedParams(self.module, self._optimizer, self._precision)
+        self._state = EngineState(self.module, sharded, self.world)
 
     def train_step(
         self,
@@ -49,14 +49,15 @@ class LocalEngine:
                 loss = loss_of(self.module, batch)
             self._precision.scale(loss / len(micro_batches)).backward()
             losses.append(loss.detach())
-        mean, highest = summarize(losses, self.world)
+        mean, highest = reduce_losses(losses, self.world)
         self._precision.unscale(self._optimizer)
-        verdict = decide_step(total_norm(self.module), mean, clip=self._config.clip, skip_threshold=skip_threshold)
+        norm = gradient_norm(self.module)
+        decision = decide_step(norm, mean, clip=self._config.clip, skip_threshold=skip_threshold)
         self._optimizer.set_lr(lr)
-        self._optimizer.set_decision(lambda: verdict)
+        self._optimizer.set_decision(lambda: decision)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return StepResult(mean, highest, verdict.norm, verdict.skip)
+        return StepResult(mean, highest, decision.norm, decision.skip)
 
     def sync_buffers(self) -> None:
         pass  # one rank
@@ -75,7 +76,38 @@ class LocalEngine:
         return self._state.full(ema=ema)
 
 
-def total_norm(module: nn.Module) -> Tensor:
-    """The norm of all gradients that stand in the module."""
+class ReplicatedParams:
+    """The ShardedState of engines that hold whole float32 parameters on every rank, as AdamW optimizes them."""
+
+    def __init__(self, module: nn.Module, optimizer: AdamW, precision: MixedPrecision) -> None:
+        self._module, self._optimizer, self._precision = module, optimizer, precision
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(parameter.shape) for name, parameter in self._module.named_parameters()}
+
+    def sharded(self) -> Sequence[ParamShard]:
+        return []
+
+    def replicated(self) -> Sequence[ParamShard]:
+        shards = []
+        for name, parameter in self._module.named_parameters():
+            state = self._optimizer.state.get(parameter, {})
+            values = {key: state[key].view(-1) for key in self._optimizer.state_keys if key in state}
+            values[MASTER] = parameter.detach().view(-1)
+            shards.append(ParamShard(name, tuple(parameter.shape), 0, values, state.get("step")))
+        return shards
+
+    def sync_model_weights(self) -> None:
+        pass  # the model's weights are the restored tensors
+
+    def scaler(self) -> Tensor | None:
+        return self._precision.state()
+
+    def load_scaler(self, scaler: Tensor | None) -> None:
+        self._precision.load(scaler)
+
+
+def gradient_norm(module: nn.Module) -> Tensor:
+    """Return the total norm of the gradients in `module`."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)

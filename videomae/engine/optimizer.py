@@ -1,7 +1,7 @@
-"""AdamW, its parameter groups, the moving average of the weights, and steps that may turn out to change nothing.
+"""AdamW with parameter groups, an EMA of the weights, and steps that are skipped on the device.
 
-Whether a step counts is known on the device only, from values reduced over all ranks; waiting for it on the host would
-stall the device. So the verdict goes into AdamW's kernel, which then leaves weights, moments and step counts alone.
+Whether to skip a step follows from values reduced over all ranks, which are on the device; waiting for them on the host
+would stall it. So the decision is passed to AdamW's fused kernel, which then changes no weights, moments or counts.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from videomae.core.errors import UserError
 
 @configclass
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019). The peak rate is `lr` x global batch / 256 (linear scaling)."""
+    """AdamW (Loshchilov and Hutter 2019). The peak learning rate is `lr` x global batch / 256 (linear scaling)."""
 
     lr: float = 1.5e-4
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05  # of matrices; biases, norms and other vectors have none
-    clip: float | None = None  # largest gradient norm; None does not clip
-    ema: float | None = None  # what a moving average of the weights keeps of itself at a step, such as 0.9999
+    weight_decay: float = 0.05  # not applied to biases, norms and other vectors
+    clip: float | None = None  # maximum gradient norm; None does not clip
+    ema: float | None = None  # decay of the weights' EMA per step, such as 0.9999; None keeps no EMA
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -36,7 +36,7 @@ class OptimizerConfig:
             raise UserError(f"ema must lie in (0, 1), such as 0.9999, or null for none, got {self.ema}")
 
     def peak_lr(self, batch: int) -> float:
-        """The rate after warm-up for a global batch of `batch` samples."""
+        """Return the learning rate after warm-up for a global batch of `batch` samples."""
         return self.lr * batch / 256
 
 
@@ -45,7 +45,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group trainable parameters by weight decay and by `lr_scale(name)`.
 
-    Each group has `params`, `weight_decay` and `lr_scale`, the factor on the step's rate.
+    Each group has `params`, `weight_decay` and `lr_scale`, the factor on the step's learning rate.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -53,33 +53,33 @@ def parameter_groups(
             decay = weight_decay if parameter.squeeze().ndim > 1 else 0.0
             groups.setdefault((decay, lr_scale(name)), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "lr_scale": factor}
-        for (decay, factor), parameters in groups.items()
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+        for (decay, scale), parameters in groups.items()
     ]
 
 
 @dataclass(frozen=True)
 class StepDecision:
-    """What becomes of a step; scalars on the device, the same on every rank."""
+    """Whether to skip or clip a step; scalars on the device, the same on every rank."""
 
-    norm: Tensor  # of the gradients over all ranks and parameters, before clipping
-    skip: Tensor  # float32: 1 changes nothing, 0 goes ahead
-    clip_coef: Tensor | None  # float32, of all gradients: clips them to the largest norm
+    norm: Tensor  # of the gradients, over all ranks and parameters, before clipping
+    skip: Tensor  # float32: 1 skips the step, 0 takes it
+    clip_coef: Tensor | None  # float32: all gradients are divided by it; None does not clip
 
 
 def decide_step(norm: Tensor, loss: Tensor, *, clip: float | None, skip_threshold: float) -> StepDecision:
-    """Skip a step whose `loss` or gradient `norm` is not finite, or whose norm is above `ceiling`; else clip it."""
+    """Skip if `loss` or gradient `norm` is not finite, or the norm exceeds `skip_threshold`; else clip to `clip`."""
     norm = norm.detach().float()
     healthy = torch.isfinite(loss) & torch.isfinite(norm) & (norm <= skip_threshold)
-    divisor = None if clip is None else ((norm + 1e-6) / clip).clamp(min=1.0)
-    return StepDecision(norm, 1.0 - healthy.float(), divisor)
+    clip_coef = None if clip is None else ((norm + 1e-6) / clip).clamp(min=1.0)
+    return StepDecision(norm, 1.0 - healthy.float(), clip_coef)
 
 
 class AdamW(torch.optim.AdamW):
-    """Fused AdamW whose step asks for a verdict and, with `config.ema`, averages the weights.
+    """Fused AdamW whose step follows a StepDecision and, with `config.ema`, updates an EMA of the weights.
 
-    An engine calls `expect` before each update. `step` may then be called several times (ZeRO does, a partition at a
-    time): all get the one verdict, which `verdict` shows afterwards, or None if no step was reached.
+    An engine calls `set_decision` before each update. ZeRO may then call `step` several times, once per partition: all
+    calls use one decision, which `decision` holds afterwards, or None if `step` was not called.
     """
 
     def __init__(self, groups: list[dict[str, Any]], config: OptimizerConfig) -> None:
@@ -90,11 +90,11 @@ class AdamW(torch.optim.AdamW):
 
     @property
     def state_keys(self) -> tuple[str, ...]:
-        """Names of what is kept of each value beside itself."""
+        """Names of the per-value state tensors."""
         return ("exp_avg", "exp_avg_sq") if self._ema is None else ("exp_avg", "exp_avg_sq", "ema")
 
-    def prepare(self, tensors: Iterable[Tensor]) -> None:
-        """Give each of the optimized `tensors` its state before the first step, the average starting at its value."""
+    def init_state(self, tensors: Iterable[Tensor]) -> None:
+        """Allocate the state of the optimized `tensors` before the first step; the EMA starts at their values."""
         for tensor in tensors:
             state = {key: torch.zeros_like(tensor, requires_grad=False) for key in self.state_keys}
             if self._ema is not None:
@@ -102,27 +102,27 @@ class AdamW(torch.optim.AdamW):
             self.state[tensor] = {"step": torch.zeros((), dtype=torch.float32, device=tensor.device), **state}
 
     def set_decision(self, decide: Callable[[], StepDecision]) -> None:
-        """The next update's verdict is what `decide` gives when its first step is reached."""
+        """Take the next update's decision from `decide`, called at the first `step` of that update."""
         self.decision, self._decide = None, decide
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         assert closure is None
-        assert self._decide is not None, "expect() comes before every update"
+        assert self._decide is not None, "call set_decision() before every update"
         if self.decision is None:
             self.decision = self._decide()
         self.found_inf, self.grad_scale = self.decision.skip, self.decision.clip_coef
         super().step()
         if self._ema is not None:
-            self._average((1 - self.decision.skip) * (1 - self._ema))
+            self._update_ema((1 - self.decision.skip) * (1 - self._ema))
 
-    def _average(self, weight: Tensor) -> None:
+    def _update_ema(self, weight: Tensor) -> None:
         for group in self.param_groups:
             for tensor in group["params"]:
                 if tensor.grad is not None:
                     self.state[tensor]["ema"].lerp_(tensor, weight)
 
     def set_lr(self, lr: float) -> None:
-        """Give every parameter group `rate` times its own factor."""
+        """Set every parameter group's learning rate to `lr` times its `lr_scale`."""
         for group in self.param_groups:
             group["lr"] = lr * group["lr_scale"]

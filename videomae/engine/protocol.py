@@ -1,8 +1,8 @@
-"""One optimizer step, wherever it runs: the Engine protocol, its config, and what an update saw.
+"""The Engine protocol, its config, and the result of one optimizer step.
 
-An engine owns the module, the optimizer and how gradients travel; it knows nothing of videos, masks or epochs. The loss
-comes in as a function of the module and a micro-batch. `LocalEngine` is the reference in plain PyTorch, which
-`DeepSpeedEngine` must match; each has its own file.
+An engine owns the module, the optimizer and gradient reduction; it knows nothing of videos, masks or epochs. The caller
+passes the loss as a function of the module and a micro-batch. `LocalEngine` is the reference in plain PyTorch;
+`DeepSpeedEngine` must match it. `factory.build_engine` builds either.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from videomae.core.config import configclass
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
-from videomae.engine.blocks import prepare_blocks
-from videomae.engine.determinism import make_deterministic
 from videomae.engine.optimizer import OptimizerConfig
 from videomae.engine.state.snapshot import Snapshot
 
@@ -29,58 +27,58 @@ Batch = TypeVar("Batch")
 
 @configclass
 class EngineConfig:
-    """Which engine, in which precision, and how memory is spent."""
+    """Engine, precision and memory settings."""
 
     kind: Literal["local", "deepspeed"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 0  # the smallest that fits is the fastest
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16, with a dynamic loss scale, for GPUs without bf16
-    micro_batch: int | None = None  # clips a forward pass on one device; None takes the whole share of the batch
-    # Gradients of several micro-batches are added up in float32 at stage 0, in `precision` from stage 1 on.
-    activation_checkpointing: bool = False  # keep each block's input only and compute the rest again: less memory
-    compile: bool = False  # torch.compile, a block at a time
-    deterministic: bool = False  # the same bits at each run on CUDA too, more slowly; see determinism.py
+    micro_batch: int | None = None  # clips per forward pass and device; None takes the rank's whole share of the batch
+    # Gradients of several micro-batches accumulate in float32 at stage 0, in `precision` from stage 1 on.
+    activation_checkpointing: bool = False  # keep only each block's input and recompute the rest: less memory
+    compile: bool = False  # torch.compile each block
+    deterministic: bool = False  # deterministic CUDA kernels, slower; see factory.make_deterministic
 
     def __post_init__(self) -> None:
         if self.compile and self.zero_stage == 3 and self.kind == "deepspeed":
             raise UserError(
-                "engine.compile=true gains nothing with engine.zero_stage=3, which gathers weights in each layer and "
-                "breaks each block into pieces; type engine.compile=false, or engine.zero_stage=2 or less"
+                "engine.compile=true gains nothing with engine.zero_stage=3, whose parameter gathering in each layer "
+                "breaks the graph of every block; type engine.compile=false, or engine.zero_stage=2 or less"
             )
 
     def split(self, *, batch: int, world_size: int) -> tuple[int, int]:
-        """How a global `batch` is cut: (clips a micro-batch, micro-batches a step on each rank).
+        """Split a global `batch`: (clips per micro-batch, micro-batches per step on each rank).
 
         Raises:
-            UserError: the batch cannot be cut into equal micro-batches on `world_size` ranks.
+            UserError: the batch does not split into equal micro-batches on `world_size` ranks.
         """
         if batch % world_size:
             raise UserError(f"batch={batch} must be a multiple of the {world_size} processes")
-        share = batch // world_size
-        micro_batch = self.micro_batch or share
-        if share % micro_batch:
+        per_rank = batch // world_size
+        micro_batch = self.micro_batch or per_rank
+        if per_rank % micro_batch:
             raise UserError(
-                f"engine.micro_batch={micro_batch} must divide the {share} clips that each of {world_size} processes "
-                f"gets of batch={batch}"
+                f"engine.micro_batch={micro_batch} must divide the {per_rank} clips that each of {world_size} "
+                f"processes gets of batch={batch}"
             )
-        return micro_batch, share // micro_batch
+        return micro_batch, per_rank // micro_batch
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step saw: scalars on the device, the same on every rank."""
+    """Scalars of one optimizer step, on the device and equal on all ranks."""
 
     loss: Tensor  # mean over micro-batches and ranks
-    loss_max: Tensor  # of the ranks' own means, those of weighed clips where a batch is filled up
-    gradient_norm: Tensor  # over all ranks and parameters, before clipping; not finite where a gradient was not
+    loss_max: Tensor  # maximum over ranks of each rank's mean; of the weighted clips where a batch is padded
+    gradient_norm: Tensor  # over all ranks and parameters, before clipping; not finite if a gradient is not
     skipped: Tensor  # 1 if the step changed nothing, else 0
 
 
 class Engine(Protocol):
-    """Runs optimizer steps of one module on all ranks, each over the same number of micro-batches."""
+    """Runs optimizer steps of one module on all ranks, with the same number of micro-batches on each."""
 
     module: nn.Module
     world: World
-    settings: dict[str, Any] | None  # of the library beneath, where there is one, for the record
+    settings: dict[str, Any] | None  # of the underlying library, for the run's records; None without one
 
     def train_step(
         self,
@@ -90,33 +88,39 @@ class Engine(Protocol):
         lr: float,
         skip_threshold: float = math.inf,
     ) -> StepResult:
-        """Backward over all micro-batches, then one step at learning rate `rate` x each group's factor.
+        """Run backward over all micro-batches, then one optimizer step at `lr` x each group's `lr_scale`.
 
-        A step whose loss or gradient norm is not finite, or whose norm is above `ceiling`, changes neither weights nor
-        moments, averages or step counts, on any rank.
+        If the loss or the gradient norm is not finite, or the norm exceeds `skip_threshold`, the step changes no
+        weights, moments, EMA or step counts on any rank.
         """
         ...
 
     def sync_buffers(self) -> None:
-        """Make what is not trained, such as the running statistics of batch norms, the same on all ranks: their mean.
+        """Average persistent buffers, such as batch-norm statistics, over all ranks.
 
-        Called by all ranks before the module is evaluated or given away.
+        Called by all ranks before the module is evaluated or exported.
         """
         ...
 
     def snapshot(self, into: Snapshot | None = None) -> Snapshot:
-        """This rank's share of module and optimizer, copied to the host; no rank waits for another.
+        """Copy this rank's shards of module and optimizer state to the host, without communication.
 
-        The memory of `into`, an earlier one that is done with, is used again: fresh memory takes longer than the copy.
+        Reuses the memory of `into`, an earlier snapshot that is no longer needed: allocating takes longer than copying.
         """
         ...
 
     def save(self, folder: Path) -> None:
-        """Write this rank's share into `folder`; called by all ranks with the same folder, which may be at any time."""
+        """Write this rank's shards into `folder`; called by all ranks with the same folder, not necessarily together.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         ...
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote with any number of processes, ZeRO stage, precision or engine; called by all ranks.
+        """Restore a saved state, written with any number of processes, ZeRO stage, precision or engine.
+
+        Called by all ranks.
 
         Raises:
             StateError: the state is missing, damaged, or does not fit this module.
@@ -124,49 +128,31 @@ class Engine(Protocol):
         ...
 
     def full_state(self, *, ema: bool = False) -> dict[str, Tensor]:
-        """The whole module in float32 on the host, or the average of its weights; called by all ranks.
+        """Return the whole module, or its EMA weights, in float32 on the host; called by all ranks.
 
         Raises:
-            UserError: an `average` is asked for, but optimizer.ema is not set.
+            UserError: `ema` is requested, but optimizer.ema is not set.
         """
         ...
 
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """All that an engine needs beside the module and its parameter groups."""
+    """Everything an engine needs beside the module and its parameter groups."""
 
     config: EngineConfig
     optimizer: OptimizerConfig
     world: World
-    micro_batches: int = 1  # forward passes a step on each rank
+    micro_batches: int = 1  # forward passes per step on each rank
 
 
-def build_engine(module: nn.Module, groups: list[dict[str, Any]], plan: EnginePlan) -> Engine:
-    """The engine that `plan.config.kind` names, with AdamW over `groups`; `module` is moved to the rank's device.
-
-    Raises:
-        UserError: the plan does not fit the module or the number of processes.
-    """
-    if plan.config.deterministic:
-        make_deterministic()
-    prepare_blocks(module, checkpointing=plan.config.activation_checkpointing, compiled=plan.config.compile)
-    if plan.config.kind == "local":
-        from videomae.engine.local import LocalEngine
-
-        return LocalEngine(module, groups, plan)
-    from videomae.engine.deepspeed_engine import DeepSpeedEngine  # only runs that use DeepSpeed need it installed
-
-    return DeepSpeedEngine(module, groups, plan)
+def reduce_losses(losses: Sequence[Tensor], world: World) -> tuple[Tensor, Tensor]:
+    """Return mean and maximum over ranks of the mean of each rank's `losses`; one collective."""
+    rank_means = world.all_gather_scalar(torch.stack(list(losses)).mean())
+    return rank_means.mean(), rank_means.max()
 
 
-def summarize(losses: Sequence[Tensor], world: World) -> tuple[Tensor, Tensor]:
-    """Mean and maximum over ranks of the mean of each rank's `losses`; one collective."""
-    every = world.all_gather_scalar(torch.stack(list(losses)).mean())
-    return every.mean(), every.max()
-
-
-def require_ema(config: OptimizerConfig, asked: bool) -> None:
-    """Raises ValueError if the average of the weights is `asked` for and not kept."""
-    if asked and config.ema is None:
-        raise UserError("no average of the weights is kept; type optimizer.ema=0.9999, or take the weights themselves")
+def require_ema(config: OptimizerConfig, ema: bool) -> None:
+    """Raise UserError if `ema` is requested but not kept."""
+    if ema and config.ema is None:
+        raise UserError("no EMA of the weights is kept; type optimizer.ema=0.9999, or use the weights themselves")

@@ -1,7 +1,7 @@
-"""Learning rates and durations: pure functions of the step.
+"""Learning-rate schedules and durations, as pure functions of the step.
 
-A duration is written as text with its unit, `800 epochs`, `20000 steps` or `1e6 samples`, and becomes optimizer steps
-once the number of steps an epoch is known.
+A duration is text with a unit, such as `800 epochs`, `20000 steps` or `1e6 samples`. It is converted to optimizer steps
+once the number of steps per epoch is known.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _DURATION = re.compile(r"\s*([0-9.]+(?:e[+]?[0-9]+)?)\s*(epochs?|steps?|samples?
 
 @configclass
 class ScheduleConfig:
-    """Linear warm-up to the peak rate, then half a cosine down to the final rate."""
+    """Linear warm-up to the peak learning rate, then half a cosine down to the final one."""
 
     duration: str = "800 epochs"
     warmup: str = "40 epochs"
-    start_factor: float = 0.0  # of the peak rate, at step 0
-    final_factor: float = 0.0  # of the peak rate, at the end
+    start_factor: float = 0.0  # of the peak learning rate, at step 0
+    final_factor: float = 0.0  # of the peak learning rate, at the end
 
     def __post_init__(self) -> None:
         for text in (self.duration, self.warmup):
@@ -32,7 +32,7 @@ class ScheduleConfig:
 
 
 def steps_of(duration: str, *, steps_per_epoch: int, batch: int) -> int:
-    """`duration` in optimizer steps, rounded to the nearest; `batch` is the global batch in samples."""
+    """Return `duration` in optimizer steps, rounded to the nearest; `batch` is the global batch in samples."""
     amount, unit = _parse(duration)
     if unit == "epoch":
         return round(amount * steps_per_epoch)
@@ -40,11 +40,11 @@ def steps_of(duration: str, *, steps_per_epoch: int, batch: int) -> int:
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, start_factor: float, final_factor: float) -> float:
-    """The factor on the peak rate at `step` (0-based) of `total`."""
+    """Return the factor on the peak learning rate at the 0-based `step` of `total`."""
     if step < warmup:
         return start_factor + (1 - start_factor) * step / warmup
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
-    return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * done))
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Schedule:
     warmup: int
 
     def lr(self, step: int) -> float:
-        """The learning rate of the 0-based `step`."""
+        """Return the learning rate of the 0-based `step`."""
         return self.peak_lr * warmup_cosine(
             step,
             total=self.total,
@@ -68,32 +68,32 @@ class Schedule:
         )
 
     def interval(self, duration: str, *, batch: int) -> int:
-        """`duration` in steps, at least one: the time between two events of the run."""
+        """Return `duration` in steps, at least one, as the interval between recurring events."""
         return max(1, steps_of(duration, steps_per_epoch=self.steps_per_epoch, batch=batch))
 
     def epoch(self, step: int) -> float:
-        """Epochs done after `step` steps."""
+        """Return the epochs completed after `step` steps."""
         return step / self.steps_per_epoch
 
 
 def at_multiples(of: int, action: Callable[[int], object]) -> Callable[[int], None]:
-    """Does `action(done)` when `done` steps are a multiple of `of`, but not before the first step."""
+    """Return a hook that calls `action(step)` when the completed `step` is a positive multiple of `of`."""
 
-    def act(done: int) -> None:
-        if done and done % of == 0:
-            action(done)
+    def hook(step: int) -> None:
+        if step and step % of == 0:
+            action(step)
 
-    return act
+    return hook
 
 
 def make_schedule(schedule: ScheduleConfig, *, peak_lr: float, steps_per_epoch: int, batch: int) -> Schedule:
-    """Resolve durations for a data set of `steps_per_epoch` global batches of `batch` samples.
+    """Convert durations to steps for a data set of `steps_per_epoch` global batches of `batch` samples.
 
     Raises:
-        UserError: the data set is smaller than a batch, or the run would have no step.
+        UserError: the data set is smaller than a batch, or the run would have no step after warm-up.
     """
     if steps_per_epoch < 1:
-        raise UserError(f"an epoch has no whole batch of {batch}; lower batch, or add data")
+        raise UserError(f"an epoch has no full batch of {batch}; lower batch, or add data")
     total = steps_of(schedule.duration, steps_per_epoch=steps_per_epoch, batch=batch)
     if total < 1:
         raise UserError(f"schedule.duration={schedule.duration!r} is less than one step")

@@ -1,8 +1,19 @@
-"""One rank's file of engine state: what its header says, and values read out of it.
+"""The format of engine state on disk, and reading of one rank's file.
 
-A safetensors file is eight bytes with the length of the header, the header in JSON, and the bytes of the tensors. Plain
-reads take out what is wanted; nothing is mapped into memory, since a disk or network that fails would then kill the
-process by a signal, of which the other ranks hear nothing.
+The format is independent of topology. Each rank writes one `rank-00003.safetensors` with flat ranges of named
+parameters; a reader takes the ranges it needs from all files, whatever number of processes, ZeRO stage, precision or
+engine wrote them. Values are float32 and exact. The tensors are:
+
+    master|encoder.norm.weight|24     values 24, 25, ... of the flattened parameter; also exp_avg, exp_avg_sq and ema
+    steps                             step count of each parameter with moments, in the order of the metadata's `steps`
+    buffer|NAME                       the writing rank's own value, such as a batch norm's running statistics
+    scaler                            fp16 only, float64: the loss scale and the steps since it changed
+
+The metadata entry `index` is JSON with the format, the rank, the number of ranks, and each parameter's shape.
+
+A safetensors file is eight bytes of header length, a JSON header, and the bytes of the tensors. They are read with
+`pread`, never mapped: on a failing disk or network a mapping kills the process by SIGBUS, which the other ranks cannot
+learn of.
 """
 
 from __future__ import annotations
@@ -20,8 +31,11 @@ from torch import Tensor
 from videomae.core.errors import UserError
 
 FORMAT = "videomae-engine-1"
-_LENGTH = 8  # bytes before the header
-_ADVICE = "type resume=auto to take the newest whole one"
+MASTER = "master"
+EMA = "ema"
+BUFFER = "buffer"
+_LENGTH_BYTES = 8
+_ADVICE = "type resume=auto to use the newest whole checkpoint"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -40,14 +54,14 @@ class StateError(UserError):
     """Engine state that is missing, damaged, or of another model."""
 
 
-def file_of(rank: int) -> str:
-    """Name of the file that `rank` writes."""
+def rank_file_name(rank: int) -> str:
+    """Return the name of the file that `rank` writes."""
     return f"rank-{rank:05d}.safetensors"
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor in a file; `offset` counts bytes from the beginning of the file."""
+class TensorInfo:
+    """Type, shape and place of a tensor; `offset` counts bytes from the beginning of the file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -56,39 +70,35 @@ class Stored:
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in a file of `bytes` bytes; `about` is what its writer says of it."""
+    """The parsed header of a file of `bytes` bytes; `metadata` is the writer's index."""
 
     bytes: int
-    about: dict[str, Any]
-    begin: int  # of the tensors' bytes
-    entries: dict[str, dict[str, Any]]  # of each tensor: dtype, shape, data_offsets
+    metadata: dict[str, Any]
+    data_start: int
+    entries: dict[str, dict[str, Any]]  # tensor name -> dtype, shape, data_offsets
 
-    def stored(self, name: str) -> Stored:
-        """Where the tensor `name` stands.
-
-        Raises:
-            KeyError: it does not.
-        """
+    def tensor_info(self, name: str) -> TensorInfo:
+        """Locate the tensor `name`; raises KeyError without one."""
         entry = self.entries[name]
-        return Stored(_DTYPES[entry["dtype"]], tuple(entry["shape"]), self.begin + entry["data_offsets"][0])
+        return TensorInfo(_DTYPES[entry["dtype"]], tuple(entry["shape"]), self.data_start + entry["data_offsets"][0])
 
 
 class RankFile:
-    """The file of `rank` in `folder`, open until it is closed."""
+    """The open file of `rank` in `folder`."""
 
     def __init__(self, folder: Path, rank: int) -> None:
-        """Open it.
+        """Open the file.
 
         Raises:
-            StateError: there is none, or it cannot be opened.
+            StateError: it is missing or cannot be opened.
         """
-        self._path, self._rank = folder / file_of(rank), rank
+        self.path, self._rank = folder / rank_file_name(rank), rank
         try:
-            self._handle = os.open(self._path, os.O_RDONLY)
+            self._handle = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
             raise StateError(
-                f"{folder} holds no {self._path.name}: wanted the engine's state, a file of each rank that wrote it; "
-                "name a whole checkpoint, or type resume=auto to take the newest"
+                f"{folder} has no {self.path.name}: expected engine state, one file per rank that wrote it; "
+                "name a whole checkpoint, or type resume=auto to use the newest"
             ) from None
         except OSError as error:
             raise self._unreadable(error) from error
@@ -98,79 +108,67 @@ class RankFile:
 
     @property
     def bytes(self) -> int:
-        """The size of the file."""
+        """Size of the file."""
         return os.fstat(self._handle).st_size
 
-    def expect(self, size: int) -> None:
-        """Check that the file has the `size` that the index of the checkpoint tells.
+    def check_size(self, expected: int) -> None:
+        """Raise StateError if the size differs from the index: the file changed, or this host sees another file."""
+        if self.bytes != expected:
+            raise self._damaged(f"{self.bytes} bytes on {socket.gethostname()}, expected {expected}")
 
-        Raises:
-            StateError: it has another, so it has changed, or this host sees another file.
-        """
-        if self.bytes != size:
-            raise self._damaged(f"{self.bytes} bytes on {socket.gethostname()}, wanted {size}")
+    def read_header(self) -> bytearray:
+        """Read the header's JSON; raises StateError if the file is too short or cannot be read."""
+        length = int.from_bytes(self._read_bytes(_LENGTH_BYTES, 0), "little")
+        if length > self.bytes - _LENGTH_BYTES:
+            raise self._damaged(f"its header claims {length} bytes, the file has {self.bytes}")
+        return self._read_bytes(length, _LENGTH_BYTES)
 
-    def head(self) -> bytearray:
-        """The bytes of the header.
-
-        Raises:
-            StateError: the file is too short, or cannot be read.
-        """
-        length = int.from_bytes(self._bytes(_LENGTH, 0), "little")
-        if length > self.bytes - _LENGTH:
-            raise self._damaged(f"a header of {length} bytes, and the file has {self.bytes}")
-        return self._bytes(length, _LENGTH)
-
-    def header(self, head: bytearray) -> Header:
-        """What `head` says.
+    def parse_header(self, text: bytearray) -> Header:
+        """Parse what `read_header` returned.
 
         Raises:
             StateError: the file is damaged, of another format, or of another rank.
         """
-        begin = _LENGTH + len(head)
+        data_start = _LENGTH_BYTES + len(text)
         try:
-            entries = json.loads(head)
-            about = json.loads(entries.pop("__metadata__", {}).get("index", "{}"))
-            end = begin + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+            entries = json.loads(text)
+            metadata = json.loads(entries.pop("__metadata__", {}).get("index", "{}"))
+            end = data_start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise self._damaged(f"{type(error).__name__}: {error}") from error
         if end != self.bytes:
             raise self._damaged(f"{self.bytes} bytes, its header says {end}")
-        if about.get("format") != FORMAT or about["rank"] != self._rank:
+        if metadata.get("format") != FORMAT or metadata["rank"] != self._rank:
             raise StateError(
-                f"{self._path} is {about.get('format', 'some other file')!r} of rank {about.get('rank')}, "
-                f"wanted {FORMAT!r} of rank {self._rank}; name a checkpoint that this version wrote"
+                f"{self.path} is {metadata.get('format', 'another kind of file')!r} of rank {metadata.get('rank')}, "
+                f"expected {FORMAT!r} of rank {self._rank}; name a checkpoint that this version wrote"
             )
-        return Header(end, about, begin, entries)
+        return Header(end, metadata, data_start, entries)
 
-    def tensor(self, stored: Stored) -> Tensor:
-        """A whole tensor.
-
-        Raises:
-            StateError: it cannot be read.
-        """
-        values = torch.empty(stored.shape, dtype=stored.dtype)
-        self.read(values.view(-1), stored.offset)
+    def read_tensor(self, info: TensorInfo) -> Tensor:
+        """Read a whole tensor; raises StateError if that fails."""
+        values = torch.empty(info.shape, dtype=info.dtype)
+        self.read_into(values.view(-1), info.offset)
         return values
 
-    def read(self, values: Tensor, offset: int) -> None:
-        """Fill contiguous 1-D `values` on the host with what stands `offset` bytes into the file.
+    def read_into(self, values: Tensor, offset: int) -> None:
+        """Fill contiguous 1-D host `values` with the bytes at `offset`.
 
         Raises:
-            StateError: it cannot be read, or the file ends before.
+            StateError: they cannot be read, or the file ends early.
         """
         self._fill(values.view(torch.uint8).numpy().data, offset)
 
-    def _bytes(self, count: int, offset: int) -> bytearray:
+    def _read_bytes(self, count: int, offset: int) -> bytearray:
         content = bytearray(count)
         self._fill(memoryview(content), offset)
         return content
 
-    def _fill(self, room: memoryview, offset: int) -> None:
+    def _fill(self, buffer: memoryview, offset: int) -> None:
         done = 0
-        while done < len(room):
+        while done < len(buffer):
             try:
-                count = os.preadv(self._handle, [room[done:]], offset + done)
+                count = os.preadv(self._handle, [buffer[done:]], offset + done)
             except OSError as error:
                 raise self._unreadable(error) from error
             if not count:
@@ -178,7 +176,7 @@ class RankFile:
             done += count
 
     def _damaged(self, why: str) -> StateError:
-        return StateError(f"{self._path} is damaged ({why}); {_ADVICE}")
+        return StateError(f"{self.path} is damaged ({why}); {_ADVICE}")
 
     def _unreadable(self, error: OSError) -> StateError:
-        return StateError(f"{self._path} cannot be read on {socket.gethostname()} ({error}); {_ADVICE}")
+        return StateError(f"{self.path} cannot be read on {socket.gethostname()} ({error}); {_ADVICE}")

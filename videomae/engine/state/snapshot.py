@@ -1,7 +1,6 @@
-"""One rank's share of the engine's state, copied to the host so that training can go on while it is written.
+"""Host copies of one rank's engine state, written while training continues.
 
-Which ranges of which parameters a rank keeps is the engine's business (`Held`); the file that comes of it is described
-in `videomae.engine.state.fragments`.
+The engine decides which ranges of which parameters a rank holds (`ParamShard`); `rank_file` describes the file.
 """
 
 from __future__ import annotations
@@ -17,45 +16,49 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from videomae.engine.state.fragments import FORMAT, MASTER, file_of
+from videomae.engine.state.rank_file import BUFFER, FORMAT, MASTER, rank_file_name
 
 
 @dataclass(frozen=True)
 class ParamShard:
-    """A flat range of one parameter that this rank keeps."""
+    """A flat range of one parameter that this rank holds."""
 
     name: str
     shape: tuple[int, ...]  # of the whole parameter
     start: int  # of the range, in the flattened parameter
-    values: dict[str, Tensor]  # key -> 1-D float32 view of what trains
-    steps: Tensor | None = None  # scalar; None where nothing is trained
+    values: dict[str, Tensor]  # key -> 1-D float32 view of the live tensor
+    steps: Tensor | None = None  # scalar step count; None if the parameter is not trained
 
     @property
     def stop(self) -> int:
-        return self.start + self.values[MASTER].numel()
+        return self.start + self.numel
 
-    def cut(self, start: int, stop: int) -> ParamShard:
-        """The part of the range from `start` to `stop`, both counted in the flattened parameter."""
+    @property
+    def numel(self) -> int:
+        return self.values[MASTER].numel()
+
+    def narrow(self, start: int, stop: int) -> ParamShard:
+        """Return the part of the range from `start` to `stop`, both counted in the flattened parameter."""
         values = {key: value[start - self.start : stop - self.start] for key, value in self.values.items()}
         return ParamShard(self.name, self.shape, start, values, self.steps)
 
 
-def share(held: Sequence[ParamShard], *, rank: int, size: int) -> list[ParamShard]:
-    """This rank's part of what all ranks hold alike: a contiguous run of about 1 / `size` of all values."""
-    total = sum(part.stop - part.start for part in held)
+def split_replicated(shards: Sequence[ParamShard], *, rank: int, size: int) -> list[ParamShard]:
+    """Return the part of replicated `shards` that `rank` writes: contiguous, about 1 / `size` of all values."""
+    total = sum(shard.numel for shard in shards)
     first, last = total * rank // size, total * (rank + 1) // size
     parts, done = [], 0
-    for part in held:
-        start, stop = max(part.start, part.start + first - done), min(part.stop, part.start + last - done)
+    for shard in shards:
+        start, stop = max(shard.start, shard.start + first - done), min(shard.stop, shard.start + last - done)
         if start < stop:
-            parts.append(part.cut(start, stop))
-        done += part.stop - part.start
+            parts.append(shard.narrow(start, stop))
+        done += shard.numel
     return parts
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Host copies of one rank's state; `write` needs no other rank and may run in another thread."""
+    """Host copies of one rank's state; `write` does not communicate and may run in another thread."""
 
     rank: int
     tensors: dict[str, Tensor]
@@ -63,7 +66,7 @@ class Snapshot:
 
     @property
     def bytes(self) -> int:
-        """About how large the file will be."""
+        """Bytes of the tensors; the file has a header beside them."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
     def write(self, folder: Path) -> None:
@@ -72,7 +75,7 @@ class Snapshot:
         Raises:
             OSError: the file cannot be written.
         """
-        path = folder / file_of(self.rank)
+        path = folder / rank_file_name(self.rank)
         try:
             safetensors.torch.save_file(self.tensors, path, metadata={"index": json.dumps(self.index)})
         except SafetensorError as error:  # such as a full disk
@@ -81,40 +84,40 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Extras:
-    """What is neither a parameter nor its moments."""
+    """State beside parameters and moments."""
 
     buffers: Mapping[str, Tensor] = field(default_factory=dict)  # this rank's
     scaler: Tensor | None = None  # float64: loss scale, steps since it changed
 
 
 def snapshot_to_host(
-    held: Sequence[ParamShard], extras: Extras, *, rank: int, size: int, into: Snapshot | None = None
+    shards: Sequence[ParamShard], extras: Extras, *, rank: int, size: int, into: Snapshot | None = None
 ) -> Snapshot:
-    """Copy `held` and `extras` to the host: asynchronously into pinned memory on CUDA, then one wait.
+    """Copy `shards` and `extras` to the host; on CUDA asynchronously into pinned memory, with one synchronization.
 
-    The memory of `into` is used again where it fits; that snapshot is then no more.
+    Reuses the memory of `into` where shapes match, which invalidates that snapshot.
     """
-    live = {f"{key}|{part.name}|{part.start}": value for part in held for key, value in part.values.items()}
-    live |= {f"buffer|{name}": value for name, value in extras.buffers.items()}
-    trained = [part for part in held if part.steps is not None]
-    if trained:
-        live["steps"] = torch.stack([part.steps for part in trained if part.steps is not None])
+    live = {f"{key}|{shard.name}|{shard.start}": value for shard in shards for key, value in shard.values.items()}
+    live |= {f"{BUFFER}|{name}": value for name, value in extras.buffers.items()}
+    steps = {shard.name: shard.steps for shard in shards if shard.steps is not None}
+    if steps:
+        live["steps"] = torch.stack(list(steps.values()))
     if extras.scaler is not None:
         live["scaler"] = extras.scaler
     index = {
         "format": FORMAT,
         "rank": rank,
         "size": size,
-        "shapes": {part.name: list(part.shape) for part in held},
-        "steps": [part.name for part in trained],
+        "shapes": {shard.name: list(shard.shape) for shard in shards},
+        "steps": list(steps),
     }
-    return Snapshot(rank, _on_host(live, {} if into is None else into.tensors), index)
+    return Snapshot(rank, _copy_to_host(live, {} if into is None else into.tensors), index)
 
 
-def _on_host(live: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copy_to_host(live: Mapping[str, Tensor], reusable: Mapping[str, Tensor]) -> dict[str, Tensor]:
     copies, device = {}, None
     for name, value in live.items():
-        value, copy = value.detach(), used.get(name)
+        value, copy = value.detach(), reusable.get(name)
         if value.device.type == "cuda":
             device = value.device
         if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:

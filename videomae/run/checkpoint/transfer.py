@@ -13,8 +13,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from videomae.engine.state.fragments import EMA, MASTER, State, Target, read_full
-from videomae.engine.state.snapshot import Extras, ParamShard, share, snapshot_to_host
+from videomae.engine.state.index import ReadRequest
+from videomae.engine.state.rank_file import EMA, MASTER
+from videomae.engine.state.reader import StateReader, read_full
+from videomae.engine.state.snapshot import Extras, ParamShard, snapshot_to_host, split_replicated
 from videomae.run.checkpoint import manifest
 from videomae.run.checkpoint.loading import CheckpointError
 from videomae.run.checkpoint.manifest import MANIFEST, PROGRESS
@@ -44,7 +46,7 @@ def to_torch(checkpoint: Checkpoint, out: Path) -> int:
     """
     if out.suffix not in (".pt", ".pth"):
         raise CheckpointError(f"got {out} to write, wanted a file name that ends in .pt")
-    with State(checkpoint.folder) as state:
+    with StateReader(checkpoint.folder) as state:
         content: dict[str, Any] = {"model": read_full(checkpoint.folder), "progress": checkpoint.progress}
         for key in sorted(state.keys - {MASTER}):
             content[key] = read_full(checkpoint.folder, key)
@@ -67,11 +69,13 @@ def to_ranks(checkpoint: Checkpoint, out: Path, *, ranks: int) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
-        with State(checkpoint.folder) as state:
+        with StateReader(checkpoint.folder) as state:
             held = _whole(state)
             for rank in range(ranks):
                 extras = Extras(state.buffers(rank=rank, size=ranks), state.scaler())
-                snapshot_to_host(share(held, rank=rank, size=ranks), extras, rank=rank, size=ranks).write(staged)
+                snapshot_to_host(split_replicated(held, rank=rank, size=ranks), extras, rank=rank, size=ranks).write(
+                    staged
+                )
         shutil.copyfile(checkpoint.folder / PROGRESS, staged / PROGRESS)
         text = manifest.to_text(manifest.describe(staged), step=checkpoint.step, converted=str(checkpoint.folder))
         manifest.write_synced(staged / MANIFEST, text)
@@ -80,13 +84,13 @@ def to_ranks(checkpoint: Checkpoint, out: Path, *, ranks: int) -> None:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _whole(state: State) -> list[ParamShard]:
+def _whole(state: StateReader) -> list[ParamShard]:
     """The state as one rank would hold it that keeps everything."""
     values = {
         name: {key: torch.empty(prod(shape)) for key in sorted(state.keys) if state.has(key, name)}
         for name, shape in state.shapes.items()
     }
-    state.fill([Target(key, name, 0, room) for name, kept in values.items() for key, room in kept.items()])
+    state.fill([ReadRequest(key, name, 0, room) for name, kept in values.items() for key, room in kept.items()])
     held = []
     for name, shape in state.shapes.items():
         trained = any(key not in (MASTER, EMA) for key in values[name])

@@ -1,4 +1,4 @@
-"""AdamW with a verdict: what is skipped, clipped and averaged."""
+"""AdamW: skipped, clipped and emad steps."""
 
 import math
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from videomae.engine.optimizer import AdamW, OptimizerConfig, decide_step, parameter_groups
 
 
-def verdict(norm: float, loss: float = 1.0, *, clip: float | None = None, ceiling: float = math.inf) -> tuple:
-    found = decide_step(torch.tensor(norm), torch.tensor(loss), clip=clip, skip_threshold=ceiling)
+def decision(norm: float, loss: float = 1.0, *, clip: float | None = None, threshold: float = math.inf) -> tuple:
+    found = decide_step(torch.tensor(norm), torch.tensor(loss), clip=clip, skip_threshold=threshold)
     return found.skip.item(), None if found.clip_coef is None else found.clip_coef.item()
 
 
 @pytest.mark.parametrize(
-    ("norm", "loss", "ceiling", "skip"),
+    ("norm", "loss", "threshold", "skip"),
     [
         (1.0, 1.0, math.inf, 0),
         (1.0, 1.0, 1.0, 0),
@@ -27,14 +27,14 @@ def verdict(norm: float, loss: float = 1.0, *, clip: float | None = None, ceilin
         (0.0, 1.0, math.inf, 0),
     ],
 )
-def test_what_is_skipped(norm: float, loss: float, ceiling: float, skip: float) -> None:
-    assert verdict(norm, loss, ceiling=ceiling)[0] == skip
+def test_what_is_skipped(norm: float, loss: float, threshold: float, skip: float) -> None:
+    assert decision(norm, loss, threshold=threshold)[0] == skip
 
 
-def test_the_divisor_brings_a_large_norm_to_the_largest_and_leaves_a_small_one() -> None:
-    assert verdict(4.0, clip=2.0)[1] == pytest.approx(2.0, rel=1e-5)
-    assert verdict(1.0, clip=2.0)[1] == 1.0
-    assert verdict(4.0)[1] is None
+def test_clipping_scales_a_large_norm_down_and_leaves_a_small_one() -> None:
+    assert decision(4.0, clip=2.0)[1] == pytest.approx(2.0, rel=1e-5)
+    assert decision(1.0, clip=2.0)[1] == 1.0
+    assert decision(4.0)[1] is None
 
 
 def step(optimizer: AdamW, gradients: list[Tensor], *, skip: bool = False, clip: float | None = None) -> None:
@@ -50,7 +50,7 @@ def step(optimizer: AdamW, gradients: list[Tensor], *, skip: bool = False, clip:
 def weights_and_optimizer(**config: float) -> tuple[nn.Parameter, AdamW]:
     weights = nn.Parameter(torch.linspace(-1, 1, 5))
     optimizer = AdamW([{"params": [weights], "weight_decay": 0.1, "lr_scale": 0.5}], OptimizerConfig(**config))
-    optimizer.prepare([weights])
+    optimizer.init_state([weights])
     return weights, optimizer
 
 
@@ -83,16 +83,16 @@ def test_a_skipped_step_changes_nothing() -> None:
     assert optimizer.state[weights]["step"] == 3
 
 
-def test_the_average_is_that_of_its_definition() -> None:
+def test_ema_follows_its_definition() -> None:
     weights, optimizer = weights_and_optimizer(ema=0.75)
-    average = weights.detach().clone()
+    ema = weights.detach().clone()
     for gradient in GRADIENTS:
         step(optimizer, [gradient])
-        average = 0.75 * average + 0.25 * weights.detach()
-    torch.testing.assert_close(optimizer.state[weights]["ema"], average)
+        ema = 0.75 * ema + 0.25 * weights.detach()
+    torch.testing.assert_close(optimizer.state[weights]["ema"], ema)
 
 
-def test_one_verdict_serves_all_steps_of_an_update() -> None:
+def test_one_decision_serves_all_steps_of_an_update() -> None:
     _, optimizer = weights_and_optimizer()
     asked = []
 

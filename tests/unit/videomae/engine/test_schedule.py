@@ -21,19 +21,19 @@ def test_a_duration_without_number_or_unit_is_refused(text: str) -> None:
         ScheduleConfig(duration=text)
 
 
-def test_the_rate_rises_linearly_then_falls_by_a_cosine() -> None:
-    rates = [warmup_cosine(s, total=110, warmup=10, start_factor=0.0, final_factor=0.1) for s in range(111)]
-    assert rates[0] == 0
-    assert rates[5] == pytest.approx(0.5)
-    assert rates[10] == pytest.approx(1.0)
-    assert rates[60] == pytest.approx(0.55)  # half way: the mean of peak and end
-    assert rates[110] == pytest.approx(0.1)
-    assert all(a <= b for a, b in itertools.pairwise(rates[:11]))
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+def test_lr_rises_linearly_then_falls_by_a_cosine() -> None:
+    factors = [warmup_cosine(s, total=110, warmup=10, start_factor=0.0, final_factor=0.1) for s in range(111)]
+    assert factors[0] == 0
+    assert factors[5] == pytest.approx(0.5)
+    assert factors[10] == pytest.approx(1.0)
+    assert factors[60] == pytest.approx(0.55)  # half way: the mean of peak and end
+    assert factors[110] == pytest.approx(0.1)
+    assert all(a <= b for a, b in itertools.pairwise(factors[:11]))
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
 
 
 def test_a_data_set_smaller_than_a_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="no whole batch of 64"):
+    with pytest.raises(ValueError, match="no full batch of 64"):
         make_schedule(ScheduleConfig(), peak_lr=1.0, steps_per_epoch=0, batch=64)
 
 

@@ -12,7 +12,7 @@ from pretrain.autoencoder import MaskedAutoencoder
 from tests.engine_cases import Reference
 from tests.engine_runs import make_engine, micro_batches, run_steps
 from tests.tiny import TINY_DECODER, TINY_ENCODER, world_of_one
-from videomae.engine.blocks import blocks_of, prepare_blocks
+from videomae.engine.factory import prepare_blocks, transformer_blocks
 from videomae.engine.protocol import EngineConfig
 from videomae.models.encoder import EncoderConfig, VideoEncoder
 
@@ -35,13 +35,16 @@ def saved_bytes(model: nn.Module) -> int:
 
 
 def test_blocks_of_encoder_and_decoder_are_found() -> None:
-    assert len(blocks_of(MaskedAutoencoder(TINY_ENCODER, TINY_DECODER))) == TINY_ENCODER.depth + TINY_DECODER.depth
+    assert (
+        len(transformer_blocks(MaskedAutoencoder(TINY_ENCODER, TINY_DECODER)))
+        == TINY_ENCODER.depth + TINY_DECODER.depth
+    )
 
 
 @pytest.mark.parametrize("name", ["vivit_1", "vivit_2", "vivit_3", "vivit_4"])
 def test_blocks_of_every_vivit_are_found(name: str) -> None:
     config = VivitConfig(name=name, frames=4, size=32, patch=16, dim=48, depth=3, heads=2)
-    blocks = blocks_of(build(config, 2))
+    blocks = transformer_blocks(build(config, 2))
     temporal = config.temporal_depth if name == "vivit_2" else 0
     assert len(blocks) == 3 + temporal
 
@@ -86,7 +89,7 @@ def test_blocks_that_differ_in_their_rate_of_drop_path_are_compiled_once() -> No
     encoder = VideoEncoder(EncoderConfig(frames=4, size=32, patch=8, dim=48, depth=12, heads=3, drop_path=0.2))
     torch.compiler.reset()
     counters.clear()
-    for block in blocks_of(encoder):
+    for block in transformer_blocks(encoder):
         block.forward = torch.compile(block.forward, backend="eager")
     encoder(torch.randn(2, 3, 4, 32, 32)).sum().backward()
     assert counters["stats"]["unique_graphs"] == 2  # the first block drops nothing
