@@ -1,4 +1,4 @@
-"""Small videos and source folders for the tests of the shards."""
+"""Small videos for the unit tests."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,13 +44,3 @@ def write_video() -> WriteVideo:
         return path
 
     return write
-
-
-@pytest.fixture
-def videos(tmp_path: Path, write_video: WriteVideo) -> Path:
-    """8 train and 4 val videos of the classes Calm and Fight."""
-    folder = tmp_path / "videos"
-    for number in range(12):
-        split, name = ("train" if number < 8 else "val"), ("Calm" if number % 2 else "Fight")
-        write_video(folder / split / name / f"clip{number}.mp4", number)
-    return folder

@@ -17,14 +17,18 @@ from videomae.data.shards.__main__ import main
 from videomae.data.shards.reader import ShardReader
 
 
+@pytest.fixture
+def small_videos(tmp_path: Path, write_video: Callable[..., Path]) -> Path:
+    """6 videos of 64 x 128 pixels; decord fails on smaller ones."""
+    for number in range(6):
+        write_video(tmp_path / "videos" / f"{number}.mp4", number, height=64, width=128)
+    return tmp_path / "videos"
+
+
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")
-def test_the_benchmark_reports_all_figures(
-    tmp_path: Path, write_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_benchmark_reports_all_figures(small_videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("decord", reason="the official way needs decord: pip install -e '.[bench]'")
-    for number in range(4):
-        write_video(tmp_path / "videos" / f"{number}.mp4", number, height=64, width=128)  # decord fails on smaller ones
-    assert main(["bench", str(tmp_path / "videos"), "--clips", "4", "--rounds", "1", "--workers", "1", "--json"]) == 0
+    assert main(["bench", str(small_videos), "--clips", "4", "--rounds", "1", "--workers", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     rates = result["per_core"]
     assert result["ratio_official"] == pytest.approx(rates["ours"] / rates["official"])
@@ -39,10 +43,10 @@ def test_the_benchmark_reports_all_figures(
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than the cores of this machine
-def test_every_worker_has_a_shard(videos: Path) -> None:
+def test_every_worker_has_a_shard(small_videos: Path) -> None:
     with pytest.raises(SourceError, match="4 readable clips for 5 workers"):
-        bench(videos, clips=4, rounds=1, workers=(5,), official=False)
-    assert bench(videos, clips=6, rounds=1, workers=(5,), official=False).workers[5].rates["webdataset"] > 0
+        bench(small_videos, clips=4, rounds=1, workers=(5,), official=False)
+    assert bench(small_videos, clips=6, rounds=1, workers=(5,), official=False).workers[5].rates["webdataset"] > 0
     gc.collect()  # as above
 
 
@@ -53,8 +57,8 @@ def test_ratios_are_medians_of_those_of_each_round() -> None:
     assert found.ratios == {"ratio_webdataset": 2.0, "ratio_webdataset_lent": 1.0}
 
 
-def test_crops_of_one_decoding_are_those_of_decodings_apart(videos: Path, tmp_path: Path) -> None:
-    manifest = build(find(videos), tmp_path / "out", BuildConfig()).manifests["train"]
+def test_crops_of_one_decoding_are_those_of_decodings_apart(small_videos: Path, tmp_path: Path) -> None:
+    manifest = build(find(small_videos, unlabelled=True), tmp_path / "out", BuildConfig()).manifests["train"]
     sample = ShardReader(manifest).read(0)
     rngs = [generator(key=(0, 0), counter=(0, repeat, 4)) for repeat in range(3)]
     together = crop_clips(sample, tuple(rngs))
