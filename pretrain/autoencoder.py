@@ -1,11 +1,11 @@
-"""The masked autoencoder: an encoder over the visible tokens, a light decoder that predicts the hidden ones.
+"""The masked autoencoder: an encoder over the visible tokens and a light decoder that predicts the hidden ones.
 
-Asymmetric design of VideoMAE (Tong et al. 2022, section 3.2): the encoder never sees hidden tokens; the decoder gets
-the encoded visible tokens and one learnt mask token at each hidden place, all with their positions, and only its
-outputs at the hidden places are projected to pixels. Module names equal the keys of the official checkpoints.
+Asymmetric design of VideoMAE (Tong et al. 2022, section 3.2): the encoder never sees hidden tokens. The decoder gets
+the encoded visible tokens and a learned mask token for each hidden token, with position embeddings, and only its
+outputs for the hidden tokens are projected to pixels. Parameter names equal the keys of the official checkpoints.
 
 Shapes: B batch, V visible tokens, H hidden tokens (height in BCTHW), S ignored tokens, M mask tokens, D width,
-P pixel values of a cube.
+P pixel values of a patch.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
-from videomae.models.encoder import Block, EncoderConfig, VideoEncoder, initialize, sincos_table, take_tokens
+from videomae.models.encoder import EncoderConfig, VideoEncoder, sincos_table, take_tokens
+from videomae.models.transformer import Block, initialize
 
 
 @configclass
 class DecoderConfig:
-    """Size of the decoder; the defaults are those for a ViT-B encoder."""
+    """Size of the decoder; the defaults belong to a ViT-B encoder."""
 
     dim: int = 384
     depth: int = 4
@@ -35,13 +36,13 @@ class DecoderConfig:
 
 
 class PixelDecoder(nn.Module):
-    """Transformer blocks, a norm and a linear map from tokens to the pixel values of a cube."""
+    """Transformer blocks, a norm and a linear projection from tokens to the pixel values of a patch."""
 
-    def __init__(self, config: DecoderConfig, *, cube_values: int) -> None:
+    def __init__(self, config: DecoderConfig, *, patch_dim: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(config.dim, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
-        self.head = nn.Linear(config.dim, cube_values)
+        self.head = nn.Linear(config.dim, patch_dim)
 
     def forward(self, tokens_BND: Tensor, *, last: int) -> Tensor:
         """Predict the pixels of the `last` tokens: predictions_BHP."""
@@ -51,7 +52,7 @@ class PixelDecoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Predicts the pixels of hidden cubes from the visible ones."""
+    """Predicts the pixels of hidden patches from the visible ones."""
 
     positions_ND: Tensor
 
@@ -60,26 +61,26 @@ class MaskedAutoencoder(nn.Module):
         self.encoder = VideoEncoder(encoder)
         self.encoder_to_decoder = nn.Linear(encoder.dim, decoder.dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.dim))
-        self.decoder = PixelDecoder(decoder, cube_values=encoder.patch_dim)
+        self.decoder = PixelDecoder(decoder, patch_dim=encoder.patch_dim)
         self.register_buffer("positions_ND", sincos_table(encoder.num_patches, decoder.dim), persistent=False)
         initialize(self, xavier=True)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, video_BCTHW: Tensor, visible_BV: Tensor, hidden_BH: Tensor, silent_BS: Tensor | None = None
+        self, video_BCTHW: Tensor, visible_BV: Tensor, hidden_BH: Tensor, ignored_BS: Tensor | None = None
     ) -> Tensor:
-        """Predict hidden cubes.
+        """Predict the hidden patches.
 
         Args:
             video_BCTHW: normalised float pixels.
-            visible_BV, hidden_BH, silent_BS: int64 token indices, see `pretrain.masking.Mask`.
+            visible_BV, hidden_BH, ignored_BS: int64 token indices, see `pretrain.masking.Mask`.
 
         Returns:
-            predictions_BHP in the order of `hidden_BH`, values as in `pretrain.objective`.
+            predictions_BHP in the order of `hidden_BH`; P as in `pretrain.objective.patchify`.
         """
         visible_BVD = self.encoder_to_decoder(self.encoder(video_BCTHW, visible_BV))
-        places_BND = self.positions_ND.to(visible_BVD.dtype).expand(visible_BVD.shape[0], -1, -1)
-        visible_BVD = visible_BVD + take_tokens(places_BND, visible_BV)
-        masked = hidden_BH if silent_BS is None else torch.cat([silent_BS, hidden_BH], dim=1)
-        masked_BMD = self.mask_token + take_tokens(places_BND, masked)
+        positions_BND = self.positions_ND.to(visible_BVD.dtype).expand(visible_BVD.shape[0], -1, -1)
+        visible_BVD = visible_BVD + take_tokens(positions_BND, visible_BV)
+        masked_BM = hidden_BH if ignored_BS is None else torch.cat([ignored_BS, hidden_BH], dim=1)
+        masked_BMD = self.mask_token + take_tokens(positions_BND, masked_BM)
         return self.decoder(torch.cat([visible_BVD, masked_BMD], dim=1), last=hidden_BH.shape[1])

@@ -1,4 +1,4 @@
-"""What travels from the loader to the device: masked clips, one and many.
+"""Masked clips, single and batched, as the loader hands them to the training step.
 
 Shapes: B batch, C channels, T frames, H height (or hidden tokens), W width, V visible tokens, S ignored tokens.
 """
@@ -20,7 +20,7 @@ from videomae.data.sample_weights import stack_weights
 
 @dataclass(frozen=True)
 class PretrainItem:
-    """One clip, uint8, its mask, and its weight in a mean over the batch."""
+    """One uint8 clip, its mask, and its weight in a mean over the batch."""
 
     frames_TCHW: Tensor
     mask: Mask
@@ -35,11 +35,11 @@ class PretrainBatch(TensorBatch):
     visible_BV: Tensor
     hidden_BH: Tensor
     ignored_BS: Tensor
-    weight_B: Tensor | None = None  # float32; None: each clip counts alike
+    weight_B: Tensor | None = None  # float32; None: all clips weigh the same
 
 
 def collate(items: Sequence[PretrainItem]) -> PretrainBatch:
-    """Stack clips into a batch."""
+    """Stack items into a batch."""
     return PretrainBatch(
         video_BCTHW=stack_clips([item.frames_TCHW for item in items]),
         visible_BV=torch.from_numpy(np.stack([item.mask.visible_V for item in items])),

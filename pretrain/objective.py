@@ -1,15 +1,15 @@
-"""What pretraining minimises: the squared error of the predicted pixels of hidden cubes.
+"""The pretraining loss: mean squared error between predicted and original pixels of hidden patches.
 
-Each cube's target is normalised by its own mean and standard deviation, a channel at a time (He et al. 2022, section 4;
+Each patch's target is normalised by its own mean and standard deviation per channel (He et al. 2022, section 4;
 Tong et al. 2022): pixels in [0, 1], minus the mean, divided by (the square root of the unbiased variance + 1e-6).
-A model that predicts the mean has a normalised loss of (n - 1) / n for n pixels a cube and channel, close to 1.
+A model that predicts the mean has a normalised loss of (n - 1) / n for n pixels per patch and channel, close to 1.
 
-Whatever the target, both errors can be measured beside the loss, so that runs can be compared: the one in pixels, and
-the normalised one. Of plain pixels the latter is the error as a share of the variance within the cubes, both taken over
-the global batch, because cubes without any contrast have no finite one of their own; predicting each cube's mean gives
-the same (n - 1) / n.
+To compare runs with different targets, the error in pixels and the normalised error can be measured beside the loss.
+For plain pixel targets, the normalised error is the error divided by the variance within patches, both averaged over
+the global batch because a patch without contrast has no finite ratio of its own; predicting each patch's mean again
+gives (n - 1) / n.
 
-Shapes: B batch, N tokens, H hidden tokens (height in BCTHW), P values of a cube, flattened as (pixel, channel).
+Shapes: B batch, N tokens, H hidden tokens (height in BCTHW), P values of a patch, flattened as (pixel, channel).
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ EPSILON = 1e-6
 class ObjectiveConfig:
     """Choice of the target."""
 
-    normalize: bool = True  # by each cube's own mean and deviation; off: plain pixels in [0, 1]
+    normalize: bool = True  # by each patch's own mean and deviation; off: plain pixels in [0, 1]
 
 
 @dataclass(frozen=True)
 class PatchStatistics:
-    """Mean and deviation of each cube and channel: two tensors of (B, H, 1, C)."""
+    """Mean and deviation of each patch and channel, both (B, H, 1, C)."""
 
     mean: Tensor
     deviation: Tensor
 
 
 def patchify(video_BCTHW: Tensor, encoder: EncoderConfig) -> Tensor:
-    """Cut a clip of any dtype into cubes_BNP: N runs over (time, height, width), P over (those, channel)."""
+    """Cut a clip of any dtype into patches_BNP, both N and P ordered as (time, height, width), P then by channel."""
     return rearrange(
         video_BCTHW,
         "b c (t u) (h p) (w q) -> b (t h w) (u p q c)",
@@ -57,10 +57,10 @@ def patchify(video_BCTHW: Tensor, encoder: EncoderConfig) -> Tensor:
     )
 
 
-def unpatchify(cubes_BNP: Tensor, encoder: EncoderConfig) -> Tensor:
-    """The inverse of `cubes_of`: video_BCTHW."""
+def unpatchify(patches_BNP: Tensor, encoder: EncoderConfig) -> Tensor:
+    """The inverse of `patchify`: video_BCTHW."""
     return rearrange(
-        cubes_BNP,
+        patches_BNP,
         "b (t h w) (u p q c) -> b c (t u) (h p) (w q)",
         t=encoder.grid_t,
         h=encoder.grid_size,
@@ -73,14 +73,14 @@ def unpatchify(cubes_BNP: Tensor, encoder: EncoderConfig) -> Tensor:
 def hidden_targets(
     video_BCTHW: Tensor, hidden_BH: Tensor, *, encoder: EncoderConfig, normalize: bool
 ) -> tuple[Tensor, PatchStatistics]:
-    """Targets of the hidden cubes, float32, and the statistics that turn a prediction back into pixels.
+    """Float32 targets of the hidden patches, and the statistics that convert predictions back to pixels.
 
     Args:
         video_BCTHW: uint8 pixels, or floats in [0, 1].
         hidden_BH: int64 indices of the hidden tokens.
     """
-    cubes_BHP = take_tokens(patchify(video_BCTHW, encoder), hidden_BH)
-    pixels = cubes_BHP.float().div(255) if video_BCTHW.dtype == torch.uint8 else cubes_BHP.float()
+    patches_BHP = take_tokens(patchify(video_BCTHW, encoder), hidden_BH)
+    pixels = patches_BHP.float().div(255) if video_BCTHW.dtype == torch.uint8 else patches_BHP.float()
     pixels_BHXC = rearrange(pixels, "b h (x c) -> b h x c", c=3)
     variance, mean = torch.var_mean(pixels_BHXC, dim=2, keepdim=True, unbiased=True)
     statistics = PatchStatistics(mean, variance.sqrt() + EPSILON)
@@ -90,7 +90,7 @@ def hidden_targets(
 
 
 def to_pixels(predictions_BHP: Tensor, statistics: PatchStatistics, *, normalize: bool) -> Tensor:
-    """Predictions as pixels in about [0, 1]: a normalised prediction gets its cube's own mean and deviation back."""
+    """Convert predictions to pixels of about [0, 1], undoing the normalisation with each patch's own statistics."""
     if not normalize:
         return predictions_BHP.float()
     predictions_BHXC = rearrange(predictions_BHP.float(), "b h (x c) -> b h x c", c=3)
@@ -98,7 +98,7 @@ def to_pixels(predictions_BHP: Tensor, statistics: PatchStatistics, *, normalize
 
 
 def reconstruction_loss(predictions_BHP: Tensor, targets_BHP: Tensor, weight_B: Tensor | None = None) -> Tensor:
-    """Mean squared error over all hidden cubes and their values, clips weighed, in float32: a scalar."""
+    """Mean squared error over the values of all hidden patches, a float32 scalar; `weight_B` weights the clips."""
     if weight_B is None:
         return nn.functional.mse_loss(predictions_BHP.float(), targets_BHP)
     return weighted_mean(nn.functional.mse_loss(predictions_BHP.float(), targets_BHP, reduction="none"), weight_B)
@@ -113,7 +113,7 @@ def measure(
     normalized: bool,
     weight_B: Tensor | None = None,
 ) -> dict[str, Ratio]:
-    """The errors of predictions in both units, scalars: `pixel_loss` (pixels in [0, 1]) and `normalised_loss`."""
+    """The scalar errors `pixel_loss` (pixels in [0, 1]) and `normalised_loss` of predictions."""
     error_BHP = nn.functional.mse_loss(predictions_BHP.float(), targets_BHP, reduction="none")
     error_BH1C = rearrange(error_BHP, "b h (x c) -> b h x c", c=3).mean(dim=2, keepdim=True)
     variance = statistics.deviation.square()
@@ -125,22 +125,22 @@ def measure(
 
 
 def trivial_loss(encoder: EncoderConfig) -> TrivialLoss:
-    """What predicting the mean of each cube and channel gives, in either unit's normalised error."""
+    """The normalised error of a model that predicts the mean of each patch and channel."""
     pixels = encoder.tubelet * encoder.patch**2
     return TrivialLoss(
         key="normalised_loss",
         value=(pixels - 1) / pixels,
-        answer="predicting the mean of every cube",
-        advice="if it stays so, raise optimizer.lr or the duration, lower mask.ratio for small data sets, and look at "
-        "the clips (python -m videomae.data.shards show SHARDS): flat ones leave only noise to predict, "
+        answer="predicting the mean of every patch",
+        advice="if it stays there, raise optimizer.lr or the duration, lower mask.ratio for small data sets, and look "
+        "at the clips (python -m videomae.data.shards show SHARDS): flat patches leave only noise to predict, "
         "for which objective.normalize=false is the better target",
     )
 
 
 class Objective:
-    """The loss of a module on a batch; puts the batch on the device and normalises its pixels there.
+    """Computes the loss of a module on a batch; moves the batch to the device and normalises its pixels there.
 
-    With `measuring` set, the errors in both units are kept as well, until `measured` takes them.
+    While `measuring` is set, the errors of `measure` are collected too; `measured` returns and clears them.
     """
 
     def __init__(self, config: ObjectiveConfig, *, encoder: EncoderConfig, device: torch.device) -> None:
@@ -163,7 +163,7 @@ class Objective:
         return reconstruction_loss(predictions_BHP, targets_BHP, batch.weight_B)
 
     def measured(self) -> dict[str, Ratio]:
-        """The mean errors over the micro-batches since the last call; empty if none was measured."""
+        """Mean errors over the micro-batches since the last call; empty if none was measured."""
         seen, self._measured = self._measured, []
         return {name: _mean([one[name] for one in seen]) for name in seen[0]} if seen else {}
 

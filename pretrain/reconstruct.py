@@ -1,4 +1,4 @@
-"""Pictures of what the autoencoder sees and makes up: original, masked and reconstructed frames below each other."""
+"""Images of original, masked and reconstructed frames."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ GREY = 0.5
 def reconstruct(model: MaskedAutoencoder, batch: PretrainBatch, *, normalized: bool) -> Tensor:
     """Original, masked and reconstructed videos of a batch: uint8 (B, 3, C, T, H, W).
 
-    `normalized` says whether the model was trained on normalised targets. Visible cubes are shown as they are; a
-    hidden cube's prediction gets the cube's own mean and deviation back: its contrast is given, its content is not.
-    Cubes that dual masking leaves unpredicted stay grey.
+    `normalized` says whether the model was trained on normalised targets: then each predicted patch is scaled by the
+    original patch's mean and deviation. Visible patches are copied from the original, patches that dual masking leaves
+    unpredicted stay grey.
     """
     encoder = model.encoder.config
     video_BCTHW = batch.video_BCTHW.float() / 255
@@ -40,24 +40,24 @@ def reconstruct(model: MaskedAutoencoder, batch: PretrainBatch, *, normalized: b
 
 
 def write_visualizations(triples: Tensor, folder: Path, *, columns: int = 8) -> list[Path]:
-    """Write one PNG a clip, rows original / masked / reconstructed, `columns` frames evenly from the clip.
+    """Write one PNG per clip: rows original / masked / reconstructed, `columns` evenly spaced frames.
 
     Args:
-        triples: uint8 (B, 3, C, T, H, W) as `reconstruct` gives.
+        triples: uint8 (B, 3, C, T, H, W) from `reconstruct`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     frames = triples.shape[3]
     chosen = torch.linspace(0, frames - 1, min(columns, frames)).round().long()
     paths = []
     for number, triple in enumerate(triples[:, :, :, chosen]):
-        picture = rearrange(triple, "row c t h w -> (row h) (t w) c").cpu().numpy()
+        image = rearrange(triple, "row c t h w -> (row h) (t w) c").cpu().numpy()
         path = folder / f"clip-{number}.png"
-        Image.fromarray(np.ascontiguousarray(picture)).save(path)
+        Image.fromarray(np.ascontiguousarray(image)).save(path)
         paths.append(path)
     return paths
 
 
-def _replace(video_BCTHW: Tensor, tokens_BK: Tensor, cubes_BKP: Tensor, encoder: EncoderConfig) -> Tensor:
-    cubes_BNP = patchify(video_BCTHW, encoder)
-    index_BKP = tokens_BK[..., None].expand(-1, -1, cubes_BNP.shape[-1])
-    return unpatchify(cubes_BNP.scatter(1, index_BKP, cubes_BKP), encoder)
+def _replace(video_BCTHW: Tensor, tokens_BK: Tensor, patches_BKP: Tensor, encoder: EncoderConfig) -> Tensor:
+    patches_BNP = patchify(video_BCTHW, encoder)
+    index_BKP = tokens_BK[..., None].expand(-1, -1, patches_BNP.shape[-1])
+    return unpatchify(patches_BNP.scatter(1, index_BKP, patches_BKP), encoder)

@@ -17,7 +17,8 @@ from torch.nn import functional
 from finetune.models.contract import Published
 from finetune.models.videomae import EncoderStart, encoder_config, encoder_label, load_backbone
 from videomae.core.config import configclass
-from videomae.models.encoder import VideoEncoder, initialize
+from videomae.models.encoder import VideoEncoder
+from videomae.models.transformer import initialize
 
 
 @configclass

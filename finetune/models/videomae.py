@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from finetune.models.contract import ModelInput, Published
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
-from videomae.models.encoder import EncoderConfig, VideoEncoder, initialize
+from videomae.models.encoder import EncoderConfig, VideoEncoder
+from videomae.models.transformer import initialize
 from videomae.models.weights.export import describe_encoder, load_encoder
 from videomae.models.weights.files import WeightsError, load_strictly, without
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from finetune.models.vivit_config import VivitConfig
 from finetune.models.vivit_initialisation import initialise_from
-from videomae.models.encoder import Attention, Block, DropPath, Mlp, initialize
+from videomae.models.transformer import Attention, Block, DropPath, Mlp, initialize
 
 
 class TubeletEmbedding(nn.Module):

@@ -1,53 +1,50 @@
-"""Multiply-adds and parameters of a module, layer by layer, counted without doing its arithmetic.
+"""Parameters and multiply-adds of a module, layer by layer, counted on the meta device.
 
-The module is copied to the meta device, where tensors have shapes and no values, and run once on meta inputs. Every
-matrix product, convolution and attention that comes past is attributed to the innermost module whose `forward` is
-running. A multiply-add counts once (GMACs = multiply-adds / 1e9), which is what most papers print as "GFLOPs".
-Element-wise work (norms, activations, softmax) is not counted, as nobody counts it; a module whose products are
-element-wise, such as a selective scan, says them itself through `extra_multiply_adds`.
+A copy of the module on the meta device, where tensors have shapes and no values, runs once under PyTorch's
+`FlopCounterMode`; hooks attribute the operators to the innermost module whose `forward` is running. One multiply-add
+counts once (GMACs = multiply-adds / 1e9), which most papers print as "GFLOPs". Element-wise operators (norms,
+activations, softmax) are not counted, as usual. A module whose products are element-wise, such as a selective scan,
+reports them through `extra_multiply_adds`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @runtime_checkable
 class CountsItself(Protocol):
-    """A module with multiply-adds that no matrix product shows, for example a recurrence of element-wise products."""
+    """A module with multiply-adds outside matrix products, for example a recurrence of element-wise products."""
 
     def extra_multiply_adds(self, *inputs: Tensor) -> int:
         """Multiply-adds of one `forward(*inputs)` beyond its matrix products and convolutions."""
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class LayerCount:
-    """One module that was called: what it did itself, without the modules inside it.
+    """Counts of one called module, excluding its submodules.
 
-    Parameters of a module that is never called, because another reaches for its weight, stand with the module round it.
+    Parameters of a module that is never called, because its parent uses the weight directly, count for the parent.
     """
 
     name: str  # dotted path, "" for the counted module itself
     kind: str
-    output: tuple[int, ...]  # shape of its last output, batch axis included
-    parameters: int
-    multiply_adds: int
     is_leaf: bool
+    output: tuple[int, ...] = ()  # shape of the last output, batch axis included
+    parameters: int = 0
+    multiply_adds: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlopCount:
-    """Totals of a module, and its layers in the order in which they were first called."""
+    """Totals of a module, and its layers in the order of their first call."""
 
     layers: tuple[LayerCount, ...]
     parameters: int
@@ -60,43 +57,33 @@ class FlopCount:
 
 
 def count_flops(module: nn.Module, *inputs: Tensor) -> FlopCount:
-    """Count `module(*inputs)` in evaluation mode; neither is changed, and no memory is taken for weights.
+    """Count `module(*inputs)` in evaluation mode, without changing the module or allocating memory for weights.
 
-    Inputs may live on the meta device themselves: only their shapes and types matter.
+    Inputs may be on any device, meta included: only their shapes and dtypes matter.
     """
-    skeleton = _skeleton(module)
-    tally = _Tally()
-    with ExitStack() as stack:
-        for name, layer in skeleton.named_modules():
-            stack.enter_context(_watched(name, layer, tally))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(tally)
+    skeleton = _meta_copy(module)
+    counter = FlopCounterMode(display=False)
+    layers = _Recorder(counter).watch(skeleton)
+    with torch.no_grad(), counter:
         skeleton(*(tensor.to("meta") for tensor in inputs))
-    parameters = _parameters_by_caller(skeleton, set(tally.called))
-    layers = tuple(
-        LayerCount(
-            name=name,
-            kind=type(layer).__name__,
-            output=tally.outputs.get(name, ()),
-            parameters=parameters[name],
-            multiply_adds=tally.multiply_adds.get(name, 0),
-            is_leaf=next(layer.children(), None) is None,
-        )
-        for name, layer in tally.called.items()
-    )
+    for name, parameter in skeleton.named_parameters():
+        owner = name.rpartition(".")[0]
+        while owner not in layers:
+            owner = owner.rpartition(".")[0]
+        layers[owner].parameters += parameter.numel()
     return FlopCount(
-        layers=layers,
+        layers=tuple(layers.values()),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
-        multiply_adds=sum(tally.multiply_adds.values()),
+        multiply_adds=sum(layer.multiply_adds for layer in layers.values()),
     )
 
 
 def training_multiply_adds(module: nn.Module, counted: FlopCount) -> dict[str, int]:
-    """Multiply-adds of a forward and backward pass by part of `module`, its direct children; "" for what is its own.
+    """Multiply-adds of a forward and a backward pass by direct child of `module`; "" for the module's own.
 
-    The backward pass does each product of the forward pass once more for the weights and once more for what came in. A
-    frozen layer has no first, and a layer before which nothing is trained no second. What a checkpointed block does
-    again is no work of the model's and is not counted (model FLOPs, Chowdhery et al. 2022, appendix B).
+    The backward pass repeats each product of the forward pass for the gradient of the weights and for that of the
+    input. A frozen layer skips the first, a layer with no trained layer before it the second. Recomputation under
+    activation checkpointing is not counted (model FLOPs, Chowdhery et al. 2022, appendix B).
     """
     modules = dict(module.named_modules())
     totals: dict[str, int] = {}
@@ -104,57 +91,49 @@ def training_multiply_adds(module: nn.Module, counted: FlopCount) -> dict[str, i
     for layer in counted.layers:
         trained = any(parameter.requires_grad for parameter in modules[layer.name].parameters())
         passes = 1 + trained + trained_before
-        part = layer.name.partition(".")[0]
-        totals[part] = totals.get(part, 0) + passes * layer.multiply_adds
+        child = layer.name.partition(".")[0]
+        totals[child] = totals.get(child, 0) + passes * layer.multiply_adds
         trained_before |= trained and layer.is_leaf
     return totals
 
 
 @dataclass
-class _Tally(TorchDispatchMode):
-    """Sums the multiply-adds of every operator under the module that is running."""
+class _Recorder:
+    """Attributes the counter's FLOPs to the module on top of the call stack."""
 
-    running: list[str] = field(default_factory=list)
-    multiply_adds: dict[str, int] = field(default_factory=dict)
-    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    called: dict[str, nn.Module] = field(default_factory=dict)
+    counter: FlopCounterMode
+    layers: dict[str, LayerCount] = field(default_factory=dict)
+    stack: list[LayerCount] = field(default_factory=list)
+    seen: int = 0
 
-    def __post_init__(self) -> None:
-        super().__init__()
+    def watch(self, module: nn.Module) -> dict[str, LayerCount]:
+        """Hook `module` and its submodules for good; returns the layers by name, filled as they are called."""
+        for name, layer in module.named_modules():
+            layer.register_forward_pre_hook(lambda layer, inputs, name=name: self.enter(name, layer, inputs))
+            layer.register_forward_hook(lambda _, inputs, output: self.leave(output))
+        return self.layers
 
-    def add(self, multiply_adds: int) -> None:
-        name = self.running[-1] if self.running else ""
-        self.multiply_adds[name] = self.multiply_adds.get(name, 0) + multiply_adds
+    def settle(self) -> None:
+        """Credit the FLOPs since the last call of this method to the running module."""
+        total = self.counter.get_total_flops() // 2  # a FLOP is a multiplication or an addition
+        if self.stack:
+            self.stack[-1].multiply_adds += total - self.seen
+        self.seen = total
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            self.add(int(formula(*args, **(kwargs or {}), out_val=result)) // 2)  # the registry counts both halves
-        return result
+    def enter(self, name: str, module: nn.Module, inputs: Any) -> None:
+        self.settle()
+        is_leaf = next(module.children(), None) is None
+        layer = self.layers.setdefault(name, LayerCount(name=name, kind=type(module).__name__, is_leaf=is_leaf))
+        if isinstance(module, CountsItself):
+            layer.multiply_adds += module.extra_multiply_adds(*inputs)
+        self.stack.append(layer)
 
-
-@contextmanager
-def _watched(name: str, layer: nn.Module, tally: _Tally) -> Iterator[None]:
-    def enter(_: nn.Module, inputs: Any) -> None:
-        tally.called.setdefault(name, layer)
-        tally.running.append(name)
-        if isinstance(layer, CountsItself):
-            tally.add(layer.extra_multiply_adds(*inputs))
-
-    def leave(_: nn.Module, inputs: Any, output: Any) -> None:
-        tally.running.pop()
-        tally.outputs[name] = _shape(output)
-
-    handles = [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def leave(self, output: Any) -> None:
+        self.settle()
+        self.stack.pop().output = _shape(output)
 
 
-def _skeleton(module: nn.Module) -> nn.Module:
+def _meta_copy(module: nn.Module) -> nn.Module:
     """A copy on the meta device; shared parameters stay shared, values are never copied."""
     replaced: dict[int, Any] = {}
     for parameter in module.parameters():
@@ -164,20 +143,7 @@ def _skeleton(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, replaced).eval()
 
 
-def _parameters_by_caller(skeleton: nn.Module, called: set[str]) -> dict[str, int]:
-    """Own parameters of every called module, and of what was never called within it; shared ones count at the first."""
-    parameters = dict.fromkeys(called, 0)
-    for name, parameter in skeleton.named_parameters():
-        owner = name.rpartition(".")[0]
-        while owner not in called:
-            owner = owner.rpartition(".")[0]
-        parameters[owner] += parameter.numel()
-    return parameters
-
-
 def _shape(output: Any) -> tuple[int, ...]:
     if isinstance(output, Tensor):
         return tuple(output.shape)
-    if isinstance(output, (tuple, list)) and output:
-        return _shape(output[0])
-    return ()
+    return _shape(output[0]) if isinstance(output, (tuple, list)) and output else ()

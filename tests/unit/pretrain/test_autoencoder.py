@@ -53,7 +53,7 @@ def test_overfitting_one_batch_brings_the_loss_down() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_reconstruction_keeps_visible_cubes_and_greys_hidden_ones() -> None:
+def test_reconstruction_keeps_visible_patches_and_greys_hidden_ones() -> None:
     model = MaskedAutoencoder(TINY_ENCODER, TINY_DECODER).eval()
     batch = tiny_batch(seed=3)
     original, masked, rebuilt = (

@@ -26,4 +26,4 @@ def test_the_work_on_a_clip_is_that_of_a_forward_and_backward_pass() -> None:
 def test_a_larger_mask_saves_work_in_the_encoder_alone() -> None:
     low, high = (workload(TINY_ENCODER, TINY_DECODER, MaskConfig(ratio=ratio)) for ratio in (0.5, 0.75))
     assert high.multiply_adds["encoder"] < 0.7 * low.multiply_adds["encoder"]
-    assert high.multiply_adds["decoder"] > low.multiply_adds["decoder"]  # its head paints more cubes
+    assert high.multiply_adds["decoder"] > low.multiply_adds["decoder"]  # its head predicts more patches

@@ -107,25 +107,25 @@ def test_all_four_phases_are_drawn() -> None:
 
 
 def test_what_cannot_be_exact_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs tubes"):
+    with pytest.raises(ValueError, match="only with tube masks"):
         MaskConfig(kind="random", decoder="running_cell")
     with pytest.raises(ValueError, match="multiple of 8"):
         hidden_count(MaskConfig(decoder="running_cell"), EncoderConfig(frames=4))
-    with pytest.raises(ValueError, match="temporal slices"):
+    with pytest.raises(ValueError, match="of the 2 times"):
         hidden_count(MaskConfig(kind="frame", ratio=0.4), EncoderConfig(frames=4))
 
 
 @torch.no_grad()
-def test_silent_mask_tokens_are_seen_by_the_decoder_and_not_predicted() -> None:
+def test_ignored_mask_tokens_are_seen_by_the_decoder_and_not_predicted() -> None:
     encoder = EncoderConfig(frames=8, size=16, patch=4, dim=16, depth=1, heads=2)
     model = MaskedAutoencoder(encoder, DecoderConfig(dim=16, depth=1, heads=2)).eval()
     mask = draw(MaskConfig(ratio=0.75, decoder="running_cell"), encoder)
-    visible_BV, hidden_BH, silent_BS = (
+    visible_BV, hidden_BH, ignored_BS = (
         torch.from_numpy(part)[None] for part in (mask.visible_V, mask.hidden_H, mask.ignored_S)
     )
     video_BCTHW = torch.randn(1, 3, 8, 16, 16)
-    with_silent = model(video_BCTHW, visible_BV, hidden_BH, silent_BS)
+    with_ignored = model(video_BCTHW, visible_BV, hidden_BH, ignored_BS)
     without = model(video_BCTHW, visible_BV, hidden_BH)
-    assert with_silent.shape == without.shape == (1, len(mask.hidden_H), encoder.patch_dim)
-    assert (with_silent - without).abs().max() > 1e-6
-    torch.testing.assert_close(model(video_BCTHW, visible_BV, hidden_BH, silent_BS[:, :0]), without)
+    assert with_ignored.shape == without.shape == (1, len(mask.hidden_H), encoder.patch_dim)
+    assert (with_ignored - without).abs().max() > 1e-6
+    torch.testing.assert_close(model(video_BCTHW, visible_BV, hidden_BH, ignored_BS[:, :0]), without)

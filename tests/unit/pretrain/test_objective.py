@@ -26,16 +26,16 @@ def draw_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def slow_loss(video: torch.Tensor, hidden: torch.Tensor, predictions: torch.Tensor) -> float:
-    """Cube by cube, channel by channel, value by value."""
+    """Patch by patch, channel by channel, value by value."""
     pixels = video.numpy().astype(np.float64) / 255
     errors = []
     for sample in range(len(pixels)):
         for place, token in enumerate(hidden[sample].tolist()):
             time, row, column = token // 4, token % 4 // 2, token % 2
-            cube = pixels[sample, :, 2 * time : 2 * time + 2, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
-            wanted = np.empty_like(cube)
+            patch = pixels[sample, :, 2 * time : 2 * time + 2, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+            wanted = np.empty_like(patch)
             for channel in range(3):
-                values = cube[channel]
+                values = patch[channel]
                 wanted[channel] = (values - values.mean()) / (values.std(ddof=1) + 1e-6)
             flat = [wanted[c, t, y, x] for t in range(2) for y in range(8) for x in range(8) for c in range(3)]
             errors += list((np.array(flat) - predictions[sample, place].numpy().astype(np.float64)) ** 2)
@@ -55,7 +55,7 @@ def test_float_pixels_give_the_same_targets_as_uint8() -> None:
     torch.testing.assert_close(as_bytes, as_floats)
 
 
-def test_cubes_and_video_are_inverse() -> None:
+def test_patchs_and_video_are_inverse() -> None:
     video, _, _ = draw_case()
     assert torch.equal(unpatchify(patchify(video, ENCODER), ENCODER), video)
 

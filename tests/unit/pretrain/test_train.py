@@ -22,7 +22,7 @@ def test_pictures_that_a_disk_refuses_are_skipped(
     monkeypatch.setattr(logging.getLogger("videomae"), "propagate", True)
     config: Any = SimpleNamespace(visualize_every="2 steps", batch=1)
     engine: Any = SimpleNamespace(world=world_of_one(), full_state=dict)
-    training: Any = SimpleNamespace(aside=lambda name: nullcontext())
+    training: Any = SimpleNamespace(exclude_time=lambda name: nullcontext())
     timetable: Any = SimpleNamespace(interval=lambda every, batch: 2)
     between = pretrain.train.visualize_before_step(config, engine, training, timetable)
     between(2)

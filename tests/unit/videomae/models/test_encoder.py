@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests.tiny import TINY_ENCODER
-from videomae.models.encoder import DropPath, EncoderConfig, VideoEncoder, sincos_table
+from videomae.models.encoder import EncoderConfig, VideoEncoder, sincos_table
+from videomae.models.transformer import DropPath
 
 
 def test_position_table_is_the_published_formula() -> None:
