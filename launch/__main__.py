@@ -12,10 +12,10 @@ _COMMANDS = ("chain", "logs", "status", "stop")
 
 
 def main(words: Sequence[str]) -> int:
-    """Hand over to the command."""
+    """Run a command; returns its exit code."""
     log_to(None, console_too=True)
     name, rest = (words[0], words[1:]) if words and words[0] in _COMMANDS else ("start", words)
-    # Only the one that is asked for: launching needs every model's config, which takes seconds to import.
+    # Only the chosen command is imported: launching imports every model's config, which takes seconds.
     return importlib.import_module(f"launch.{name}").main(rest)
 
 

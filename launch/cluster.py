@@ -1,6 +1,6 @@
-"""The machines of a run: hosts or a Slurm partition, how they are reached, and what is set up on them.
+"""The config of a cluster: its hosts or Slurm partition, how to reach them, and how to set them up.
 
-A file below configs/cluster/ holds these values and nothing of the science, so one cluster's file serves every run.
+A file below configs/cluster/ holds these values and no setting of a run, so every run can use it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.core.ranks import plain_address
 
+Launcher = Literal["local", "torchrun", "deepspeed", "slurm"]
+LAUNCHERS: tuple[Launcher, ...] = ("local", "torchrun", "deepspeed", "slurm")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOSTFILE_LINE = re.compile(r"(\S+)(?:\s+slots=(\d+))?(?:\s+max[_-]slots=\d+)?\s*(?:#.*)?")
-_NAME = re.compile(r"[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*")  # of a host: what begins with - would be an option of ssh
-_FIRST_PORT, _PORTS = 16384, 16000  # below the ports that systems hand out by themselves
+_HOST_NAME = re.compile(r"[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*")  # ssh would take a leading - for an option
+_FIRST_PORT, _PORTS = 16384, 16000  # below the range of ephemeral ports
 
 
 @dataclass(frozen=True)
@@ -35,27 +37,27 @@ class Host:
 
 @configclass
 class SshConfig:
-    """How other hosts are reached."""
+    """Options of ssh."""
 
-    options: tuple[str, ...] = ()  # words for ssh, for example [-F, cluster_ssh_config] or [-p, "2222"]
-    wait_seconds: int = 10  # for a host that does not answer
+    options: tuple[str, ...] = ()  # words, for example [-F, cluster_ssh_config] or [-p, "2222"]
+    connect_timeout: int = 10  # seconds
 
 
 @configclass
 class SlurmConfig:
-    """What sbatch and srun are told; None leaves the choice to the cluster."""
+    """Options of sbatch and srun; None leaves the choice to the cluster."""
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     time: str | int | None = None  # for example "24:00:00", in quotes
     constraint: str | None = None
-    memory: str | None = None  # of a node; "0" takes all
-    gpu_type: str | None = None  # as the cluster calls it, for example h200
+    memory: str | None = None  # per node; "0" takes all
+    gpu_type: str | None = None  # the cluster's name for it, for example h200
     cpus_per_task: int | None = None
-    signal_seconds: int = 300  # before the time is up: long enough to save
-    extra: tuple[str, ...] = ()  # further options of sbatch, one a line of the script, for example --exclusive
-    srun: tuple[str, ...] = ()  # further options of srun, for example --cpu-bind=none
+    signal_seconds: int = 300  # seconds before the time limit at which the run is told to save
+    extra: tuple[str, ...] = ()  # more options of sbatch, for example --exclusive
+    srun: tuple[str, ...] = ()  # more options of srun, for example --cpu-bind=none
 
     def __post_init__(self) -> None:
         if isinstance(self.time, int):
@@ -64,17 +66,17 @@ class SlurmConfig:
             raise UserError(f"signal_seconds must be at least 1, got {self.signal_seconds}")
         for option in (*self.extra, *self.srun):
             if not option.startswith("-"):
-                raise UserError(f"extra and srun hold options, got {option!r}; wanted for example --exclusive")
+                raise UserError(f"extra and srun take options, got {option!r}; wanted for example --exclusive")
 
 
 @configclass
 class ContainerConfig:
-    """The image that the processes run in, if any."""
+    """The container image that the processes run in, if any."""
 
     kind: Literal["none", "pyxis", "apptainer"] = "none"
     image: str | None = None  # pyxis: file.sqsh or registry#name:tag; apptainer: file.sif
-    mounts: tuple[str, ...] = ()  # SOURCE:TARGET, beside the cluster's root, which is always there
-    options: tuple[str, ...] = ()  # further options of srun (pyxis) or of apptainer exec
+    mounts: tuple[str, ...] = ()  # SOURCE:TARGET; the cluster's root is always mounted
+    options: tuple[str, ...] = ()  # more options of srun (pyxis) or of apptainer exec
 
     def __post_init__(self) -> None:
         if (self.kind == "none") != (self.image is None):
@@ -83,89 +85,89 @@ class ContainerConfig:
 
 @configclass
 class ClusterConfig:
-    """Everything that a launcher must know of the machines."""
+    """Everything that a launcher must know about the machines."""
 
-    nodes: int | None = None  # default: every host, or one node of Slurm
-    processes_per_node: int | None = None  # default: one a GPU, or one
+    nodes: int | None = None  # default: all hosts, or one node of Slurm
+    processes_per_node: int | None = None  # default: one per GPU, or one
     gpus_per_node: int = 0
     hosts: tuple[str, ...] = ()  # names by which the hosts reach each other
     hostfile: str | None = None  # instead of hosts: lines `NAME slots=N`
-    address: str | None = None  # of the first host, where processes meet; default: its name
-    port: int | None = None  # there; default: drawn from the run's name, under Slurm from the job's number
-    deepspeed_ssh: Literal["pdsh", "none"] = "pdsh"  # none: our ssh starts `deepspeed --no_ssh` on each host
-    root: str | None = None  # shared folder that relative paths start from, on all machines; default: where you type
+    address: str | None = None  # of rank 0's host; default: the name of the first host
+    port: int | None = None  # of the rendezvous; default: derived from the run's name, under Slurm from the job id
+    deepspeed_ssh: Literal["pdsh", "none"] = "pdsh"  # none: ssh starts `deepspeed --no_ssh` on each host
+    root: str | None = None  # shared folder that relative paths start from, on all machines; default: the current one
     python: str | None = None  # default: the Python that launches; in a container: python
-    setup: tuple[str, ...] = ()  # lines of shell, run as they are: module load cuda/12.8
+    setup: tuple[str, ...] = ()  # lines of shell code: module load cuda/12.8
     environment: dict[str, str] = Field(default_factory=dict)
     container: ContainerConfig = ContainerConfig()
     ssh: SshConfig = SshConfig()
     slurm: SlurmConfig = SlurmConfig()
-    stop_seconds: int = 600  # what a stop by signal may take before the processes are ended unsaved
+    stop_seconds: int = 600  # time to save after a signal; then the processes are killed
 
     def __post_init__(self) -> None:
         if self.hosts and self.hostfile:
-            raise UserError("got hosts and a hostfile; keep one of them")
+            raise UserError("got both hosts and a hostfile; remove one of them")
         if len(set(self.hosts)) < len(self.hosts):
             raise UserError(f"hosts must differ, got {', '.join(self.hosts)}")
         for name in (*self.hosts, *((self.address,) if self.address is not None else ())):
-            require_name(name)
+            ensure_host_name(name)
         for name in self.environment:
             if not _VARIABLE.fullmatch(name):
-                raise UserError(f"environment holds NAME: value, got the name {name!r}")
+                raise UserError(f"environment takes NAME: value, got the name {name!r}")
         for what, count in (("nodes", self.nodes), ("processes_per_node", self.processes_per_node)):
             if count is not None and count < 1:
                 raise UserError(f"{what} must be at least 1, got {count}")
 
     @property
     def processes(self) -> int:
-        """Processes on a node whose number the hostfile does not give."""
+        """Processes per node where the hostfile does not give their number."""
         return self.processes_per_node or self.gpus_per_node or 1
 
     @property
-    def folder(self) -> Path:
-        """Where relative paths start."""
+    def root_dir(self) -> Path:
+        """The absolute folder that relative paths start from."""
         return Path(self.root or ".").resolve()
 
     @property
     def interpreter(self) -> str:
         return self.python or (sys.executable if self.container.kind == "none" else "python")
 
-    def machines(self) -> tuple[Host, ...]:
-        """The hosts of a run, the first `nodes` of those listed; none where the cluster lists none.
+    def select_hosts(self) -> tuple[Host, ...]:
+        """The hosts of a run, the first `nodes` of those listed; empty if the cluster lists none.
 
         Raises:
-            UserError: fewer hosts are listed than `nodes` wants, or the hostfile is missing or malformed.
+            UserError: fewer than `nodes` hosts are listed, or the hostfile is missing or malformed.
         """
         listed = tuple(Host(name, self.processes) for name in self.hosts)
         if self.hostfile is not None:
             listed = read_hostfile(Path(self.hostfile), self.processes_per_node, default=self.processes)
         if listed and self.nodes is not None and self.nodes > len(listed):
-            raise UserError(f"{self.nodes} nodes wanted, but the cluster lists {len(listed)} hosts; add some, or type "
+            raise UserError(f"got nodes={self.nodes}, but the cluster lists {len(listed)} hosts; add hosts, or type "
                              f"--nodes {len(listed)}")  # fmt: skip
         return listed[: self.nodes]
 
-    def meeting(self, hosts: Sequence[Host]) -> str:
-        """The name or address where the processes on `hosts` meet; one of IPv6 without brackets."""
+    def rendezvous_address(self, hosts: Sequence[Host]) -> str:
+        """The name or address at which the processes on `hosts` connect; IPv6 without brackets."""
         return plain_address(self.address or hosts[0].name)
 
-    def port_of(self, run: Path) -> int:
-        """The port where the processes of `run` meet: the same at every call."""
+    def rendezvous_port(self, run: Path) -> int:
+        """The port at which the processes of `run` connect, the same at every call."""
         return self.port or _FIRST_PORT + zlib.crc32(str(run).encode()) % _PORTS
 
 
-def require_name(name: str) -> str:
+def ensure_host_name(name: str) -> str:
     """`name` if a command can take it for that of a host.
 
     Raises:
-        UserError: it begins with a dash, or holds blanks or control characters.
+        UserError: it begins with a dash, or contains blanks or control characters.
     """
-    if not _NAME.fullmatch(name):
+    if not _HOST_NAME.fullmatch(name):
         raise UserError(f"got the host {name!r}, wanted a name or an address, such as node1 or fd00::1")
     return name
 
 
 def read_hostfile(file: Path, processes: int | None = None, *, default: int = 1) -> tuple[Host, ...]:
-    """The hosts of MPI's and DeepSpeed's hostfile; `processes` overrides the slots, `default` fills them in.
+    """The hosts of an MPI or DeepSpeed hostfile; `processes` overrides its slots, `default` is used without slots.
 
     Raises:
         UserError: the file is missing, empty, or has a line that is not `NAME slots=N`.
@@ -180,7 +182,7 @@ def read_hostfile(file: Path, processes: int | None = None, *, default: int = 1)
         match = _HOSTFILE_LINE.fullmatch(text)
         if match is None:
             raise UserError(f"{file}: got the line {text!r}, wanted `NAME slots=GPUS`")
-        hosts.append(Host(require_name(match[1]), processes or int(match[2] or default)))
+        hosts.append(Host(ensure_host_name(match[1]), processes or int(match[2] or default)))
     if not hosts or len({host.name for host in hosts}) < len(hosts):
-        raise UserError(f"{file}: wanted at least one host, and each once")
+        raise UserError(f"{file}: wanted at least one host, and each only once")
     return tuple(hosts)

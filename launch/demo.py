@@ -1,7 +1,6 @@
-"""The whole way on this machine: videos, shards, pretraining, benchmark, report. `make demo` runs this.
+"""The whole pipeline on this machine: videos, shards, pretraining, benchmark, report. `make demo` runs this.
 
-Each stage is the command that a person would type; it is printed before it runs, and each stage itself reuses what is
-finished and goes on with what is not.
+Each stage runs as a command that is printed first. Each reuses finished results and resumes unfinished ones.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from launch.job import Command, Job
-from launch.local import run
+from launch.job import Job
+from launch.local import Command, run_with_signals
 from videomae.core.progress import console
 
 CONFIGS = Path("configs/demo")
@@ -31,7 +30,7 @@ def main() -> int:
     for command in commands(given.out, given.data):
         shown = shlex.join(["python", *command.words[1:]])
         console.print(f"\n$ {shown}", style="bold", highlight=False, soft_wrap=True)
-        code = run(command)
+        code = run_with_signals(command)
         if code:
             return code
     seconds = time.monotonic() - start
@@ -40,7 +39,7 @@ def main() -> int:
 
 
 def commands(out: Path, data: Path | None) -> list[Command]:
-    """The command of every stage, in order."""
+    """The commands of all stages, in order."""
     videos, shards, pretraining = data or out / "videos", out / "shards", out / "pretrain"
     devices = torch.cuda.device_count() or CPU_PROCESSES
     processes = max(count for count in (1, 2, 4, 8) if count <= devices)  # the demo's batch holds eight videos

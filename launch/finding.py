@@ -50,7 +50,7 @@ def inspect_runs(runs: Sequence[Path]) -> list[RunState]:
     known = [(run, read_launch(run), newest_status(run)) for run in runs]
     jobs = [job for _, launch, last in known for job in _jobs(launch, last)]
     try:
-        queue: dict[str, str] | slurm.SlurmError = slurm.queued(jobs)
+        queue: dict[str, str] | slurm.SlurmError = slurm.read_queue(jobs)
     except slurm.SlurmError as error:
         queue = error
     return [_find(run, launch, last, queue) for run, launch, last in known]
@@ -126,7 +126,7 @@ def _state(
         if isinstance(queue, slurm.SlurmError) and jobs:
             gone = f" ({queue})"
         elif jobs:
-            gone = f" (Slurm on job {jobs[-1]}: {slurm.ended(jobs[-1])})"
+            gone = f" (Slurm on job {jobs[-1]}: {slurm.read_final_state(jobs[-1])})"
         return "broken", gone
     return ("failed" if last.state == "failed" else "stopped"), ""
 

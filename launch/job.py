@@ -1,45 +1,38 @@
-"""A job: which stage a config belongs to, its settings, and the command that runs it on this machine."""
+"""A job: the stage that a config belongs to, its settings, and the command that runs it on this machine."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 
 from finetune.benchmark import BenchmarkConfig
 from finetune.config import FinetuneConfig
+from launch.cluster import Launcher
+from launch.local import Command
 from pretrain.config import PretrainConfig
 from videomae.core.config import load
 from videomae.core.errors import UserError
+from videomae.stage import TrainingConfig
 
-Launcher = Literal["local", "torchrun", "deepspeed", "slurm"]
-LAUNCHERS: tuple[Launcher, ...] = ("local", "torchrun", "deepspeed", "slurm")
 _MODULES = {"pretrain": "pretrain", "finetune": "finetune", "benchmark": "finetune.benchmark"}
 _SCHEMAS: dict[str, type] = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
     "finetune.benchmark": BenchmarkConfig,
 }
-# A stopping run needs time to save: torchrun would kill it after 30 s, and would not pass SIGUSR1 on at all.
+# A stopping run needs time to save: torchrun's default kills it after 30 s, and does not pass SIGUSR1 on.
 _TORCHRUN_SIGNALS = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout", "120")
 
 
-@dataclass(frozen=True)
-class Command:
-    """The words of a command line, and environment variables to set for it."""
-
-    words: list[str]
-    environment: dict[str, str] = field(default_factory=dict)
-
-
 def default_processes() -> int:
-    """One a GPU of this machine, or one."""
+    """One per GPU of this machine, at least one."""
     return max(1, torch.cuda.device_count())
 
 
@@ -59,7 +52,7 @@ class Job:
             UserError: the file is missing, or names no stage.
         """
         if not config.is_file():
-            raise UserError(f"no config file at {config}; the shipped ones stand under configs/")
+            raise UserError(f"no config file at {config}; those of this project are below configs/")
         values = yaml.safe_load(config.read_text())
         stage = values.get("stage") if isinstance(values, dict) else None
         if stage not in _MODULES:
@@ -67,18 +60,18 @@ class Job:
         return cls(_MODULES[stage], config, tuple(overrides))
 
     def settings(self) -> Any:
-        """The resolved config, of the stage's own type; its `run` is the run's directory.
+        """The resolved config, of the stage's own type; its `run` is the run directory.
 
         Raises:
-            ConfigError: a key is unknown, or a value wrong.
+            ConfigError: a key is unknown, or a value is invalid.
         """
         return load(_SCHEMAS[self.module], self.config, self.overrides)
 
     def command(self, *, on: Launcher, processes: int | None = None) -> Command:
-        """The command line; without `processes` every GPU of this machine gets one, and a machine without GPUs one.
+        """The command line that starts `processes` on this machine, by default one per GPU, or one without GPUs.
 
         Raises:
-            UserError: `local` is asked for more than one process, or the launcher is one of other machines.
+            UserError: `local` is asked for more than one process, or the launcher needs a cluster.
         """
         count = processes or default_processes()
         stage = [self.module, str(self.config), *self.overrides]
@@ -93,4 +86,19 @@ class Job:
         if on == "deepspeed":
             launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(count), "--module"]
             return Command([*launcher, *stage], threads)
-        raise UserError("--on slurm needs to know the cluster; type --cluster configs/cluster/slurm.yaml")
+        raise UserError("--on slurm needs a cluster file; type --cluster configs/cluster/slurm.yaml")
+
+
+def ensure_fits(settings: Any, processes: int) -> None:
+    """Check before a run waits in a queue, or behind another stage, what its processes would refuse.
+
+    Raises:
+        UserError: the settings do not work with so many processes.
+    """
+    if not isinstance(settings, TrainingConfig):
+        return  # a benchmark trains several configs, which it derives when it runs
+    if processes > 1 and settings.engine.kind == "local":
+        raise UserError(
+            f"{settings.run}: engine.kind=local runs in one process, got {processes}; type engine.kind=deepspeed"
+        )
+    settings.engine.split(batch=settings.batch, world_size=processes)

@@ -90,7 +90,7 @@ class LaunchDir:
         for name, text in scripts.items():
             (self.record / name).write_text(text)
             (self.record / name).chmod(0o755 if name.endswith(".sh") else 0o644)
-        return snapshot.take(self.code).commit if code else None
+        return snapshot.copy_packages(self.code).commit if code else None
 
     def note(self, kind: str, module: str, **values: Any) -> LaunchRecord:
         """Write launch.json for what this process has started."""

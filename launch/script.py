@@ -1,7 +1,7 @@
-"""Text of shell scripts: templates in which every value is quoted unless it is marked as shell.
+"""Render shell scripts from templates that quote every value.
 
-The templates beside this file read as the scripts that they make. What stands in `{{ }}` is quoted for the shell by the
-engine itself, so no value can be forgotten; a value's own kind of quoting or none is asked for by a type of its own.
+The templates beside this file read like the scripts that they produce. Each `{{ value }}` is quoted for the shell
+unless it is of the type `Shell`, so no value can be left unquoted by accident.
 """
 
 from __future__ import annotations
@@ -13,41 +13,43 @@ from typing import Any
 
 import jinja2
 
+from launch.cluster import ClusterConfig
+from launch.run_directory import LaunchDir
 from videomae.core.errors import UserError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Shell(str):
-    """Text that is shell already and stays as it is."""
+    """Shell code, which is inserted as it is."""
 
 
-def words(*parts: object) -> Shell:
-    """`parts` as quoted words of one command."""
-    return Shell(" ".join(quote(part) for part in parts))
+def quote_words(*words: object) -> Shell:
+    """`words` as quoted words of one command."""
+    return Shell(" ".join(quote(word) for word in words))
 
 
-def directive(value: object) -> Shell:
-    """`value` for a line `#SBATCH --option=VALUE`, where sbatch reads quotes as a shell does, and backslashes too."""
+def quote_directive(value: object) -> Shell:
+    """`value` for a line `#SBATCH --option=VALUE`, where sbatch parses quotes like a shell, and backslashes too."""
     return Shell(quote(value).replace("\\", "\\\\"))
 
 
 def quote(value: object) -> str:
-    """`value` as one word of a shell, `Shell` as it is.
+    """`value` as one word of a shell; `Shell` is returned as it is.
 
     Raises:
-        UserError: the value holds a line break or another control character.
+        UserError: the value contains a line break or another control character.
     """
     if isinstance(value, Shell):
         return value
     text = str(value)
     if _CONTROL.search(text):
-        raise UserError(f"got {text!r}; line breaks and control characters cannot stand in a script, remove them")
+        raise UserError(f"got {text!r}, which cannot stand in a script; remove line breaks and control characters")
     return shlex.quote(text)
 
 
-def render(template: str, **values: Any) -> str:
-    """The script that `template`, a file beside this module, makes of `values`."""
+def render(template: str, *, launch_dir: LaunchDir, cluster: ClusterConfig, **values: Any) -> str:
+    """Render `template`, a file beside this module, with `values` and those that all scripts share."""
     engine = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -56,5 +58,30 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    engine.filters.update(directive=directive)
-    return re.sub(r"\n{3,}", "\n\n", engine.get_template(template).render(**values))
+    text = engine.get_template(template).render(
+        root=launch_dir.root,
+        record=launch_dir.record,
+        run=launch_dir.run,
+        setup=[Shell(line) for line in cluster.setup],
+        environment=list(cluster.environment.items()),
+        container=container_prefix(launch_dir, cluster),
+        **values,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def container_prefix(launch_dir: LaunchDir, cluster: ClusterConfig) -> Shell:
+    """The words that run a command in Apptainer's container, with a trailing blank; empty without one."""
+    container = cluster.container
+    if container.kind != "apptainer":
+        return Shell("")
+    binds = [word for mount in container_mounts(launch_dir, cluster) for word in ("--bind", mount)]
+    gpus = ["--nv"] if cluster.gpus_per_node else []
+    return Shell(quote_words("apptainer", "exec", *gpus, *binds, *container.options, container.image) + " ")
+
+
+def container_mounts(launch_dir: LaunchDir, cluster: ClusterConfig) -> list[str]:
+    """SOURCE:TARGET for the root, the run directory if it lies outside, and the configured mounts."""
+    root, run = launch_dir.root, launch_dir.run
+    folders = [root] if run.is_relative_to(root) else [root, run]
+    return [*(f"{folder}:{folder}" for folder in folders), *cluster.container.mounts]

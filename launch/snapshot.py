@@ -1,7 +1,7 @@
-"""The code of a run, copied when it is launched: a run that comes back is the same one, whatever was edited since.
+"""Copy the code of a run when it is launched, so that a resumed run does not depend on later edits.
 
-Copied are the packages of this project as they are on disk. Beside them lie `snapshot.json`, which says what state of
-git that was, and `diff.patch`, what it had that its commit has not.
+The copy holds the packages of this project as they are on disk, `snapshot.json` with their git state, and `diff.patch`
+with their uncommitted changes.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was copied. Without git, `commit` and `branch` are None."""
+    """The origin of a copy. Without git, `commit` and `branch` are None."""
 
     source: str
     commit: str | None
     branch: str | None
-    changed: tuple[str, ...]  # files of the packages that differ from the commit, new ones too
+    changed: tuple[str, ...]  # files that differ from the commit, untracked ones too
     files: int
 
 
-def take(target: Path) -> Snapshot:
-    """Copy the packages into the folder `target`, which must not exist."""
+def copy_packages(target: Path) -> Snapshot:
+    """Copy the packages into the new folder `target`."""
     listed = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES)
     if listed is None:  # installed, not checked out
         names = [str(file.relative_to(_ROOT)) for package in PACKAGES for file in (_ROOT / package).rglob("*.*")]
@@ -53,11 +53,11 @@ def take(target: Path) -> Snapshot:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the project, or None where there is no git, or the project is not its checkout's root."""
+    """The output of git, or None if it fails or the project is not the root of a checkout."""
+    if not (_ROOT / ".git").exists():
+        return None
     try:
         words = ["git", "-C", str(_ROOT), *arguments]
-        if not (_ROOT / ".git").exists():
-            return None
         return subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""`python -m launch status [RUN ...] [--json]`: where runs stand, wherever they were started."""
+"""`python -m launch status [RUN ...] [--json]`: list runs and their states."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from videomae.command import guarded
 from videomae.core.errors import UserError
 from videomae.core.progress import console
 
-_MARKS = ("status.json", "launch", "summary.json", "benchmark.json")
-_INNER = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb", "owner"}
+_RUN_FILES = ("status.json", "launch", "summary.json", "benchmark.json")
+_INNER_FOLDERS = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb", "owner"}
 
 
 def main(words: Sequence[str]) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m launch status", description="Where runs stand.")
+    """List runs; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m launch status", description="List runs and their states.")
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="runs, or folders of runs; default: runs")
     parser.add_argument("--json", action="store_true", help="print JSON, alone")
     given = parser.parse_args(words)
@@ -33,16 +33,15 @@ def main(words: Sequence[str]) -> int:
 
 
 def _show(folders: Iterable[Path], *, as_json: bool) -> None:
-    found = [
-        one for one in inspect_runs([run for folder in folders for run in runs_below(folder)]) if one.state != "new"
-    ]
+    runs = [run for folder in folders for run in runs_below(folder)]
+    found = [state for state in inspect_runs(runs) if state.state != "new"]
     if as_json:
-        sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+        sys.stdout.write(json.dumps([asdict(state) for state in found], indent=1) + "\n")
         return
     Console(width=None if console.is_terminal else 160).print(_table(found))
-    for one in found:
-        if one.state in ("failed", "broken"):
-            sys.stdout.write(f"{one.message}\n")
+    for state in found:
+        if state.state in ("failed", "broken"):
+            sys.stdout.write(f"{state.message}\n")
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
@@ -52,31 +51,31 @@ def runs_below(folder: Path) -> Iterator[Path]:
         UserError: there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}; runs stand below runs/, or where their configs' `run` says")
+        raise UserError(f"no folder {folder}; runs are below runs/, or where `run` in their configs points")
     for path, names, files in os.walk(folder):
-        if not {*names, *files}.isdisjoint(_MARKS):
+        if not {*names, *files}.isdisjoint(_RUN_FILES):
             yield Path(path)
-        names[:] = sorted(name for name in names if name not in _INNER and not name.startswith("launch."))
+        names[:] = sorted(name for name in names if name not in _INNER_FOLDERS and not name.startswith("launch."))
 
 
 def _table(found: Sequence[RunState]) -> Table:
     table = Table()
-    for heading in ("run", "state", "step", "started by", "on", "last word"):
+    for heading in ("run", "state", "step", "launcher", "host", "updated"):
         table.add_column(heading, overflow="fold")
-    for one in found:
+    for state in found:
         table.add_row(
-            one.run,
-            one.state,
-            "" if one.step is None else f"{one.step}/{one.total or '?'}",
-            " ".join(filter(None, [one.kind, one.job])),
-            one.host or "",
-            "" if one.updated is None else ago(one.updated),
+            state.run,
+            state.state,
+            "" if state.step is None else f"{state.step}/{state.total or '?'}",
+            " ".join(filter(None, [state.kind, state.job])),
+            state.host or "",
+            "" if state.updated is None else ago(state.updated),
         )
     return table
 
 
 def ago(moment: str) -> str:
-    """An ISO time as the time since then, in its largest unit."""
+    """The time since an ISO time, in its largest unit."""
     seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from launch import slurm
 from launch.finding import RunState, active_run_dir, alive, inspect_run, newest_status
-from launch.remote import STOP, ask_to_stop, end_words
+from launch.local import STOP, request_stop
 from launch.run_directory import read_launch
+from launch.ssh import kill_words
 from videomae.command import guarded
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
@@ -67,7 +68,7 @@ def stop(run: Path, *, now: bool = False) -> str:
         _end(run, found)
         (active_run_dir(run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
         return f"{run} is ended; the same command goes on from its newest checkpoint"
-    return f"{run} is asked by {ask_to_stop(run)}: it saves after its step and leaves; --now would end it at once"
+    return f"{run} is asked by {request_stop(run)}: it saves after its step and leaves; --now would end it at once"
 
 
 def wait(run: Path, *, seconds: float) -> RunState:
@@ -89,7 +90,7 @@ def _end(run: Path, found: RunState) -> None:
     tops = [(launch.host, launch.pid, launch.submitted)] if launch else []
     tops += [(last.host, last.pid, last.started)] if last and last.state == "running" else []
     for number, host in enumerate(launch.hosts if launch else ()):
-        words = [*(launch.ssh if launch else ()), host, shlex.join(end_words(run / "launch", number))]
+        words = [*(launch.ssh if launch else ()), host, shlex.join(kill_words(run / "launch", number))]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60)
         if done.returncode:
             logger.warning("what runs on %s may live on, ssh says: %s", host, done.stderr.strip() or done.returncode)

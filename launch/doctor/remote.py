@@ -21,9 +21,10 @@ import torch
 
 from launch.cluster import ClusterConfig, Host
 from launch.doctor.check import CheckResult, failed
-from launch.remote import ssh_words
 from launch.run_directory import LaunchDir
-from launch.slurm_script import inside
+from launch.script import container_prefix
+from launch.slurm import resource_options
+from launch.ssh import ssh_words
 from videomae.core.config import load
 from videomae.core.errors import UserError
 
@@ -91,8 +92,8 @@ def check_cluster(check: RemoteCheck, file: Path, nodes: int | None, processes: 
     """
     changed = {"nodes": nodes, "processes_per_node": processes}
     cluster = replace(load(ClusterConfig, file), **{name: count for name, count in changed.items() if count})
-    hosts = cluster.machines()
-    report = cluster.folder / f".doctor-{uuid.uuid4().hex}.json"
+    hosts = cluster.select_hosts()
+    report = cluster.root_dir / f".doctor-{uuid.uuid4().hex}.json"
     command = check.command(cluster.interpreter, report)
     commands = _ssh_commands(cluster, hosts, command) if hosts else [_srun_command(cluster, command)]
     try:
@@ -112,7 +113,8 @@ def read_report(report: Path, outputs: Sequence[tuple[int, str]]) -> list[CheckR
     """The results that rank 0 wrote.
 
     Raises:
-        ValueError, OSError: there is no report; the message holds the reason.
+        UserError: the ranks refused the config; the message says why.
+        OSError: there is no report; the message holds the output.
     """
     if report.is_file():
         return [CheckResult(**values) for values in json.loads(report.read_text())]
@@ -127,8 +129,8 @@ def _ssh_commands(cluster: ClusterConfig, hosts: Sequence[Host], command: Sequen
     """For each host the words that start its processes, with the variables that torchrun would set."""
     first_rank, commands = 0, []
     rendezvous = {
-        "MASTER_ADDR": cluster.meeting(hosts),
-        "MASTER_PORT": str(cluster.port_of(cluster.folder)),
+        "MASTER_ADDR": cluster.rendezvous_address(hosts),
+        "MASTER_PORT": str(cluster.rendezvous_port(cluster.root_dir)),
         "WORLD_SIZE": str(sum(host.processes for host in hosts)),
     }
     for host in hosts:
@@ -148,26 +150,13 @@ def _ssh_commands(cluster: ClusterConfig, hosts: Sequence[Host], command: Sequen
 
 def _srun_command(cluster: ClusterConfig, command: Sequence[str]) -> list[str]:
     """The words of one srun, which waits for nodes or uses those of the current allocation."""
-    slurm, container, nodes = cluster.slurm, cluster.container, cluster.nodes or 1
-    gpus = f"{slurm.gpu_type}:{cluster.gpus_per_node}" if slurm.gpu_type else str(cluster.gpus_per_node)
-    pyxis = container.kind == "pyxis"
-    chosen = {
-        "partition": slurm.partition,
-        "account": slurm.account,
-        "qos": slurm.qos,
-        "constraint": slurm.constraint,
-        "nodes": nodes,
-        "ntasks": nodes * cluster.processes,
-        "ntasks-per-node": cluster.processes,
-        "cpus-per-task": slurm.cpus_per_task,
-        "gpus-per-node": gpus if cluster.gpus_per_node else None,
-        "mem": slurm.memory,
-        "time": "00:15:00",
-        "job-name": "doctor",
-        "container-image": container.image if pyxis else None,
-        "container-mounts": ",".join((f"{cluster.folder}:{cluster.folder}", *container.mounts)) if pyxis else None,
-    }
-    options = [f"--{name}={value}" for name, value in chosen.items() if value is not None]
+    slurm, container = cluster.slurm, cluster.container
+    tasks = (cluster.nodes or 1) * cluster.processes
+    chosen = {**resource_options(cluster), "ntasks": tasks, "time": "00:15:00", "job-name": "doctor"}
+    if container.kind == "pyxis":
+        chosen["container-image"] = container.image
+        chosen["container-mounts"] = ",".join((f"{cluster.root_dir}:{cluster.root_dir}", *container.mounts))
+    options = [f"--{name}={value}" for name, value in chosen.items()]
     lines = [*_preparation(cluster), f"exec {_in_container(cluster)}{shlex.join(command)}"]
     return ["srun", *options, *slurm.extra, *slurm.srun, "bash", "-c", "\n".join(lines)]
 
@@ -175,8 +164,8 @@ def _srun_command(cluster: ClusterConfig, command: Sequence[str]) -> list[str]:
 def _preparation(cluster: ClusterConfig) -> list[str]:
     """Shell lines before the processes, as in the scripts of a run."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in cluster.environment.items()]
-    return [f"cd {shlex.quote(str(cluster.folder))} || exit 1", *cluster.setup, *exports]
+    return [f"cd {shlex.quote(str(cluster.root_dir))} || exit 1", *cluster.setup, *exports]
 
 
 def _in_container(cluster: ClusterConfig) -> str:
-    return inside(LaunchDir(root=cluster.folder, run=cluster.folder), cluster)
+    return container_prefix(LaunchDir(root=cluster.root_dir, run=cluster.root_dir), cluster)

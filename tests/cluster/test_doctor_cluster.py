@@ -36,7 +36,7 @@ def _assert_two_healthy_hosts(found: dict[str, Any]) -> None:
 @pytest.mark.timeout(600)
 def test_two_hosts_that_ssh_reaches_and_one_that_it_does_not(ssh: Network, shards: Path, tmp_path: Path) -> None:
     words = pretrain_arguments(tmp_path / "run", shards)
-    cluster = {"hosts": ["n1", "n2"], "processes_per_node": 1, "ssh": {"wait_seconds": 2}}
+    cluster = {"hosts": ["n1", "n2"], "processes_per_node": 1, "ssh": {"connect_timeout": 2}}
     _assert_two_healthy_hosts(ask(ssh["n1"], tmp_path, words, cluster, expect=0))
     with ssh.cable_pulled("n2"):
         found = ask(ssh["n1"], tmp_path, [*words, "--timeout", "5"], cluster, expect=1)

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from launch.job import Job, Launcher
+from launch.cluster import Launcher
+from launch.job import Job
 from tests.processes import ROOT
 from tests.stages import finetune_settings, pretrain_arguments
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from finetune.train import train
-from launch.job import Launcher
+from launch.cluster import Launcher
 from tests.faults.started import PATIENCE, Started, finetune, start
 from tests.processes import ROOT
 from tests.stages import finetune_config, losses, pretrain_arguments

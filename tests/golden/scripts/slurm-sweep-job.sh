@@ -1,6 +1,6 @@
 #!/bin/bash
-# The stage finetune on 1 node(s), 8 process(es) each, by one task of srun a process.
-# Submit it again: sbatch THIS_FILE. Run it in an allocation that is there: bash THIS_FILE, inside salloc.
+# Runs the stage finetune on 1 node(s) with 8 process(es) each, one srun task per process.
+# To submit it again: sbatch THIS_FILE. To run it in an existing allocation: bash THIS_FILE, inside salloc.
 #SBATCH --job-name=vit_base
 #SBATCH --partition=gpu
 #SBATCH --time=24:00:00
@@ -24,21 +24,21 @@ runs=(
 )
 run=${runs[${SLURM_ARRAY_TASK_ID:?wanted one task of an array}]}
 
-# Processes meet on the first node of their step, at a port of its own: each finds both in Slurm's variables. Not in what
-# the shell that submitted this had, nor on the first node of an allocation of which srun takes a part.
+# Each process derives address and port of the rendezvous from Slurm's variables: the first node of its step, and a
+# port of that step. Variables of the submitting shell would override them.
 unset MASTER_ADDR MASTER_PORT
 cd /shared/project
 
-# From the cluster's config.
+# From the cluster file.
 export NCCL_DEBUG=WARN
 
-# The code as it was when this was submitted: a run that comes back is the same one, whatever became of the checkout.
+# The code as it was at the launch: a resumed run does not depend on later edits of the checkout.
 export PYTHONPATH="$record/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-12}"
 
 mkdir -p "$run"/logs "$run"/launch
 rm -f "$run"/launch/saved
-[ "${SLURM_RESTART_COUNT:-0}" != 0 ] || rm -f "$run"/launch/held  # who submits it by hand after a stop wants it to go on
+[ "${SLURM_RESTART_COUNT:-0}" != 0 ] || rm -f "$run"/launch/held  # submitted again by hand: requeue as usual
 code=0
 srun --nodes=1 --ntasks=8 --ntasks-per-node=8 --cpus-per-task=12 --kill-on-bad-exit=1 \
     --output="$run"/logs/rank-%t.out --open-mode=append \
@@ -48,8 +48,8 @@ if [ "$code" = 0 ] && [ -e "$run"/launch/saved ]; then
 fi
 echo "$code" > "$run"/launch/exit
 
-# 75: saved before its end, so it goes on as the same job. Not after `python -m launch stop`, which leaves the file
-# "held". 76 (its health) and 2 (a mistake) would only come back, so a person has to look.
+# 75: stopped and saved, so the same job is requeued; not after `python -m launch stop`, which creates the file "held".
+# 76 (a health limit) and 2 (a user error) would only repeat.
 if [ "$code" = 75 ] && [ "${ENVIRONMENT:-}" = BATCH ] && [ ! -e "$run"/launch/held ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -1,11 +1,11 @@
 #!/bin/bash
-# One process of a run, started by srun: bash task.sh RUN
+# Starts one process of a run. srun runs this: bash task.sh RUN
 run=$1
-# The process gets the signal as well, and saves; this shell only has to be there when it is done.
+# The process receives the signal as well, and saves; this shell must outlive it.
 trap : INT TERM USR1
 code=0
 python3 -m finetune "$run"/launch/config.yaml || code=$?
-# To srun any code but 0 is a failure for which it kills the others, who may still be saving; so 75 leaves a file.
+# After any exit code but 0, srun kills the other processes, which may still be saving; so 75 becomes a file.
 if [ "$code" = 75 ]; then
     : > "$run"/launch/saved
     code=0

@@ -25,8 +25,8 @@ def test_a_hostfile(tmp_path: Path) -> None:
     file = tmp_path / "hostfile"
     file.write_text("# two racks\nn1 slots=8\n\nn2 slots=4 max_slots=8  # the small one\nn3\n")
     assert read_hostfile(file) == (Host("n1", 8), Host("n2", 4), Host("n3", 1))
-    assert ClusterConfig(hostfile=str(file), nodes=2, gpus_per_node=2).machines() == (Host("n1", 8), Host("n2", 4))
-    assert ClusterConfig(hostfile=str(file), processes_per_node=3).machines()[0] == Host("n1", 3)
+    assert ClusterConfig(hostfile=str(file), nodes=2, gpus_per_node=2).select_hosts() == (Host("n1", 8), Host("n2", 4))
+    assert ClusterConfig(hostfile=str(file), processes_per_node=3).select_hosts()[0] == Host("n1", 3)
     file.write_text("n1 slots=8 max=9\n")
     with pytest.raises(ValueError, match=r"got the line 'n1 slots=8 max=9', wanted `NAME slots=GPUS`"):
         read_hostfile(file)
@@ -34,7 +34,7 @@ def test_a_hostfile(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got the host '-oProxyCommand=x'"):
         read_hostfile(file)
     file.write_text("n1\nn1\n")
-    with pytest.raises(ValueError, match="each once"):
+    with pytest.raises(ValueError, match="each only once"):
         read_hostfile(file)
     with pytest.raises(ValueError, match="no hostfile at"):
         read_hostfile(tmp_path / "none")
@@ -42,12 +42,12 @@ def test_a_hostfile(tmp_path: Path) -> None:
 
 def test_processes_and_ports() -> None:
     cluster = ClusterConfig(hosts=("n1", "n2", "n3"), gpus_per_node=8, nodes=2)
-    assert cluster.machines() == (Host("n1", 8), Host("n2", 8))
-    assert ClusterConfig(hosts=("n1",)).machines() == (Host("n1", 1),)
-    ports = {cluster.port_of(Path(f"/runs/{name}")) for name in "abcdef"}
+    assert cluster.select_hosts() == (Host("n1", 8), Host("n2", 8))
+    assert ClusterConfig(hosts=("n1",)).select_hosts() == (Host("n1", 1),)
+    ports = {cluster.rendezvous_port(Path(f"/runs/{name}")) for name in "abcdef"}
     assert len(ports) == 6
     assert all(16384 <= port < 32768 for port in ports)
-    assert ClusterConfig(port=5000).port_of(Path("/runs/a")) == 5000
+    assert ClusterConfig(port=5000).rendezvous_port(Path("/runs/a")) == 5000
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,5 @@ def test_mistakes(tmp_path: Path, override: str, message: str) -> None:
 
 
 def test_more_nodes_than_hosts() -> None:
-    with pytest.raises(ValueError, match="3 nodes wanted, but the cluster lists 2 hosts; add some, or type --nodes 2"):
-        ClusterConfig(hosts=("n1", "n2"), nodes=3).machines()
+    with pytest.raises(ValueError, match="got nodes=3, but the cluster lists 2 hosts; add hosts, or type --nodes 2"):
+        ClusterConfig(hosts=("n1", "n2"), nodes=3).select_hosts()

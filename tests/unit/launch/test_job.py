@@ -33,7 +33,7 @@ def test_every_torch_that_may_be_installed_knows_the_flags_of_its_launcher() -> 
     """--shutdown-timeout stands in the wheel of 2.12.0 and not in that of 2.11.0; --signals-to-handle in both."""
     words = Job.read(PRETRAIN).command(on="torchrun", processes=2).words
     template = (ROOT / "launch/host.sh.jinja").read_text()
-    torchrun = template.partition('on == "torchrun"')[2].partition("{% elif")[0]
+    torchrun = template.partition('launcher == "torchrun"')[2].partition("{% elif")[0]
     flags = {word for word in words if word.startswith("--")} | set(re.findall(r"(?<=\s)--[a-z-]+", torchrun))
     assert {"--shutdown-timeout", "--signals-to-handle", "--rdzv-endpoint"} <= flags
     assert flags <= get_args_parser()._option_string_actions.keys()

@@ -31,7 +31,7 @@ def test_the_last_lines_of_a_rank(run: Path, capsys: pytest.CaptureFixture[str])
     assert launch(["logs", str(run)]) == 0
     assert capsys.readouterr().out == "crash\n"
     assert launch(["logs", str(run), "--rank", "5"]) == 2
-    assert "rank 5 has said nothing there; rank-0.out, rank-3.log in" in capsys.readouterr().err
+    assert "no log of rank 5; " in capsys.readouterr().err
     assert launch(["logs", str(run / "none")]) == 2
 
 
@@ -67,7 +67,7 @@ def test_following_ends_with_the_run(run: Path, monkeypatch: pytest.MonkeyPatch)
 
     states = life()
     monkeypatch.setattr(logs, "_POLL", 0.001)
-    monkeypatch.setattr(logs, "_LOOK", 0.0)
+    monkeypatch.setattr(logs, "_INSPECT", 0.0)
     monkeypatch.setattr(logs, "inspect_run", lambda run: next(states))
     said = "".join(logs.follow(run, 0, 1, raw=False))
     assert said == "three\nfour\nanew\nend\n"

@@ -17,11 +17,10 @@ from pathlib import Path
 import pytest
 
 from launch.cluster import ClusterConfig, ContainerConfig, Host, SlurmConfig
-from launch.host_script import host_scripts, pdsh_words, rank_scripts
-from launch.remote import end_words
 from launch.run_directory import LaunchDir
-from launch.script import directive, quote
-from launch.slurm_script import job_scripts
+from launch.script import quote, quote_directive
+from launch.slurm import job_scripts
+from launch.ssh import host_scripts, kill_words, pdsh_command, rank_scripts
 from launch.stop import descendants
 from tests.processes import ROOT
 from videomae.core.config import load
@@ -47,11 +46,11 @@ def generated() -> dict[str, str]:
         "slurm-pyxis": job_scripts("pretrain", place, shipped("slurm_pyxis")),
         "slurm-apptainer": job_scripts("finetune", place, shipped("slurm_apptainer")),
         "slurm-sweep": job_scripts(
-            "finetune", place, shipped("slurm"), members=[place.run / "seed-0", odd.run / "seed-1"]
+            "finetune", place, shipped("slurm"), array_runs=[place.run / "seed-0", odd.run / "seed-1"]
         ),
-        "torchrun": host_scripts("pretrain", odd, hosts, hosts=hosts.machines(), on="torchrun"),
-        "deepspeed": host_scripts("pretrain", odd, alone, hosts=alone.machines(), on="deepspeed"),
-        "deepspeed-pdsh": rank_scripts("pretrain", place, hosts, hosts=hosts.machines()),
+        "torchrun": host_scripts("pretrain", odd, hosts, hosts=hosts.select_hosts(), launcher="torchrun"),
+        "deepspeed": host_scripts("pretrain", odd, alone, hosts=alone.select_hosts(), launcher="deepspeed"),
+        "deepspeed-pdsh": rank_scripts("pretrain", place, hosts, hosts=hosts.select_hosts()),
     }
     return {f"{kind}-{name}": text for kind, scripts in made.items() for name, text in scripts.items()}
 
@@ -77,18 +76,18 @@ def test_shellcheck_has_nothing_to_say(tmp_path: Path) -> None:
 
 
 def test_every_value_is_quoted() -> None:
-    assert quote(EVIL) == directive(EVIL)
+    assert quote(EVIL) == quote_directive(EVIL)
     assert subprocess.run(["bash", "-c", f"printf %s {quote(EVIL)}"], capture_output=True, text=True).stdout == EVIL
-    with pytest.raises(ValueError, match="line breaks"):
+    with pytest.raises(ValueError, match="remove line breaks"):
         quote("a\nb")
-    with pytest.raises(ValueError, match=r"got 'a\\nb'; line breaks"):
+    with pytest.raises(ValueError, match=r"a\\nb.*', which cannot stand in a script"):
         job_scripts("pretrain", LaunchDir(SHARED, SHARED / "a\nb"), ClusterConfig())
-    with pytest.raises(ValueError, match="Slurm reads %"):
+    with pytest.raises(ValueError, match="Slurm interprets %"):
         job_scripts("pretrain", LaunchDir(SHARED, SHARED / "100%"), ClusterConfig())
-    with pytest.raises(ValueError, match="hands its words to pdsh unquoted"):
+    with pytest.raises(ValueError, match="passes words to pdsh unquoted"):
         rank_scripts("pretrain", LaunchDir(SHARED, SHARED / EVIL), ClusterConfig(), hosts=())
     pyxis = ClusterConfig(container=ContainerConfig(kind="pyxis", image="a"))
-    with pytest.raises(ValueError, match="pyxis is a part of Slurm"):
+    with pytest.raises(ValueError, match="pyxis works under Slurm only"):
         rank_scripts("pretrain", LaunchDir(SHARED, SHARED), pyxis, hosts=())
 
 
@@ -164,11 +163,11 @@ def test_an_address_of_ipv6_is_set_off_from_the_port() -> None:
     hosts = (Host("fd00::1", 1), Host("fd00::2", 1))
     for address in (None, "[fd00::1]"):
         cluster = ClusterConfig(hosts=("fd00::1", "fd00::2"), address=address, port=5000)
-        text = host_scripts("pretrain", LaunchDir(SHARED, SHARED / "run"), cluster, hosts=hosts, on="torchrun")[
+        text = host_scripts("pretrain", LaunchDir(SHARED, SHARED / "run"), cluster, hosts=hosts, launcher="torchrun")[
             "host.sh"
         ]
         assert "--rdzv-endpoint='[fd00::1]:5000'" in text
-        assert "--master_addr=fd00::1" in pdsh_words(LaunchDir(SHARED, SHARED / "run"), cluster, hosts)
+        assert "--master_addr=fd00::1" in pdsh_command(LaunchDir(SHARED, SHARED / "run"), cluster, hosts).words
 
 
 @pytest.mark.parametrize("number", ["of the process", "of another, which began at another time"])
@@ -177,7 +176,7 @@ def test_what_a_host_started_is_ended_and_nothing_else(tmp_path: Path, number: s
     (tmp_path / "my python").write_text("#!/bin/bash\nsleep 300 &\ntouch up\nwait\nexit 1\n")
     (tmp_path / "my python").chmod(0o755)
     cluster = ClusterConfig(python=str(tmp_path / "my python"))
-    place.make(cluster, host_scripts("pretrain", place, cluster, hosts=[Host("n1", 1)], on="local"), code=False)
+    place.make(cluster, host_scripts("pretrain", place, cluster, hosts=[Host("n1", 1)], launcher="local"), code=False)
     process = subprocess.Popen(["bash", str(place.record / "host.sh"), "0"], start_new_session=True)
     try:
         while not (tmp_path / "up").exists():
@@ -191,10 +190,10 @@ def test_what_a_host_started_is_ended_and_nothing_else(tmp_path: Path, number: s
             file.write_text(f"{pid} {int(start) - 1}\n")
         below = descendants(process.pid)
         assert below
-        assert subprocess.run(end_words(place.record, 0)).returncode == 0
+        assert subprocess.run(kill_words(place.record, 0)).returncode == 0
         assert process.wait(10) if mine else process.poll() is None
         assert all(bool(stat_fields(child)) != mine for child in below)
-        assert subprocess.run(end_words(place.record, 7)).returncode == 0  # which was never started
+        assert subprocess.run(kill_words(place.record, 7)).returncode == 0  # which was never started
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

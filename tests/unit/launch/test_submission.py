@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from launch.__main__ import main as launch
-from launch.chain import stages
+from launch.chain import split_stages
 from launch.cluster import SshConfig
 from launch.finding import inspect_run
-from launch.remote import ssh_words
 from launch.run_directory import launch_lock, read_launch
+from launch.ssh import ssh_words
 from launch.stop import stop
-from launch.submission import outcome
+from launch.submission import run_exit_code
 from tests.processes import ROOT
 from tests.stages import finetune_settings
 from videomae.run import status
@@ -84,7 +84,7 @@ def test_what_would_submit_more_than_was_asked_is_refused(
     cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert launch([PRETRAIN, "run=r", "--prepare", "--sweep", "seed=0,1", *cluster]) == 2
-    assert "type --dry-run instead" in capsys.readouterr().err
+    assert "type --dry-run to see" in capsys.readouterr().err
     assert launch(["chain", PRETRAIN, "run=r", "--force", *cluster]) == 2
     assert "--force would submit every stage again" in capsys.readouterr().err
     assert not (tmp_path / "bin/sbatch.told").exists()
@@ -166,7 +166,7 @@ def test_a_chain_that_slurm_refuses_in_the_middle_says_what_is_in_the_queue(
     assert launch(["chain", PRETRAIN, "run=first", PRETRAIN, "run=second", *cluster]) == 2
     said = capsys.readouterr().err
     assert "no such account" in said
-    assert f"{tmp_path}/first as job 100 is in the queue; the same command goes on from there" in said
+    assert f"{tmp_path}/first as job 100 is queued; the same command resumes from there" in said
 
 
 def test_a_filesystem_without_locks_does_not_keep_a_launch_back(
@@ -180,9 +180,9 @@ def test_a_filesystem_without_locks_does_not_keep_a_launch_back(
 
 
 def test_overrides_belong_to_the_config_before_them() -> None:
-    assert stages(["a.yaml", "x=1", "y=2", "b.yaml"]) == [(Path("a.yaml"), ["x=1", "y=2"]), (Path("b.yaml"), [])]
+    assert split_stages(["a.yaml", "x=1", "y=2", "b.yaml"]) == [(Path("a.yaml"), ["x=1", "y=2"]), (Path("b.yaml"), [])]
     with pytest.raises(ValueError, match="got 'x=1' before the first config"):
-        stages(["x=1", "a.yaml"])
+        split_stages(["x=1", "a.yaml"])
 
 
 def test_a_sweep_is_an_array_of_runs(
@@ -216,7 +216,7 @@ def test_a_sweep_is_an_array_of_runs(
     ("words", "message"),
     [
         (["--on", "slurm"], "type --cluster configs/cluster/slurm.yaml"),
-        (["--nodes", "2"], "type --cluster configs/cluster/two_hosts.yaml"),
+        (["--nodes", "2"], "--nodes 2 needs --cluster FILE"),
         (["--on", "local", "--cluster", str(ROOT / "configs/cluster/two_hosts.yaml")], "type --on torchrun"),
         (["bach=3"], "unknown key 'bach'; did you mean 'batch'"),
     ],
@@ -249,10 +249,10 @@ def test_the_exit_code_is_the_runs_own(
     )  # fmt: skip
     write = (tmp_path / "status.json").write_text
     write(json.dumps({**vars(before), "launcher": vars(before.launcher)}))
-    assert outcome(1, tmp_path, before) == 1, "an earlier start's word counts for nothing"
+    assert run_exit_code(1, tmp_path, before) == 1, "an earlier start's word counts for nothing"
     after = replace(before, state=state, exit_code=exit_code, pid=2)
     write(json.dumps({**vars(after), "launcher": vars(after.launcher)}))
-    assert outcome(code, tmp_path, before) == expected
+    assert run_exit_code(code, tmp_path, before) == expected
 
 
 def test_a_remote_command_survives_the_remote_shell() -> None:

@@ -15,11 +15,11 @@ from tests.processes import ROOT
 LAUNCH = """
 import sys
 from pathlib import Path
-from launch import remote
-from launch.run_directory import LaunchDir
-remote._GRACE = 0.5
-parts = [remote.HostProcess(["bash", "-c", text]) for text in sys.argv[3:]]
-sys.exit(remote.run(parts, LaunchDir(Path("/"), Path(sys.argv[1])), stop_seconds=float(sys.argv[2])))
+from launch import local
+from launch.local import Command
+local._GRACE = 0.5
+commands = [Command(["bash", "-c", text]) for text in sys.argv[3:]]
+sys.exit(local.run_with_stop_file(commands, Path(sys.argv[1]), stop_seconds=float(sys.argv[2])))
 """
 SAVES = "touch up; until [ -e STOP ]; do sleep 0.05; done; rm STOP; sleep 0.5; [ ! -e STOP ] && exit 75"
 HANGS = "touch up; exec sleep 300"
