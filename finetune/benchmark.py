@@ -35,10 +35,10 @@ from videomae.command import finish, guarded
 from videomae.core.config import ConfigError, configclass, load, parse, set_value, to_dict
 from videomae.core.distributed import World, distributed_context
 from videomae.core.errors import UserError
+from videomae.core.files import write_json
 from videomae.core.progress import console, log_to, logger
 from videomae.core.signals import handle_signals
 from videomae.models.flops import count_flops
-from videomae.run.directory import write_atomic
 
 RESULT = "benchmark.json"
 
@@ -127,7 +127,7 @@ def benchmark(config: BenchmarkConfig, world: World) -> list[Row]:
             rows.append(world.run_on_main(describe))
     log_to(None, console_too=world.is_main)
     if world.is_main:
-        write_atomic(folder / RESULT, json.dumps([asdict(row) for row in rows], indent=1))
+        write_json(folder / RESULT, [asdict(row) for row in rows])
         _about(config).save(folder)
     return rows
 

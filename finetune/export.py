@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from finetune.models import ModelConfig, build
 from videomae.core.config import configclass, parse, to_dict
+from videomae.core.files import atomic_path, write_json
 from videomae.models.weights.files import WeightsError, load_strictly, read_state
-from videomae.run.directory import write_atomic
 
 TENSORS = "classifier.safetensors"
 DESCRIPTION = "classifier.json"
@@ -40,13 +40,9 @@ class Classifier:
 def save_classifier(state: Mapping[str, Tensor], description: ClassifierDescription, folder: Path) -> None:
     """Write both files into `folder`; each appears whole or not at all, the JSON last."""
     folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / f".{TENSORS}.part"
-    try:
-        safetensors.torch.save_file({name: value.contiguous() for name, value in state.items()}, staged)
-        staged.replace(folder / TENSORS)
-    finally:
-        staged.unlink(missing_ok=True)
-    write_atomic(folder / DESCRIPTION, json.dumps(to_dict(description), indent=1))
+    with atomic_path(folder / TENSORS) as part:
+        safetensors.torch.save_file({name: value.contiguous() for name, value in state.items()}, part)
+    write_json(folder / DESCRIPTION, to_dict(description))
 
 
 def load_classifier(folder: Path) -> Classifier:

@@ -29,7 +29,7 @@ from finetune.results import (
     read_visualizations,
 )
 from videomae.core import progress
-from videomae.run.directory import write_atomic
+from videomae.core.files import write_atomic
 
 MOST_CLASSES = 12  # larger confusion matrices are told by their most frequent mistakes
 MOST_PANELS = 6

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from videomae.core.config import configclass, to_dict
 from videomae.core.errors import UserError
-from videomae.run.directory import write_atomic
+from videomae.core.files import write_json
 from videomae.run.metrics import read_metrics as read_metrics
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -53,7 +53,7 @@ class About:
             raise ReportError(f"{file}: {_first(error)}; correct or remove it") from None
 
     def save(self, folder: Path) -> None:
-        write_atomic(folder / "about.json", json.dumps(to_dict(self), indent=1, ensure_ascii=False) + "\n")
+        write_json(folder / "about.json", to_dict(self))
 
 
 @dataclass(frozen=True, kw_only=True, config=_OPEN)

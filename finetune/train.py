@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -18,11 +17,12 @@ from finetune.objective import Objective
 from finetune.stream import open_stream, split
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
+from videomae.core.files import write_json
 from videomae.data.shards.manifest import MANIFEST
 from videomae.engine.protocol import Engine
 from videomae.engine.schedule import at_multiples
 from videomae.models.weights.export import TENSORS
-from videomae.run.directory import RunDirectory, write_atomic
+from videomae.run.directory import RunDirectory
 from videomae.stage import open_run, plan, start_engine
 from videomae.trainer import Trainer
 
@@ -116,4 +116,4 @@ def export(config: FinetuneConfig, engine: Engine, result: Evaluation) -> None:
     if engine.world.is_main:
         run, ema = config.directory, config.optimizer.ema
         save_classifier(state, ClassifierDescription(model=config.model, classes=result.classes, ema=ema), run.export)
-        write_atomic(run.path / FILE, json.dumps(result.to_dict(), indent=1))
+        write_json(run.path / FILE, result.to_dict())

@@ -13,14 +13,13 @@ RUN/launch.1/ ...   those of earlier launches of the run
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +28,8 @@ from typing import Any
 from launch import snapshot
 from videomae.core.config import dump
 from videomae.core.errors import UserError
+from videomae.core.files import file_lock, write_json
 from videomae.core.progress import logger
-from videomae.run.directory import write_atomic
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class LaunchDir:
             pid=os.getpid(),
             **values,
         )
-        write_atomic(self.record / "launch.json", json.dumps(asdict(launch), indent=1) + "\n")
+        write_json(self.record / "launch.json", asdict(launch))
         return launch
 
 
@@ -115,9 +114,9 @@ def launch_lock(run: Path) -> Iterator[None]:
         UserError: somebody else is at it.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with (run / ".launching").open("w") as file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(file_lock(run / ".launching", blocking=False))
         except BlockingIOError:
             raise UserError(
                 f"{run} is being launched by somebody else at this moment; wait, then type "

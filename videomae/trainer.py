@@ -9,7 +9,6 @@ The stage brings the stream, the loss and the model; this module knows none of t
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +18,12 @@ from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor, nn
 
+from videomae.core.files import write_json
 from videomae.core.progress import logger, track
 from videomae.core.signals import Stopped
 from videomae.engine.protocol import Engine, StepResult
 from videomae.engine.schedule import Schedule
 from videomae.run.checkpoint import Checkpoint, CheckpointStore, Saver, SaveReport, starting_point
-from videomae.run.directory import write_atomic
 from videomae.run.health.guard import Guard
 from videomae.run.health.rollback import last_good
 from videomae.run.health.stragglers import Stragglers
@@ -53,7 +52,7 @@ class Trainer:
         self._world = engine.world
         run = config.directory
         if self._world.is_main and engine.settings is not None:
-            write_atomic(run.deepspeed_settings, json.dumps(engine.settings, indent=1))
+            write_json(run.deepspeed_settings, engine.settings)
         self._recorder = Recorder(config, world=self._world, timetable=timetable, workload=workload)
         attempt.at_exit(lambda: self._recorder.close(seconds=attempt.stop.left(config.checkpoint.deadline)))
         self._saver = self._make_saver()
@@ -285,6 +284,6 @@ class Trainer:
                 "loss": lines[-1]["loss"] if lines else None,
                 "seconds": round(sum(line["seconds"] for line in lines), 3),
             }
-            write_atomic(self._config.directory.summary, json.dumps(summary, indent=1))
+            write_json(self._config.directory.summary, summary)
         self._attempt.completed()
         self._world.barrier()

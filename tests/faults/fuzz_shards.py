@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from videomae.core.files import file_sha256
 from videomae.data.errors import ShardError
-from videomae.data.shards.index import SampleMeta, file_sha256, index_tar
+from videomae.data.shards.index import SampleMeta, index_tar
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter

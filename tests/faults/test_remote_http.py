@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from videomae.core.files import file_sha256
 from videomae.data.errors import ChangedError, RemoteError
 from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
 from videomae.data.loader.prefetch import follow
@@ -27,7 +28,7 @@ from videomae.data.remote import cache
 from videomae.data.remote import fetch as remote
 from videomae.data.remote.fetch import RemoteConfig, RemoteFolder
 from videomae.data.shards.__main__ import main
-from videomae.data.shards.index import SampleMeta, file_sha256
+from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from videomae.core.ancestry import launchers
+from videomae.core.files import write_atomic
 from videomae.core.processes import ProcessId
 from videomae.core.progress import logger
-from videomae.run.directory import naming, write_atomic
 from videomae.run.status import LauncherStatus
 
 FOLDER = "owner"
@@ -108,8 +108,7 @@ def take(run: Path, number: int, claim: LockRecord) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / f".{secrets.token_hex(8)}"
     try:
-        with naming(whole):
-            whole.write_text(_text(claim))
+        write_atomic(whole, _text(claim))
         if not _link(whole, _file(run, number)):
             return False
     finally:

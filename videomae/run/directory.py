@@ -21,8 +21,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from videomae.core.config import ConfigError, dump, parse, to_dict
+from videomae.core.files import write_atomic, write_json
 
 if TYPE_CHECKING:
     from videomae.core.distributed import World
@@ -105,28 +104,7 @@ class RunDirectory:
         if self.summary.exists():
             return  # the record of a finished run stays that of the run
         write_atomic(self.config, dump(config))
-        write_atomic(self.path / "environment.json", json.dumps(describe_environment(world), indent=1))
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of a filesystem say of which file it speaks: one of writing says only that the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either all of it or what it held before."""
-    staged = path.with_name(f".{path.name}.part")
-    try:
-        with naming(path):
-            staged.write_text(text)
-            staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
+        write_json(self.path / "environment.json", describe_environment(world))
 
 
 def describe_environment(world: World) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videomae.core.errors import UserError
-from videomae.run.checkpoint.manifest import digest
-from videomae.run.directory import RunDirectory, write_atomic
+from videomae.core.files import file_sha256, write_json
+from videomae.run.directory import RunDirectory
 
 FILE = "inputs.json"
 
@@ -38,7 +38,7 @@ def check_inputs(run: RunDirectory, inputs: Sequence[Path]) -> None:
                 f"run its own directory with run=PATH, or remove {run.path} to begin again"
             )
     elif not run.summary.exists():
-        write_atomic(file, json.dumps(now, indent=1) + "\n")
+        write_json(file, now)
 
 
 def _digest(path: Path) -> str | None:
@@ -46,7 +46,7 @@ def _digest(path: Path) -> str | None:
 
     url = as_url(path)
     if url is None:
-        return digest(path) if path.is_file() else None
+        return file_sha256(path) if path.is_file() else None
     from videomae.data.remote.fetch import RemoteFolder
 
     folder, _, name = url.rpartition("/")

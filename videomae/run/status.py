@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
+from videomae.core.files import write_json
 from videomae.core.signals import EXIT_MISTAKE, EXIT_STOPPED
-from videomae.run.directory import write_atomic
 
 FILE = "status.json"
 State = Literal["running", "stopped", "failed", "finished"]
@@ -116,7 +116,7 @@ class StatusFile:
 
     def _write(self, status: Status) -> None:
         self.status = replace(status, updated=_now())
-        write_atomic(self.path, json.dumps(asdict(self.status), indent=1) + "\n")
+        write_json(self.path, asdict(self.status))
 
 
 def _now() -> str:

@@ -9,13 +9,13 @@ workers and however often it was stopped.
 
 from __future__ import annotations
 
+from videomae.core.files import file_lock
 from videomae.data.errors import ShardError
 from videomae.data.shards.reader import read_manifest
 from videomae.core.errors import UserError
 
 import contextlib
 import errno
-import fcntl
 import logging
 import shutil
 from collections.abc import Iterator
@@ -113,9 +113,9 @@ def _stands(out: Path, record: BuildRecord, *, overwrite: bool) -> bool:
 def _locked(staging: Path) -> Iterator[None]:
     """Hold the staging folder against a second build into the same place."""
     staging.mkdir(parents=True, exist_ok=True)
-    with (staging / _LOCK).open("w") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(file_lock(staging / _LOCK, blocking=False))
         except BlockingIOError:
             raise BuildError(f"another build is writing {staging}; wait for it, or name another OUT") from None
         yield

@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from videomae.core.files import file_sha256, write_atomic
 from videomae.data.errors import ShardError
 from videomae.core import progress
-from videomae.data.shards.index import Entry, Index, TarSample, file_sha256, tar_samples
+from videomae.data.shards.index import Entry, Index, TarSample, tar_samples
 from videomae.data.shards.manifest import SkippedSource, Manifest, Shard
 from videomae.data.video import VideoError, probe
 
@@ -127,7 +128,7 @@ def _number(label: str | int | None, names: tuple[str, ...]) -> int:
 
 def _write_index(tar: Path, index: Index) -> Shard:
     path = tar.with_name(tar.name.removesuffix(".tar") + ".index.json")
-    path.write_text(index.to_json())
+    write_atomic(path, index.to_json())
     return Shard(
         name=tar.name,
         samples=len(index),

@@ -10,7 +10,6 @@ has announced, the longest unused first.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import time
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from videomae.core.files import file_lock
 from videomae.data.remote.plans import next_uses
 
 PLANS = "plans"
@@ -62,7 +62,7 @@ class CacheBudget:
                 _promise(path).unlink(missing_ok=True)
 
     def _reserve(self, path: Path, size: int, *, ahead: bool) -> bool:
-        with locked(self._folder / ".room.lock"):
+        with file_lock(self._folder / ".room.lock"):
             others = [holding for holding in _holdings(self._folder) if holding.path != path]
             surplus = sum(holding.bytes for holding in others) + size - self._limit
             if surplus > 0:
@@ -108,17 +108,6 @@ class CacheBudget:
         self._warned = True
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock among the processes of this node; it ends with its holder, however that dies."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:  # closing is not enough: a process forked meanwhile holds the same open file, and with it the lock
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-
 def lock_of(path: Path) -> Path:
     """The lock that whoever downloads the file at `path` holds."""
     return path.with_name(path.name + ".lock")
@@ -159,15 +148,12 @@ def _promised(path: Path) -> int:
     promise = _promise(path)
     if not promise.exists():
         return 0
-    with lock_of(path).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                return int(promise.read_text())
-            return 0
-        promise.unlink(missing_ok=True)
-        fcntl.flock(file, fcntl.LOCK_UN)
+    try:
+        with file_lock(lock_of(path), blocking=False):
+            promise.unlink(missing_ok=True)
+    except BlockingIOError:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return int(promise.read_text())
     return 0
 
 

@@ -16,8 +16,9 @@ from dataclasses import field
 from pathlib import Path
 
 from videomae.core.config import configclass
+from videomae.core.files import file_lock, write_atomic
 from videomae.data.errors import ChangedError, RemoteError
-from videomae.data.remote.budget import PLANS, CacheBudget, lock_of, locked
+from videomae.data.remote.budget import PLANS, CacheBudget, lock_of
 from videomae.data.remote.fetch import RemoteFolder
 from videomae.data.remote.plans import Plan
 
@@ -97,15 +98,13 @@ class ShardCache:
         """The text of a small remote file such as an index, kept beside the shards. Raises as `fetch`."""
         path = self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(lock_of(path)):
+        with file_lock(lock_of(path)):
             content = path.read_bytes() if path.is_file() else b""
             if hashlib.sha256(content).hexdigest() != sha256:
                 content = self._remote.read(name)
                 if hashlib.sha256(content).hexdigest() != sha256:
                     raise ChangedError(f"{self._remote.url}/{name} is not the one that the manifest speaks of")
-                draft = path.with_name(name + ".partial")
-                draft.write_bytes(content)
-                draft.replace(path)
+                write_atomic(path, content)
         return content.decode(errors="replace")
 
     @contextlib.contextmanager
@@ -119,7 +118,7 @@ class ShardCache:
                 " raise VIDEOMAE_CACHE_GB, or build smaller shards"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(lock_of(self.folder / name)):
+        with file_lock(lock_of(self.folder / name)):
             yield
 
     def _download(self, name: str, *, size: int, sha256: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from videomae.core.config import configclass
+from videomae.core.files import file_sha256
 from videomae.data.errors import ChangedError, RemoteError
 
 SCHEMES = ("http", "https", "s3", "gs")
@@ -69,10 +69,9 @@ class RemoteFolder:
             if fresh:
                 partial.unlink(missing_ok=True)
             self._fill(name, partial, size)
-            with partial.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
-                    partial.replace(target)
-                    return
+            if file_sha256(partial) == sha256:
+                partial.replace(target)
+                return
         partial.unlink(missing_ok=True)
         raise ChangedError(f"{self.url}/{name}: its SHA-256 is not the manifest's; publish the shards again")
 

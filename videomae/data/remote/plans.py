@@ -13,6 +13,8 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+from videomae.core.files import write_json
+
 _numbers = itertools.count()
 
 
@@ -26,9 +28,7 @@ class Plan:
     def publish_plan(self, soon: Mapping[str, int]) -> None:
         """Say in how many batches each file is needed next; replaces what was said before."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._file.with_suffix(".draft")
-        draft.write_text(json.dumps({f"{self._folder}/{name}": batches for name, batches in soon.items()}))
-        draft.replace(self._file)
+        write_json(self._file, {f"{self._folder}/{name}": batches for name, batches in soon.items()})
 
     def withdraw(self) -> None:
         """Nothing is needed any more."""

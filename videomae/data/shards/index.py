@@ -6,7 +6,6 @@ archive may end. An entry says enough to read and choose a sample (label, group,
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import tarfile
@@ -162,11 +161,6 @@ class _Member:
     suffix: str
     offset: int
     data: bytes
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class BoundedInfo(tarfile.TarInfo):

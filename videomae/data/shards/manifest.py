@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from videomae.core.files import write_atomic
 from videomae.data.errors import ShardError
 
 FORMAT = "videomae-shards-1"
@@ -93,7 +94,7 @@ class Manifest:
         """Write manifest.json into the folder, the same text for the same content."""
         values = {"format": FORMAT, **asdict(self)}
         del values["folder"], values["url"]
-        (self.folder / MANIFEST).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
+        write_atomic(self.folder / MANIFEST, json.dumps(values, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def parse(cls, text: bytes, *, folder: Path, source: str, url: str = "") -> Manifest:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from videomae.core.files import file_sha256
 from videomae.data.errors import RemoteError, ShardError
 from videomae.data.remote.cache import ShardCache
 from videomae.data.remote.fetch import RemoteFolder, as_url
-from videomae.data.shards.index import Entry, Index, file_sha256
+from videomae.data.shards.index import Entry, Index
 from videomae.data.shards.manifest import MANIFEST, Manifest, Shard
 
 _OPEN_FILES = 64

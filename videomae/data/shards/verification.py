@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomae.core import progress
+from videomae.core.files import file_sha256
 from videomae.data.errors import RemoteError, ShardError
 from videomae.data.remote.cache import ShardCache
 from videomae.data.remote.fetch import RemoteFolder
-from videomae.data.shards.index import Entry, Index, file_sha256
+from videomae.data.shards.index import Entry, Index
 from videomae.data.shards.manifest import Manifest, Shard
 from videomae.data.video import VideoError, iterate
 

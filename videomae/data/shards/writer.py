@@ -11,8 +11,9 @@ from pathlib import Path
 
 from webdataset.writer import TarWriter
 
+from videomae.core.files import file_sha256
 from videomae.data.errors import ShardError
-from videomae.data.shards.index import SampleMeta, file_sha256, index_tar
+from videomae.data.shards.index import SampleMeta, index_tar
 from videomae.data.shards.manifest import Shard
 
 

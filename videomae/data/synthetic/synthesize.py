@@ -16,7 +16,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import numpy as np
 from videomae.core import progress
 from videomae.core.config import configclass, parse, to_dict
 from videomae.core.errors import UserError
+from videomae.core.files import atomic_folder
 from videomae.data.synthetic.scene import Motion, draw_scene, render
 from videomae.data.video import EncodingConfig, encode
 
@@ -92,17 +92,13 @@ def synthesize(folder: Path, config: SyntheticConfig, *, workers: int) -> bool:
     """
     if _is_there(folder, config):
         return False
-    staging = folder.with_name(f"{folder.name}.partial")
     try:
-        shutil.rmtree(staging, ignore_errors=True)  # what a killed run left
-        _write_set(staging, config, workers=workers)
-        staging.replace(folder)
+        with atomic_folder(folder) as staging:
+            _write_set(staging, config, workers=workers)
     except OSError as error:
         raise SynthesisError(
             f"could not write {folder}: {error.strerror or error}; free some space or choose another folder"
         ) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return True
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import safetensors.torch
 
+from videomae.core.files import write_atomic, write_json
 from videomae.models.encoder import EncoderConfig
-from videomae.models.weights.export import load_encoder, save_encoder, write
+from videomae.models.weights.export import load_encoder, save_encoder
 from videomae.models.weights.files import State, WeightsError, read_state
 from videomae.models.weights.huggingface import Form, from_huggingface, is_huggingface, to_config, to_huggingface
 from videomae.models.weights.official import encoder_config, take_apart
@@ -91,5 +92,5 @@ def write_huggingface(state: State, config: EncoderConfig, out: Path, *, form: F
     """Write a state in official names, of an encoder with prefixes or of a classifier, as transformers' folder."""
     out.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.contiguous() for key, value in to_huggingface(state, form=form).items()}
-    write(out / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    write(out / "config.json", (json.dumps(to_config(config, state), indent=2) + "\n").encode())
+    write_atomic(out / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}), sync=True)
+    write_json(out / "config.json", to_config(config, state))

@@ -6,7 +6,6 @@ The keys are those of `VideoEncoder`, final norm included; the JSON holds the en
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from videomae.core.config import ConfigError, parse, to_dict
+from videomae.core.files import write_atomic
 from videomae.models.encoder import EncoderConfig, VideoEncoder
 from videomae.models.weights.files import State, WeightsError, listing, read_state
 
@@ -41,8 +41,8 @@ def save_encoder(state: Mapping[str, Tensor], config: EncoderConfig, folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     description = json.dumps({"encoder": to_dict(config), "metadata": dict(metadata)}, indent=2) + "\n"
-    write(folder / TENSORS, safetensors.torch.save(tensors))
-    write(folder / DESCRIPTION, description.encode())
+    write_atomic(folder / TENSORS, safetensors.torch.save(tensors), sync=True)
+    write_atomic(folder / DESCRIPTION, description, sync=True)
 
 
 def load_encoder(path: Path | str) -> EncoderExport:
@@ -95,16 +95,3 @@ def _check(state: Mapping[str, Tensor], config: EncoderConfig, *, source: str) -
             f"unused keys: {listing(unused) or 'none'}; missing keys: {listing(missing) or 'none'}; "
             f"other shapes: {listing(shapes) or 'none'}"
         )
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
+from videomae.core.files import file_sha256
 from videomae.core.progress import logger
 from videomae.run.checkpoint import manifest
 from videomae.run.checkpoint.manifest import MANIFEST, PROGRESS, DamagedError
@@ -128,7 +129,7 @@ def _listing(folder: Path) -> list[tuple[str, str | None]]:
     listing = []
     for name in step_names(folder):
         try:
-            listing.append((name, manifest.digest(folder / name / MANIFEST)))
+            listing.append((name, file_sha256(folder / name / MANIFEST)))
         except OSError:
             listing.append((name, None))
     return listing

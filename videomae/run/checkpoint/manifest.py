@@ -5,15 +5,14 @@ Nothing here talks to other ranks; each rank describes the files that it wrote, 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from videomae.core.errors import UserError
+from videomae.core.files import file_sha256, sync_path
 
 FORMAT = "videomae-checkpoint-1"
 MANIFEST = "manifest.json"
@@ -43,9 +42,8 @@ def describe(folder: Path) -> dict[str, FileRecord]:
     """
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files[path.relative_to(folder).as_posix()] = FileRecord(path.stat().st_size, digest(path))
+        sync_path(path)
+        files[path.relative_to(folder).as_posix()] = FileRecord(path.stat().st_size, file_sha256(path))
     return files
 
 
@@ -124,7 +122,7 @@ def check_contents(folder: Path, files: Files, names: Iterable[str]) -> None:
     """
     for name in names:
         try:
-            if digest(folder / name) != files[name].sha256:
+            if file_sha256(folder / name) != files[name].sha256:
                 raise DamagedError(f"{name} has changed since it was written")
         except OSError as error:
             raise DamagedError(f"{name} cannot be read ({error})") from None
@@ -139,26 +137,3 @@ def share_of(files: Files, *, rank: int, size: int) -> list[str]:
         dealt[lightest].append(name)
         loads[lightest] += files[name].bytes
     return dealt[rank]
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a file and flush it to the disk."""
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from videomae.core.distributed import World
+from videomae.core.files import sync_path
 from videomae.run.checkpoint import manifest
 from videomae.run.checkpoint.manifest import PROGRESS, FileRecord
 
@@ -105,7 +106,7 @@ class Staging:
                 (own / name).rename(target)
             shutil.rmtree(own)
             for folder in {(self.folder / name).parent for name in files}:
-                manifest.sync_folder(folder)
+                sync_path(folder)
         except Exception as error:  # whatever it is, the other ranks must hear of it and not wait for ever
             return Filled({}, f"{type(error).__name__}: {error}")
         return Filled(files)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from videomae.core.distributed import World
+from videomae.core.files import sync_path, write_atomic
 from videomae.core.progress import logger
 from videomae.run.checkpoint import manifest
 from videomae.run.checkpoint.keep import outdated
@@ -124,15 +125,15 @@ class CheckpointStore:
     def _commit(self, staging: Staging, target: Path, files: Mapping[str, FileRecord]) -> None:
         staging.check()
         about = {"step": staging.progress["step"], "saved": datetime.now(UTC).isoformat(timespec="seconds")}
-        manifest.write_synced(staging.folder / MANIFEST, manifest.to_text(files, **about))
+        write_atomic(staging.folder / MANIFEST, manifest.to_text(files, **about), sync=True)
         staging.seal()
-        manifest.sync_folder(staging.folder)
+        sync_path(staging.folder)
         replaced = self.folder / _REPLACED
         shutil.rmtree(replaced, ignore_errors=True)
         if target.exists():
             target.rename(replaced)
         staging.folder.rename(target)
-        manifest.sync_folder(self.folder)
+        sync_path(self.folder)
         self._tidy(target)
 
     def _tidy(self, target: Path) -> None:
@@ -154,9 +155,7 @@ class CheckpointStore:
             self._sweep()
 
     def _point(self, name: str) -> None:
-        staged = self.folder / f".{LATEST}"
-        staged.write_text(f"{name}\n")
-        staged.replace(self.folder / LATEST)
+        write_atomic(self.folder / LATEST, f"{name}\n")
 
     def _sweep(self) -> None:
         for folder in self.folder.glob(f"{_REMOVED}*"):
@@ -165,7 +164,6 @@ class CheckpointStore:
     def _mend(self) -> None:
         self._sweep()
         shutil.rmtree(self.folder / STAGING, ignore_errors=True)  # it may be as large as a whole one
-        (self.folder / f".{LATEST}").unlink(missing_ok=True)
         replaced = self.folder / _REPLACED
         if not replaced.is_dir():
             return

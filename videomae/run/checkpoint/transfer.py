@@ -13,6 +13,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from videomae.core.files import atomic_folder, atomic_path, write_atomic
 from videomae.engine.state.index import ReadRequest
 from videomae.engine.state.rank_file import EMA, MASTER
 from videomae.engine.state.reader import StateReader, read_full
@@ -34,7 +35,9 @@ def export(checkpoint: Checkpoint, out: Path, *, weights: str = MASTER) -> int:
     state = read_full(checkpoint.folder, weights)
     about = {"step": str(checkpoint.step), "weights": weights, "checkpoint": str(checkpoint.folder)}
     tensors = {name: value.contiguous() for name, value in state.items()}
-    _write_whole(out, lambda part: safetensors.torch.save_file(tensors, part, metadata=about))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as part:
+        safetensors.torch.save_file(tensors, part, metadata=about)
     return len(state)
 
 
@@ -51,7 +54,9 @@ def to_torch(checkpoint: Checkpoint, out: Path) -> int:
         for key in sorted(state.keys - {MASTER}):
             content[key] = read_full(checkpoint.folder, key)
         content["steps"] = {name: state.steps(name) for name in state.shapes}
-    _write_whole(out, lambda part: torch.save(content, part))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as part:
+        torch.save(content, part)
     return len(content["steps"])
 
 
@@ -65,10 +70,7 @@ def to_ranks(checkpoint: Checkpoint, out: Path, *, ranks: int) -> None:
         raise CheckpointError(f"got {ranks} ranks, wanted 1 or more")
     if out.exists():
         raise CheckpointError(f"{out} is there already; name another folder, or remove it")
-    staged = out.with_name(f".{out.name}.part")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    try:
+    with atomic_folder(out) as staged:
         with StateReader(checkpoint.folder) as state:
             held = _whole(state)
             for rank in range(ranks):
@@ -78,10 +80,7 @@ def to_ranks(checkpoint: Checkpoint, out: Path, *, ranks: int) -> None:
                 )
         shutil.copyfile(checkpoint.folder / PROGRESS, staged / PROGRESS)
         text = manifest.to_text(manifest.describe(staged), step=checkpoint.step, converted=str(checkpoint.folder))
-        manifest.write_synced(staged / MANIFEST, text)
-        staged.rename(out)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        write_atomic(staged / MANIFEST, text, sync=True)
 
 
 def _whole(state: StateReader) -> list[ParamShard]:
@@ -97,14 +96,3 @@ def _whole(state: StateReader) -> list[ParamShard]:
         steps = torch.tensor(state.steps(name)) if trained else None
         held.append(ParamShard(name, shape, 0, values[name], steps))
     return held
-
-
-def _write_whole(out: Path, write: Any) -> None:
-    """Let `write(path)` write a file that appears whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    try:
-        write(part)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)

@@ -20,8 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videomae.core.files import write_atomic
 from videomae.core.progress import logger
-from videomae.run.directory import RunDirectory, write_atomic
+from videomae.run.directory import RunDirectory
 from videomae.run.metrics.config import MetricsConfig
 from videomae.run.metrics.mirror import WandbSync, start_wandb_sync
 

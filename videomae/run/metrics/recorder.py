@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -17,11 +16,11 @@ import torch
 from torch import Tensor
 
 from videomae.core.distributed import World
+from videomae.core.files import write_json
 from videomae.core.progress import logger
 from videomae.data.sample_weights import Ratio
 from videomae.engine.protocol import StepResult
 from videomae.engine.schedule import Schedule
-from videomae.run.directory import write_atomic
 from videomae.run.metrics import MetricsLog
 from videomae.run.metrics.meter import Meter, Span, Workload, memory_gb
 from videomae.run.metrics.peak import peak_of
@@ -62,7 +61,7 @@ class Recorder:
             "precision": precision,
             "devices": meter.devices,
         }
-        write_atomic(self._run.path / "cost.json", json.dumps(described, indent=1) + "\n")
+        write_json(self._run.path / "cost.json", described)
 
     def should_log(self, step: int) -> bool:
         """Whether the 0-based `step` is logged."""

@@ -26,7 +26,8 @@ from typing import Any
 import yaml
 
 from videomae.core.errors import UserError
-from videomae.run.directory import RunDirectory, write_atomic
+from videomae.core.files import write_json
+from videomae.run.directory import RunDirectory
 from videomae.run.metrics.config import MetricsConfig
 from videomae.run.metrics.log import Follower, Line
 from videomae.run.metrics.mirror import CONNECTED, mode_of, run_id
@@ -180,7 +181,7 @@ def _sent_before(run: RunDirectory, wandb_run: Any) -> dict[str, int]:
 
 
 def _remember(run: RunDirectory, sent: dict[str, int]) -> None:
-    write_atomic(_note(run), json.dumps(sent))
+    write_json(_note(run), sent)
 
 
 def _note(run: RunDirectory) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from videomae.core.files import file_lock
 from videomae.data.errors import RemoteError, ShardError
-from videomae.data.remote.budget import locked
 from videomae.data.remote.cache import CacheConfig, ShardCache
 from videomae.data.remote.fetch import RemoteFolder, as_url
 from videomae.data.shards.manifest import Shard
@@ -107,7 +107,7 @@ def test_a_shard_larger_than_the_cache_is_an_error(cache: ShardCache) -> None:
 
 
 def test_a_lock_ends_though_a_forked_process_still_has_its_file_open(tmp_path: Path) -> None:
-    with locked(tmp_path / "x.lock"):
+    with file_lock(tmp_path / "x.lock"):
         held = [int(link.name) for link in Path("/proc/self/fd").iterdir() if _leads_to(link, tmp_path / "x.lock")]
         inherited = os.dup(held[0])  # shares the open file as a fork's does
     with (tmp_path / "x.lock").open("a") as file:

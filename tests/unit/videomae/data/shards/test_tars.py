@@ -1,5 +1,6 @@
 """Tars: ours verified byte by byte, others' indexed, damaged and hostile ones named and never believed."""
 
+import errno
 import io
 import json
 import os
@@ -12,12 +13,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from videomae.core.files import file_sha256
 from videomae.data.build.build import BuildConfig, build
 from videomae.data.build.external_tars import index_folder
 from videomae.data.build.sources import find
 from videomae.data.errors import ShardError
 from videomae.data.shards.__main__ import main
-from videomae.data.shards.index import file_sha256, index_tar, tar_samples
+from videomae.data.shards.index import index_tar, tar_samples
 from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.verification import verify
 from videomae.data.video import EncodingConfig
@@ -239,6 +241,20 @@ def test_an_index_that_says_what_cannot_be_is_refused_though_its_checksum_is_rig
     replace(manifest, shards=shards).write()
     with pytest.raises(ShardError, match="index"):
         ShardReader(read_manifest(folder)).read(0)
+
+
+def test_a_full_disk_leaves_the_manifest_as_it_was(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read_manifest(built / "train")
+    write_bytes = Path.write_bytes
+
+    def write_half(path: Path, data: bytes) -> int:
+        write_bytes(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        replace(manifest, classes=("another",)).write()
+    assert read_manifest(built / "train") == manifest
 
 
 @pytest.mark.parametrize("samples", [-1, 1.5, "9", None])

@@ -166,7 +166,7 @@ def test_the_set_is_in_the_layout_and_in_h264(tmp_path: Path) -> None:
             assert (stream.width, stream.height) == (64, 48)
             assert 8 <= float(stream.average_rate or 0) <= 12
             assert len(list(container.decode(stream))) == round(0.5 * float(stream.average_rate or 0))
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_groups_hold_both_twins_of_a_scene_and_stay_in_one_split(tmp_path: Path) -> None:

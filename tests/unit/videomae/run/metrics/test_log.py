@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import world_of_one
-from videomae.run.directory import RunDirectory, write_atomic
+from videomae.core.files import write_atomic
+from videomae.run.directory import RunDirectory
 from videomae.run.metrics import MetricsConfig, MetricsLog, read_metrics
 from videomae.run.metrics.log import Follower
 
