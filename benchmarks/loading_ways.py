@@ -2,7 +2,7 @@
 
 - ours, ours_k4: `train_stream` over the shards, one crop or four from a decoding.
 - webdataset: stock `webdataset` over the same tars: its reading, shuffling, decoding of the JSON, batching; frames by
-  our decoder for files of any kind (`decode_demuxed`), which converts them whole; the crop and size as ours.
+  our decoder for files of any kind (`decode_with_demuxer`), which converts them whole; the crop and size as ours.
 - webdataset_lent: the same with the decoder of our reader, which leaves out frames that nobody needs and
   converts only crops.
 - official, official_originals: see `official_way`, over files of short side 320, and over the originals.
@@ -10,15 +10,17 @@
   the wanted ones to RGB: no crop, no batch.
 
 torchcodec is no way of its own: it has no build for every torch. Beside them once (0.13, on PyAV's FFmpeg), it took as
-long for the same frames as `decode_demuxed`, 1.6 times as long as `decode`, with the same pixels.
+long for the same frames as `decode_with_demuxer`, 1.6 times as long as `decode`, with the same pixels.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import av
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,8 +35,8 @@ from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader
 from videomae.data.transforms.augment import multi_scale_box, multi_scale_crop, resize
-from videomae.data.transforms.frame_sampling import uniform_segments
-from videomae.data.video import decode_boxes, decode_demuxed, decode_plainly
+from videomae.data.transforms.frame_sampling import Indices, uniform_segments
+from videomae.data.video import FrameHWC, FramesTHWC, decode_boxes, decode_with_demuxer
 
 FRAMES, SIZE, CROPS = 16, 224, 4
 CLIPS_OF_A_VIDEO = {"ours_k4": CROPS}  # by way; one if it is not here
@@ -87,7 +89,7 @@ def _ours(clips: Clips, *, repeats: int, workers: int) -> Iterator[Tensor]:
 
 def crop_whole(video: bytes, meta: dict[str, Any], rng: np.random.Generator) -> Tensor:
     """A clip_TCHW cut from frames that were decoded and converted whole."""
-    frames_THWC = decode_demuxed(video, uniform_segments(meta["frames"], FRAMES, rng))
+    frames_THWC = decode_with_demuxer(video, uniform_segments(meta["frames"], FRAMES, rng))[0]
     return multi_scale_crop(frames_THWC, SIZE, rng)
 
 
@@ -125,7 +127,20 @@ def _floor(manifest: Manifest) -> Iterator[Tensor]:
     for number in itertools.cycle(range(len(reader))):
         sample = reader.read(number)
         index_T = uniform_segments(sample.frames, FRAMES, np.random.default_rng(number))
-        yield torch.from_numpy(decode_plainly(sample.video, index_T))[None]
+        yield torch.from_numpy(decode_sequentially(sample.video, index_T))[None]
+
+
+def decode_sequentially(video: bytes, index_T: Indices) -> FramesTHWC:
+    """Decode everything from the start to the last wanted frame, and convert the wanted frames whole."""
+    wanted, last = {int(index) for index in index_T}, int(max(index_T))
+    found: dict[int, FrameHWC] = {}
+    with av.open(io.BytesIO(video)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                found[number] = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+            if number == last:
+                break
+    return np.stack([found[int(index)] for index in index_T])
 
 
 def _official(data: OfficialWay, workers: int) -> Iterator[Tensor]:

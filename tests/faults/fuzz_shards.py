@@ -30,7 +30,7 @@ from videomae.data.video import (
     VideoError,
     decode,
     decode_boxes,
-    decode_demuxed,
+    decode_with_demuxer,
     encode,
     probe,
     transcode,
@@ -194,7 +194,7 @@ def fuzz_videos(count: int, seed: int) -> Counter[str]:
             assert found.shape[0] == 3, case
             assert found.dtype == np.uint8, case
             assert np.array_equal(decode_boxes(content, index_T, None)[0], found), case
-            decode_demuxed(content, index_T)
+            decode_with_demuxer(content, index_T)[0]
             if case % 4 == 0:
                 transcode(content, EncodingConfig(short_side=32))
         except VideoError:

@@ -15,7 +15,7 @@ from videomae.data.remote.cache import ShardCache
 from videomae.data.remote.fetch import RemoteFolder
 from videomae.data.shards.index import Entry, Index
 from videomae.data.shards.manifest import Manifest, Shard
-from videomae.data.video import VideoError, iterate
+from videomae.data.video import VideoError, iter_frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def _fault(video: bytes, entry: Entry, *, decode: bool) -> str:
         return "its bytes changed: wrong checksum"
     if decode:
         try:
-            frames = sum(1 for _ in iterate(video))
+            frames = sum(1 for _ in iter_frames(video))
         except VideoError as error:
             return str(error)
         if frames != entry.frames:

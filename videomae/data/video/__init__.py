@@ -1,14 +1,13 @@
-"""Video bytes to uint8 frames and back: probing, decoding, encoding. The only package that imports PyAV."""
+"""Decode, probe and encode videos: bytes or files to uint8 frames and back. The only package that imports PyAV."""
 
-from videomae.data.video.container import MAX_FRAMES, MAX_PIXELS, SUFFIXES, Source, VideoError
+from videomae.data.video.container import MAX_FRAMES, MAX_PIXELS, SUFFIXES, VideoError, VideoSource
 from videomae.data.video.cropping import Box, FrameHWC, FramesTHWC
 from videomae.data.video.decoding import (
     VideoInfo,
     decode,
     decode_boxes,
-    decode_demuxed,
-    decode_plainly,
-    iterate,
+    decode_with_demuxer,
+    iter_frames,
     probe,
 )
 from videomae.data.video.encoding import EncodingConfig, encode, transcode
@@ -21,15 +20,14 @@ __all__ = [
     "EncodingConfig",
     "FrameHWC",
     "FramesTHWC",
-    "Source",
     "VideoError",
     "VideoInfo",
+    "VideoSource",
     "decode",
     "decode_boxes",
-    "decode_demuxed",
-    "decode_plainly",
+    "decode_with_demuxer",
     "encode",
-    "iterate",
+    "iter_frames",
     "probe",
     "transcode",
 ]

@@ -1,4 +1,4 @@
-"""Opens a video's bytes or file within limits, and hands out its packets and frames in order."""
+"""Open a video's bytes or file within size limits, and iterate over its packets and frames."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ from videomae.core.errors import UserError
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
 MAX_PIXELS = 8192 * 4608
 MAX_FRAMES = 1_000_000
-# Pixels decoded for one request, wanted or not: 33,000 pictures of full HD, one or two minutes of a core. What needs
-# more, such as a long video without keyframes, is better packed first: `videomae shards build` has no limit.
-MAX_WORK = 1 << 36
-_SLACK = 1 << 20  # bytes of packets beyond twice those of the file: headers that the demuxer adds
-DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # the stream itself may speak of larger pictures than its container
-# Playlists and other formats that make FFmpeg open further files or addresses are not in the list.
+# Pixels decoded for one request, returned or not: 33,000 full-HD frames, one or two minutes on one core. A video that
+# needs more, such as a long one without keyframes, must be re-encoded first; building shards has no limit.
+MAX_DECODED_PIXELS = 1 << 36
+_PACKET_SLACK = 1 << 20  # bytes of packets allowed beyond twice the file size: headers that the demuxer adds
+DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # the stream may declare larger frames than its container does
+# Allowed demuxers. Playlists and other formats that make FFmpeg open further files or URLs are excluded.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,flv,asf,ogg"
 
-Source = bytes | Path
+VideoSource = bytes | Path
 
 
 class VideoError(UserError):
     """A video that cannot be used; the message says why."""
 
 
-class Work:
-    """What is decoded for one request. Raises VideoError if it is more than MAX_WORK pixels, or is going to be."""
+class DecodeBudget:
+    """Limits the pixels decoded for one request to MAX_DECODED_PIXELS. Its methods raise VideoError beyond that."""
 
     def __init__(self) -> None:
-        self._done = 0
+        self._decoded = 0
 
-    def ahead(self, pictures: int, width: int, height: int) -> None:
-        """So many pictures are to be decoded, by what the container says of their size."""
-        if self._done + pictures * width * height > MAX_WORK:
+    def check(self, frames: int, width: int, height: int) -> None:
+        """Check that `frames` more frames fit, by the frame size that the container declares."""
+        if self._decoded + frames * width * height > MAX_DECODED_PIXELS:
             raise VideoError(
-                f"{pictures} pictures of {width}x{height} would have to be decoded for one request, which may take"
-                f" {MAX_WORK} pixels; store it with more keyframes, as `python -m videomae.data.shards build` does"
+                f"this request needs {frames} decoded frames of {width}x{height}; at most {MAX_DECODED_PIXELS} pixels"
+                " are decoded: re-encode the video with more keyframes, as building shards does"
             )
 
-    def done(self, decoder: VideoCodecContext) -> None:
-        """A packet has been decoded, whose picture may be larger than the container says."""
-        self._done += decoder.width * decoder.height
-        if self._done > MAX_WORK:
-            raise VideoError(f"more than {MAX_WORK} pixels had to be decoded for one request")
+    def charge(self, decoder: VideoCodecContext) -> None:
+        """Count one decoded packet, by the decoder's frame size, which may exceed the one the container declares."""
+        self._decoded += decoder.width * decoder.height
+        if self._decoded > MAX_DECODED_PIXELS:
+            raise VideoError(f"this request needs more than {MAX_DECODED_PIXELS} decoded pixels")
 
 
 @contextlib.contextmanager
-def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open by file object, never by name: a name could be an address or a protocol to FFmpeg."""
+def open_video(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video by file object, never by name, which FFmpeg could take for a URL or protocol. Raises VideoError."""
     try:
         with contextlib.ExitStack() as stack:
             file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(source.open("rb"))
@@ -68,21 +68,9 @@ def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
             if not container.streams.video:
                 raise VideoError("the file holds no video stream")
             stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise VideoError("its video stream is damaged, or of a codec that FFmpeg does not know")
+            _check_limits(stream, len(source) if isinstance(source, bytes) else source.stat().st_size)
             stream.codec_context.thread_count = 1
             stream.codec_context.options = dict(DECODER_OPTIONS)
-            pixels = stream.width * stream.height
-            if not 0 < pixels <= MAX_PIXELS:
-                raise VideoError(
-                    f"frames of {stream.width}x{stream.height} pixels; at most {MAX_PIXELS} pixels are read"
-                )
-            if stream.frames > MAX_FRAMES:
-                raise VideoError(_too_long(stream.frames))
-            length = len(source) if isinstance(source, bytes) else source.stat().st_size
-            needed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-            if needed > length:
-                raise VideoError(f"truncated: {length} bytes of the {needed} that its index speaks of")
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"not a readable video: {error.strerror or error}") from None
@@ -90,34 +78,48 @@ def opened(source: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoError(f"not a readable video: {error}") from None
 
 
-def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """The stream's packets that carry data, in decoding order. Raises VideoError if they are too many or too large."""
-    left = 2 * container.size + _SLACK
+def _check_limits(stream: VideoStream, file_bytes: int) -> None:
+    if stream.codec_context is None:
+        raise VideoError("the video stream is damaged, or FFmpeg does not know its codec")
+    if not 0 < stream.width * stream.height <= MAX_PIXELS:
+        raise VideoError(f"frames of {stream.width}x{stream.height} pixels; at most {MAX_PIXELS} pixels are supported")
+    if stream.frames > MAX_FRAMES:
+        raise VideoError(_too_many_frames(stream.frames))
+    needed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if needed > file_bytes:
+        raise VideoError(f"truncated: the file has {file_bytes} of the {needed} bytes that its index refers to")
+
+
+def iter_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """Yield the stream's non-empty packets in decoding order. Raises VideoError if they exceed the limits."""
+    left = 2 * container.size + _PACKET_SLACK
     for count, packet in enumerate(container.demux(stream)):
         if count > MAX_FRAMES:
-            raise VideoError(_too_long(count))
+            raise VideoError(_too_many_frames(count))
         left -= packet.size
-        if left < 0:  # such as thousands of samples that all name the same bytes
-            raise VideoError(f"its index speaks of more bytes than the {container.size} that the file has")
+        if left < 0:  # such as thousands of samples that all refer to the same bytes
+            raise VideoError(f"its index refers to more bytes than the {container.size} of the file")
         if packet.size:
             yield packet
 
 
-def frames_of(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    for packet in packets_of(container, stream):
+def decode_stream(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Decode every frame in display order."""
+    for packet in iter_packets(container, stream):
         yield from stream.codec_context.decode(packet)
     yield from stream.codec_context.decode(None)
 
 
-def rate_of(stream: VideoStream) -> Fraction:
+def frame_rate(stream: VideoStream) -> Fraction:
+    """Frames per second; 25 if the container declares none or an implausible one."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     return Fraction(rate) if 0 < rate <= 1000 else Fraction(25)
 
 
-def untimed(container: InputContainer) -> bool:
-    """AVI stores no presentation times: FFmpeg's guesses are off by the B-frames, counting is right."""
-    return container.format.name == "avi"
+def has_timestamps(container: InputContainer) -> bool:
+    """False for AVI, which stores no presentation times: FFmpeg's guesses are off by the B-frames."""
+    return container.format.name != "avi"
 
 
-def _too_long(frames: int) -> str:
-    return f"{frames} frames or more; at most {MAX_FRAMES} are read: cut the video into parts first"
+def _too_many_frames(frames: int) -> str:
+    return f"{frames} frames or more; at most {MAX_FRAMES} are supported: split the video first"

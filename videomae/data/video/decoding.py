@@ -1,7 +1,7 @@
-"""Decodes the frames asked for, and no more, to uint8 RGB.
+"""Decode only the requested frames of a video to uint8 RGB.
 
-Only the groups of pictures that hold a wanted frame are decoded, and only what lies in a wanted box is converted. Of
-files as `encode` writes them, frames that are neither wanted nor referred to are not decoded either.
+Only the groups of pictures that hold a requested frame are decoded, and only the requested boxes are converted. In mp4
+files as `encode` writes them, non-reference frames that are not requested are not decoded either.
 Shapes: T frames, H height, W width, C = 3 (RGB).
 """
 
@@ -22,24 +22,25 @@ from av.video.stream import VideoStream
 
 from videomae.data.video.container import (
     DECODER_OPTIONS,
-    Source,
+    DecodeBudget,
     VideoError,
-    Work,
-    frames_of,
-    opened,
-    packets_of,
-    rate_of,
-    untimed,
+    VideoSource,
+    decode_stream,
+    frame_rate,
+    has_timestamps,
+    iter_packets,
+    open_video,
 )
-from videomae.data.video.cropping import Box, Crops, Cut, FrameHWC, FramesTHWC
-from videomae.data.video.stored import StoredPacket, StoredTrack, parse
+from videomae.data.video.cropping import Box, CropCollector, FrameHWC, FramesTHWC, RgbCropper
+from videomae.data.video.mp4 import Mp4Packet, Mp4Track, parse_mp4
 
-AnyPacket = TypeVar("AnyPacket", Packet, StoredPacket)
+AnyPacket = TypeVar("AnyPacket", Packet, Mp4Packet)
+FrameIndices = Sequence[int] | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a video holds: `frames` pictures of `width` x `height` pixels at `fps` frames a second."""
+    """A video's number of frames, frames per second, and frame size in pixels."""
 
     frames: int
     fps: float
@@ -47,58 +48,86 @@ class VideoInfo:
     height: int
 
 
-def probe(source: Source) -> VideoInfo:
-    """Count the frames and read the size and rate, without decoding.
+def probe(source: VideoSource) -> VideoInfo:
+    """Count the frames and read the size and frame rate, without decoding.
 
     Raises:
-        VideoError: not a video, truncated, without frames, or larger than the limits.
+        VideoError: not a video, truncated, without frames, or beyond the limits.
     """
-    with opened(source) as (container, stream):
-        frames = sum(not packet.is_discard for packet in packets_of(container, stream))
+    with open_video(source) as (container, stream):
+        frames = sum(not packet.is_discard for packet in iter_packets(container, stream))
         if not frames:
             raise VideoError("the video holds no frames")
-        return VideoInfo(frames=frames, fps=float(rate_of(stream)), width=stream.width, height=stream.height)
+        return VideoInfo(frames=frames, fps=float(frame_rate(stream)), width=stream.width, height=stream.height)
 
 
-def decode(source: Source, indices: Sequence[int] | npt.NDArray[np.int64]) -> FramesTHWC:
-    """The frames at `indices` (any order, repeats allowed) as uint8 RGB, shape (len(indices), H, W, 3).
+def decode(source: VideoSource, indices: FrameIndices) -> FramesTHWC:
+    """Decode the frames at `indices` (any order, repeats allowed) to uint8 RGB, shape (len(indices), H, W, 3).
 
     Raises:
-        VideoError: not a video, truncated, damaged, or an index outside of it.
+        VideoError: not a video, truncated, damaged, or an index out of range.
     """
     return decode_boxes(source, indices, None)[0]
 
 
-def decode_boxes(
-    source: Source, indices: Sequence[int] | npt.NDArray[np.int64], boxes: Sequence[Box] | None
-) -> list[FramesTHWC]:
-    """As `decode`, but only what lies in each of `boxes`: several crops from one decoding, and no more is converted.
+def decode_boxes(source: VideoSource, indices: FrameIndices, boxes: Sequence[Box] | None) -> list[FramesTHWC]:
+    """Decode once and convert only `boxes`: one array (len(indices), box.height, box.width, 3) per box.
 
-    One array (len(indices), box.height, box.width, 3) for every box; None stands for one box of the whole picture.
+    `boxes` None means one box, the full frame. Raises as `decode`.
+    """
+    track = parse_mp4(source) if isinstance(source, bytes) else None
+    frames_BTHWC = None if track is None else _decode_mp4(track, [int(index) for index in indices], boxes)
+    return frames_BTHWC or decode_with_demuxer(source, indices, boxes)
+
+
+def decode_with_demuxer(
+    source: VideoSource, indices: FrameIndices, boxes: Sequence[Box] | None = None
+) -> list[FramesTHWC]:
+    """Decode through FFmpeg's demuxer, which handles any container but decodes non-reference frames too.
+
+    `decode_boxes` falls back to it. Raises as `decode`.
     """
     wanted = [int(index) for index in indices]
-    track = parse(source) if isinstance(source, bytes) else None
-    found = None if track is None else _from_track(track, wanted, boxes)
-    return found or _from_container(source, wanted, boxes)
+    with open_video(source) as (container, stream):
+        packets = list(iter_packets(container, stream))
+        total = sum(not packet.is_discard for packet in packets)
+        if not wanted or min(wanted) < 0 or max(wanted) >= total:
+            raise VideoError(f"got frame numbers {wanted[:1]}..{wanted[-1:]} of a video of {total} frames")
+        full = Box(top=0, left=0, height=stream.height, width=stream.width)
+        crops, budget = CropCollector(wanted, boxes or (full,), full), DecodeBudget()
+        select = _select_by_time if has_timestamps(container) else _select_by_count
+        for index, frame in select(stream, packets, set(wanted), budget):
+            crops.add(index, frame)
+        if crops.missing and has_timestamps(
+            container
+        ):  # such as intra-refresh, whose keyframes are not decodable alone
+            for index, frame in _select_by_time(stream, packets, set(crops.missing), budget, seek=False):
+                crops.add(index, frame)
+    if crops.missing:
+        raise VideoError(
+            f"{len(crops.missing)} requested frames could not be decoded, first number {min(crops.missing)}"
+        )
+    return crops.frames_BTHWC
 
 
-def decode_demuxed(source: Source, indices: Sequence[int] | npt.NDArray[np.int64]) -> FramesTHWC:
-    """As `decode`, but always through FFmpeg's demuxer, which decodes every frame between those that are wanted.
+def iter_frames(source: VideoSource) -> Iterator[FrameHWC]:
+    """Decode every frame in order to uint8 RGB (H, W, 3), lazily. Raises as `decode`."""
+    with open_video(source) as (container, stream):
+        full = Box(top=0, left=0, height=stream.height, width=stream.width)
+        to_rgb = RgbCropper(full, full)
+        for frame in decode_stream(container, stream):
+            yield to_rgb(frame).copy()
 
-    What `decode` falls back to, and what it is measured and tested against.
-    """
-    return _from_container(source, [int(index) for index in indices], None)[0]
 
-
-def _from_track(track: StoredTrack, wanted: list[int], boxes: Sequence[Box] | None) -> list[FramesTHWC] | None:
-    """The crops of a plain file; None if anything is amiss, which the way through the demuxer then names."""
+def _decode_mp4(track: Mp4Track, wanted: list[int], boxes: Sequence[Box] | None) -> list[FramesTHWC] | None:
+    """Decode the crops without a demuxer; None on any fault, which the demuxer then reports."""
     if not wanted or min(wanted) < 0 or max(wanted) >= len(track.packets):
         return None
-    whole = Box(top=0, left=0, height=track.height, width=track.width)
-    crops = Crops(wanted, boxes or (whole,), whole)
+    full = Box(top=0, left=0, height=track.height, width=track.width)
+    crops = CropCollector(wanted, boxes or (full,), full)
     try:
-        for index, frame in _select_stored(track, set(wanted)):
-            crops.take(index, frame)
+        for index, frame in _select_from_mp4(track, set(wanted)):
+            crops.add(index, frame)
     except VideoError:
         raise
     except (av.error.FFmpegError, OverflowError, MemoryError, ValueError):
@@ -106,95 +135,48 @@ def _from_track(track: StoredTrack, wanted: list[int], boxes: Sequence[Box] | No
     return None if crops.missing else crops.frames_BTHWC
 
 
-def _from_container(source: Source, wanted: list[int], boxes: Sequence[Box] | None) -> list[FramesTHWC]:
-    with opened(source) as (container, stream):
-        packets = list(packets_of(container, stream))
-        total = sum(not packet.is_discard for packet in packets)
-        if not wanted or min(wanted) < 0 or max(wanted) >= total:
-            raise VideoError(f"asked for frames {wanted[:1]}..{wanted[-1:]} of a video of {total} frames")
-        whole = Box(top=0, left=0, height=stream.height, width=stream.width)
-        crops = Crops(wanted, boxes or (whole,), whole)
-        select, work = _select_by_counting if untimed(container) else _select, Work()
-        for index, frame in select(stream, packets, set(wanted), work):
-            crops.take(index, frame)
-        if crops.missing and select is _select:  # such as pictures refreshed bit by bit: its keyframes are none
-            for index, frame in _select(stream, packets, set(crops.missing), work, seek=False):
-                crops.take(index, frame)
-    if crops.missing:
-        raise VideoError(
-            f"{len(crops.missing)} of the frames asked for could not be decoded, the first is number"
-            f" {min(crops.missing)}"
-        )
-    return crops.frames_BTHWC
-
-
-def decode_plainly(source: Source, indices: Sequence[int] | npt.NDArray[np.int64]) -> FramesTHWC:
-    """As `decode`, by the simplest loop there is: everything from the start, wanted frames converted whole.
-
-    The floor that benchmarks compare with. Raises VideoError.
-    """
-    wanted, last = {int(index) for index in indices}, int(max(indices))
-    found: dict[int, FrameHWC] = {}
-    with opened(source) as (container, stream):
-        for number, frame in enumerate(container.decode(stream)):
-            if number in wanted:
-                found[number] = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-            if number == last:
-                break
-    return np.stack([found[int(index)] for index in indices])
-
-
-def iterate(source: Source) -> Iterator[FrameHWC]:
-    """Every frame in order as uint8 RGB (H, W, 3), decoded lazily; the same errors as `decode`."""
-    with opened(source) as (container, stream):
-        whole = Box(top=0, left=0, height=stream.height, width=stream.width)
-        cut = Cut(whole, whole)
-        for frame in frames_of(container, stream):
-            yield cut(frame).copy()
-
-
-def _select_stored(track: StoredTrack, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """As `_select`, without the frames that are neither wanted nor referred to: leaving them out changes no other."""
+def _select_from_mp4(track: Mp4Track, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
+    """Like `_select_by_time`, but drops non-reference frames that are not wanted: no other frame depends on them."""
     decoder = CodecContext.create("h264", "r")
     assert isinstance(decoder, VideoCodecContext)
     decoder.extradata, decoder.thread_count, decoder.options = track.extradata, 1, dict(DECODER_OPTIONS)
     times = sorted(packet.pts for packet in track.packets)
-    index_of, work = {times[index]: index for index in wanted}, Work()
+    index_of, budget = {times[index]: index for index in wanted}, DecodeBudget()
     runs = [
-        [packet for packet in run if packet.pts in index_of or not track.disposable(packet)]
-        for run in _runs(track.packets, set(index_of))
+        [packet for packet in run if packet.pts in index_of or track.is_reference(packet)]
+        for run in _packet_runs(track.packets, set(index_of))
     ]
-    work.ahead(sum(map(len, runs)), track.width, track.height)
+    budget.check(sum(map(len, runs)), track.width, track.height)
     for run in runs:
         for packet in [*run, None]:
-            for frame in decoder.decode(packet and _packet(track, packet)):
+            for frame in decoder.decode(packet and _av_packet(track, packet)):
                 if frame.pts in index_of:
                     yield index_of[frame.pts], frame
             if packet is not None:
-                work.done(decoder)
+                budget.charge(decoder)
         decoder.flush_buffers()
 
 
-def _packet(track: StoredTrack, stored: StoredPacket) -> Packet:
-    packet = Packet(stored.stop - stored.start)  # of FFmpeg's making, with the room behind it that its decoders need
+def _av_packet(track: Mp4Track, stored: Mp4Packet) -> Packet:
+    packet = Packet(stored.stop - stored.start)  # allocated by FFmpeg, with the padding that its decoders need
     packet.update(track.video[stored.start : stored.stop])
     packet.pts = stored.pts
     return packet
 
 
-def _select(
-    stream: VideoStream, packets: list[Packet], wanted: set[int], work: Work, *, seek: bool = True
+def _select_by_time(
+    stream: VideoStream, packets: list[Packet], wanted: set[int], budget: DecodeBudget, *, seek: bool = True
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode what `wanted` needs and nothing more; yields (index in display order, frame). Without `seek`, all."""
+    """Decode from keyframes to the wanted frames; yield (index in display order, frame). Without `seek`, decode all."""
     shown = [packet for packet in packets if not packet.is_discard]
     times = sorted(packet.pts for packet in shown if packet.pts is not None)
     if len(times) != len(shown) or len(set(times)) != len(times):
-        yield from _select_by_counting(stream, packets, wanted, work)
+        yield from _select_by_count(stream, packets, wanted, budget)
         return
     index_of = {time: index for index, time in enumerate(times)}
     pending = {times[index] for index in wanted}
-    runs = _runs(packets, pending) if seek else [packets]
-    work.ahead(sum(map(len, runs)), stream.width, stream.height)
+    runs = _packet_runs(packets, pending) if seek else [packets]
+    budget.check(sum(map(len, runs)), stream.width, stream.height)
     for run in runs:
         for packet in [*run, None]:
             for frame in stream.codec_context.decode(packet):
@@ -202,35 +184,35 @@ def _select(
                     pending.discard(frame.pts)
                     yield index_of[frame.pts], frame
             if packet is not None:
-                work.done(stream.codec_context)
+                budget.charge(stream.codec_context)
         stream.codec_context.flush_buffers()
 
 
-def _runs(packets: list[AnyPacket], pending: set[int]) -> list[list[AnyPacket]]:
-    """Stretches of packets that start at a keyframe and end with a wanted frame; none overlaps another."""
+def _packet_runs(packets: list[AnyPacket], pending: set[int]) -> list[list[AnyPacket]]:
+    """Disjoint runs of packets, each from a keyframe to a wanted frame; `pending` holds the wanted times."""
     runs: list[tuple[int, int]] = []  # packets[start : stop]
-    keys: list[int] = [0]
-    for place, packet in enumerate(packets):
-        if packet.is_keyframe and place:
-            keys.append(place)
+    keyframes: list[int] = [0]
+    for position, packet in enumerate(packets):
+        if packet.is_keyframe and position:
+            keyframes.append(position)
         if packet.pts not in pending:
             continue
-        start = keys[-1]
-        leads = packet.pts is not None and (packets[start].pts or 0) > packet.pts
-        if leads and len(keys) > 1:  # shown before its keyframe: it also needs the group before
-            start = keys[-2]
+        start = keyframes[-1]
+        leading = packet.pts is not None and (packets[start].pts or 0) > packet.pts
+        if leading and len(keyframes) > 1:  # displayed before its keyframe, so it needs the previous group too
+            start = keyframes[-2]
         while runs and start < runs[-1][1]:
             start = min(start, runs.pop()[0])
-        runs.append((start, place + 1))
+        runs.append((start, position + 1))
     return [packets[start:stop] for start, stop in runs]
 
 
-def _select_by_counting(
-    stream: VideoStream, packets: list[Packet], wanted: set[int], work: Work
+def _select_by_count(
+    stream: VideoStream, packets: list[Packet], wanted: set[int], budget: DecodeBudget
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """For containers without usable time stamps: decode from the start and count."""
+    """Decode from the start and count, for containers without usable timestamps."""
     count, last = 0, max(wanted)
-    work.ahead(last + 1, stream.width, stream.height)
+    budget.check(last + 1, stream.width, stream.height)
     for packet in [*packets, None]:
         for frame in stream.codec_context.decode(packet):
             if count in wanted:
@@ -239,4 +221,4 @@ def _select_by_counting(
             if count > last:
                 return
         if packet is not None:
-            work.done(stream.codec_context)
+            budget.charge(stream.codec_context)

@@ -14,7 +14,7 @@ from videomae.data.video import (
     decode,
     decode_boxes,
     encode,
-    iterate,
+    iter_frames,
     probe,
     transcode,
 )
@@ -61,7 +61,7 @@ def test_every_container_gives_the_frames_asked_for(
     path = write(tmp_path / name, codec, options)
     assert probe(path).frames == 40
     assert probe(path).fps == pytest.approx(30, rel=0.01)
-    everything = np.stack(list(iterate(path)))
+    everything = np.stack(list(iter_frames(path)))
     assert np.abs(everything.mean((1, 2, 3)) - counted_frames(40).mean((1, 2, 3))).max() < 3
     for indices in ([0], [39], [39, 0, 17, 17], sorted(RNG.integers(0, 40, 6)), RNG.integers(0, 40, 6)):
         assert np.array_equal(decode(path, indices), everything[np.asarray(indices)])
@@ -125,7 +125,7 @@ def test_transcoding_keeps_the_frames_at_each_tick(tmp_path: Path, name: str, fp
     assert video == transcode(path, EncodingConfig(short_side=None, fps=fps))
     info = probe(video)
     assert (info.frames, info.fps) == (kept, min(fps or 30, 30))
-    everything = np.stack(list(iterate(path))).mean((1, 2, 3))
+    everything = np.stack(list(iter_frames(path))).mean((1, 2, 3))
     stored = decode(video, range(kept)).mean((1, 2, 3))
     shown = np.abs(stored[:, None] - everything[None, :]).argmin(axis=1)
     assert shown.tolist() == list(range(0, 40, round(40 / kept)))
@@ -148,7 +148,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     for source in (content, path):
-        for action in (probe, lambda source: decode(source, [0]), lambda source: list(iterate(source))):
+        for action in (probe, lambda source: decode(source, [0]), lambda source: list(iter_frames(source))):
             with pytest.raises(VideoError, match=r"not a readable video|truncated"):
                 action(source)
 
@@ -156,7 +156,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_cut_file_never_gives_wrong_frames(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"a{suffix}", "libx264", {"g": "8"})
-    content, everything = path.read_bytes(), np.stack(list(iterate(path)))
+    content, everything = path.read_bytes(), np.stack(list(iter_frames(path)))
     for length in range(50, len(content), 97):
         try:
             found = decode(content[:length], [3, 20])

@@ -16,12 +16,12 @@ from videomae.data.video import (
     VideoError,
     decode,
     decode_boxes,
-    decode_demuxed,
+    decode_with_demuxer,
     decoding,
     encode,
-    iterate,
+    iter_frames,
 )
-from videomae.data.video.stored import parse
+from videomae.data.video.mp4 import parse_mp4
 
 RNG = np.random.default_rng(3)
 STORED = EncodingConfig(short_side=None, fps=None)
@@ -55,14 +55,14 @@ def mux(
 def fed(video: bytes, indices: list[int], monkeypatch: pytest.MonkeyPatch) -> int:
     """How many packets the decoder gets for these frames."""
     count = 0
-    original = decoding._packet
+    original = decoding._av_packet
 
     def counted(track: object, packet: object) -> object:
         nonlocal count
         count += 1
         return original(track, packet)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(decoding, "_packet", counted)
+    monkeypatch.setattr(decoding, "_av_packet", counted)
     decode(video, indices)
     monkeypatch.undo()
     return count
@@ -88,8 +88,8 @@ def fed(video: bytes, indices: list[int], monkeypatch: pytest.MonkeyPatch) -> in
 )
 def test_frames_are_those_of_the_demuxer(params: str) -> None:
     video = mux(params)
-    assert parse(video) is not None
-    everything = decode_demuxed(video, range(40))
+    assert parse_mp4(video) is not None
+    everything = decode_with_demuxer(video, range(40))[0]
     for _ in range(12):
         indices = RNG.integers(0, 40, RNG.integers(1, 20))
         assert np.array_equal(decode(video, indices), everything[indices])
@@ -111,9 +111,9 @@ def test_no_more_is_decoded_than_the_groups_of_what_is_wanted_and_nothing_twice(
 ) -> None:
     count = 48
     video = mux(f"{params}:b-adapt=0:scenecut=0", count, format=format)
-    everything = np.stack(list(iterate(video)))
+    everything = np.stack(list(iter_frames(video)))
     done = []
-    monkeypatch.setattr(decoding.Work, "done", lambda work, decoder: done.append(decoder))
+    monkeypatch.setattr(decoding.DecodeBudget, "charge", lambda budget, decoder: done.append(decoder))
     for _ in range(30):
         indices = sorted(RNG.choice(count, RNG.integers(1, 9), replace=False))
         done.clear()
@@ -149,9 +149,9 @@ def test_any_encoding_of_ours_gives_the_frames_of_the_demuxer(data: st.DataObjec
     )  # fmt: skip
     fps = data.draw(st.sampled_from([5.0, 7.5, 10.0, 15.0, 23.976, 29.97, 30.0, 59.94, 1000.0]), "fps")
     video = encode(moving(count, 32, 48), fps, config)
-    assert parse(video) is not None
+    assert parse_mp4(video) is not None
     indices = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=20), "indices")
-    assert np.array_equal(decode(video, indices), decode_demuxed(video, indices))
+    assert np.array_equal(decode(video, indices), decode_with_demuxer(video, indices)[0])
 
 
 def test_unwanted_frames_that_nothing_refers_to_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_unwanted_frames_that_nothing_refers_to_are_not_decoded(monkeypatch: pyt
 
 def test_every_crop_at_every_offset_is_cut_to_the_pixel() -> None:
     video = encode(moving(2, 50, 90), 10, STORED)
-    whole = decode_demuxed(video, [1])
+    whole = decode_with_demuxer(video, [1])[0]
     for top in range(0, 40, 3):
         for left in range(70):
             box = Box(top=top, left=left, height=int(RNG.integers(1, 51 - top)), width=int(RNG.integers(1, 91 - left)))
@@ -186,10 +186,10 @@ def test_what_is_not_plain_is_left_to_the_demuxer(tmp_path: Path) -> None:
         b"",
         bytes(4000),
     ]
-    assert parse(plain) is not None
-    assert [parse(video) is None for video in others] == [True] * len(others)
+    assert parse_mp4(plain) is not None
+    assert [parse_mp4(video) is None for video in others] == [True] * len(others)
     for video in others[:3]:
-        assert np.array_equal(decode(video, [9, 30]), decode_demuxed(video, [9, 30]))
+        assert np.array_equal(decode(video, [9, 30]), decode_with_demuxer(video, [9, 30])[0])
 
 
 def test_a_video_cut_by_its_edit_list_shows_what_the_demuxer_shows() -> None:
@@ -197,7 +197,7 @@ def test_a_video_cut_by_its_edit_list_shows_what_the_demuxer_shows() -> None:
     elst = video.index(b"elst") + 12
     video[elst + 4 : elst + 8] = (int.from_bytes(video[elst + 4 : elst + 8]) + 512 * 9).to_bytes(4)
     cut = bytes(video)
-    assert parse(cut) is None
+    assert parse_mp4(cut) is None
     with pytest.raises(VideoError, match="of a video of"):
         decode(cut, [39])
 
@@ -205,7 +205,7 @@ def test_a_video_cut_by_its_edit_list_shows_what_the_demuxer_shows() -> None:
 @pytest.mark.parametrize("fps", [Fraction(15), Fraction(30000, 1001)])
 def test_damaged_slices_never_crash(fps: Fraction) -> None:
     video = encode(moving(20), float(fps), STORED)
-    track = parse(video)
+    track = parse_mp4(video)
     assert track is not None
     for packet in track.packets:
         damaged = bytearray(video)

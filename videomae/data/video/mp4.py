@@ -1,0 +1,211 @@
+"""Parse plain H.264 mp4 files without a demuxer, to find every packet and which of them are reference frames.
+
+Supports files as `encode` writes them: one avc1 track, not fragmented, without a trimming edit list. Any other file is
+left to FFmpeg's demuxer. Box layout: ISO/IEC 14496-12 and -15; NAL units: ITU-T H.264, 7.3.1 and 7.4.1.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from videomae.data.video.container import MAX_FRAMES, MAX_PIXELS
+
+_SLICE_TYPES = range(1, 6)  # NAL unit types of coded slices
+_MAX_BOXES = 256
+_SUPPORTED_IN_AVC1 = {b"avcC", b"pasp", b"btrt"}  # others, such as colr and clap, change the displayed pixels
+_Ints = npt.NDArray[np.int64]
+
+
+class _UnsupportedError(Exception):
+    """The file uses a feature that this parser does not support."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mp4Packet:
+    """The packet of one frame: bytes [start, stop) of the file, and its presentation time in ticks."""
+
+    start: int
+    stop: int
+    pts: int
+    is_keyframe: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mp4Track:
+    """The video track of a file, its packets in decoding order; `extradata` configures the decoder."""
+
+    video: bytes
+    extradata: bytes
+    width: int
+    height: int
+    packets: list[Mp4Packet]
+
+    def is_reference(self, packet: Mp4Packet) -> bool:
+        """Whether other frames may depend on this one: not all of its slices have nal_ref_idc = 0."""
+        prefix = (self.extradata[4] & 3) + 1
+        position, slices = packet.start, 0
+        while position + prefix < packet.stop:
+            header = self.video[position + prefix]
+            if header & 31 in _SLICE_TYPES:
+                if header >> 5 & 3:
+                    return True
+                slices += 1
+            position += prefix + int.from_bytes(self.video[position : position + prefix])
+        return slices == 0
+
+
+def parse_mp4(video: bytes) -> Mp4Track | None:
+    """Parse a plain mp4 file; None if it is damaged or uses an unsupported feature."""
+    try:
+        return _parse(video)
+    except (_UnsupportedError, struct.error, IndexError, KeyError, ValueError):
+        return None
+
+
+def _parse(video: bytes) -> Mp4Track:
+    top = _boxes(video, 0, len(video))
+    moov = _boxes(video, *top[b"moov"])
+    trak = _boxes(video, *moov[b"trak"])
+    mdia = _boxes(video, *trak[b"mdia"])
+    stbl = _boxes(video, *_boxes(video, *mdia[b"minf"])[b"stbl"])
+    if b"mvex" in moov or video[mdia[b"hdlr"][0] + 8 : mdia[b"hdlr"][0] + 12] != b"vide":
+        raise _UnsupportedError
+    extradata, width, height = _avc1(video, stbl[b"stsd"][0])
+    sizes = _sample_sizes(video, stbl[b"stsz"][0])
+    pts = _presentation_times(video, stbl, len(sizes))
+    starts = _sample_offsets(video, stbl, sizes)
+    if sizes.min() < 1 or sizes.sum() > len(video):  # refuses packets that share bytes
+        raise _UnsupportedError
+    if starts.min() < 0 or (starts > len(video) - sizes).any():  # the sum of both could overflow
+        raise _UnsupportedError
+    if len(np.unique(pts)) != len(pts):
+        raise _UnsupportedError
+    _check_edit_list(video, moov, trak, mdia, pts)
+    keyframes = _keyframes(video, stbl, len(sizes))
+    packets = [
+        Mp4Packet(start, stop, time, number in keyframes)
+        for number, (start, stop, time) in enumerate(
+            zip(starts.tolist(), (starts + sizes).tolist(), pts.tolist(), strict=True)
+        )
+    ]
+    return Mp4Track(video=video, extradata=extradata, width=width, height=height, packets=packets)
+
+
+def _boxes(video: bytes, start: int, stop: int) -> dict[bytes, tuple[int, int]]:
+    """Map each box type to the [start, stop) of its content; only padding and media data may repeat."""
+    found: dict[bytes, tuple[int, int]] = {}
+    for kind, content in _iter_boxes(video, start, stop):
+        if kind in found and kind not in (b"free", b"skip", b"mdat"):
+            raise _UnsupportedError  # such as a second track
+        found[kind] = content
+    return found
+
+
+def _iter_boxes(video: bytes, start: int, stop: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    for _ in range(_MAX_BOXES):
+        if start == stop:
+            return
+        size, kind = struct.unpack_from(">I4s", video, start)
+        header = 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", video, start + 8)
+            header = 16
+        if size < header or start + size > stop:
+            raise _UnsupportedError
+        yield kind, (start + header, start + size)
+        start += size
+    raise _UnsupportedError
+
+
+def _avc1(video: bytes, stsd: int) -> tuple[bytes, int, int]:
+    """Read the decoder configuration, width and height from the single sample description."""
+    count, size, kind = struct.unpack_from(">4xII4s", video, stsd)
+    width, height = struct.unpack_from(">HH", video, stsd + 40)
+    parts = _boxes(video, stsd + 94, stsd + 8 + size)
+    if count != 1 or kind != b"avc1" or not parts.keys() <= _SUPPORTED_IN_AVC1 or not 0 < width * height <= MAX_PIXELS:
+        raise _UnsupportedError
+    extradata = video[slice(*parts[b"avcC"])]
+    if len(extradata) < 7 or extradata[0] != 1:
+        raise _UnsupportedError
+    return extradata, width, height
+
+
+def _read_ints(video: bytes, offset: int, count: int, dtype: str = ">u4") -> _Ints:
+    return np.frombuffer(video, dtype, count, offset).astype(np.int64)
+
+
+def _sample_sizes(video: bytes, stsz: int) -> _Ints:
+    uniform, count = struct.unpack_from(">4xII", video, stsz)
+    if not 0 < count <= MAX_FRAMES:
+        raise _UnsupportedError
+    return np.full(count, uniform) if uniform else _read_ints(video, stsz + 12, count)
+
+
+def _presentation_times(video: bytes, stbl: dict[bytes, tuple[int, int]], samples: int) -> _Ints:
+    """The presentation time of each sample, in the track's ticks."""
+    times = np.cumsum(_read_run_lengths(video, stbl[b"stts"][0], samples))
+    times = np.concatenate([[0], times[:-1]])
+    if b"ctts" in stbl:
+        signed = video[stbl[b"ctts"][0]] == 1
+        times = times + _read_run_lengths(video, stbl[b"ctts"][0], samples, ">i4" if signed else ">u4")
+    return times
+
+
+def _read_run_lengths(video: bytes, offset: int, samples: int, dtype: str = ">u4") -> _Ints:
+    """Expand a run-length table to one value per sample."""
+    (count,) = struct.unpack_from(">4xI", video, offset)
+    counts = _read_ints(video, offset + 8, 2 * count)[::2]
+    if counts.sum() != samples:
+        raise _UnsupportedError
+    return np.repeat(_read_ints(video, offset + 8, 2 * count, dtype)[1::2], counts)
+
+
+def _sample_offsets(video: bytes, stbl: dict[bytes, tuple[int, int]], sizes: _Ints) -> _Ints:
+    """The file offset of each sample. Samples lie in contiguous chunks, whose offsets are in stco or co64."""
+    table, dtype = (b"co64", ">u8") if b"co64" in stbl else (b"stco", ">u4")
+    (count,) = struct.unpack_from(">4xI", video, stbl[table][0])
+    chunks = _read_ints(video, stbl[table][0] + 8, count, dtype)
+    (count,) = struct.unpack_from(">4xI", video, stbl[b"stsc"][0])
+    first, per_chunk, description = _read_ints(video, stbl[b"stsc"][0] + 8, 3 * count).reshape(-1, 3).T
+    lengths = np.diff(first, append=len(chunks) + 1)
+    if first[0] != 1 or lengths.min() < 1 or (description != 1).any() or (per_chunk > len(sizes)).any():
+        raise _UnsupportedError
+    in_chunk = np.repeat(per_chunk, lengths)
+    if len(in_chunk) != len(chunks) or in_chunk.sum() != len(sizes) or (in_chunk < 1).any():
+        raise _UnsupportedError
+    before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    leading = np.concatenate([[0], np.cumsum(in_chunk)[:-1]])
+    return before + np.repeat(chunks - before[leading], in_chunk)
+
+
+def _keyframes(video: bytes, stbl: dict[bytes, tuple[int, int]], samples: int) -> set[int]:
+    if b"stss" not in stbl:
+        return set(range(samples))
+    (count,) = struct.unpack_from(">4xI", video, stbl[b"stss"][0])
+    return set((_read_ints(video, stbl[b"stss"][0] + 8, count) - 1).tolist())
+
+
+def _check_edit_list(
+    video: bytes,
+    moov: dict[bytes, tuple[int, int]],
+    trak: dict[bytes, tuple[int, int]],
+    mdia: dict[bytes, tuple[int, int]],
+    pts: _Ints,
+) -> None:
+    """Raise if an edit list trims the track at its start or end."""
+    if b"edts" not in trak:
+        return
+    ticks = []
+    for header in (moov[b"mvhd"][0], mdia[b"mdhd"][0]):
+        ticks.append(struct.unpack_from(">I", video, header + (20 if video[header] else 12))[0])
+    elst = _boxes(video, *trak[b"edts"])[b"elst"][0]
+    (count,) = struct.unpack_from(">4xI", video, elst)
+    duration, start, rate = struct.unpack_from(">QqI" if video[elst] else ">IiI", video, elst + 8)
+    last = int(pts.max()) - int(pts.min())
+    if count != 1 or rate != 1 << 16 or start != int(pts.min()) or duration * ticks[1] // ticks[0] <= last:
+        raise _UnsupportedError
