@@ -134,7 +134,7 @@ def decode_sequentially(video: bytes, index_T: Indices) -> FramesTHWC:
     """Decode everything from the start to the last wanted frame, and convert the wanted frames whole."""
     wanted, last = {int(index) for index in index_T}, int(max(index_T))
     found: dict[int, FrameHWC] = {}
-    with av.open(io.BytesIO(video)) as container:
+    with av.open(io.BytesIO(video), mode="r") as container:
         for number, frame in enumerate(container.decode(video=0)):
             if number in wanted:
                 found[number] = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)

@@ -26,7 +26,7 @@ from videomae.data.video import (
 )
 from videomae.data.video.mp4 import _iter_boxes, parse_mp4
 
-SECONDS, MEGABYTES = 5.0, 400  # of CPU, and of further memory, for each refusal
+SECONDS, MEGABYTES = 20.0, 400  # of CPU, and of further memory, for each refusal
 ACTIONS: tuple[Callable[[bytes], object], ...] = (
     probe,
     lambda video: decode(video, [0]),
