@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each makes .venv and installs what it needs by itself.
+# Each target makes .venv and installs what it needs. `make demo` and `make test` are the two to start with.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,18 +6,28 @@ DATA ?=
 OUT ?= $(if $(DATA),runs/demo-$(notdir $(patsubst %/,%,$(DATA))),runs/demo)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-cluster test-long lint docs install clean
 
 demo: install
-	@$(BIN)/python -m launch.demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/videomae demo --out "$(OUT)" $(if $(DATA),--data "$(DATA)")
 
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not cluster and not long"
+
+# Slurm and ssh on hosts of their own, in network namespaces of this machine: as root, with the packages of .ci/run.
+test-cluster: install
+	$(BIN)/python -m pytest -m cluster
+
+test-long: install
+	$(BIN)/python -m pytest -m long
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+
+docs: install
+	$(BIN)/mkdocs build --strict
 
 install: $(INSTALLED)
 
@@ -26,8 +36,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 		|| { echo "error: $(PYTHON) is $$($(PYTHON) --version); wanted Python 3.11 or 3.12: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,docs]"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

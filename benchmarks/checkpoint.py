@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import shutil
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from videomae.command import guarded
 from videomae.core.distributed import World
 from videomae.engine.factory import build_engine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
@@ -95,3 +99,29 @@ def _train(size: str, world: World) -> tuple[Engine, Callable[[], float]]:
 
     step()
     return engine, step
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the figures; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoint", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path(), help="on the disk to be measured (here)")
+    parser.add_argument("--size", choices=tuple(SIZES), default="small", help="of the encoder")
+    parser.add_argument("--saves", type=int, default=5, help="of each kind")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    given = parser.parse_args(arguments)
+    return guarded(lambda: _print(measure(given.folder, size=given.size, saves=given.saves), as_json=given.json))
+
+
+def _print(result: dict[str, Any], *, as_json: bool) -> None:
+    text = (
+        f"{result['bytes'] / 1e6:.0f} MB, {result['saves']} saves of each kind on {result['device']}\n"
+        f"synchronous:  {result['synchronous_seconds']:.3f} s without a step\n"
+        f"asynchronous: {result['asynchronous_blocked_seconds']:.3f} s without a step "
+        f"({result['blocked_fraction']:.1%}), written {result['asynchronous_seconds']:.1f} s after its beginning; "
+        f"steps meanwhile take {result['step_slowdown']:.2f} times as long"
+    )
+    print(json.dumps(result) if as_json else text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,11 +7,16 @@ processes that take part, so that other work on the machine hardly shows. The wa
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
+import json
 import multiprocessing
+import os
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,7 +28,9 @@ from torch import Tensor
 
 from benchmarks.loading_clips import Packing, prepare
 from benchmarks.loading_ways import CLIPS_OF_A_VIDEO, CROPS, FRAMES, SIZE, Way, ways
+from videomae.command import guarded
 from videomae.core import progress
+from videomae.data.synthetic.synthesize import SyntheticConfig, synthesize
 
 _NAMES = {
     "ours": "our reader, one crop",
@@ -188,3 +195,35 @@ def _rows(columns: list[Rates], *, digits: int) -> list[str]:
         + "".join(f"{rates[key]:10.{digits}f}" if key in rates else f"{'-':>10}" for rates in columns)
         for key in columns[0]
     ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the figures; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__)
+    parser.add_argument("source", type=Path, nargs="?", help="a folder of videos; a synthetic one if not given")
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", default="1,2", help="also measure with these numbers of worker processes")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    given = parser.parse_args(arguments)
+    return guarded(lambda: _bench_folder(given))
+
+
+def _bench_folder(given: argparse.Namespace) -> None:
+    official = importlib.util.find_spec("decord") is not None
+    if not official:
+        message = "decord is missing: the official way is left out; install it with: pip install -e '.[bench]'"
+        print(message, file=sys.stderr)
+    workers = tuple(int(count) for count in given.workers.split(",") if count)
+    with tempfile.TemporaryDirectory(prefix="bench-videos-") as folder:
+        source = given.source
+        if source is None:
+            source = Path(folder) / "videos"
+            drawn = SyntheticConfig(train=max(4, given.clips // 4 * 4), val=4, width=640, height=360)
+            synthesize(source, drawn, workers=os.cpu_count() or 1)
+        result = bench(source, clips=given.clips, rounds=given.rounds, workers=workers, official=official)
+    print(json.dumps(result.to_json()) if given.json else "\n".join(result.lines()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,7 +6,10 @@ a read of a shard that one of the eight ranks of a node has fetched in these bat
 
 from __future__ import annotations
 
+import argparse
+import json
 import resource
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from videomae.command import guarded
 from videomae.data.order.order import Order, OrderConfig
 
 RANKS_PER_NODE = 8
@@ -163,3 +167,25 @@ def _plan(samples: int, ranks: int, per_rank: int, lanes: int) -> Plan:
 
 def _memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the figures; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.order_at_scale", description=__doc__)
+    parser.add_argument("--samples", type=float, default=1e10)
+    parser.add_argument("--ranks", type=int, default=16384)
+    parser.add_argument("--per-rank", type=int, default=4, help="samples that a rank takes of every batch")
+    parser.add_argument("--lanes", default="", help="numbers of lanes, separated by commas")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    given = parser.parse_args(arguments)
+
+    def act() -> None:
+        lanes = [int(count) for count in given.lanes.split(",") if count]
+        result = simulate(samples=int(given.samples), ranks=given.ranks, per_rank=given.per_rank, lanes=lanes)
+        print(json.dumps(result.to_json()) if given.json else "\n".join(result.lines()))
+
+    return guarded(act)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -94,7 +94,7 @@ def _fork(rank: int, port: int, arguments: list[str], log: Path) -> int:
         os.environ.update({name: str(value) for name, value in world.items()})
         os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
         torch.set_num_threads(1)
-        code = run_stage("pretrain", PretrainConfig, train, arguments)
+        code = run_stage(PretrainConfig, train, Path(arguments[0]), arguments[1:])
     except BaseException:  # the child of a fork must not go on as its parent, whatever happens
         traceback.print_exc()
     finally:

@@ -1,4 +1,4 @@
-"""`python -m finetune CONFIG [key=value ...]`, also under torchrun and `deepspeed --module`."""
+"""`python -m finetune CONFIG [key=value ...]`: the command `videomae finetune` for torchrun, deepspeed and srun."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from videomae.core.signals import handle_signals
 
 
 def main() -> int:
-    """Listen for signals before the slow imports: one that comes early is a polite request too."""
+    """Install the signal handlers before the slow imports: an early signal is a stop request too."""
     with handle_signals():
-        from finetune.config import FinetuneConfig
-        from finetune.train import train
-        from videomae.command import run_stage
+        from finetune.commands import finetune
+        from videomae.command import run_command
 
-        return run_stage("finetune", FinetuneConfig, train)
+        return run_command(finetune, name="python -m finetune")
 
 
 if __name__ == "__main__":

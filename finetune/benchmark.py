@@ -1,4 +1,4 @@
-"""The benchmark: many models, one protocol, one table. `python -m finetune.benchmark CONFIG [--json] [key=value ...]`.
+"""The benchmark: many models, one protocol, one table. `videomae benchmark CONFIG` runs it.
 
 Every row is a fine-tuning run of its own below the benchmark's directory, with the same data, epochs, augmentation and
 views; a row may set what its family needs (its rate, layer decay). Rows that are finished are reused.
@@ -6,7 +6,6 @@ views; a row may set what its family needs (its rate, layer decay). Rows that ar
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -31,13 +30,12 @@ from finetune.models import ModelConfig, published
 from finetune.results import About
 from finetune.stream import split
 from finetune.train import train
-from videomae.command import finish, guarded
+from videomae.command import run_command
 from videomae.core.config import ConfigError, configclass, load, parse, set_value, to_dict
 from videomae.core.distributed import World, distributed_context
 from videomae.core.errors import UserError
 from videomae.core.files import write_json
 from videomae.core.progress import console, log_to, logger
-from videomae.core.signals import handle_signals
 from videomae.models.flops import count_flops
 
 RESULT = "benchmark.json"
@@ -229,27 +227,18 @@ _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m finetune.benchmark", description="Many models, one protocol.")
-    parser.add_argument("config", type=Path, help="a YAML file, such as those below configs/benchmark/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example protocol.batch=16")
-    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON, alone")
-    given = parser.parse_intermixed_args(arguments)
-    with handle_signals():  # between the rows too
-        return finish(guarded(lambda: _run(given)))
-
-
-def _run(given: argparse.Namespace) -> None:
+def run_benchmark(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
+    """Run the benchmark of a config file on this process's rank; rank 0 prints the table, or the rows as JSON."""
     with distributed_context(os.environ) as world:
         log_to(None, console_too=world.is_main)
-        rows = benchmark(load(BenchmarkConfig, given.config, given.overrides), world)
-        if world.is_main and given.json:
+        rows = benchmark(load(BenchmarkConfig, config, overrides), world)
+        if world.is_main and as_json:
             sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
         elif world.is_main:
             Console(width=None if console.is_terminal else 160).print(_table(rows))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # for torchrun, deepspeed and srun; a person types `videomae benchmark`
+    from finetune import commands
+
+    sys.exit(run_command(commands.benchmark, name="python -m finetune.benchmark"))

@@ -16,7 +16,7 @@ from videomae.stage import TrainingConfig
 class FinetuneDataConfig(ClipsConfig):
     """Which videos, and how training clips are cut and altered."""
 
-    shards: str  # folder with the splits train and val, as `python -m videomae.data.shards build` writes it
+    shards: str  # folder with the splits train and val, as `videomae shards build` writes it
     scale: tuple[float, float] = (0.5, 1.0)  # area of the random crop, as a share of the frame
     ratio: tuple[float, float] = (0.75, 1.3333)  # width / height of the random crop
     flip: float = 0.5  # probability

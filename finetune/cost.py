@@ -34,5 +34,5 @@ def trivial_loss(classes: int) -> TrivialLoss:
         answer=f"guessing among {classes} classes",
         advice="if it stays so, change optimizer.lr, train longer, start from pretrained weights "
         "(model.weights=RUN/export) or weaken mixup and augmentation; and look whether the labels fit the clips: "
-        "python -m videomae.data.shards show SHARDS",
+        "videomae shards show SHARDS",
     )

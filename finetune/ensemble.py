@@ -1,4 +1,4 @@
-"""Several finished runs as one: `python -m finetune.ensemble RUN RUN ... [--fusion average|svm] [--json]`.
+"""Evaluate several finished runs as one classifier: `videomae ensemble RUN RUN`.
 
 Every run looks at the val split through its own input. `average` takes the mean of the probabilities; `svm` fits a
 linear SVM to the runs' scores on the train split, which is how a two-stream network is fused.
@@ -6,9 +6,6 @@ linear SVM to the runs' scores on the train split, which is how a two-stream net
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from finetune.config import FinetuneConfig
-from finetune.evaluate import Evaluation, Evaluator, describe
+from finetune.evaluate import Evaluation, Evaluator
 from finetune.export import Classifier, load_classifier
 from finetune.fusion import FusionError, LinearSvm, average, features
 from finetune.stream import split
-from videomae.command import guarded
 from videomae.core.config import load
-from videomae.core.distributed import World, read_world
-from videomae.core.progress import log_to
+from videomae.core.distributed import World
 from videomae.run.directory import RunDirectory
 
 
@@ -80,23 +75,3 @@ def fuse(members: Sequence[Member], fusion: str, world: World) -> Evaluation:
         odds_SK = np.exp(scores_SK - scores_SK.max(axis=1, keepdims=True))
         fused_SK = odds_SK / odds_SK.sum(axis=1, keepdims=True)
     return members[0].evaluator("val", world).summary(fused_SK, labels_S)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m finetune.ensemble", description="Several finished runs as one.")
-    parser.add_argument("runs", type=Path, nargs="+", help="directories of finished runs on the same shards")
-    parser.add_argument("--fusion", choices=("average", "svm"), default="average")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, alone")
-    given = parser.parse_args(arguments)
-    return guarded(lambda: _run(given))
-
-
-def _run(given: argparse.Namespace) -> None:
-    log_to(None)
-    result = fuse([Member.read(folder) for folder in given.runs], given.fusion, read_world({}))
-    sys.stdout.write(json.dumps(result.to_dict()) + "\n" if given.json else describe(result))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

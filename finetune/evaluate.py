@@ -1,16 +1,13 @@
 """Accuracy on a split: every video once, several views a video, the mean of their probabilities decides.
 
-`python -m finetune.evaluate RUN [--clips N] [--crops N] [--json]` evaluates a finished run; it needs no DeepSpeed.
+`videomae evaluate RUN` evaluates a finished run without DeepSpeed.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,10 +21,8 @@ from finetune.config import EvaluationConfig, FinetuneConfig
 from finetune.export import load_classifier
 from finetune.models.contract import ModelInput
 from finetune.stream import EvaluationViews, LabelledBatch, collate, split
-from videomae.command import guarded
 from videomae.core.config import load
 from videomae.core.distributed import World, read_world
-from videomae.core.progress import log_to
 from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, evaluation_stream
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader
@@ -143,23 +138,12 @@ class Evaluator:
         return mean_SK.cpu().numpy(), labels_S
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m finetune.evaluate", description="Accuracy of a finished run.")
-    parser.add_argument("run", type=Path, help="the run's directory")
-    parser.add_argument("--clips", type=int, help="temporal views a video; default: as in the run")
-    parser.add_argument("--crops", type=int, choices=(1, 3), help="spatial views; default: as in the run")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, alone")
-    given = parser.parse_args(arguments)
-    return guarded(lambda: _evaluate(given))
-
-
-def _evaluate(given: argparse.Namespace) -> None:
-    log_to(None)
-    run = RunDirectory(given.run)
+def evaluate_run(folder: Path, *, clips: int | None = None, crops: int | None = None) -> Evaluation:
+    """Evaluate a finished run on its val split in this process; `clips` and `crops` replace the run's own views."""
+    run = RunDirectory(folder)
     config = load(FinetuneConfig, run.config)
     classifier = load_classifier(run.export)
-    chosen = {name: getattr(given, name) for name in ("clips", "crops") if getattr(given, name) is not None}
+    chosen = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
     world = read_world({})
     evaluator = Evaluator(
         manifest=split(config, "val"),
@@ -168,8 +152,7 @@ def _evaluate(given: argparse.Namespace) -> None:
         loader=config.loader,
         world=world,
     )
-    result = evaluator(classifier.module.to(world.device))
-    sys.stdout.write(json.dumps(result.to_dict()) + "\n" if given.json else describe(result))
+    return evaluator(classifier.module.to(world.device))
 
 
 def describe(result: Evaluation) -> str:
@@ -185,7 +168,3 @@ def describe(result: Evaluation) -> str:
     for name, counts in zip(result.classes, result.confusion, strict=True):
         lines.append(f"  {name:<{width}}" + "  ".join(f"{count:>{width}}" for count in counts))
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

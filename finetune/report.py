@@ -1,4 +1,4 @@
-"""The benchmark as one self-contained HTML page: `python -m finetune.report FOLDER` makes FOLDER/report.html.
+"""The benchmark as one self-contained HTML page: `videomae report FOLDER` writes FOLDER/report.html.
 
 Reads what the runs left on disk, so a page can be made again at any time. A missing piece is named where it would
 stand. Everything is inlined, the page forbids itself every request, and all texts are escaped.
@@ -6,7 +6,6 @@ stand. Everything is inlined, the page forbids itself every request, and all tex
 
 from __future__ import annotations
 
-import argparse
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from finetune.curves import DASHES, SERIES, Axes, Points, draw
 from finetune.results import (
     About,
     Evaluation,
-    ReportError,
     Row,
     read_curve,
     read_environment,
@@ -28,7 +26,6 @@ from finetune.results import (
     read_rows,
     read_visualizations,
 )
-from videomae.core import progress
 from videomae.core.files import write_atomic
 
 MOST_CLASSES = 12  # larger confusion matrices are told by their most frequent mistakes
@@ -216,23 +213,13 @@ def _environment(found: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in told.items() if value}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the page again from what stands on disk."""
-    parser = argparse.ArgumentParser(prog="python -m finetune.report", description="Make FOLDER/report.html again.")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds benchmark.json")
-    parser.add_argument("--pretraining", help="pretraining run, relative to FOLDER, instead of that in about.json")
-    parsed = parser.parse_args(arguments)
-    progress.log_to(None)
-    try:
-        about = None
-        if parsed.pretraining is not None:
-            kept = About.read(parsed.folder)
-            about = About(**{**vars(kept), "pretraining": parsed.pretraining})
-        progress.logger.info("report: %s", write(parsed.folder, about=about))
-    except ReportError as error:
-        parser.exit(2, f"error: {error}\n")
-    return 0
+def rewrite(folder: Path, *, pretraining: str | None = None) -> Path:
+    """Write FOLDER/report.html again from its files; `pretraining` replaces the recorded run, relative to FOLDER.
 
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    Raises:
+        ReportError: as `write`.
+    """
+    about = None
+    if pretraining is not None:
+        about = About(**{**vars(About.read(folder)), "pretraining": pretraining})
+    return write(folder, about=about)

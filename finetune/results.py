@@ -98,13 +98,13 @@ def read_rows(folder: Path) -> list[Row]:
     """
     file = folder / "benchmark.json"
     if not file.is_file():
-        raise ReportError(f"no results at {file}; make them with: python -m finetune.benchmark CONFIG")
+        raise ReportError(f"no results at {file}; make them with: videomae benchmark CONFIG")
     try:
         rows = pydantic.TypeAdapter(list[Row]).validate_json(file.read_bytes())
     except pydantic.ValidationError as error:
-        raise ReportError(f"{file}: {_first(error)}; make it again with: python -m finetune.benchmark CONFIG") from None
+        raise ReportError(f"{file}: {_first(error)}; make it again with: videomae benchmark CONFIG") from None
     if not rows:
-        raise ReportError(f"{file} holds no rows; make it again with: python -m finetune.benchmark CONFIG")
+        raise ReportError(f"{file} holds no rows; make it again with: videomae benchmark CONFIG")
     return rows
 
 

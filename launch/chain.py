@@ -1,4 +1,4 @@
-"""`python -m launch chain A.yaml [key=value ...] B.yaml ... [--on slurm --cluster FILE]`: run stages in sequence.
+"""`videomae chain A.yaml [key=value ...] B.yaml ... [--on slurm --cluster FILE]`: run stages in sequence.
 
 Under Slurm all stages are submitted at once, each with an afterok dependency on the one before it; if a stage fails,
 Slurm cancels those behind it. Other launchers run them in turn. A finished stage is skipped; a stage that is queued or
@@ -37,7 +37,7 @@ from videomae.run.directory import RunDirectory
 def main(words: Sequence[str]) -> int:
     """Launch a chain; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m launch chain", description="Run stages in sequence.", parents=[launch_parser()]
+        prog="videomae chain", description="Run stages in sequence.", parents=[launch_parser()]
     )
     parser.add_argument("stages", nargs="+", metavar="CONFIG [key=value ...]", help="overrides follow their config")
     given = parser.parse_intermixed_args(words)
@@ -53,7 +53,7 @@ def main(words: Sequence[str]) -> int:
         elif given.on != "slurm":
             code = _run(chain, force=given.force)
         elif given.force:
-            raise UserError("--force would submit every stage again; for a dead one type `python -m launch CONFIG "
+            raise UserError("--force would submit every stage again; for a dead one type `videomae launch CONFIG "
                             "--force`, then the chain without --force")  # fmt: skip
         else:
             with ExitStack() as stack:

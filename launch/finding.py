@@ -166,12 +166,12 @@ def _say(run: Path, state: State, detail: str, last: Status | None) -> str:
     where = detail or (f"process {last.pid} on {last.host}" if last else "its launcher")
     reason = f" ({last.reason})" if last and last.reason else ""
     name = shlex.quote(str(run))
-    logs = f"`python -m launch logs {name}` shows what it said"
+    logs = f"`videomae logs {name}` shows what it said"
     return {
         "new": f"{run} holds no run yet",
-        "waiting": f"{run} waits: {where}. To take it out: python -m launch stop {name}",
-        "running": f"{run} is running at {at}: {where}. To see it: python -m launch logs {name} -f; to end it: "
-        f"python -m launch stop {name}",
+        "waiting": f"{run} waits: {where}. To take it out: videomae stop {name}",
+        "running": f"{run} is running at {at}: {where}. To see it: videomae logs {name} -f; to end it: "
+        f"videomae stop {name}",
         "stopped": f"{run} stopped and saved at {at}; the same command goes on",
         "failed": f"{run} failed at {at}{reason}; {logs}, and the same command goes on from its newest checkpoint",
         "broken": f"{run} ended at {at} without a word{detail}; {logs}, and the same command goes on from its newest "

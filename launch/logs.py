@@ -1,4 +1,4 @@
-"""`python -m launch logs RUN [-f] [--rank N] [--raw]`: print or follow the logs of a run."""
+"""`videomae logs RUN [-f] [--rank N] [--raw]`: print or follow the logs of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INSPECT = 5.0  # seconds between two checks whether the run is alive
 
 def main(words: Sequence[str]) -> int:
     """Print or follow the logs; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m launch logs", description="Print or follow the logs of a run.")
+    parser = argparse.ArgumentParser(prog="videomae logs", description="Print or follow the logs of a run.")
     parser.add_argument("run", type=Path)
     parser.add_argument("-f", "--follow", action="store_true", help="until the run ends; ctrl-C does not stop it")
     parser.add_argument("--rank", type=int, default=0)
@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> int:
 
 def _show(given: argparse.Namespace) -> None:
     if not given.run.is_dir():
-        raise UserError(f"no folder {given.run}; `python -m launch status` lists runs")
+        raise UserError(f"no folder {given.run}; `videomae status` lists runs")
     file = log_file(given.run, rank=given.rank, raw=given.raw)
     if file is None and not (given.follow and inspect_run(given.run).alive):
         found = sorted(path.name for path in (active_run_dir(given.run) / "logs").glob("*"))

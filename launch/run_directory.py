@@ -41,7 +41,7 @@ class LaunchRecord:
     command: str  # what was typed
     submitted: str  # ISO 8601, UTC
     host: str  # where it was typed
-    pid: int  # of `python -m launch` there, which stays while the processes run; not so under Slurm
+    pid: int  # of `videomae launch` there, which stays while the processes run; not so under Slurm
     job: str | None = None  # Slurm's number; of one task of an array: NUMBER_TASK
     hosts: tuple[str, ...] = ()  # of processes that were started over ssh
     ssh: tuple[str, ...] = ()  # the words that reach them
@@ -96,7 +96,7 @@ class LaunchDir:
         launch = LaunchRecord(
             kind=kind,
             module=module,
-            command=shlex.join(["python", "-m", "launch", *sys.argv[1:]]),
+            command=shlex.join(["videomae", *sys.argv[1:]]),
             submitted=datetime.now(UTC).isoformat(timespec="seconds"),
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -120,7 +120,7 @@ def launch_lock(run: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(
                 f"{run} is being launched by somebody else at this moment; wait, then type "
-                f"`python -m launch status {shlex.quote(str(run))}`"
+                f"`videomae status {shlex.quote(str(run))}`"
             ) from None
         except OSError as error:  # a filesystem without locks; the run's own processes look as well (health.owner)
             logger.debug("%s cannot be locked: %s", run, error)
@@ -128,7 +128,7 @@ def launch_lock(run: Path) -> Iterator[None]:
 
 
 def read_launch(run: Path) -> LaunchRecord | None:
-    """The last launch of the run in the folder `run`, or None if it was not started by `python -m launch`."""
+    """The last launch of the run in the folder `run`, or None if it was not started by `videomae launch`."""
     try:
         values = json.loads((run / "launch" / "launch.json").read_text())
         lists = {name: tuple(values.get(name, ())) for name in ("hosts", "ssh", "members")}

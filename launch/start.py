@@ -1,4 +1,4 @@
-"""`python -m launch CONFIG [--on local|torchrun|deepspeed|slurm] [--cluster FILE] [--dry-run] [key=value ...]`."""
+"""`videomae launch CONFIG [--on local|torchrun|deepspeed|slurm] [--cluster FILE] [--dry-run] [key=value ...]`."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def read_cluster(given: argparse.Namespace) -> ClusterConfig | None:
 def main(words: Sequence[str]) -> int:
     """Launch one config or a sweep; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m launch",
+        prog="videomae launch",
         description="Start the processes of a run.",
-        epilog="Also: python -m launch chain|status|logs|stop; each has its --help.",
+        epilog="Also: videomae chain|status|logs|stop; each has its --help.",
         parents=[launch_parser()],
     )
     parser.add_argument("config", type=Path)
@@ -131,5 +131,5 @@ def _print_submission(submission: Submission, *, as_json: bool) -> None:
 
 def _print_job(submission: Submission, job: str, *, as_json: bool) -> None:
     run = str(submission.run)
-    text = f"job {job}: python -m launch logs {shlex.quote(run)} -f"
+    text = f"job {job}: videomae logs {shlex.quote(run)} -f"
     sys.stdout.write((json.dumps({"run": run, "job": job}) if as_json else text) + "\n")

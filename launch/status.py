@@ -1,4 +1,4 @@
-"""`python -m launch status [RUN ...] [--json]`: list runs and their states."""
+"""`videomae status [RUN ...] [--json]`: list runs and their states."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INNER_FOLDERS = {"launch", "checkpoints", "logs", "export", "rows", "reconstruc
 
 def main(words: Sequence[str]) -> int:
     """List runs; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m launch status", description="List runs and their states.")
+    parser = argparse.ArgumentParser(prog="videomae status", description="List runs and their states.")
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="runs, or folders of runs; default: runs")
     parser.add_argument("--json", action="store_true", help="print JSON, alone")
     given = parser.parse_args(words)

@@ -1,4 +1,4 @@
-"""`python -m launch stop RUN [--now] [--wait]`: make a run save and leave, or leave at once, wherever it started."""
+"""`videomae stop RUN [--now] [--wait]`: make a run save and leave, or leave at once, wherever it started."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from videomae.core.progress import logger
 
 def main(words: Sequence[str]) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m launch stop", description="Make a run save and leave.")
+    parser = argparse.ArgumentParser(prog="videomae stop", description="Make a run save and leave.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--now", action="store_true", help="end it at once; what is newer than its checkpoint is lost")
     parser.add_argument("--wait", type=float, metavar="SECONDS", help="return when it has ended; fail if it has not")
@@ -52,7 +52,7 @@ def stop(run: Path, *, now: bool = False) -> str:
     """
     found = inspect_run(run)
     if found.state == "new":
-        raise UserError(f"no run in {run}; `python -m launch status` lists them")
+        raise UserError(f"no run in {run}; `videomae status` lists them")
     if not found.alive:
         return f"nothing to stop: {found.message}"
     launch = read_launch(run)

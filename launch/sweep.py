@@ -1,4 +1,4 @@
-"""Submit an array of Slurm jobs, one for each value of a setting: `python -m launch CONFIG --sweep seed=0,1,2`.
+"""Submit an array of Slurm jobs, one for each value of a setting: `videomae launch CONFIG --sweep seed=0,1,2`.
 
 Each value makes a run below the config's `run`: RUN/seed-0, RUN/seed-1, ... The runs share one script and one snapshot
 of the code, in RUN/launch; status, logs and stop treat each like any other run.

@@ -1,4 +1,4 @@
-"""`python -m pretrain CONFIG [key=value ...]`, also under torchrun and `deepspeed --module`."""
+"""`python -m pretrain CONFIG [key=value ...]`: the command `videomae pretrain` for torchrun, deepspeed and srun."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from videomae.core.signals import handle_signals
 
 
 def main() -> int:
-    """Listen for signals before the slow imports: one that comes early is a polite request too."""
+    """Install the signal handlers before the slow imports: an early signal is a stop request too."""
     with handle_signals():
-        from pretrain.config import PretrainConfig
-        from pretrain.train import train
-        from videomae.command import run_stage
+        from pretrain.commands import pretrain
+        from videomae.command import run_command
 
-        return run_stage("pretrain", PretrainConfig, train)
+        return run_command(pretrain, name="python -m pretrain")
 
 
 if __name__ == "__main__":

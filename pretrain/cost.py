@@ -1,4 +1,4 @@
-"""What pretraining costs by encoder size, measured on built modules: `python -m pretrain.cost [--json]`.
+"""What pretraining costs by encoder size, measured on built modules; `videomae models` prints it.
 
 The figures published for VideoMAE and VideoMAEv2 (16 x 224 x 224, tube mask 0.9, decoder mask 0.5) stand beside:
 parameters of encoder and decoder, and GMACs of the encoder on all tokens, of a pretraining forward, and of one with
@@ -7,10 +7,6 @@ dual masking.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,24 +110,3 @@ def _beside(measured: Cost, published: Cost) -> dict[str, object]:
         name: {"measured": value, "published": vars(published)[name], "deviation": value / vars(published)[name] - 1}
         for name, value in vars(measured).items()
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pretrain.cost", description="What pretraining costs by size.")
-    parser.add_argument("--json", action="store_true", help="print JSON, alone")
-    given = parser.parse_args(arguments)
-    table = rows()
-    if given.json:
-        sys.stdout.write(json.dumps(table) + "\n")
-        return 0
-    for row in table:
-        for name, figures in row.items():
-            if isinstance(figures, dict):
-                line = f"{figures['measured']:9.2f}  published {figures['published']:7g}  {figures['deviation']:+.1%}"
-                sys.stdout.write(f"{row['size']!s:6} {name:20} {line}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -132,7 +132,7 @@ def trivial_loss(encoder: EncoderConfig) -> TrivialLoss:
         value=(pixels - 1) / pixels,
         answer="predicting the mean of every patch",
         advice="if it stays there, raise optimizer.lr or the duration, lower mask.ratio for small data sets, and look "
-        "at the clips (python -m videomae.data.shards show SHARDS): flat patches leave only noise to predict, "
+        "at the clips (videomae shards show SHARDS): flat patches leave only noise to predict, "
         "for which objective.normalize=false is the better target",
     )
 

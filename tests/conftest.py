@@ -46,7 +46,7 @@ def joining(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 train and 8 val synthetic videos, drawn and encoded as in the demo."""
     folder = tmp_path_factory.mktemp("videos") / "videos"
-    run_command("videomae.data.shards", "synthesize", folder, "--train", "24", "--val", "8", "--workers", "1")
+    run_command("launch", "shards", "synthesize", folder, "--train", "24", "--val", "8", "--workers", "1")
     return folder
 
 
@@ -54,7 +54,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(videos: Path) -> Path:
     """Those videos in shards, as in the demo."""
     folder = videos.parent / "shards"
-    run_command("videomae.data.shards", "build", videos, folder, "--short-side", "96", "--fps", "10", "--workers", "1")
+    run_command("launch", "shards", "build", videos, folder, "--short-side", "96", "--fps", "10", "--workers", "1")
     return folder
 
 

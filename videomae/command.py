@@ -1,20 +1,22 @@
-"""What the training commands share: arguments, the world, and errors as one clear line."""
+"""What the commands share: arguments, help text, exit codes, and user errors as one line on standard error.
+
+Imports nothing heavy, so that `videomae --help` is quick and the training commands handle signals before slow imports.
+"""
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from videomae.core.config import load
-from videomae.core.distributed import World, distributed_context, end_process
+import click
+
 from videomae.core.errors import UserError
-from videomae.core.progress import log_to, logger
 from videomae.core.signals import (
     EXIT_FAILED,
     EXIT_LIMIT,
@@ -24,52 +26,92 @@ from videomae.core.signals import (
     Stopped,
     end_workers,
 )
-from videomae.run.directory import RunDirectory
-from videomae.stage import TrainingConfig
 
-T = TypeVar("T", bound=TrainingConfig)
+if TYPE_CHECKING:
+    from videomae.core.distributed import World
+    from videomae.run.directory import RunDirectory
+    from videomae.stage import TrainingConfig
+
+T = TypeVar("T", bound="TrainingConfig")
+F = TypeVar("F", bound=Callable[..., Any])
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+PATH = click.Path(path_type=Path)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output, and nothing else.")
+_logger = logging.getLogger("videomae")
+
+
+def examples(*lines: str) -> str:
+    """The epilog of a command's --help: commands to copy."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def config_arguments(function: F) -> F:
+    """Add `CONFIG [key=value ...]` to a command, and the option that DeepSpeed's launcher passes to each process."""
+    function = click.option("--local_rank", "--local-rank", hidden=True, expose_value=False)(function)
+    function = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)
+    return click.argument("config", type=PATH)(function)
+
+
+def run_command(command: click.Command, arguments: Sequence[str] | None = None, *, name: str) -> int:
+    """Parse `arguments` (default: those of this process), run `command`, and return the exit code."""
+    code = 0
+
+    def act() -> None:
+        nonlocal code
+        try:
+            words = None if arguments is None else list(arguments)
+            code = command.main(words, prog_name=name, standalone_mode=False) or 0
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else name
+            raise UserError(f"{error.format_message().rstrip('.')}; see {where} --help") from None
+        except click.Abort:
+            raise KeyboardInterrupt from None
+
+    return guarded(act) or code
 
 
 def run_stage(
-    module: str, schema: type[T], train: Callable[[T, World], RunDirectory], arguments: Sequence[str] | None = None
+    schema: type[T], train: Callable[[T, World], RunDirectory], config: Path, overrides: Sequence[str]
 ) -> int:
-    """Parse `CONFIG [key=value ...]`, train on this process's rank, and return the exit code.
+    """Train with a config on this process's rank, and return the exit code.
 
     One process of several ends here and does not return.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=f"Run a config of the {module} stage.")
-    parser.add_argument("config", type=Path, help="a YAML file, such as those below configs/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example optimizer.lr=3e-4")
-    parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-    given = parser.parse_args(arguments)
-    return finish(guarded(lambda: _run(schema, train, given.config, given.overrides)))
+    return finish(guarded(lambda: _run(schema, train, config, overrides)))
 
 
 def finish(code: int) -> int:
-    """Give back `code` in a process of its own; one of several processes ends here, and one that was stopped.
+    """Return `code` in a single process; exit here in one of several processes, and after a stop.
 
-    A stop may be a ctrl-C that also ended whoever read our output, and the interpreter would make another exit code of
-    that.
+    A stop may be a ctrl-C that also ended the reader of our output, and the interpreter would turn that into another
+    exit code.
     """
     end_workers()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or code == EXIT_STOPPED:
+        from videomae.core.distributed import end_process
+
         end_process(code)
     return code
 
 
 def _run(schema: type[T], train: Callable[[T, World], RunDirectory], config: Path, overrides: Sequence[str]) -> None:
+    from videomae.core.config import load
+    from videomae.core.distributed import distributed_context
+    from videomae.core.progress import log_to
+
     settings = load(schema, config, overrides)
     with distributed_context(os.environ, timeout=settings.health.collective_seconds) as world:
         log_to(None, console_too=world.is_main)
         run = train(settings, world)
         if world.is_main:
-            logger.info("run directory: %s", run.path)
+            _logger.info("run directory: %s", run.path)
 
 
 def guarded(action: Callable[[], object]) -> int:
-    """Run `action`; a user's mistake, a full disk or a stop becomes one line on standard error, and an exit code.
+    """Run `action` and return the exit code; report a user error, a full disk or a stop as one line on standard error.
 
-    0 finished, 2 the user's mistake, 75 stopped and saved, 76 a limit of health is reached, 1 everything else.
+    0 finished, 2 user error, 75 stopped and saved, 76 a health limit is reached, 1 everything else.
     """
     try:
         action()
@@ -80,21 +122,21 @@ def guarded(action: Callable[[], object]) -> int:
         _say(f"error: {limit}", by_all=False)
         return EXIT_LIMIT
     except KeyboardInterrupt:
-        _say("interrupted; what is not saved is lost", by_all=False)
+        _say("interrupted; unsaved work is lost", by_all=False)
         return EXIT_FAILED
     except (UserError, OSError, FloatingPointError) as error:
-        logger.debug("the error's origin", exc_info=error)  # into the run's log, not before the user
+        _logger.debug("origin of the error", exc_info=error)  # into the run's log, not to the terminal
         _say(f"error: {error}")
         return EXIT_MISTAKE if isinstance(error, UserError) else EXIT_FAILED
-    except Exception as error:  # a bug, or another rank's end: the traceback, to both
-        logger.debug("this rank ends", exc_info=error)
+    except Exception as error:  # a bug of ours, or the end of another rank: the traceback, to log and terminal
+        _logger.debug("this rank ends", exc_info=error)
         _say(traceback.format_exc().rstrip())
         return EXIT_FAILED
     return 0
 
 
 def _say(text: str, *, by_all: bool = True) -> None:
-    """Write to standard error; what is the same on every rank is said by the first alone."""
+    """Write to standard error; on rank 0 alone if all ranks say the same."""
     if by_all or os.environ.get("RANK", "0") == "0":
         with suppress(OSError):  # nobody may be left to read it
             sys.stderr.write(f"{text}\n")

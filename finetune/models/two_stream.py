@@ -2,7 +2,7 @@
 
 `temporal_stream` classifies the stacked optical flow of the clip, 2(T-1) channels, computed on the fly. `two_stream`
 has a spatial stream beside it, the single-frame network, and averages their probabilities. Fusion by a linear SVM works
-on the scores of finished runs: `python -m finetune.ensemble --fusion svm RUN RUN`.
+on the scores of finished runs: `videomae ensemble --fusion svm RUN RUN`.
 """
 
 from __future__ import annotations

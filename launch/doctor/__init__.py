@@ -1,1 +1,1 @@
-"""Checks of the machines, before a job waits for them: `python -m launch.doctor`."""
+"""Checks of the machines, before a job waits for them: `videomae doctor`."""

@@ -1,9 +1,9 @@
 """Check whether machines can run a job.
 
-python -m launch.doctor [CONFIG] [key=value ...]                 this machine, one process
-python -m launch.doctor CONFIG --on torchrun --processes 8       this machine, a process a GPU
-python -m launch.doctor CONFIG --cluster FILE --nodes 2          hosts by ssh, or by srun where Slurm allocates them
-srun python -m launch.doctor CONFIG                              inside a Slurm job: all its tasks
+videomae doctor [CONFIG] [key=value ...]                 this machine, one process
+videomae doctor CONFIG --on torchrun --processes 8       this machine, a process a GPU
+videomae doctor CONFIG --cluster FILE --nodes 2          hosts by ssh, or by srun where Slurm allocates them
+srun videomae doctor CONFIG                              inside a Slurm job: all its tasks
 torchrun ... -m launch.doctor CONFIG                             under any launcher: all its ranks
 
 Every rank checks its machine, and rank 0 prints one table. The exit code is 1 if a line is red.
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None, *, clock: Callable[[], float] =
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m launch.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="videomae doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", type=Path, nargs="?", help="also checks its shards, run directory and loader")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -133,7 +133,7 @@ def _show(results: Sequence[CheckResult], given: argparse.Namespace) -> None:
         values = {"level": worst_level(results), "results": [dataclasses.asdict(result) for result in results]}
         print(json.dumps(values, indent=1))
         return
-    table = Table(title="python -m launch.doctor", title_justify="left")
+    table = Table(title="videomae doctor", title_justify="left")
     for column in ("check", "", "result", "what to do"):
         table.add_column(column, overflow="fold")
     for result in results:

@@ -126,7 +126,7 @@ def judge_shards(answers: Sequence[Answer], context: Context) -> list[CheckResul
     other = [answer for answer in answers if answer.value["samples"] != samples]
     if other:
         counts = ", ".join(map(str, sorted({answer.value["samples"] for answer in answers})))
-        remedy = "copy the same shards to every host: python -m videomae.data.shards verify"
+        remedy = "copy the same shards to every host: videomae shards verify"
         return failed(f"{counts} samples; another number than rank 0 on {name_ranks(other)}", remedy)
     slowest = max(answer.value["seconds"] for answer in answers)
     return passed(f"{samples} samples, first and last read on {len(answers)} ranks, in at most {slowest:.2f} s")

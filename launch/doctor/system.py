@@ -70,7 +70,7 @@ def judge_versions(answers: Sequence[Answer], context: Context) -> list[CheckRes
 
 def _version_remedy(name: str, common: str) -> str:
     if name in ("git commit", "files changed since"):
-        return "start all ranks from one shared checkout, or from a submission's code snapshot (python -m launch)"
+        return "start all ranks from one shared checkout, or from a submission's code snapshot (videomae launch)"
     if name in ("cuda", "driver", "nccl"):
         return f"exclude the hosts that differ from {common}, or reinstall their driver"
     return "use one environment on all hosts: pip install -c constraints.txt -e . on those that differ"

@@ -1,1 +1,1 @@
-"""What a run needs, before any GPU hour is spent: `python -m launch.plan CONFIG`."""
+"""What a run needs, before any GPU hour is spent: `videomae plan CONFIG`."""

@@ -1,6 +1,6 @@
 """Estimate what a run needs, before any GPU hour is spent.
 
-python -m launch.plan CONFIG --nodes 8 --gpus 8 --device h200 [key=value ...]
+videomae plan CONFIG --nodes 8 --gpus 8 --device h200 [key=value ...]
 
 Prints parameters, memory by ZeRO stage, FLOPs, time, decoding cores, data and checkpoint sizes. The time follows from
 an MFU: --mfu, or the one in --measured FILE, or 35 %.
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m launch.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="videomae plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", type=Path, help="of pretraining or fine-tuning")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example batch=2048")

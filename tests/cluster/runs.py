@@ -29,12 +29,12 @@ class Run:
     cluster: dict[str, Any]
     overrides: tuple[str, ...] = ()
 
-    def words(self, launcher: str, *more: str | Path, command: str = "", **cluster: Any) -> list[str | Path]:
+    def words(self, launcher: str, *more: str | Path, command: str = "launch", **cluster: Any) -> list[str | Path]:
         """What a user types: `more` words after the config's, and further settings of the cluster."""
         file = self.path.parent / f"{self.path.name}-{launcher}.yaml"
         file.write_text(yaml.safe_dump({**self.cluster, "environment": {"OMP_NUM_THREADS": "1"}, **cluster}))
         settings = two_process_arguments(self.path, self.shards, *self.overrides)
-        return [*LAUNCH, *([command] if command else []), *settings, *more, "--on", launcher, "--cluster", file]
+        return [*LAUNCH, command, *settings, *more, "--on", launcher, "--cluster", file]
 
     def start(self, host: Host, launcher: str, **cluster: Any) -> Process:
         return host.start(*self.words(launcher, **cluster))

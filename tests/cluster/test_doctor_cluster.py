@@ -12,6 +12,8 @@ from tests.cluster.hosts import Host, Network
 from tests.cluster.slurm import Slurm
 from tests.stages import pretrain_arguments
 
+pytestmark = pytest.mark.cluster
+
 SECONDS = 240.0
 
 

@@ -14,6 +14,8 @@ _OWNER = """
 import sys, time
 from pathlib import Path
 from tests.cluster.hosts import network
+
+pytestmark = pytest.mark.cluster
 with network(Path(sys.argv[1]), ["one"]) as hosts:
     hosts["one"].start("sleep", "600")
     print(hosts["one"].init, flush=True)

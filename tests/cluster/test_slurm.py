@@ -12,6 +12,8 @@ from tests.cluster.slurm import NODES, Slurm
 from tests.stages import finetune_settings, losses
 from videomae.core.signals import EXIT_STOPPED
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.mark.timeout(900)
 def test_a_chain_survives_all_that_befalls_it(slurm: Slurm, shards: Path, tmp_path: Path, undisturbed: Path) -> None:

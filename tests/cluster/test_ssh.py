@@ -10,6 +10,8 @@ from tests.cluster.runs import LAUNCH, START_SECONDS, Run
 from tests.stages import losses
 from videomae.core.signals import EXIT_STOPPED
 
+pytestmark = pytest.mark.cluster
+
 STOP_SECONDS = 90.0
 HANG_SECONDS = 8.0
 PATIENCE = f"health.hang_seconds={HANG_SECONDS}"

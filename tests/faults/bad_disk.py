@@ -32,4 +32,4 @@ if __name__ == "__main__":
     disk, run, *arguments = sys.argv[1:]
     Snapshot.write = {"slow": write_slowly, "full": write_in_vain}[disk]
     threading.Thread(target=ask_for_a_stop, args=(Path(run),), daemon=True).start()
-    sys.exit(run_stage("pretrain", PretrainConfig, train, arguments))
+    sys.exit(run_stage(PretrainConfig, train, Path(arguments[0]), arguments[1:]))

@@ -96,7 +96,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_run(shards: Path, tmp_path: Pa
 def test_shards_that_do_not_fit_leave_nothing(videos: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
         (disk / "ballast").write_bytes(bytes(900_000))
-        said = run_command("videomae.data.shards", "build", videos, disk / "shards", "--workers", "1", expect=2)
+        said = run_command("launch", "shards", "build", videos, disk / "shards", "--workers", "1", expect=2)
         assert "space" in said
         assert "Traceback" not in said
         assert [path.name for path in disk.iterdir()] == ["ballast"]
@@ -105,9 +105,7 @@ def test_shards_that_do_not_fit_leave_nothing(videos: Path, tmp_path: Path) -> N
 def test_synthetic_videos_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
         (disk / "ballast").write_bytes(bytes(900_000))
-        said = run_command(
-            "videomae.data.shards", "synthesize", disk / "videos", "--train", "24", "--val", "8", expect=2
-        )
+        said = run_command("launch", "shards", "synthesize", disk / "videos", "--train", "24", "--val", "8", expect=2)
         assert "space" in said
         assert "Traceback" not in said
         assert [path.name for path in disk.iterdir()] == ["ballast"]

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch.cli import main
 from videomae.core.files import file_sha256
 from videomae.data.errors import ChangedError, RemoteError
 from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
@@ -27,7 +28,6 @@ from videomae.data.order.order import Order, OrderConfig
 from videomae.data.remote import cache
 from videomae.data.remote import fetch as remote
 from videomae.data.remote.fetch import RemoteConfig, RemoteFolder
-from videomae.data.shards.__main__ import main
 from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader, read_manifest
@@ -281,16 +281,16 @@ def test_verify_and_show_work_from_afar(
     server: str, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = server + "/good"
-    assert main(["verify", address]) == 0
+    assert main(["shards", "verify", address]) == 0
     assert "30 samples in 3 shard(s): every byte is as built" in capsys.readouterr().out
     cached = next((tmp_path / "cache").rglob("000001.tar"))
     with cached.open("r+b") as file:
         file.seek(ShardReader(read_manifest(published)).entry(12).offset)
         file.write(b"####")
-    assert main(["verify", address, "--json"]) == 1
+    assert main(["shards", "verify", address, "--json"]) == 1
     (faults,) = json.loads(capsys.readouterr().out)["faults"].values()
     assert {(fault["shard"], fault["key"]) for fault in faults} == {("000001.tar", ""), ("000001.tar", "012")}
-    assert main(["verify", f"{server}/nowhere"]) == 2
+    assert main(["shards", "verify", f"{server}/nowhere"]) == 2
     assert "check the address" in capsys.readouterr().err
 
 

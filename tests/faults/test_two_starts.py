@@ -38,7 +38,7 @@ def test_a_second_start_is_refused_and_the_first_goes_on(shards: Path, tmp_path:
         assert owner is not None
         said = run_command(stage, *words, expect=2)
         assert f"error: {run} is owned by process {owner.process.pid} on {owner.host}, torchrun job" in said
-        assert "python -m launch stop" in said
+        assert "videomae stop" in said
         said = run_processes(2, stage, *words, expect=1)  # torchrun makes 1 of the 2
         assert said.count(f"error: {run} is owned by process {owner.process.pid}") == 2  # no rank hangs
         assert touched(run) == before

@@ -45,9 +45,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = ("--train", "24", "--val", "8")
-        run_command("videomae.data.shards", "synthesize", folder / "videos", *clips)
+        run_command("launch", "shards", "synthesize", folder / "videos", *clips)
         run_command(
-            "videomae.data.shards", "build", folder / "videos", folder / "shards", "--short-side", "96", "--fps", "10"
+            "launch", "shards", "build", folder / "videos", folder / "shards", "--short-side", "96", "--fps", "10"
         )
         RECORDED.write_text(json.dumps(first_losses(folder / "shards", folder / "runs"), indent=1) + "\n")
 

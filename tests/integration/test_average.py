@@ -41,7 +41,7 @@ def test_averaging_leaves_the_losses_alone(shards: Path, tmp_path: Path) -> None
 def test_fine_tuning_evaluates_what_it_exports(shards: Path, tmp_path: Path) -> None:
     run = finetune(finetune_config(tmp_path / "run", shards, "optimizer.ema=0.8"), world_of_one()).path
     assert json.loads((run / "export" / "classifier.json").read_text())["ema"] == 0.8
-    again = json.loads(run_command("finetune.evaluate", run, "--json"))
+    again = json.loads(run_command("launch", "evaluate", run, "--json"))
     recorded = json.loads((run / FILE).read_text())
     assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
 

@@ -11,6 +11,7 @@ from benchmarks.checkpoint import measure
 from finetune.export import load_classifier
 from finetune.export_step import export_classifier
 from finetune.train import train as finetune
+from launch.cli import main
 from pretrain.export_step import export_encoder
 from pretrain.train import train
 from tests.stages import finetune_config, losses, pretrain_config
@@ -18,7 +19,6 @@ from tests.tiny import world_of_one
 from videomae.engine.state.reader import read_full
 from videomae.models.weights.export import load_encoder
 from videomae.run.checkpoint import find_fault
-from videomae.run.checkpoint.__main__ import main
 
 EVERY_STEP = "checkpoint={every: 2 steps, keep: 9}"
 
@@ -32,7 +32,7 @@ def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def say(capsys: pytest.CaptureFixture, *words: str | Path, expect: int = 0) -> str:
-    assert main([str(word) for word in words]) == expect
+    assert main(["checkpoint", *(str(word) for word in words)]) == expect
     out, err = capsys.readouterr()
     return out + err
 
@@ -45,7 +45,7 @@ def test_ls_and_verify(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert found[0]["fault"] is None
     shown = say(capsys, "ls", run / "checkpoints")
     assert "step-00000004" in shown
-    assert "local, ZeRO 0, fp32, 1 processes" in shown
+    assert "local, ZeRO 0, fp32, 1 ranks" in shown
     assert "yes" in say(capsys, "verify", run / "checkpoints" / "step-00000004")
 
 

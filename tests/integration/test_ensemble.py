@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.ensemble import Member, fuse, main
+from finetune.ensemble import Member, fuse
 from finetune.train import train
+from launch.cli import main
 from tests.stages import finetune_config
 from tests.tiny import world_of_one
 
@@ -28,7 +29,7 @@ def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.mark.parametrize("fusion", ["average", "svm"])
 def test_two_streams_are_fused(runs: list[Path], fusion: str, capsys: pytest.CaptureFixture[str]):
-    assert main([*map(str, runs), "--fusion", fusion, "--json"]) == 0
+    assert main(["ensemble", *map(str, runs), "--fusion", fusion, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["total"] == 8
     assert np.trace(result["confusion"]) == result["correct"]
@@ -43,5 +44,5 @@ def test_a_run_averaged_with_itself_is_that_run(runs: list[Path]):
 
 
 def test_one_run_is_no_ensemble(runs: list[Path], capsys: pytest.CaptureFixture[str]):
-    assert main([str(runs[0])]) == 2
+    assert main(["ensemble", str(runs[0])]) == 2
     assert "at least 2 runs" in capsys.readouterr().err

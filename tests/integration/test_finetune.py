@@ -47,11 +47,11 @@ def test_a_run_is_evaluated_and_exported(finished: Path) -> None:
 
 
 def test_the_evaluate_command_gives_the_same_from_the_export(finished: Path) -> None:
-    again = json.loads(run_command("finetune.evaluate", finished, "--json"))
+    again = json.loads(run_command("launch", "evaluate", finished, "--json"))
     recorded = json.loads((finished / FILE).read_text())
     assert again["confusion"] == recorded["confusion"]
     assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
-    assert "of 8 videos" in run_command("finetune.evaluate", finished, "--clips", "1")
+    assert "of 8 videos" in run_command("launch", "evaluate", finished, "--clips", "1")
 
 
 def test_two_runs_are_equal_to_the_bit_and_a_crash_changes_nothing(
@@ -183,7 +183,7 @@ def test_on_two_processes_the_export_is_what_was_evaluated(shards: Path, tmp_pat
     finetune_config(tmp_path / "run", shards)  # writes the file that the command reads
     engine = "engine={kind: deepspeed, zero_stage: 1}"
     run_processes(2, "finetune", tmp_path / "run.yaml", model, engine)
-    again = json.loads(run_command("finetune.evaluate", tmp_path / "run", "--json"))
+    again = json.loads(run_command("launch", "evaluate", tmp_path / "run", "--json"))
     recorded = json.loads((tmp_path / "run" / FILE).read_text())
     assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-4)
 

@@ -1,4 +1,4 @@
-"""Runs started by `python -m launch` on this machine: watched, refused a second start, stopped, taken up again."""
+"""Runs started by `videomae launch` on this machine: watched, refused a second start, stopped, taken up again."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.__main__ import main as launch
+from launch.cli import main as launch
 from tests.processes import ROOT, run_command
 from tests.stages import losses, pretrain_arguments
 from videomae.run import status
@@ -19,13 +19,13 @@ LONG = "schedule.duration=2000 steps"
 
 
 class Launched:
-    """`python -m launch` at work in the background, its output in a file."""
+    """`videomae launch` at work in the background, its output in a file."""
 
     def __init__(self, log: Path, *words: str) -> None:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "launch", *words],
+                [sys.executable, "-m", "launch", "launch", *words],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 stdout=output,
@@ -57,10 +57,10 @@ def test_a_run_under_torchrun_is_watched_and_stopped(
     assert launch(["status", str(run), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["state"], row["kind"], row["total"]) == ("running", "torchrun", 2000)
-    assert launch(words) == 2
+    assert launch(["launch", *words]) == 2
     refused = capsys.readouterr().err
     assert "is running at step" in refused
-    assert f"python -m launch stop '{run}'" in refused
+    assert f"videomae stop '{run}'" in refused
 
     assert launch(["stop", str(run), "--wait", "60"]) == 0
     assert "stopped and saved at step" in capsys.readouterr().out, launched.log.read_text()
@@ -107,10 +107,10 @@ def test_a_local_launch_runs_the_recorded_config(shards: Path, tmp_path: Path, o
 def test_a_prepared_run_is_started(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     words = [*pretrain_arguments(run, shards, "schedule={duration: 2 steps, warmup: 0 steps}"), "--on", "local"]
-    assert launch([*words, "--prepare"]) == 0
+    assert launch(["launch", *words, "--prepare"]) == 0
     assert "-m pretrain" in capsys.readouterr().out
     assert not (run / "metrics.jsonl").exists()
-    run_command("launch", *words)
+    run_command("launch", "launch", *words)
     assert len(losses(run)) == 2
     assert (run / "launch.1").is_dir()
     assert launch(["stop", str(run)]) == 0

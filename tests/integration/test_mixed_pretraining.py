@@ -22,7 +22,7 @@ def mixed(videos: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) 
     """The config of two sets, of unlike sizes and shards."""
     other = tmp_path_factory.mktemp("other")
     small = ("--short-side", "64", "--fps", "10", "--samples-per-shard", "3", "--workers", "1")
-    run_command("videomae.data.shards", "build", videos, other, *small)
+    run_command("launch", "shards", "build", videos, other, *small)
     return f"data.shards=[{{shards: {shards / 'train'}, weight: 3}}, {{shards: {other / 'val'}}}]"
 
 

@@ -37,7 +37,8 @@ def test_a_device_without_float16_is_told_what_to_type(shards: Path, tmp_path: P
     code = (
         "from deepspeed.accelerator import get_accelerator; get_accelerator().is_fp16_supported = lambda: False; "
         "import sys; from pretrain.config import PretrainConfig; from pretrain.train import train; "
-        "from videomae.command import run_stage; sys.exit(run_stage('pretrain', PretrainConfig, train))"
+        "from videomae.command import run_stage; from pathlib import Path; "
+        "sys.exit(run_stage(PretrainConfig, train, Path(sys.argv[1]), sys.argv[2:]))"
     )
     (tmp_path / "without_float16.py").write_text(code)
     arguments = pretrain_arguments(tmp_path / "run", shards, engine)

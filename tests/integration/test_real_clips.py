@@ -17,7 +17,7 @@ def test_clips_of_every_kind_are_packed_and_read(surveillance: Path, tmp_path: P
                 shutil.copy(clip, tmp_path / "clips" / split / name)
     shutil.copy(surveillance / "groups.csv", tmp_path / "clips")
     run_command(
-        "videomae.data.shards", "build", tmp_path / "clips", tmp_path / "shards", "--short-side", "96", "--fps", "10"
+        "launch", "shards", "build", tmp_path / "clips", tmp_path / "shards", "--short-side", "96", "--fps", "10"
     )
     groups, sizes = {}, set()
     for split in ("train", "val"):

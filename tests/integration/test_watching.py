@@ -48,9 +48,9 @@ def test_a_pretraining_run_logs_both_errors_the_work_and_the_pictures(plain: Pat
 
 
 def test_the_view_of_a_finished_run(plain: Path) -> None:
-    found = json.loads(run_command("videomae.run.metrics", "watch", plain, "--json"))
+    found = json.loads(run_command("launch", "watch", plain, "--json"))
     assert (found["state"], found["step"], found["total"]) == ("finished", 6, 6)
-    text = run_command("videomae.run.metrics", "watch", plain, "--once", "--width", "80")
+    text = run_command("launch", "watch", plain, "--once", "--width", "80")
     assert "step 6 of 6 (100%)" in text
 
 

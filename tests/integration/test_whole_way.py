@@ -37,17 +37,17 @@ def arguments(folder: Path, shards: Path) -> list[str]:
 
 
 def test_table_report_and_reuse(benchmark: Path, shards: Path) -> None:
-    printed = json.loads(run_command("finetune.benchmark", *arguments(benchmark, shards), "--json"))
+    printed = json.loads(run_command("launch", "benchmark", *arguments(benchmark, shards), "--json"))
     rows = json.loads((benchmark / "benchmark.json").read_text())
     assert printed == rows
     assert [row["title"] for row in rows] == ["Single <frame>", "Scratch", "Pretrained"]
     assert [row["pretrained"] for row in rows] == ["scratch", "scratch", "VideoMAE (pretrain)"]
     assert all(row["total"] == 8 and row["params"] > 0 and row["gmacs"] > 0 for row in rows)
     assert all(row["interval"][0] <= row["accuracy"] <= row["interval"][1] for row in rows)
-    again = json.loads(run_command("finetune.benchmark", *arguments(benchmark, shards), "--json"))
+    again = json.loads(run_command("launch", "benchmark", *arguments(benchmark, shards), "--json"))
     assert [(row["accuracy"], row["seconds"]) for row in again] == [(row["accuracy"], row["seconds"]) for row in rows]
-    assert "Single <frame>" in run_command("finetune.benchmark", *arguments(benchmark, shards))
-    run_command("finetune.report", benchmark, "--pretraining", "pretrain")
+    assert "Single <frame>" in run_command("launch", "benchmark", *arguments(benchmark, shards))
+    run_command("launch", "report", benchmark, "--pretraining", "pretrain")
     page = (benchmark / "report.html").read_text()
     assert "Single &lt;frame&gt;" in page
     assert "data:image/png;base64" in page
@@ -55,17 +55,17 @@ def test_table_report_and_reuse(benchmark: Path, shards: Path) -> None:
 
 def test_a_row_that_cannot_be_is_refused_before_anything_runs(benchmark: Path, shards: Path, tmp_path: Path) -> None:
     words = arguments(benchmark, shards)
-    said = run_command("finetune.benchmark", words[0], f"run={tmp_path}", "protocol.bach=3", expect=2)
+    said = run_command("launch", "benchmark", words[0], f"run={tmp_path}", "protocol.bach=3", expect=2)
     assert "unknown key 'bach'; did you mean 'batch'" in said
-    said = run_command("finetune.benchmark", words[0], f"run={tmp_path}", "encoder=null", expect=2)
+    said = run_command("launch", "benchmark", words[0], f"run={tmp_path}", "encoder=null", expect=2)
     assert "type encoder=runs/NAME/export" in said
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_demo_is_these_commands_in_order(tmp_path: Path) -> None:
-    modules = ["videomae.data.shards", "videomae.data.shards", "pretrain", "finetune.benchmark", "finetune.report"]
+    names = ["synthesize", "build", "pretrain", "benchmark", "report"]
     synthetic, own = commands(tmp_path, None), commands(tmp_path, tmp_path / "mine")
-    for words, module in zip([command.words for command in synthetic], modules, strict=True):
-        assert module in words
+    for words, name in zip([command.words for command in synthetic], names, strict=True):
+        assert name in words
     assert [command.words for command in own][1:] == [command.words for command in synthetic][2:]
     assert str(tmp_path / "mine") in own[0].words

@@ -22,7 +22,7 @@ _LAUNCHERS = {
     "deepspeed.launcher.launch",
     "deepspeed.launcher.runner",
     "launch",
-    "launch.demo",
+    "videomae",
 }
 
 

@@ -117,7 +117,7 @@ class _Watch:
             lives = "it runs" if visible else "it has just given a sign of life"
             late = f", but it is still there after {waited:.0f} s ({why})" if why else ""
             raise RunOwnedError(
-                f"{self._named(other)}; {lives}{late}. To end it: `python -m launch stop {shlex.quote(str(self.run))}`;"
+                f"{self._named(other)}; {lives}{late}. To end it: `videomae stop {shlex.quote(str(self.run))}`;"
                 " or wait until it has ended; for another run beside it type run=PATH"
             )
         if why:

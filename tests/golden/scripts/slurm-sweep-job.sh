@@ -48,7 +48,7 @@ if [ "$code" = 0 ] && [ -e "$run"/launch/saved ]; then
 fi
 echo "$code" > "$run"/launch/exit
 
-# 75: stopped and saved, so the same job is requeued; not after `python -m launch stop`, which creates the file "held".
+# 75: stopped and saved, so the same job is requeued; not after `videomae stop`, which creates the file "held".
 # 76 (a health limit) and 2 (a user error) would only repeat.
 if [ "$code" = 75 ] && [ "${ENVIRONMENT:-}" = BATCH ] && [ ! -e "$run"/launch/held ]; then
     scontrol requeue "$SLURM_JOB_ID"

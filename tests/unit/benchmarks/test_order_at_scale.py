@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from videomae.data.shards.__main__ import main
+from benchmarks.order_at_scale import main
 
 
 def test_a_cluster_job_is_planned_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["simulate", "--samples", "1e10", "--ranks", "16384", "--json"]) == 0
+    assert main(["--samples", "1e10", "--ranks", "16384", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["samples"] == 10**10
     assert result["worst_seconds"] < 1
@@ -20,7 +20,7 @@ def test_a_cluster_job_is_planned_at_once(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_figures_are_also_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["simulate", "--samples", "1e6", "--ranks", "8", "--lanes", "8,2"]) == 0
+    assert main(["--samples", "1e6", "--ranks", "8", "--lanes", "8,2"]) == 0
     assert "first batch at any place of an epoch" in capsys.readouterr().out
 
 
@@ -28,5 +28,5 @@ def test_the_figures_are_also_told_in_words(capsys: pytest.CaptureFixture[str]) 
     "wrong", [["--samples", "0"], ["--ranks", "0"], ["--samples", "10", "--ranks", "64"], ["--lanes", "7"]]
 )
 def test_impossible_jobs_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["simulate", "--ranks", "16", *wrong]) == 2
+    assert main(["--ranks", "16", *wrong]) == 2
     assert "error: " in capsys.readouterr().err

@@ -6,10 +6,14 @@ import pytest
 import torch
 
 import videomae.core.torchvision_compat  # transformers imports torchvision
-from finetune.adopt import main
 from finetune.export import load_classifier
+from launch.cli import main
 
 assert videomae
+
+
+def import_classifier(source: Path, out: Path, classes: str) -> int:
+    return main(["weights", "import-classifier", str(source), str(out), "--classes", classes])
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def theirs() -> torch.nn.Module:
 @torch.no_grad()
 def test_a_folder_of_transformers_is_adopted_with_its_logits(tmp_path: Path, theirs: torch.nn.Module):
     theirs.save_pretrained(tmp_path / "theirs")
-    assert main([str(tmp_path / "theirs"), str(tmp_path / "export"), "--classes", "walk, run,fight"]) == 0
+    assert import_classifier(tmp_path / "theirs", tmp_path / "export", "walk, run,fight") == 0
     ours = load_classifier(tmp_path / "export")
     assert ours.classes == ("walk", "run", "fight")
     video_BCTHW = torch.randn(2, 3, 4, 32, 32)
@@ -44,10 +48,10 @@ def test_what_does_not_fit_is_one_clear_line(
     tmp_path: Path, theirs: torch.nn.Module, capsys: pytest.CaptureFixture[str]
 ):
     theirs.save_pretrained(tmp_path / "theirs")
-    assert main([str(tmp_path / "theirs"), str(tmp_path / "export"), "--classes", "walk,run"]) == 2
+    assert import_classifier(tmp_path / "theirs", tmp_path / "export", "walk,run") == 2
     assert "3 classes apart, but 2 names" in capsys.readouterr().err
     state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("classifier.")}
     torch.save(state, tmp_path / "headless.pth")
-    assert main([str(tmp_path / "headless.pth"), str(tmp_path / "export"), "--classes", "walk,run,fight"]) == 2
+    assert import_classifier(tmp_path / "headless.pth", tmp_path / "export", "walk,run,fight") == 2
     assert "has no head" in capsys.readouterr().err
     assert not (tmp_path / "export").exists()

@@ -15,6 +15,7 @@ from PIL import Image
 from finetune import report
 from finetune.curves import MOST_POINTS, Axes, draw, thin
 from finetune.results import About, ReportError, read_rows
+from launch.cli import main
 
 HOSTILE = "<script>alert('x')</script> & \"co\" $\\alpha_1$"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -268,13 +269,11 @@ def test_further_keys_of_the_benchmark_are_no_error(tmp_path: Path) -> None:
 
 def test_the_command_makes_the_same_page_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = made(folder)
-    assert report.main([str(folder)]) == 0
+    assert main(["report", str(folder)]) == 0
     assert (folder / "report.html").read_text() == first
-    assert report.main([str(folder), "--pretraining", "elsewhere"]) == 0
+    assert main(["report", str(folder), "--pretraining", "elsewhere"]) == 0
     assert "The pretraining run elsewhere holds no pictures" in (folder / "report.html").read_text()
-    with pytest.raises(SystemExit) as stopped:
-        report.main([str(folder / "nowhere")])
-    assert stopped.value.code == 2
+    assert main(["report", str(folder / "nowhere")]) == 2
     assert "no results at" in capsys.readouterr().err
 
 

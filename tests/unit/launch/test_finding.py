@@ -39,7 +39,7 @@ def write_launch(
     run: Path, *, kind: str = "slurm", job: str | None = "17", pid: int = GONE, minutes: float = 2
 ) -> None:
     (run / "launch").mkdir(parents=True, exist_ok=True)
-    launch = LaunchRecord(kind, "pretrain", "python -m launch", now(minutes), socket.gethostname(), pid, job)
+    launch = LaunchRecord(kind, "pretrain", "videomae launch", now(minutes), socket.gethostname(), pid, job)
     (run / "launch/launch.json").write_text(json.dumps(asdict(launch)))
 
 
@@ -62,7 +62,7 @@ def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     ("state", "found", "said"),
     [
         ("stopped", "stopped", "stopped and saved at step 40 of 100; the same command goes on"),
-        ("failed", "failed", "failed at step 40 of 100 (OSError: disk full); `python -m launch logs"),
+        ("failed", "failed", "failed at step 40 of 100 (OSError: disk full); `videomae logs"),
         ("running", "broken", "ended at step 40 of 100 without a word"),
     ],
 )

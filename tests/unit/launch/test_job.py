@@ -43,7 +43,7 @@ def test_every_torch_that_may_be_installed_knows_the_flags_of_its_launcher() -> 
 
 
 def test_dry_run_prints_the_command_and_runs_nothing(tmp_path: Path) -> None:
-    printed = run_command("launch", PRETRAIN, "--on", "local", "--dry-run", f"run={tmp_path / 'run'}")
+    printed = run_command("launch", "launch", PRETRAIN, "--on", "local", "--dry-run", f"run={tmp_path / 'run'}")
     assert printed.startswith(f"PYTHONPATH={tmp_path}/run/launch/code")
     assert printed.endswith(f"-m pretrain {tmp_path}/run/launch/config.yaml\n")
     assert not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch import logs
-from launch.__main__ import main as launch
+from launch.cli import main as launch
 from launch.finding import RunState
 from launch.run_directory import LaunchDir
 

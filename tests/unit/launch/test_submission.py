@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from launch.__main__ import main as launch
 from launch.chain import split_stages
+from launch.cli import main
 from launch.cluster import SshConfig
 from launch.finding import inspect_run
 from launch.run_directory import launch_lock, read_launch
@@ -54,9 +54,9 @@ def told(tmp_path: Path) -> Callable[[], list[str]]:
 def test_a_submission_makes_the_run_directory(
     cluster: list[str], told: Callable[[], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch([PRETRAIN, "run=runs/a b", "batch=64", *cluster]) == 0
+    assert main(["launch", PRETRAIN, "run=runs/a b", "batch=64", *cluster]) == 0
     run = tmp_path / "runs/a b"
-    assert capsys.readouterr().out == f"job 100: python -m launch logs '{run}' -f\n"
+    assert capsys.readouterr().out == f"job 100: videomae logs '{run}' -f\n"
     assert told() == [f"--parsable {run}/launch/job.sh"]
     assert yaml.safe_load((run / "launch/config.yaml").read_text())["batch"] == 64
     assert (run / "launch/code/videomae/models/encoder.py").read_text() == (
@@ -73,30 +73,30 @@ def test_two_do_not_submit_a_run_at_once(
 ) -> None:
     for words in (["run=r"], ["--sweep", "seed=0,1", "run=r"]):
         with launch_lock(tmp_path / "r"):
-            assert launch([PRETRAIN, *words, *cluster]) == 2
-            assert launch(["chain", PRETRAIN, "run=r", *cluster]) == 2
+            assert main(["launch", PRETRAIN, *words, *cluster]) == 2
+            assert main(["chain", PRETRAIN, "run=r", *cluster]) == 2
         assert capsys.readouterr().err.count("is being launched by somebody else at this moment") == 2
     assert not (tmp_path / "bin/sbatch.told").exists()
-    assert launch([PRETRAIN, "run=r", *cluster]) == 0
+    assert main(["launch", PRETRAIN, "run=r", *cluster]) == 0
 
 
 def test_what_would_submit_more_than_was_asked_is_refused(
     cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch([PRETRAIN, "run=r", "--prepare", "--sweep", "seed=0,1", *cluster]) == 2
+    assert main(["launch", PRETRAIN, "run=r", "--prepare", "--sweep", "seed=0,1", *cluster]) == 2
     assert "type --dry-run to see" in capsys.readouterr().err
-    assert launch(["chain", PRETRAIN, "run=r", "--force", *cluster]) == 2
+    assert main(["chain", PRETRAIN, "run=r", "--force", *cluster]) == 2
     assert "--force would submit every stage again" in capsys.readouterr().err
     assert not (tmp_path / "bin/sbatch.told").exists()
 
 
 def test_a_dry_run_writes_nothing(cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch([PRETRAIN, "run=r", "--dry-run", *cluster]) == 0
+    assert main(["launch", PRETRAIN, "run=r", "--dry-run", *cluster]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"sbatch --parsable {tmp_path}/r/launch/job.sh\n")
     assert "#SBATCH --nodes=2" in printed
     assert not (tmp_path / "r").exists()
-    assert launch([PRETRAIN, "run=r", "--dry-run", "--json", *cluster]) == 0
+    assert main(["launch", PRETRAIN, "run=r", "--dry-run", "--json", *cluster]) == 0
     assert json.loads(capsys.readouterr().out)["commands"][0][0] == "sbatch"
 
 
@@ -107,18 +107,18 @@ def test_a_chain_is_submitted_as_one(
     second.write_text(yaml.safe_dump(finetune_stage(tmp_path / "second", tmp_path)))
     third = ["run=third", "protocol.batch=8"]
     words = ["chain", PRETRAIN, "run=first", str(second), str(ROOT / "configs/demo/benchmark.yaml"), *third, "--json"]
-    assert launch([*words, *cluster]) == 0
+    assert main([*words, *cluster]) == 0
     assert [row["job"] for row in json.loads(capsys.readouterr().out)] == ["100", "101", "102"]
     assert told()[1] == f"--parsable --dependency=afterok:100 --kill-on-invalid-dep=yes {tmp_path}/second/launch/job.sh"
     assert "--dependency=afterok:101 " in told()[2]
 
     (tmp_path / "first/summary.json").touch()  # it is finished: what comes after needs to wait for nothing
-    assert launch([*words, *cluster]) == 0
+    assert main([*words, *cluster]) == 0
     assert [row["job"] for row in json.loads(capsys.readouterr().out)] == [None, "103", "104"]
     assert "--dependency" not in told()[3]
     assert (tmp_path / "second/launch.1/launch.json").exists()
 
-    assert launch(["chain", PRETRAIN, "run=x", PRETRAIN, "run=x", *cluster]) == 2
+    assert main(["chain", PRETRAIN, "run=x", PRETRAIN, "run=x", *cluster]) == 2
     assert "each stage needs a directory of its own" in capsys.readouterr().err
 
 
@@ -132,12 +132,12 @@ def test_a_chain_says_what_is_wrong_with_its_last_stage_first(
     (begun / "config.yaml").write_text(second.read_text().replace("batch: 8", "batch: 16"))
     words = ["chain", PRETRAIN, "run=first", str(second)]
     for on in (cluster, ["--on", "torchrun", "--processes", "2"]):
-        assert launch([*words, *on]) == 2
+        assert main([*words, *on]) == 2
         assert "holds a run with other settings (batch was 16, now 8" in capsys.readouterr().err
         assert not (tmp_path / "first/launch").exists()
     assert not (tmp_path / "bin/sbatch.told").exists()
     with launch_lock(begun):
-        assert launch([*words, *cluster]) == 2
+        assert main([*words, *cluster]) == 2
     assert "is being launched by somebody else" in capsys.readouterr().err
     assert not (tmp_path / "bin/sbatch.told").exists()
 
@@ -151,9 +151,9 @@ def test_what_does_not_go_with_the_processes_is_said_before_anything_is_submitte
         (["batch=8", "data.repeated_aug=1", "engine.micro_batch=3"], "engine.micro_batch=3 must divide the 4 clips"),
         (["engine.kind=local"], "second: engine.kind=local runs in one process, got 2"),
     ):
-        assert launch([*words, *settings, *cluster]) == 2
+        assert main([*words, *settings, *cluster]) == 2
         assert message in capsys.readouterr().err
-    assert launch([PRETRAIN, "run=third", "data.repeated_aug=1", "--sweep", "batch=8,7", *cluster]) == 2
+    assert main(["launch", PRETRAIN, "run=third", "data.repeated_aug=1", "--sweep", "batch=8,7", *cluster]) == 2
     assert "batch=7 must be a multiple of the 2 processes" in capsys.readouterr().err
     assert not (tmp_path / "bin/sbatch.told").exists()
 
@@ -163,7 +163,7 @@ def test_a_chain_that_slurm_refuses_in_the_middle_says_what_is_in_the_queue(
 ) -> None:
     sbatch = tmp_path / "bin/sbatch"
     sbatch.write_text(sbatch.read_text() + '[ "$n" = 100 ] || { echo no such account >&2; exit 1; }\n')
-    assert launch(["chain", PRETRAIN, "run=first", PRETRAIN, "run=second", *cluster]) == 2
+    assert main(["chain", PRETRAIN, "run=first", PRETRAIN, "run=second", *cluster]) == 2
     said = capsys.readouterr().err
     assert "no such account" in said
     assert f"{tmp_path}/first as job 100 is queued; the same command resumes from there" in said
@@ -176,7 +176,7 @@ def test_a_filesystem_without_locks_does_not_keep_a_launch_back(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    assert launch([PRETRAIN, "run=first", *cluster]) == 0
+    assert main(["launch", PRETRAIN, "run=first", *cluster]) == 0
 
 
 def test_overrides_belong_to_the_config_before_them() -> None:
@@ -188,7 +188,7 @@ def test_overrides_belong_to_the_config_before_them() -> None:
 def test_a_sweep_is_an_array_of_runs(
     cluster: list[str], told: Callable[[], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch([PRETRAIN, "run=s", "--sweep", "optimizer.lr=1e-3,3e-3", *cluster]) == 0
+    assert main(["launch", PRETRAIN, "run=s", "--sweep", "optimizer.lr=1e-3,3e-3", *cluster]) == 0
     assert len(told()) == 1
     assert "#SBATCH --array=0-1" in (tmp_path / "s/launch/job.sh").read_text()
     second = tmp_path / "s/lr-3e-3"
@@ -199,16 +199,16 @@ def test_a_sweep_is_an_array_of_runs(
     squeue = tmp_path / "bin/squeue"
     squeue.write_text("#!/bin/bash\necho '100_0|101|RUNNING|n1'; echo '100_1|100|PENDING|(Resources)'\n")
     for words in (["--sweep", "seed=0,1"], []):
-        assert launch([PRETRAIN, "run=s", *words, *cluster]) == 2
+        assert main(["launch", PRETRAIN, "run=s", *words, *cluster]) == 2
         assert "s is running at its beginning: Slurm's job 100: RUNNING (n1)" in capsys.readouterr().err
     assert "s/lr-1e-3 is asked by" in stop(tmp_path / "s")
     assert "s/lr-3e-3: Slurm's job 100_1 is cancelled" in stop(tmp_path / "s")
     squeue.write_text("#!/bin/bash\n")
     assert inspect_run(tmp_path / "s").state == "new"
-    assert launch([PRETRAIN, "run=s", "--sweep", "seed=0,1", *cluster]) == 0
-    assert launch([PRETRAIN, "--sweep", "seed=0,0", *cluster]) == 2
+    assert main(["launch", PRETRAIN, "run=s", "--sweep", "seed=0,1", *cluster]) == 0
+    assert main(["launch", PRETRAIN, "--sweep", "seed=0,0", *cluster]) == 2
     assert "the values of a sweep must differ" in capsys.readouterr().err
-    assert launch([PRETRAIN, "--sweep", "seed=0,1"]) == 2
+    assert main(["launch", PRETRAIN, "--sweep", "seed=0,1"]) == 2
     assert "needs --on slurm" in capsys.readouterr().err
 
 
@@ -222,7 +222,7 @@ def test_a_sweep_is_an_array_of_runs(
     ],
 )
 def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert launch([PRETRAIN, *words]) == 2
+    assert main(["launch", PRETRAIN, *words]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -230,7 +230,7 @@ def test_a_missing_slurm_is_named(
     cluster: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert launch([PRETRAIN, "run=r", *cluster]) == 2
+    assert main(["launch", PRETRAIN, "run=r", *cluster]) == 2
     assert "sbatch is not on this machine; type this on a login node" in capsys.readouterr().err
 
 

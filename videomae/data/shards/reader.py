@@ -211,7 +211,7 @@ def _no_manifest(folder: Path) -> str:
     splits = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []
     if splits:
         return f"no {MANIFEST} in {folder}, but in its subfolders {', '.join(splits)}; pass one of these"
-    return f"no {MANIFEST} in {folder}; build shards with: python -m videomae.data.shards build SRC {folder.parent}"
+    return f"no {MANIFEST} in {folder}; build shards with: videomae shards build SRC {folder.parent}"
 
 
 def _node_error(path: Path, error: OSError) -> RemoteError:

@@ -9,13 +9,10 @@ its options, which stand in synthetic.json. It is written beside OUT and renamed
 
 from __future__ import annotations
 
-import argparse
 import csv
 import itertools
 import json
-import logging
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from videomae.core import progress
-from videomae.core.config import configclass, parse, to_dict
+from videomae.core.config import configclass, to_dict
 from videomae.core.errors import UserError
 from videomae.core.files import atomic_folder
 from videomae.data.synthetic.scene import Motion, draw_scene, render
@@ -33,7 +30,6 @@ from videomae.data.video import EncodingConfig, encode
 RECORD = "synthetic.json"
 VERSION = 2  # of the pictures: raise it when the same options give other videos
 _ENCODING = EncodingConfig(short_side=None, crf=20, fast_decode=False)
-_log = logging.getLogger(__name__)
 
 
 class SynthesisError(UserError):
@@ -121,34 +117,6 @@ def clip(twin: Twin, config: SyntheticConfig) -> tuple[np.ndarray, int]:
     return render(scene, twin.motion, sensor), fps
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `synthesize`."""
-    default = SyntheticConfig()
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    parser.add_argument("--train", type=int, default=default.train, help="training clips, both classes together")
-    parser.add_argument("--val", type=int, default=default.val, help="validation clips, both classes together")
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--seconds", type=float, default=default.seconds, help="length of a clip")
-    parser.add_argument(
-        "--fps", type=_rates, default=default.fps, metavar="15..30", help="frame rate or range of rates"
-    )
-    parser.add_argument(
-        "--size", type=_size, default=(default.width, default.height), metavar="160x120", help="width x height"
-    )
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Make the set that the parsed `arguments` ask for; the exit status."""
-    width, height = arguments.size
-    chosen = {name: getattr(arguments, name) for name in ("train", "val", "seed", "seconds", "fps")}
-    config = parse(SyntheticConfig, {**chosen, "width": width, "height": height}, source="synthesize")
-    made = synthesize(arguments.out, config, workers=arguments.workers)
-    verb = "made" if made else "reused: made before with the same options,"
-    _log.info("%s %d train and %d val clips in %s", verb, config.train, config.val, arguments.out)
-    return 0
-
-
 def _is_there(folder: Path, config: SyntheticConfig) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -194,19 +162,3 @@ def _write_clip(twin: Twin, folder: Path, config: SyntheticConfig) -> Twin:
     frames_THWC, fps = clip(twin, config)
     twin.path(folder).write_bytes(encode(frames_THWC, fps=fps, config=_ENCODING))
     return twin
-
-
-def _rates(text: str) -> tuple[int, int]:
-    low, _, high = text.partition("..")
-    try:
-        return int(low), int(high or low)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a rate like 25 or a range like 15..30, got {text!r}") from None
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT like 160x120, got {text!r}") from None
-    return width, height

@@ -59,7 +59,7 @@ def pick(path: Path, step: int | None = None) -> Checkpoint:
                 return Checkpoint(folder, json.loads((folder / PROGRESS).read_text()))
             passed_over.append(f"{folder.name}: {fault}")
     wanted = "" if step is None else f" of step {step}"
-    looked = "; ".join(passed_over) or "see: python -m videomae.run.checkpoint ls"
+    looked = "; ".join(passed_over) or "see: videomae checkpoint ls"
     raise CheckpointError(f"no whole checkpoint{wanted} at {path} ({looked})")
 
 

@@ -4,7 +4,7 @@ recorder  what a training run measures and where it goes; it asks meter (times, 
           plateau (a loss that sits where a model that has learnt nothing would) and profiler (a window of traces)
 log       appends to the file, cuts it back, reads and follows it
 mirror    keeps a W&B run like the file, from a process of its own
-view      a run in the terminal: `python -m videomae.run.metrics watch RUN`; standing and plot are its figures
+view      a run in the terminal: `videomae watch RUN`; standing and plot are its figures
 
 The last three need no torch, so that the view starts at once.
 """

@@ -24,7 +24,7 @@ CONNECT_SECONDS = {"online": 4.0, "offline": 20.0}  # at the end, for a mirror t
 FINISH_SECONDS = 15.0  # at the end, for one that has
 KILL_SECONDS = 2.0  # for one that was killed to be gone
 _CHILD = "videomae.run.metrics.wandb_mirror"
-_ONLY_FILE = "metrics.jsonl holds everything, and `python -m videomae.run.metrics sync {run}` sends it later"
+_ONLY_FILE = "metrics.jsonl holds everything, and `videomae sync {run}` sends it later"
 
 
 def start_wandb_sync(run: RunDirectory, metrics: MetricsConfig) -> WandbSync | None:

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from finetune.models import names
-from finetune.models.__main__ import main
 from finetune.models.tables import ModelRow, model_rows
+from launch.cli import main
 
 WITHIN_ONE_PERCENT = {
     "vivit_1": (88.9, 455.2),
@@ -91,17 +91,17 @@ def test_whatever_is_further_off_says_why(rows: dict[str, ModelRow]):
 def test_the_examples_equal_the_course_line_by_line(
     name: str, lines: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
 ):
-    assert main([name, "--json"]) == 0
+    assert main(["models", name, "--json"]) == 0
     layers = json.loads(capsys.readouterr().out)
     assert [(layer["output"], layer["receptive_field"]) for layer in layers[:4]] == lines
-    assert main([name]) == 0
+    assert main(["models", name]) == 0
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     for output, field in lines:
         assert any(output in cells and field in cells for cells in printed)
 
 
 def test_resnets_receptive_fields_are_the_known_ones(capsys: pytest.CaptureFixture[str]):
-    assert main(["late_fusion", "frames=2", "size=96", "--json"]) == 0
+    assert main(["models", "late_fusion", "frames=2", "size=96", "--json"]) == 0
     fields = {layer["name"]: layer["receptive_field"] for layer in json.loads(capsys.readouterr().out)}
     expected = {"conv1": 7, "maxpool": 11, "layer1.0.conv1": 19, "layer1.1.conv2": 43, "layer2.0.conv1": 51}
     for name, span in expected.items():
@@ -111,12 +111,12 @@ def test_resnets_receptive_fields_are_the_known_ones(capsys: pytest.CaptureFixtu
 
 def test_receptive_fields_follow_factorised_attention(capsys: pytest.CaptureFixture[str]):
     small = ["frames=8", "size=64", "dim=48", "heads=4", "depth=1", "--json"]
-    assert main(["vivit_3", *small]) == 0
+    assert main(["models", "vivit_3", *small]) == 0
     fields = {layer["name"]: layer["receptive_field"] for layer in json.loads(capsys.readouterr().out)}
     assert fields["patch_embed.proj"] == fields["blocks.0.norm1"] == "2x16x16"
     assert fields["blocks.0.attn"] == "2x64x64"
     assert fields["blocks.0.temporal_attn"] == "8x64x64"
-    assert main(["swin3d_t", "frames=4", "size=64", "--json"]) == 0
+    assert main(["models", "swin3d_t", "frames=4", "size=64", "--json"]) == 0
     fields = {layer["name"]: layer["receptive_field"] for layer in json.loads(capsys.readouterr().out)}
     assert fields["network.features.0.0.norm1"] == "2x4x4"
     assert fields["network.features.0.0.attn"] == "4x28x28"  # a window of 7 x 7 patches
@@ -129,12 +129,12 @@ def test_a_wrong_name_or_setting_is_one_clear_line(capsys: pytest.CaptureFixture
         (["s3d", "sise=5"], "did you mean 'size'"),
         (["s3d", "size"], "key=value"),
     ):
-        assert main([*arguments, "--json"]) == 2
+        assert main(["models", *arguments, "--json"]) == 2
         assert words in capsys.readouterr().err
 
 
 def test_the_whole_table_prints_videomae_by_size_within_one_percent():
-    command = [sys.executable, "-m", "finetune.models", "--json"]
+    command = [sys.executable, "-m", "launch", "models", "--json"]
     table = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert {row["name"] for row in table["models"]} == set(names())
     published = {

@@ -17,7 +17,7 @@ from PIL import Image
 
 from videomae.data.shards.reader import read_manifest
 from videomae.data.build import packing
-from videomae.data.shards.__main__ import main
+from launch.cli import main
 from videomae.data.build.build import BuildConfig, BuildError, build
 from videomae.data.shards.manifest import Manifest
 from videomae.data.build.packing import pack
@@ -278,15 +278,15 @@ def test_the_command_reports_and_fails_cleanly(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["build", str(videos), str(tmp_path / "out"), "--short-side", "24", "--workers", "1"]
-    assert main([*command, "--json"]) == 0
+    assert main(["shards", *command, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["splits"]["train"] | {"bytes": 0} == {
         "samples": 8, "shards": 1, "bytes": 0, "skipped": 0, "duplicates": 0,
     }  # fmt: skip
-    assert main(command) == 0
+    assert main(["shards", *command]) == 0
     assert "reusing the shards" in capsys.readouterr().out
-    assert main([*command, "--gop", "0"]) == 2
-    assert main(["build", str(tmp_path / "none"), str(tmp_path / "out2")]) == 2
+    assert main(["shards", *command, "--gop", "0"]) == 2
+    assert main(["shards", "build", str(tmp_path / "none"), str(tmp_path / "out2")]) == 2
     captured = capsys.readouterr()
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert "gop must be at least 1" in errors[0]
@@ -307,9 +307,9 @@ def test_every_kind_of_shards_the_command_makes_is_whole_and_read(
     videos: Path, tmp_path: Path, words: list[str], size: int, shards: int
 ) -> None:
     out = tmp_path / "out"
-    assert main(["build", str(videos), str(out), "--short-side", "24", "--workers", "1", *words]) == 0
-    assert main(["verify", str(out), "--decode"]) == 0
-    assert main(["show", str(out), "--sheet", str(tmp_path / "sheets")]) == 0
+    assert main(["shards", "build", str(videos), str(out), "--short-side", "24", "--workers", "1", *words]) == 0
+    assert main(["shards", "verify", str(out), "--decode"]) == 0
+    assert main(["shards", "show", str(out), "--sheet", str(tmp_path / "sheets")]) == 0
     assert sorted(path.parent.name for path in (tmp_path / "sheets").rglob("*.png")) == ["train", "val"]
     reader = ShardReader(read_manifest(out / "train"))
     for number in range(8):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from videomae.data.shards.reader import read_manifest
-from videomae.data.shards.__main__ import main
+from launch.cli import main
 from videomae.data.build.build import BuildConfig, BuildError, build
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader
@@ -41,8 +41,8 @@ def test_the_command_builds_from_lists_and_leaves_out_what_is_missing(
     (tmp_path / "classes.txt").write_text("calm\nfight\n")
     lists = ["--train-list", str(tmp_path / "train.txt"), "--val-list", str(tmp_path / "val.txt")]
     command = ["build", str(tmp_path / "src"), str(tmp_path / "out"), *lists, "--workers", "1"]
-    assert main([*command, "--classes", str(tmp_path / "classes.txt")]) == 0
-    assert "left out gone.mp4" in capsys.readouterr().out
+    assert main(["shards", *command, "--classes", str(tmp_path / "classes.txt")]) == 0
+    assert "skipped gone.mp4" in capsys.readouterr().out
     train = read_manifest(tmp_path / "out" / "train")
     assert train.classes == ("calm", "fight")
     reader = ShardReader(train)

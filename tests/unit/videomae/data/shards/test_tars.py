@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from launch.cli import main
 from videomae.core.files import file_sha256
 from videomae.data.build.build import BuildConfig, build
 from videomae.data.build.external_tars import index_folder
 from videomae.data.build.sources import find
 from videomae.data.errors import ShardError
-from videomae.data.shards.__main__ import main
 from videomae.data.shards.index import index_tar, tar_samples
 from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.verification import verify
@@ -44,7 +44,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def test_what_was_built_is_in_order(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", str(built), "--decode"]) == 0
+    assert main(["shards", "verify", str(built), "--decode"]) == 0
     assert "12 samples in 3 shard(s): every byte is as built" in capsys.readouterr().out
 
 
@@ -56,7 +56,7 @@ def test_a_flipped_byte_is_found_and_its_sample_named(built: Path, capsys: pytes
         byte = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
-    assert main(["verify", str(built), "--json"]) == 1
+    assert main(["shards", "verify", str(built), "--json"]) == 1
     faults = json.loads(capsys.readouterr().out)["faults"]
     assert [(fault["shard"], fault["key"]) for fault in faults["train"]] == [
         ("000001.tar", ""),
@@ -194,7 +194,7 @@ def test_a_cut_tar_of_others_is_refused(tmp_path: Path, write_video: Callable[..
 
 
 def test_the_card_and_the_sheet_show_what_is_there(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", str(built), "--json", "--clips", "3"]) == 0
+    assert main(["shards", "show", str(built), "--json", "--clips", "3"]) == 0
     shown = json.loads(capsys.readouterr().out)
     train = shown["splits"][0]
     assert (train["split"], train["samples"], train["shards"]) == ("train", 8, 2)
@@ -204,13 +204,13 @@ def test_the_card_and_the_sheet_show_what_is_there(built: Path, capsys: pytest.C
         with Image.open(sheet) as picture:
             assert picture.size[1] > 3 * 128
             assert len(set(picture.convert("L").tobytes())) > 50  # frames, not an empty page
-    assert main(["show", str(built / "val")]) == 0
+    assert main(["shards", "show", str(built / "val")]) == 0
     assert "classes     Calm 2, Fight 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["verify", "show", "index"])
 def test_a_folder_without_shards_is_an_error(tmp_path: Path, command: str, capsys: Any) -> None:
-    assert main([command, str(tmp_path)]) == 2
+    assert main(["shards", command, str(tmp_path)]) == 2
     assert "error: no " in capsys.readouterr().err
 
 

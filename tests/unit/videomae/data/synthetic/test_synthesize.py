@@ -1,9 +1,9 @@
 """The synthetic set: single frames say nothing, motion says everything, and the files are real, repeatable H.264."""
 
-import argparse
 import csv
 import functools
 import math
+import re
 from pathlib import Path
 
 import av
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from videomae.core.config import ConfigError
+from launch.cli import main
+from launch.commands.shards import synthesize as command
 from videomae.data.synthetic import synthesize
 from videomae.data.synthetic.scene import Motion, Scene, draw_scene, path, positions
 from videomae.data.synthetic.synthesize import SynthesisError, SyntheticConfig, Twin
@@ -21,13 +22,11 @@ PICTURES = 400  # twins whose frames are rendered
 SMALL = SyntheticConfig(train=4, val=2, seconds=0.5, fps=(8, 12), width=64, height=48)
 
 
-def arguments(*words: str | Path) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    synthesize.add_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
-
-
 SMALL_WORDS = ("--train", "4", "--val", "2", "--seconds", "0.5", "--fps", "8..12", "--size", "64x48", "--workers", "1")
+
+
+def run(*words: str | Path) -> int:
+    return main(["shards", "synthesize", *map(str, words)])
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -156,7 +155,7 @@ def test_motion_tells_the_class() -> None:
 
 def test_the_set_is_in_the_layout_and_in_h264(tmp_path: Path) -> None:
     folder = tmp_path / "set"
-    assert synthesize.run(arguments(folder, *SMALL_WORDS)) == 0
+    assert run(folder, *SMALL_WORDS) == 0
     counts = {place: len(list(folder.glob(f"{place}/*.mp4"))) for place in ("train/Fight", "train/NonFight")}
     assert counts == {"train/Fight": 2, "train/NonFight": 2}
     for file in folder.rglob("*.mp4"):
@@ -171,7 +170,7 @@ def test_the_set_is_in_the_layout_and_in_h264(tmp_path: Path) -> None:
 
 def test_groups_hold_both_twins_of_a_scene_and_stay_in_one_split(tmp_path: Path) -> None:
     folder = tmp_path / "set"
-    synthesize.run(arguments(folder, *SMALL_WORDS))
+    run(folder, *SMALL_WORDS)
     with (folder / "groups.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert all((folder / row["split"] / row["class"] / f"{row['clip']}.mp4").is_file() for row in rows)
@@ -202,29 +201,28 @@ def test_no_two_scenes_are_the_same() -> None:
     assert len(firsts) == len(groups) == 20
 
 
-def test_a_second_run_reuses_the_set_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_run_reuses_the_set_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "set"
-    synthesize.run(arguments(folder, *SMALL_WORDS))
+    run(folder, *SMALL_WORDS)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with caplog.at_level("INFO", logger="videomae"):
-        synthesize.run(arguments(folder, *SMALL_WORDS))
-    assert "reused" in caplog.text
+    run(folder, *SMALL_WORDS)
+    assert "reused" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_a_set_of_other_options_is_left_alone(tmp_path: Path) -> None:
+def test_a_set_of_other_options_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "set"
     synthesize.synthesize(folder, SMALL, workers=1)
     before = files_of(folder)
-    with pytest.raises(SynthesisError, match=r"other options.*remove it or choose another folder"):
-        synthesize.run(arguments(folder, *SMALL_WORDS, "--seed", "7"))
+    assert run(folder, *SMALL_WORDS, "--seed", "7") == 2
+    assert re.search(r"other options.*remove it or choose another folder", capsys.readouterr().err)
     assert files_of(folder) == before
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(SynthesisError, match="not a synthetic set; choose another folder"):
-        synthesize.run(arguments(tmp_path, *SMALL_WORDS))
+    assert run(tmp_path, *SMALL_WORDS) == 2
+    assert "not a synthetic set; choose another folder" in capsys.readouterr().err
     assert files_of(tmp_path) == {"thesis.txt": b"years of work"}
 
 
@@ -240,7 +238,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     with pytest.raises(SynthesisError, match="No space left on device; free some space"):
-        synthesize.run(arguments(tmp_path / "set", *SMALL_WORDS))
+        synthesize.synthesize(tmp_path / "set", SMALL, workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,9 +250,23 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
         (("--seconds", "0.01"), "too few"),
         (("--size", "33x40"), "even numbers"),
         (("--fps", "30..15"), "range like 15..30"),
+        (("--fps", "fast"), "frame rate like 25 or a range like 15..30"),
+        (("--size", "160"), "WIDTHxHEIGHT like 160x120"),
     ],
 )
-def test_impossible_options_are_refused(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        synthesize.run(arguments(tmp_path / "set", *words))
+def test_impossible_options_are_refused(
+    tmp_path: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "set", *words) == 2
+    assert re.search(message, capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_defaults_of_the_command_are_those_of_the_config() -> None:
+    defaults = {parameter.name: parameter.default for parameter in command.params}
+    default = SyntheticConfig()
+    assert {name: defaults[name] for name in ("train", "val", "seed", "seconds")} == {
+        "train": default.train, "val": default.val, "seed": default.seed, "seconds": default.seconds,
+    }  # fmt: skip
+    assert defaults["fps"] == f"{default.fps[0]}..{default.fps[1]}"
+    assert defaults["size"] == f"{default.width}x{default.height}"

@@ -12,12 +12,12 @@ from torch import nn
 
 import videomae.core.torchvision_compat  # transformers imports torchvision
 from finetune.models.videomae import VideomaeClassifier, VideomaeConfig
+from launch.cli import main
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
 from pretrain.masking import MaskConfig, draw_mask
 from pretrain.objective import hidden_targets, reconstruction_loss
 from videomae.models.encoder import EncoderConfig, VideoEncoder
 from videomae.models.weights import WeightsError, load_encoder, save_encoder
-from videomae.models.weights.__main__ import main
 from videomae.models.weights.convert import export_to_huggingface, import_encoder, read_official, write_huggingface
 from videomae.models.weights.files import load_strictly
 from videomae.models.weights.huggingface import from_huggingface, to_huggingface
@@ -117,7 +117,7 @@ def test_our_encoder_is_loaded_by_transformers(tmp_path: Path, form: str):
     ours = VideoEncoder(ENCODER).eval()
     randomise(ours)
     save_encoder(ours.state_dict(), ENCODER, tmp_path / "export", {})
-    assert main(["export", str(tmp_path / "export"), str(tmp_path / "theirs"), "--form", form]) == 0
+    assert main(["weights", "export", str(tmp_path / "export"), str(tmp_path / "theirs"), "--form", form]) == 0
     theirs, report = VideoMAEModel.from_pretrained(tmp_path / "theirs", output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     video_BCTHW = torch.randn(1, 3, 4, 32, 32)
@@ -152,7 +152,7 @@ def test_official_files_give_the_encoder(tmp_path: Path, wrapper: str, prefix: s
     randomise(model)
     file = tmp_path / "checkpoint.pth"
     torch.save({wrapper: {prefix + key: value for key, value in model.state_dict().items()}, "epoch": 799}, file)
-    assert main(["import", str(file), str(tmp_path / "out"), "--frames=4", "--size=32", "--heads=4"]) == 0
+    assert main(["weights", "import", str(file), str(tmp_path / "out"), "--frames=4", "--size=32", "--heads=4"]) == 0
     export = load_encoder(tmp_path / "out")
     assert export.config == ENCODER
     expected = model.encoder.state_dict()

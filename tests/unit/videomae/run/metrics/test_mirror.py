@@ -119,7 +119,7 @@ def test_a_server_that_is_not_there_costs_a_few_seconds_and_one_line(
     assert seconds_to_log(tmp_path, range(1, 4)) < 9
     (message,) = said.messages
     assert re.match(r"W&B did not take everything and was ended after \d+ s; metrics.jsonl holds everything", message)
-    assert f"python -m videomae.run.metrics sync {tmp_path}" in message
+    assert f"videomae sync {tmp_path}" in message
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
 
 

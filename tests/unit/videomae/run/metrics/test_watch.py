@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from videomae.run.metrics.__main__ import main
+from launch.cli import main
 from videomae.run.metrics.log import encode
 from videomae.run.metrics.view import duration, view
 from videomae.run.report import RunReader

@@ -1,16 +1,10 @@
-"""The models from the command line.
-
-python -m finetune.models [--json]                      every model beside its published figures
-python -m finetune.models NAME [key=value ...] [--json] a model's layers: sizes, parameters, GMACs, receptive fields
-"""
+"""The tables of `videomae models`: figures measured on built modules beside the published ones."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -21,61 +15,56 @@ from rich.table import Table
 
 from finetune.models import names, parse_model
 from finetune.models.tables import Figure, LayerRow, ModelRow, layer_rows, model_rows
-from videomae.command import guarded
+from pretrain import cost
 from videomae.core.config import set_value
 from videomae.core.errors import UserError
 
-PRETRAINING = [sys.executable, "-m", "pretrain.cost", "--json"]  # its own stage: asked, not imported
+WIDTH = 160  # of a table that is not printed to a terminal
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m finetune.models", description="What the models measure.")
-    parser.add_argument("name", nargs="?", help="a model, for its layer table; none: the table of all models")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings of that model, for example size=112"
-    )
-    parser.add_argument("--classes", type=int, default=2, help="of the layer table's model")
-    parser.add_argument("--no-fields", action="store_true", help="leave out receptive fields, which take a while")
-    parser.add_argument("--json", action="store_true", help="print JSON, alone")
-    given = parser.parse_args(arguments)
-    return guarded(lambda: _layers(given) if given.name else _all(as_json=given.json))
-
-
-def _all(*, as_json: bool) -> None:
-    rows = model_rows()
-    pretraining = json.loads(subprocess.run(PRETRAINING, check=True, capture_output=True, text=True).stdout)
+def show_models(*, as_json: bool) -> None:
+    """Print every model beside its published figures, and the cost of pretraining by encoder size."""
+    models, pretraining = model_rows(), cost.rows()
     if as_json:
-        print(json.dumps({"models": [row.to_dict() for row in rows], "pretraining": pretraining}, indent=1))
+        _print_json({"models": [row.to_dict() for row in models], "pretraining": pretraining})
         return
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(_model_table(rows))
-    for row in rows:
+    console = _console()
+    console.print(_model_table(models))
+    for row in models:
         if row.note:
             console.print(f"{row.name}: {row.note}")
     console.print(_pretraining_table(pretraining))
 
 
-def _layers(given: argparse.Namespace) -> None:
-    if given.name not in names():
-        near = difflib.get_close_matches(given.name, names(), n=1)
-        raise UserError(
-            f"no model is called {given.name!r}; "
-            + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}")
-        )
-    values: dict[str, Any] = {"name": given.name}
-    for override in given.overrides:
+def show_layers(name: str, overrides: Sequence[str], *, classes: int, fields: bool, as_json: bool) -> None:
+    """Print the layers of one model; `fields` measures their receptive fields too.
+
+    Raises:
+        UserError: the model or a setting is unknown.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the models are {', '.join(names())}"
+        raise UserError(f"no model is called {name!r}; {hint}")
+    values: dict[str, Any] = {"name": name}
+    for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"got {override!r}; settings are written key=value, for example size=112")
         set_value(values, key, yaml.safe_load(text))
-    config = parse_model(values, source=given.name)
-    rows = layer_rows(config, given.classes, fields=not given.no_fields)
-    if given.json:
-        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+    rows = layer_rows(parse_model(values, source=name), classes, fields=fields)
+    if as_json:
+        _print_json([dataclasses.asdict(row) for row in rows])
     else:
-        console = Console(width=None if sys.stdout.isatty() else 160)
-        console.print(_layer_table(given.name, rows))
+        _console().print(_layer_table(name, rows))
+
+
+def _print_json(values: Any) -> None:
+    sys.stdout.write(json.dumps(values, indent=1) + "\n")
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def _model_table(rows: Sequence[ModelRow]) -> Table:
@@ -114,7 +103,3 @@ def _figure(figure: Figure) -> tuple[str, str, str]:
     if figure.published is None or figure.deviation is None:
         return f"{figure.measured:.2f}", "-", "-"
     return f"{figure.measured:.2f}", f"{figure.published:g}", f"{figure.deviation:+.1%}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

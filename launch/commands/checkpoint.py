@@ -1,0 +1,152 @@
+"""The commands `videomae checkpoint ...`. Heavy imports stand in the functions, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from videomae.command import PATH, SETTINGS, examples, json_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from videomae.run.checkpoint.inspection import Row
+
+WIDTH = 160  # of a table that is not printed to a terminal
+step_option = click.option("--step", type=int, help="Step of the checkpoint; default: the newest whole one.")
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples("videomae checkpoint ls runs/NAME", "videomae checkpoint ls runs/NAME/checkpoints --json"),
+)
+@click.argument("path", type=PATH)
+@json_option
+def ls(path: Path, *, as_json: bool) -> None:
+    """List checkpoints with their step, size, age and writer.
+
+    PATH is a run directory, its checkpoints folder, or one checkpoint. File sizes are compared with the manifest;
+    `videomae checkpoint verify` compares hashes.
+    """
+    _list(path, thorough=False, as_json=as_json)
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "videomae checkpoint verify runs/NAME", "videomae checkpoint verify runs/NAME/checkpoints/step-00000200"
+    ),
+)
+@click.argument("path", type=PATH)
+@json_option
+def verify(path: Path, *, as_json: bool) -> int:
+    """Check every byte of checkpoints against their hashes.
+
+    PATH is a run directory, its checkpoints folder, or one checkpoint. The exit code is 1 if one is not whole.
+    """
+    return int(any(row.fault for row in _list(path, thorough=True, as_json=as_json)))
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "videomae checkpoint export runs/NAME weights.safetensors",
+        "videomae checkpoint export runs/NAME weights.safetensors --weights ema --step 200",
+    ),
+)
+@click.argument("path", type=PATH)
+@click.argument("out", type=PATH)
+@step_option
+@click.option("--weights", type=click.Choice(["master", "ema"]), default="master", help="Weights, or their average.")
+@json_option
+def export(path: Path, out: Path, *, step: int | None, weights: str, as_json: bool) -> None:
+    """Export the full fp32 weights as one safetensors file.
+
+    PATH is a run directory, its checkpoints folder, or one checkpoint. Later stages read `videomae export` instead.
+    """
+    from videomae.core.progress import log_to
+    from videomae.run.checkpoint.inspection import pick
+    from videomae.run.checkpoint.transfer import export
+
+    log_to(None)
+    checkpoint = pick(path, step)
+    tensors = export(checkpoint, out, weights=weights)
+    result = {"out": str(out), "step": checkpoint.step, "weights": weights, "tensors": tensors}
+    text = f"{out}: {tensors} tensors, {weights} of step {checkpoint.step}"
+    click.echo(json.dumps(result) if as_json else text)
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "videomae checkpoint convert runs/NAME resharded --ranks 4",
+        "videomae checkpoint convert runs/NAME checkpoint.pt",
+    ),
+)
+@click.argument("path", type=PATH)
+@click.argument("out", type=PATH)
+@step_option
+@click.option("--ranks", type=int, default=1, help="Number of files to write.")
+@json_option
+def convert(path: Path, out: Path, *, step: int | None, ranks: int, as_json: bool) -> None:
+    """Convert a checkpoint to another number of files, or to one file for torch.load.
+
+    PATH is a run directory, its checkpoints folder, or one checkpoint. OUT is a folder, or a file that ends in .pt.
+    """
+    from videomae.core.progress import log_to
+    from videomae.run.checkpoint.inspection import pick
+    from videomae.run.checkpoint.transfer import to_ranks, to_torch
+
+    log_to(None)
+    checkpoint = pick(path, step)
+    if out.suffix in (".pt", ".pth"):
+        to_torch(checkpoint, out)
+        text = f"{out}: step {checkpoint.step}; read it with torch.load(PATH, weights_only=True)"
+    else:
+        to_ranks(checkpoint, out, ranks=ranks)
+        text = f"{out}: step {checkpoint.step} in {ranks} files; resume from it with checkpoint.resume=PATH"
+    result = {"out": str(out), "step": checkpoint.step, "from": str(checkpoint.folder)}
+    click.echo(json.dumps(result) if as_json else text)
+
+
+def _list(path: Path, *, thorough: bool, as_json: bool) -> list[Row]:
+    from rich.console import Console
+
+    from videomae.core.progress import log_to
+    from videomae.run.checkpoint.inspection import rows
+
+    log_to(None)
+    found = rows(path, thorough=thorough)
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in found]))
+    else:
+        Console(width=None if Console().is_terminal else WIDTH).print(_table(found, thorough))
+    return found
+
+
+def _table(found: list[Row], thorough: bool) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("checkpoint", "step", "MB", "age", "written by", "whole" if thorough else "whole (sizes)"):
+        table.add_column(heading, justify="right" if heading in ("step", "MB", "age") else "left", overflow="fold")
+    for row in found:
+        by = "{kind}, ZeRO {zero_stage}, {precision}, {world} ranks".format(**row.engine) if row.engine else ""
+        step = "" if row.step is None else str(row.step)
+        table.add_row(row.name, step, f"{row.bytes / 1e6:.1f}", _age(row.saved), by, row.fault or "yes")
+    return table
+
+
+def _age(saved: str | None) -> str:
+    if saved is None:
+        return ""
+    minutes = (datetime.now(UTC) - datetime.fromisoformat(saved)).total_seconds() / 60
+    for unit, length in (("d", 1440), ("h", 60)):
+        if minutes >= 2 * length:
+            return f"{minutes / length:.0f} {unit}"
+    return f"{minutes:.0f} min"
