@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from videomae.command import guarded
+from videomae.core.errors import UserError
 from videomae.data.order.order import Order, OrderConfig
 
 RANKS_PER_NODE = 8
@@ -87,7 +88,7 @@ class Simulation:
 def simulate(*, samples: int, ranks: int, per_rank: int = 4, lanes: Sequence[int] = ()) -> Simulation:
     """Plan for `ranks` ranks that take `per_rank` samples of every batch. Raises OrderError, ValueError."""
     if samples < 1 or ranks < 1 or per_rank < 1:
-        raise ValueError(f"samples, ranks and samples a rank must be positive, got {samples}, {ranks}, {per_rank}")
+        raise UserError(f"samples, ranks and samples a rank must be positive, got {samples}, {ranks}, {per_rank}")
     batch = ranks * per_rank
     before = _memory()
     tried = tuple(lanes) or _lane_counts(ranks)

@@ -243,7 +243,7 @@ def test_without_words_and_pretraining_the_page_says_so(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"no results at .*benchmark\.json; make them with: python -m finetune\.benchmark CONFIG"),
+        (None, r"no results at .*benchmark\.json; make them with: videomae benchmark CONFIG"),
         ("[]", r"holds no rows"),
         ("{", r"Invalid JSON"),
         (
