@@ -164,6 +164,7 @@ class CheckpointStore:
     def _mend(self) -> None:
         self._sweep()
         shutil.rmtree(self.folder / STAGING, ignore_errors=True)  # it may be as large as a whole one
+        (self.folder / f".{LATEST}.part").unlink(missing_ok=True)  # of a killed write
         replaced = self.folder / _REPLACED
         if not replaced.is_dir():
             return
