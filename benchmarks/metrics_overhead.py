@@ -1,9 +1,8 @@
-"""What metrics and health cost: `python -m benchmarks.metrics_overhead [--json]`, alone or under torchrun.
+"""Measure the overhead of metrics and health checks: `python -m benchmarks.metrics_overhead`, also under torchrun.
 
-One engine takes steps of a small pretraining model on batches that are already there, in turn bare and in the frame of
-a run: timing, both errors, the log, the guard, the watchdog, the status. A window is some steps of each kind, one by
-one in turn, and the median over windows of the ratio of their processor times is printed; with `--wall` that of wall
-times, on a machine that does nothing else.
+One engine trains a small pretraining model on batches in memory. Bare steps (the engine alone) alternate with full
+steps (timing, metrics, log, guard, watchdog, status). A window holds some steps of each kind. The result is the median
+over windows of the ratio of their CPU times; with `--wall`, of their wall times, on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ from pretrain.train import initial_model
 from videomae.core.config import parse
 from videomae.core.distributed import World, distributed_context
 from videomae.core.progress import log_to
-from videomae.stage import open_run, plan, start_engine
+from videomae.run.session import open_run
 from videomae.trainer import Trainer
 
-STEPS = 10  # of each kind in a window: with the usual log interval one line
+STEPS = 10  # of each kind in a window: one log line at the default interval
 SMALL: dict[str, Any] = {
     "stage": "pretrain",
     "batch": 8,
@@ -58,58 +57,54 @@ def batch_of(config: PretrainConfig, seed: int, clips: int) -> PretrainBatch:
 
 
 def measure(world: World, run: Path, *, windows: int, wall: bool, settings: dict[str, Any]) -> dict[str, Any]:
-    """Seconds a step of both kinds, and the ratio of the framed to the bare ones."""
+    """Milliseconds per step of both kinds, and the overhead of the full steps."""
     kind = "local" if world.size == 1 else "deepspeed"
     values = {**SMALL, "run": str(run), "engine": {"kind": kind}, "metrics": settings}
     config = parse(PretrainConfig, values, source="benchmarks.metrics_overhead")
     batches = [[batch_of(config, seed, config.batch // world.size)] for seed in range(4)]
     clock = time.perf_counter if wall else time.process_time
-    with open_run("Overhead", config, world, inputs=[]) as attempt:
+    with open_run("Overhead", config, world, inputs=[]) as session:
         log_to(None, console_too=False)
-        engine = start_engine(initial_model(config), config, world)
-        timetable = plan(config, steps_per_epoch=1000)
+        schedule = config.resolve_schedule(steps_per_epoch=1000)
         work = workload(config.encoder, config.decoder, config.mask)
-        training = Trainer(attempt, config, engine=engine, timetable=timetable, workload=work)
+        trainer = Trainer(session, config, initial_model(config), schedule=schedule, workload=work)
         objective = Objective(config.objective, encoder=config.encoder, device=world.device)
-        loss_of = training.timed(objective)
-        steps = training.steps(lambda start: itertools.cycle(batches))
+        steps = trainer.steps(lambda start: itertools.cycle(batches))
 
-        def framed() -> None:
+        def full() -> None:
             step, micro_batches = next(steps)
-            objective.measuring = training.should_log(step)
-            update = engine.train_step(
-                micro_batches, loss_of, lr=timetable.lr(step), skip_threshold=training.skip_threshold
-            )
-            training.record(step, update, objective.measured())
+            objective.measuring = trainer.should_log(step)
+            result = trainer.train_step(step, micro_batches, objective)
+            trainer.record(step, result, objective.measured())
 
         def bare() -> None:
-            float(engine.train_step(next(again), objective, lr=1e-4).loss)
+            float(trainer.engine.train_step(next(batches_again), objective, lr=1e-4).loss)
 
-        again = itertools.cycle(batches)
-        return summary(list(timed_windows(framed, bare, windows, clock)))
+        batches_again = itertools.cycle(batches)
+        return summary(list(timed_windows(full, bare, windows, clock)))
 
 
 def timed_windows(
-    framed: Callable[[], None], bare: Callable[[], None], windows: int, clock: Callable[[], float]
+    full: Callable[[], None], bare: Callable[[], None], windows: int, clock: Callable[[], float]
 ) -> Iterator[tuple[float, float]]:
-    """Seconds a step of both kinds in each window; each kind comes first in turn, and the first window warms up."""
+    """Seconds per step of both kinds in each window; the order alternates, and the first window warms up."""
     for number in range(windows + 1):
-        seconds = {framed: 0.0, bare: 0.0}
+        seconds = {full: 0.0, bare: 0.0}
         for turn in range(STEPS):
-            for step in (framed, bare) if turn % 2 else (bare, framed):
+            for step in (full, bare) if turn % 2 else (bare, full):
                 start = clock()
                 step()
                 seconds[step] += clock() - start
         if number:
-            yield seconds[framed] / STEPS, seconds[bare] / STEPS
+            yield seconds[full] / STEPS, seconds[bare] / STEPS
 
 
 def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
     """Medians, and the quartiles of the overhead in percent."""
-    percent = [100 * (framed / bare - 1) for framed, bare in pairs]
+    percent = [100 * (full / bare - 1) for full, bare in pairs]
     low, middle, high = statistics.quantiles(percent, n=4)
     return {
-        "framed_ms": 1e3 * statistics.median(framed for framed, _ in pairs),
+        "full_ms": 1e3 * statistics.median(full for full, _ in pairs),
         "bare_ms": 1e3 * statistics.median(bare for _, bare in pairs),
         "overhead_percent": middle,
         "quartiles_percent": [low, high],
@@ -119,13 +114,13 @@ def summary(pairs: list[tuple[float, float]]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.metrics_overhead", description="What metrics and health cost."
+        prog="python -m benchmarks.metrics_overhead", description="Measure the overhead of metrics and health checks."
     )
-    parser.add_argument("--windows", type=int, default=40, help="to take the median over")
-    parser.add_argument("--every", type=int, default=10, help="steps from one log line to the next")
-    parser.add_argument("--wandb", default="disabled", help="disabled, or offline with its process beside")
-    parser.add_argument("--wall", action="store_true", help="wall time instead of processor time")
-    parser.add_argument("--json", action="store_true", help="print JSON, alone")
+    parser.add_argument("--windows", type=int, default=40, help="number of windows")
+    parser.add_argument("--every", type=int, default=10, help="steps between log lines")
+    parser.add_argument("--wandb", default="disabled", help="disabled, or offline with its process running")
+    parser.add_argument("--wall", action="store_true", help="wall time instead of CPU time")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
     given = parser.parse_args()
     torch.set_num_threads(1)
     settings = {"every": given.every, "wandb": given.wandb, "peak_tflops": 1.0}
@@ -133,7 +128,7 @@ def main() -> int:
         run = Path(world.broadcast_object(folder)) / "run"
         result = measure(world, run, windows=given.windows, wall=given.wall, settings=settings)
         if world.is_main:
-            text = "{framed_ms:.2f} ms framed, {bare_ms:.2f} ms bare: {overhead_percent:+.2f} %".format(**result)
+            text = "{full_ms:.2f} ms full, {bare_ms:.2f} ms bare: {overhead_percent:+.2f} %".format(**result)
             print(json.dumps(result) if given.json else text)
         world.barrier()
     return 0

@@ -9,7 +9,7 @@ from finetune.models import ModelConfig
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.data.clips import ClipsConfig
-from videomae.stage import TrainingConfig
+from videomae.run.config import TrainingConfig
 
 
 @configclass

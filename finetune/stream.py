@@ -108,7 +108,7 @@ class EvaluationViews:
 def open_stream(config: FinetuneConfig, world: World) -> BatchStream[LabelledClip, LabelledBatch]:
     """The batches of the train split."""
     return BatchStream(
-        config,
+        config.batch_plan(world),
         DataSets((split(config, "train"),)),
         world,
         data=config.data,

@@ -23,70 +23,67 @@ from videomae.engine.protocol import Engine
 from videomae.engine.schedule import at_multiples
 from videomae.models.weights.export import TENSORS
 from videomae.run.directory import RunDirectory
-from videomae.stage import open_run, plan, start_engine
+from videomae.run.session import open_run
 from videomae.trainer import Trainer
 
 
 def train(config: FinetuneConfig, world: World) -> RunDirectory:
-    """Fine-tune to the end of the schedule, going on from the last checkpoint if there is one; evaluate and export.
+    """Fine-tune to the end of the schedule, from the last checkpoint if there is one; evaluate and export.
 
-    Called by every rank. A finished run is left as it is. Nothing is chosen by the val split: the last weights count.
+    Called by every rank. A finished run is left unchanged. Nothing is selected on the val split: the last weights are
+    exported.
 
     Raises:
         UserError: config, data, weights and world do not fit together.
         videomae.core.signals.Stopped: a stop was asked for; the state is saved.
-        videomae.core.signals.LimitReached: the run is not healthy, or does not get on.
+        videomae.core.signals.LimitReached: training is unhealthy, or makes no progress.
     """
     stream, classes = open_stream(config, world), common_classes(config)
-    timetable = plan(config, steps_per_epoch=stream.batches_per_epoch)
-    with open_run("Fine-tuning", config, world, inputs=inputs(config)) as attempt:
-        if attempt.finished:
-            return attempt.run
+    schedule = config.resolve_schedule(steps_per_epoch=stream.batches_per_epoch)
+    with open_run("Fine-tuning", config, world, inputs=inputs(config)) as session:
+        if session.finished:
+            return session.run
         model = initial_model(config, classes=len(classes))
-        rates = layer_lr_scales(model, config.layer_decay)
-        work = workload(model, input=config.model.input, classes=len(classes), lr_scale=rates)
-        engine = start_engine(model, config, world, lr_scale=rates)
-        training = Trainer(attempt, config, engine=engine, timetable=timetable, workload=work)
+        lr_scale = layer_lr_scales(model, config.layer_decay)
+        work = workload(model, input=config.model.input, classes=len(classes), lr_scale=lr_scale)
+        trainer = Trainer(session, config, model, schedule=schedule, workload=work, lr_scale=lr_scale)
         evaluator = Evaluator(split(config, "val"), config.model.input, config.evaluation, config.loader, world)
         objective = Objective(config.mixup, input=config.model.input, classes=len(classes), device=world.device)
-        loss_of = training.timed(objective)
 
-        def evaluate(done: int) -> Evaluation:
-            with training.exclude_time("evaluation") as span:
-                result = evaluator(exportable(config, engine, classes=len(classes)), training.iter_until_stop)
-            figures = {"accuracy": result.accuracy.value, "loss": result.loss, "seconds": round(span.seconds, 4)}
-            training.write("evaluation", done, **figures)
+        def evaluate(step: int) -> Evaluation:
+            with trainer.exclude_time("evaluation") as span:
+                result = evaluator(exportable(config, trainer.engine, classes=len(classes)), trainer.iter_until_stop)
+            seconds = round(span.seconds, 4)
+            trainer.log("evaluation", step, accuracy=result.accuracy.value, loss=result.loss, seconds=seconds)
             return result
 
-        every = timetable.interval(config.evaluation.every, batch=config.batch)
-        for step, micro_batches in training.steps(stream.batches, before_step=at_multiples(every, evaluate)):
+        every = schedule.interval(config.evaluation.every, batch=config.batch)
+        for step, micro_batches in trainer.steps(stream.batches, before_step=at_multiples(every, evaluate)):
             objective.seed(config.seed, step, world.rank)
-            update = engine.train_step(
-                micro_batches, loss_of, lr=timetable.lr(step), skip_threshold=training.skip_threshold
-            )
-            training.record(step, update)
-        export(config, engine, evaluate(timetable.total))
-        training.finish()
-    return attempt.run
+            result = trainer.train_step(step, micro_batches, objective)
+            trainer.record(step, result)
+        export(config, trainer.engine, evaluate(schedule.total))
+        trainer.finish()
+    return session.run
 
 
 def common_classes(config: FinetuneConfig) -> tuple[str, ...]:
-    """The classes of both splits.
+    """The classes, which both splits must share.
 
     Raises:
-        UserError: train and val have different classes, or the same in another order.
+        UserError: train and val have different classes, or order them differently.
     """
-    ours, theirs = split(config, "train").classes, split(config, "val").classes
-    if ours != theirs:
+    train_classes, val_classes = split(config, "train").classes, split(config, "val").classes
+    if train_classes != val_classes:
         raise UserError(
-            f"{config.data.shards}: train has the classes {', '.join(ours)}, val has {', '.join(theirs)}; "
-            "build both splits from the same classes"
+            f"{config.data.shards}: train has the classes {', '.join(train_classes)}, "
+            f"val has {', '.join(val_classes)}; build both splits from the same classes"
         )
-    return ours
+    return train_classes
 
 
 def inputs(config: FinetuneConfig) -> list[Path]:
-    """The files that a run's result depends on beside its config."""
+    """The input files, other than the config, that determine the result of a run."""
     files = [Path(config.data.shards) / name / MANIFEST for name in ("train", "val")]
     weights = getattr(config.model, "weights", None)
     if not weights:
@@ -95,13 +92,13 @@ def inputs(config: FinetuneConfig) -> list[Path]:
 
 
 def initial_model(config: FinetuneConfig, *, classes: int) -> nn.Module:
-    """The model of the config, initialised by the seed or started from the weights that it names."""
+    """The model of the config, initialized from the seed or from the weights that the config names."""
     torch.manual_seed(config.seed)
     return build(config.model, classes)
 
 
 def exportable(config: FinetuneConfig, engine: Engine, *, classes: int) -> nn.Module:
-    """What is evaluated and exported: the average of the weights where one is kept; called by all ranks."""
+    """The model to evaluate and export: with optimizer.ema the averaged weights; called by all ranks."""
     engine.sync_buffers()
     if config.optimizer.ema is None:
         return engine.module
@@ -111,7 +108,7 @@ def exportable(config: FinetuneConfig, engine: Engine, *, classes: int) -> nn.Mo
 
 
 def export(config: FinetuneConfig, engine: Engine, result: Evaluation) -> None:
-    """Write the classifier and its evaluation into the run's directory; called by all ranks."""
+    """Write the classifier and its evaluation into the run directory; called by all ranks."""
     state = engine.full_state(ema=config.optimizer.ema is not None)
     if engine.world.is_main:
         run, ema = config.directory, config.optimizer.ema

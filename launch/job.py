@@ -19,7 +19,7 @@ from launch.local import Command
 from pretrain.config import PretrainConfig
 from videomae.core.config import load
 from videomae.core.errors import UserError
-from videomae.stage import TrainingConfig
+from videomae.run.config import TrainingConfig
 
 _MODULES = {"pretrain": "pretrain", "finetune": "finetune", "benchmark": "finetune.benchmark"}
 _SCHEMAS: dict[str, type] = {

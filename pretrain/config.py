@@ -12,7 +12,7 @@ from videomae.core.errors import UserError
 from videomae.data.clips import ClipsConfig
 from videomae.data.datasets import Shards
 from videomae.models.encoder import EncoderConfig
-from videomae.stage import TrainingConfig
+from videomae.run.config import TrainingConfig
 
 
 @configclass

@@ -44,7 +44,8 @@ class MaskedClips:
 def open_stream(config: PretrainConfig, world: World) -> BatchStream[PretrainItem, PretrainBatch]:
     """The batches of a pretraining run."""
     sets = DataSets.read(config.data.shards)
-    return BatchStream(config, sets, world, data=config.data, transform=MaskedClips(config), collate=collate)
+    plan = config.batch_plan(world)
+    return BatchStream(plan, sets, world, data=config.data, transform=MaskedClips(config), collate=collate)
 
 
 def examples(config: PretrainConfig, count: int) -> PretrainBatch | None:

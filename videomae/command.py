@@ -29,8 +29,8 @@ from videomae.core.signals import (
 
 if TYPE_CHECKING:
     from videomae.core.distributed import World
+    from videomae.run.config import TrainingConfig
     from videomae.run.directory import RunDirectory
-    from videomae.stage import TrainingConfig
 
 T = TypeVar("T", bound="TrainingConfig")
 F = TypeVar("F", bound=Callable[..., Any])

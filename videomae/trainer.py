@@ -1,17 +1,20 @@
-"""The frame round a training loop, the same for every stage: resume, time, log, save, stop, go back.
+"""The training loop of every stage: resume, iterate, log, save, stop, roll back, finish.
 
-    for step, micro_batches in training.steps(stream):
-        update = engine.update(micro_batches, loss_of, rate=timetable.rate(step), ceiling=training.ceiling)
-        training.record(step, update)
+    with open_run("Pretraining", config, world, inputs=files) as session:
+        trainer = Trainer(session, config, model, schedule=schedule)
+        for step, micro_batches in trainer.steps(stream.batches):
+            result = trainer.train_step(step, micro_batches, loss_fn)
+            trainer.record(step, result)
+        trainer.finish()
 
-The stage brings the stream, the loss and the model; this module knows none of them.
+The stage supplies the data stream, the model and the loss; this module knows none of them.
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
@@ -20,270 +23,277 @@ from torch import Tensor, nn
 
 from videomae.core.files import write_json
 from videomae.core.progress import logger, track
-from videomae.core.signals import Stopped
-from videomae.engine.protocol import Engine, StepResult
+from videomae.core.signals import LimitReached, Stopped
+from videomae.engine.protocol import StepResult
 from videomae.engine.schedule import Schedule
-from videomae.run.checkpoint import Checkpoint, CheckpointStore, Saver, SaveReport, starting_point
+from videomae.run.checkpoint import Checkpoint, CheckpointStore, Saver, SaveReport, newest, starting_point
+from videomae.run.config import TrainingConfig
 from videomae.run.health.guard import Guard
-from videomae.run.health.rollback import last_good
 from videomae.run.health.stragglers import Stragglers
-from videomae.run.metrics import read_metrics
 from videomae.run.metrics.meter import Span, Workload
 from videomae.run.metrics.recorder import ExtraMetrics, Recorder
 from videomae.run.session import RunSession
-from videomae.stage import TrainingConfig
 
 T = TypeVar("T")
 
 
 class Trainer:
-    """One stage's run from its last checkpoint to its end, on every rank."""
+    """Trains one stage's model from its last checkpoint to the end of its schedule; one on every rank."""
 
     def __init__(
         self,
-        attempt: RunSession,
+        session: RunSession,
         config: TrainingConfig,
+        model: nn.Module,
         *,
-        engine: Engine,
-        timetable: Schedule,
+        schedule: Schedule,
         workload: Workload | None = None,
+        lr_scale: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
-        self._attempt, self._config, self._engine, self._timetable = attempt, config, engine, timetable
-        self._world = engine.world
-        run = config.directory
-        if self._world.is_main and engine.settings is not None:
-            write_json(run.deepspeed_settings, engine.settings)
-        self._recorder = Recorder(config, world=self._world, timetable=timetable, workload=workload)
-        attempt.at_exit(lambda: self._recorder.close(seconds=attempt.stop.left(config.checkpoint.deadline)))
+        """Resume at once; `lr_scale(name)` is the factor on a parameter's learning rate."""
+        self._session, self._config, self._schedule, self._world = session, config, schedule, session.world
+        self._run = config.directory
+        self.engine = config.build_engine(model, self._world, lr_scale=lr_scale)
+        if self._world.is_main and self.engine.settings is not None:
+            write_json(self._run.deepspeed_settings, self.engine.settings)
+        self._recorder = Recorder(config, world=self._world, schedule=schedule, workload=workload)
+        session.at_exit(lambda: self._recorder.close(seconds=session.stop.left(config.checkpoint.deadline)))
         self._saver = self._make_saver()
-        self._guard, self._batches = Guard(config.health), 0  # batches used up: the steps, and what was passed over
+        self._save_due, self._guard = False, Guard(config.health)
         self._stragglers = Stragglers(config.health, self._world, report=self._recorder.write)
-        self._save_is_due = False
-        self._fault: Exception | None = None  # of this rank's data
-        self.start = self.done = self._resume()
+        self._data_error: Exception | None = None  # raised by this rank's data
+        self._batches = 0  # global batches consumed: the steps, and the batches that rollbacks passed over
+        self.step = self._resume()  # steps done
+        self._start_step = self.step  # a stop at this step needs no save
 
     def _make_saver(self) -> Saver:
-        config, batch = self._config.checkpoint, self._config.batch
-        interval = self._timetable.interval
+        config, batch, interval = self._config.checkpoint, self._config.batch, self._schedule.interval
+        every = interval(config.every, batch=batch)
+        keep_every = interval(config.keep_every, batch=batch) if config.keep_every else None
         self._store = CheckpointStore(
-            self._config.directory.checkpoints,
+            self._run.checkpoints,
             world=self._world,
             keep=config.keep,
-            keep_every=interval(config.keep_every, batch=batch) if config.keep_every else None,
+            keep_every=keep_every,
             sweep_beside=config.asynchronous,
         )
-        every = interval(config.every, batch=batch)
-        return Saver(self._store, config, every=every, take=self._engine.snapshot, report=self._record_save)
-
-    def _record_save(self, save: SaveReport) -> None:
-        if save.fault is None:
-            self._attempt.mark_checkpointed()
-        values = {"seconds": save.seconds, "blocked_seconds": save.blocked_seconds, "bytes": save.bytes}
-        self._recorder.write("checkpoint", save.step, **values, **({"fault": save.fault} if save.fault else {}))
+        return Saver(self._store, config, every=every, take=self.engine.snapshot, report=self._record_save)
 
     def _resume(self) -> int:
         checkpoint = starting_point(self._store, self._config.checkpoint.resume)
         if checkpoint is None:
-            self._recorder.cut_back(0)
+            self._recorder.truncate(0)
             return 0
         self._restore(checkpoint)
         if checkpoint.folder.parent != self._store.folder:
-            self._guard = Guard(self._config.health)  # another run's troubles are not ours
+            self._guard = Guard(
+                self._config.health
+            )  # a new run from another run's checkpoint starts with a clean record
         if self._world.is_main:
-            logger.info("%s resumes at step %d of %d", self._attempt.title, checkpoint.step, self._timetable.total)
+            logger.info("%s resumes at step %d of %d", self._session.title, checkpoint.step, self._schedule.total)
         return checkpoint.step
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        self._engine.load(checkpoint.folder)
+        self.engine.load(checkpoint.folder)
         self._guard = Guard(self._config.health)
-        self._guard.load(checkpoint.progress.get("health"))
+        self._guard.load_state_dict(checkpoint.progress.get("health"))
         self._batches = checkpoint.batches
-        self._recorder.cut_back(checkpoint.step)
-
-    @property
-    def skip_threshold(self) -> float:
-        """The largest gradient norm with which the next step may be taken."""
-        return self._guard.skip_threshold
-
-    def timed(self, loss_of: Callable[[nn.Module, T], Tensor]) -> Callable[[nn.Module, T], Tensor]:
-        """`loss_of`, its time counted as this rank's own work; see `videomae.run.health.stragglers`."""
-        return self._stragglers.timed(loss_of)
+        self._recorder.truncate(checkpoint.step)
 
     def steps(
-        self, stream: Callable[[int], Iterator[list[T]]], *, before_step: Callable[[int], object] = lambda done: None
+        self, stream: Callable[[int], Iterator[list[T]]], *, before_step: Callable[[int], object] = lambda step: None
     ) -> Iterator[tuple[int, list[T]]]:
-        """Yield (0-based step, its micro-batches) to the end; `stream(start)` gives the batches from number `start` on.
+        """Yield (0-based step, its micro-batches) to the end; `stream(start)` yields global batches from `start` on.
 
-        `between(done)` is called before every step, also of a step at which a run resumes or to which it goes back.
+        `before_step(step)` is called before every step, including the one at which a run resumes or to which it rolls
+        back.
 
         Raises:
             Stopped: a stop was asked for; the state is saved.
-            Exception: what the data of one rank has come to, on every rank; the state is saved.
-            LimitReached: the run is not healthy, and going back to a checkpoint has not helped.
+            Exception: the data of one rank failed; raised on every rank, the state is saved.
+            LimitReached: training is unhealthy, and rollbacks have not helped.
         """
-        total, watchdog = self._timetable.total, self._attempt.watchdog
-        if self.done >= total:
+        total, watchdog = self._schedule.total, self._session.watchdog
+        if self.step >= total:
             return
         batches = stream(self._batches)
-        with track(self._attempt.title, total=total, done=self.done, show=self._world.is_main) as task:
-            while self.done < total:
-                before_step(self.done)
+        with track(self._session.title, total=total, done=self.step, show=self._world.is_main) as task:
+            while self.step < total:
+                before_step(self.step)
                 micro_batches = self._next(batches)
                 if self._sync_flags():
-                    left = self.done
-                    with watchdog.allow("going back to a checkpoint", self._config.health.start_seconds):
+                    failed_at = self.step
+                    with watchdog.allow("the rollback to a checkpoint", self._config.health.start_seconds):
                         self._rollback()
-                    task.advance(self.done - left)
+                    task.advance(self.step - failed_at)
                     batches = stream(self._batches)
                     continue
-                assert micro_batches is not None, "waiting is only given up for a stop, and then we have left"
+                assert micro_batches is not None, "only a stop or a data error leaves a step without data"
                 self._batches += 1
-                yield self.done, micro_batches
+                yield self.step, micro_batches
                 task.advance(note=self._recorder.note)
-                watchdog.beat(f"step {self.done + 1}")
+                watchdog.beat(f"step {self.step + 1}")
+
+    def train_step(
+        self, step: int, micro_batches: Sequence[T], loss_fn: Callable[[nn.Module, T], Tensor]
+    ) -> StepResult:
+        """Take the 0-based `step` at its learning rate; the guard's threshold decides whether it is skipped."""
+        return self.engine.train_step(
+            micro_batches,
+            self._stragglers.timed(loss_fn),
+            lr=self._schedule.lr(step),
+            skip_threshold=self._guard.skip_threshold,
+        )
+
+    def record(self, step: int, result: StepResult, extra_metrics: ExtraMetrics = MappingProxyType({})) -> None:
+        """Log and save after the 0-based `step`, when due; `extra_metrics` are logged as their mean over ranks."""
+        self.step, total = step + 1, self._schedule.total
+        self._guard.observe(result)
+        self._recorder.record(step, result, extra_metrics)
+        if self._recorder.should_log(step):
+            self._session.report_progress(self.step, total)
+            self._stragglers.compare(self.step, steps=self._config.metrics.every)
+        # A state saved while steps are being skipped may have to be left behind: the save waits until they are not.
+        self._save_due = self._save_due or self._saver.due(self.step)
+        if self.step == total or (self._save_due and self._guard.healthy):
+            self._save(must=self.step == total)
+
+    def finish(self) -> None:
+        """Mark the run as finished, after everything else is written."""
+        self._session.watchdog.beat("the end of the run")
+        self._recorder.close()
+        if self._world.is_main:
+            write_json(self._run.summary, self._recorder.summary())
+        self._session.mark_finished()
+        self._world.barrier()
 
     def iter_until_stop(self, batches: Iterable[T], *, most: int) -> Iterator[T]:
-        """The `batches` of an evaluation, of which some ranks have `most` and some fewer; a stop need not wait for all.
+        """Yield an evaluation's `batches`; some ranks have `most`, others fewer. A stop ends it on all ranks.
 
         Raises:
-            Stopped: as in `steps`; the evaluation is done again when the run goes on.
+            Stopped: as in `steps`; the resumed run repeats the evaluation.
         """
-        left = iter(batches)
+        iterator = iter(batches)
         for number in range(1, most + 1):
-            self._attempt.watchdog.beat(f"batch {number} of {most} of the evaluation")
-            batch = self._loaded(lambda: next(left, None))
+            self._session.watchdog.beat(f"batch {number} of {most} of the evaluation")
+            batch = self._load(lambda: next(iterator, None))
             self._sync_flags()
             if batch is not None:
                 yield batch
 
+    def should_log(self, step: int) -> bool:
+        """Whether the 0-based `step` will be logged; for metrics that are only worth computing then."""
+        return self._recorder.should_log(step)
+
+    def log(self, kind: str, step: int, **values: Any) -> None:
+        """Append a line of another kind to metrics.jsonl, such as an evaluation's."""
+        self._recorder.write(kind, step, **values)
+
+    def exclude_time(self, name: str) -> AbstractContextManager[Span]:
+        """A context whose time does not count as training, such as an evaluation's."""
+        return self._recorder.exclude_time(name)
+
     def _next(self, batches: Iterator[list[T]]) -> list[T] | None:
-        asked = time.perf_counter()
-        with self._recorder.waiting(self.done):
-            micro_batches = self._loaded(lambda: next(batches))
-        self._stragglers.waited(time.perf_counter() - asked)
+        began = time.perf_counter()
+        with self._recorder.data_wait(self.step):
+            micro_batches = self._load(lambda: next(batches))
+        self._stragglers.add_data_wait(time.perf_counter() - began)
         return micro_batches
 
-    def _loaded(self, load: Callable[[], T]) -> T | None:
-        """What `load` gives; None if a stop broke it off, or a fault of this rank's data, which `_meet` tells all."""
+    def _load(self, load: Callable[[], T]) -> T | None:
+        """The result of `load`; None if a stop interrupted it or it failed, of which `_sync_flags` tells all ranks."""
         try:
-            return self._attempt.stop.interruptible(load)
-        except Exception as error:  # whatever it is, the other ranks would wait for this one
-            self._fault = error
+            return self._session.stop.interruptible(load)
+        except Exception as error:  # of any kind: the other ranks would wait for this one
+            self._data_error = error
             logger.error("no data on rank %d, %s: %s", self._world.rank, socket.gethostname(), error)
             return None
 
     def _sync_flags(self) -> bool:
-        """In one collective, all ranks settle what has come up; gives whether the run must go back."""
-        asked, trouble = self._attempt.stop.reason, self._guard.trouble
-        flags = (asked is not None, self._fault is not None, trouble is not None, self._saver.busy, self._saver.failed)
-        stop, lost, back, busy, failed = self._world.any_rank(flags)
-        self._saver.settle(busy=busy, failed=failed)
-        if stop:
-            self._stop(asked)
-        if lost:
+        """Agree with all ranks, in one collective, on what is due; whether the run has to roll back."""
+        stop, saver = self._session.stop, self._saver
+        unhealthy = self._guard.failure is not None
+        flags = (stop.reason is not None, self._data_error is not None, unhealthy, saver.busy, saver.failed)
+        must_stop, data_failed, must_roll_back, busy, failed = self._world.any_rank(flags)
+        saver.settle(busy=busy, failed=failed)
+        if must_stop:
+            self._stop()
+        if data_failed:
             self._save_final()
-            self._attempt.together = True
-            self._world.run_all_or_raise(self._raise_fault)
-        return back
+            self._session.leave_together = True
+            self._world.run_all_or_raise(self._raise_data_error)
+        return must_roll_back
 
-    def _stop(self, asked: str | None) -> NoReturn:
-        reasons = [reason for reason in self._world.all_gather_object(asked) if reason is not None]
-        logger.info("stopping: %s", reasons[0])
+    def _raise_data_error(self) -> None:
+        if self._data_error is not None:
+            raise self._data_error
+
+    def _stop(self) -> NoReturn:
+        reasons = self._world.all_gather_object(self._session.stop.reason)
+        logger.info("stopping: %s", next(reason for reason in reasons if reason is not None))
         self._save_final()
-        self._attempt.stopped()
-        title = self._attempt.title
-        raise Stopped(f"{title} stopped and saved at step {self.done}; the same command continues it")
-
-    def _save_final(self) -> None:
-        """Save what this start has done."""
-        if self.done != self.start:
-            self._save(must=True, seconds=self._config.checkpoint.deadline)
-        else:
-            with self._attempt.watchdog.allow("the save under way", self._config.health.start_seconds):
-                self._saver.wait()
-
-    def _raise_fault(self) -> None:
-        if self._fault is not None:
-            raise self._fault
+        self._session.clear_stop_file()
+        raise Stopped(f"{self._session.title} stopped and saved at step {self.step}; the same command continues it")
 
     def _rollback(self) -> None:
-        """Load the last good checkpoint, pass over the data up to here, and save where that is."""
-        guard, passed, left = self._guard, self._batches, self.done
+        """Load the last healthy checkpoint, pass over the data up to here, and save this new position."""
+        failed_at, failure, to_batch = self.step, self._guard.failure, self._batches
+        rollbacks = self._guard.rollbacks + 1
         self._saver.wait()
-        good = last_good(self._store, guard, self._config.directory, left=left)
-        logger.error("at step %d: %s; back to step %d, with other data", left, guard.trouble, good.step)
-        values = {"from_step": left, "from_batch": good.batches, "to_batch": passed, "reason": guard.trouble}
-        rollbacks = guard.rollbacks + 1
-        self._store.set_aside_after(good.step)
-        self._restore(good)
-        self._guard.rollbacks, self._batches = rollbacks, passed
-        self.done = good.step
-        self._recorder.write("rollback", self.done, **values)
-        self._saver.saved = -1  # the same step again, at another place in the data
+        checkpoint = self._last_healthy_checkpoint()
+        logger.error("at step %d: %s; rolling back to step %d, with other data", failed_at, failure, checkpoint.step)
+        self._store.set_aside_after(checkpoint.step)
+        self._restore(checkpoint)
+        self._guard.rollbacks, self._batches, self.step = rollbacks, to_batch, checkpoint.step
+        values = {"from_step": failed_at, "from_batch": checkpoint.batches, "to_batch": to_batch, "reason": failure}
+        self._recorder.write("rollback", self.step, **values)
+        self._saver.saved = -1  # the same step is saved again, at another position in the data
         self._save(must=True)
-        self.start = self.done  # a stop just here has nothing to save; one at the step of the start has
+        self._start_step = self.step
 
-    def should_log(self, step: int) -> bool:
-        """Whether the 0-based `step` will be logged, for what is only worth computing then."""
-        return self._recorder.should_log(step)
+    def _last_healthy_checkpoint(self) -> Checkpoint:
+        """The newest complete checkpoint that was saved while training was healthy; called by all ranks.
 
-    def record(self, step: int, update: StepResult, extra_metrics: ExtraMetrics = MappingProxyType({})) -> None:
-        """Log and save after the 0-based `step`, when due; of the scalars `beside` the mean over ranks is logged."""
-        self.done, total = step + 1, self._timetable.total
-        self._guard.watch(update)
-        self._recorder.record(step, update, extra_metrics)
-        if self._recorder.should_log(step):
-            self._attempt.report_progress(self.done, total)
-            self._stragglers.look(self.done, steps=self._config.metrics.every)
-        # What is saved while steps are being skipped may be what has to be left behind: better a little later.
-        self._save_is_due = self._save_is_due or self._saver.due(self.done)
-        if self.done == total or (self._save_is_due and self._guard.clean):
-            self._save(must=self.done == total)
+        Raises:
+            LimitReached: there is none, or the run has rolled back as often as it may.
+        """
+        limit, rollbacks = self._config.health.rollbacks, self._guard.rollbacks
+        found = newest(self._store.folder, world=self._world).checkpoint if rollbacks < limit else None
+        while found is not None and not Guard.was_healthy(found.progress.get("health")):
+            found = newest(self._store.folder, world=self._world, at_most=found.step - 1).checkpoint
+        if found is None:
+            raise LimitReached(
+                f"{self._run.path} cannot continue at step {self.step}: {self._guard.failure}. It has rolled back "
+                f"{rollbacks} times (health.rollbacks={limit}), and a restart would do the same. Its checkpoints are "
+                f"intact. Look at {self._run.metrics}; then start a new run from it with run=PATH "
+                f"checkpoint.resume={self._run.path} and a lower optimizer.lr or optimizer.clip=1.0, or let this one "
+                f"try again with health.rollbacks={limit + 3}"
+            )
+        return found
 
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """Log other values, such as an evaluation's."""
-        self._recorder.write(kind, step, **values)
-
-    def exclude_time(self, what: str) -> AbstractContextManager[Span]:
-        """What is done inside, such as an evaluation, does not count as training."""
-        return self._recorder.exclude_time(what)
+    def _save_final(self) -> None:
+        if self.step != self._start_step:
+            self._save(must=True, seconds=self._config.checkpoint.deadline)
+        else:
+            with self._session.watchdog.allow("the save in progress", self._config.health.start_seconds):
+                self._saver.wait()
 
     def _save(self, *, must: bool, seconds: float | None = None) -> None:
-        self._save_is_due = False
-        patience = seconds or self._config.health.start_seconds
-        with (
-            self._attempt.watchdog.allow(f"the save at step {self.done}", patience),
-            self._recorder.exclude_time("save"),
-        ):
+        self._save_due = False
+        allow = self._session.watchdog.allow(
+            f"the save at step {self.step}", seconds or self._config.health.start_seconds
+        )
+        with allow, self._recorder.exclude_time("save"):
             self._saver.save(self._progress(), must=must)
 
     def _progress(self) -> dict[str, Any]:
-        """Where the run stands, for its checkpoint."""
-        engine = self._config.engine
-        return {
-            "step": self.done,
-            "batches": self._batches,
-            "seed": self._config.seed,
-            "engine": {
-                "kind": engine.kind,
-                "zero_stage": engine.zero_stage,
-                "precision": engine.precision,
-                "world": self._world.size,
-            },
-            "health": self._guard.state(),
-        }
+        config, seed, health = self._config.engine, self._config.seed, self._guard.state_dict()
+        engine = {"kind": config.kind, "zero_stage": config.zero_stage, "precision": config.precision}
+        engine["world"] = self._world.size
+        return {"step": self.step, "batches": self._batches, "seed": seed, "engine": engine, "health": health}
 
-    def finish(self) -> None:
-        """Mark the run as finished, after everything else is written."""
-        self._attempt.watchdog.beat("the end of the run")
-        self._recorder.close()
-        if self._world.is_main:
-            lines = [line for line in read_metrics(self._config.directory.metrics) if line["kind"] == "train"]
-            summary = {
-                "steps": self._timetable.total,
-                "loss": lines[-1]["loss"] if lines else None,
-                "seconds": round(sum(line["seconds"] for line in lines), 3),
-            }
-            write_json(self._config.directory.summary, summary)
-        self._attempt.completed()
-        self._world.barrier()
+    def _record_save(self, save: SaveReport) -> None:
+        if save.fault is None:
+            self._session.mark_checkpointed()
+        values = {"seconds": save.seconds, "blocked_seconds": save.blocked_seconds, "bytes": save.bytes}
+        self._recorder.write("checkpoint", save.step, **values, **({"fault": save.fault} if save.fault else {}))

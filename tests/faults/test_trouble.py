@@ -52,7 +52,7 @@ def test_a_nan_on_one_rank_is_skipped_by_all_and_many_are_passed_over(shards: Pa
     assert progress(run)["batches"] == 17
     assert progress(run)["health"]["rollbacks"] == 1
     said = [(run / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1)]
-    assert all("back to step 6, with other data" in text for text in said)
+    assert all("rolling back to step 6, with other data" in text for text in said)
     assert all(math.isfinite(line["loss"]) for line in train_lines if not line["skipped"])
 
 
@@ -113,7 +113,7 @@ def test_when_going_back_does_not_help_the_run_ends_and_says_what_to_type(
     assert status is not None
     assert (status.state, status.exit_code) == ("failed", 76)
     assert len(lines(tmp_path / "run", "rollback")) == 2
-    with pytest.raises(LimitReached, match="gone back 2 times"):  # a restart remembers
+    with pytest.raises(LimitReached, match="rolled back 2 times"):  # a restart remembers
         train(config, world_of_one())
     monkeypatch.undo()
     train(pretrain_config(tmp_path / "run", shards, *overrides, "health.rollbacks=3"), world_of_one())
@@ -125,7 +125,7 @@ def test_without_a_checkpoint_there_is_nothing_to_go_back_to(
 ) -> None:
     Poisoned(monkeypatch, bad=range(1, 99))
     config = pretrain_config(tmp_path / "run", shards, "schedule.duration=30 steps", HEALTH)
-    with pytest.raises(LimitReached, match="gone back 0 times"):
+    with pytest.raises(LimitReached, match="rolled back 0 times"):
         train(config, world_of_one())
 
 
@@ -172,7 +172,7 @@ def test_a_spike_of_the_gradient_is_skipped(shards: Path, tmp_path: Path, monkey
     original, updates = LocalEngine.train_step, []
 
     def update(engine, micro_batches, loss_of, **keywords):
-        updates.append(keywords["ceiling"])
+        updates.append(keywords["skip_threshold"])
         factor = 1e6 if len(updates) == 9 else 1.0
         return original(engine, micro_batches, lambda module, batch: loss_of(module, batch) * factor, **keywords)
 

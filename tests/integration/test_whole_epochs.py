@@ -24,7 +24,6 @@ from tests.stages import finetune_config, losses, pretrain_arguments, pretrain_c
 from tests.tiny import world_of_one
 from videomae.data.shards.reader import Sample
 from videomae.run.metrics import read_metrics
-from videomae.stage import start_engine
 
 PAD = ("batch=10", "data.partial=pad", "schedule={duration: 2 epochs, warmup: 1 epochs}")
 UNMIXED = ("mixup={mixup: 0, cutmix: 0, smoothing: 0.1}", "model.drop_path=0")
@@ -85,7 +84,7 @@ def test_the_last_step_of_an_epoch_is_the_one_of_its_real_clips(shards: Path, tm
 def after_one_step(config: PretrainConfig, batch: PretrainBatch) -> dict[str, torch.Tensor]:
     """Loss, gradient norm, and how far each weight has moved."""
     before = initial_model(config).state_dict()
-    engine = start_engine(initial_model(config), config, world_of_one())
+    engine = config.build_engine(initial_model(config), world_of_one())
     objective = Objective(config.objective, encoder=config.encoder, device=torch.device("cpu"))
     update = engine.train_step([batch], objective, lr=1e-3)
     moved = {name: value - before[name] for name, value in engine.full_state().items()}

@@ -1,14 +1,14 @@
-"""One start of a run, from opening its directory to leaving it: who asks it to stop, whether it hangs, how it ended.
+"""One process's session of a run: ownership of the run directory, stop requests, watchdog, status and exit state.
 
-Every rank has its attempt. It listens for requests to stop, keeps the watchdog, and on rank 0 writes status.json and
-gives the run free at the end; a run that was started several times without getting on is refused.
+Every rank opens a session. It handles signals and runs the watchdog; on rank 0 it also writes status.json and releases
+the run lock at the end. A run that was started several times without saving a new checkpoint is refused.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import NoReturn
 from videomae.core.ancestry import first_dead
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
-from videomae.core.progress import logger
+from videomae.core.progress import log_to, logger
 from videomae.core.signals import (
     EXIT_FAILED,
     EXIT_LIMIT,
@@ -29,38 +29,77 @@ from videomae.core.signals import (
     handle_signals,
 )
 from videomae.run.claims import RunLock
-from videomae.run.directory import RunDirectory
-from videomae.run.health.guard import HealthConfig
+from videomae.run.config import TrainingConfig
 from videomae.run.health.watchdog import Watchdog
+from videomae.run.inputs import check_inputs
+from videomae.run.lock import LockTimeouts, acquire
 from videomae.run.status import FILE, State, StatusFile, read_status
 
 STOP_FILE = "STOP"
-_LOOKS_A_SECOND = 100  # for the STOP file, over all ranks: a shared filesystem has other work
+SHUTDOWN_TIMEOUT = 30.0  # seconds, beyond its last save, that a stopping process may take to exit
+_POLLS_PER_SECOND = 100  # of the STOP file, over all ranks: limits the load on a shared filesystem
+
+
+def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequence[Path]) -> RunSession:
+    """Acquire the run, create or reopen its directory and direct the log there; called by all ranks.
+
+    Raises:
+        RunOwnedError: another live process group owns the run; nothing was changed.
+        ConfigError: the directory holds a run with other settings.
+        UserError: the run began with other `inputs`, or is finished and checkpoint.resume=never.
+    """
+    lock = _acquire(config, world)
+    try:
+        finished = _prepare(title, config, world, inputs)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+    if finished and lock is not None:
+        lock.release()
+    return RunSession(title, config, world, finished=finished, lock=lock)
+
+
+def _acquire(config: TrainingConfig, world: World) -> RunLock | None:
+    """Acquire the run lock, on all ranks or none; rank 0 holds it."""
+    health, acquired = config.health, list[RunLock]()
+    leaving = (config.checkpoint.deadline or health.start_seconds) + SHUTDOWN_TIMEOUT
+    timeouts = LockTimeouts(silence=health.owner_seconds, leaving=leaving)
+    world.main_only(lambda: acquired.append(acquire(config.directory.path, os.environ, patience=timeouts)))
+    return acquired[0] if acquired else None
+
+
+def _prepare(title: str, config: TrainingConfig, world: World, inputs: Sequence[Path]) -> bool:
+    """Create or check the run directory; whether the run in it is finished."""
+    run = config.directory
+    run.prepare(config, world)
+    log_to(run.log(world.rank), console_too=world.is_main)
+    world.main_only(lambda: check_inputs(run, inputs))
+    finished = bool(world.broadcast_object(run.summary.exists()))
+    if finished:
+        if config.checkpoint.resume == "never":
+            raise UserError(f"checkpoint.resume=never, but {run.path} is finished; type run=PATH for a new run")
+        if world.is_main:
+            logger.info("%s in %s is already finished; remove the directory to start again", title, run.path)
+    return finished
 
 
 class RunSession:
-    """Open from `with` on; `finished` says that there is nothing to do, and then nothing is watched.
+    """A context manager around a run. With `finished` there is nothing to do, and it opens nothing.
 
-    `owner` is rank 0's hold of the run, which is released at the end.
+    `lock` is rank 0's run lock; the session releases it on exit.
     """
 
     stop: StopRequest
     watchdog: Watchdog
 
     def __init__(
-        self,
-        title: str,
-        run: RunDirectory,
-        health: HealthConfig,
-        world: World,
-        *,
-        finished: bool,
-        owner: RunLock | None,
+        self, title: str, config: TrainingConfig, world: World, *, finished: bool, lock: RunLock | None
     ) -> None:
-        self.title, self.run, self.world, self.finished = title, run, world, finished
-        self.together = False  # whether all ranks know that they leave, and do so for the same reason
-        self._health, self._owner = health, owner
-        self._opened = ExitStack()
+        self.title, self.run, self.world, self.finished = title, config.directory, world, finished
+        self.leave_together = False  # whether all ranks leave for the same reason and know it
+        self._health, self._lock = config.health, lock
+        self._resources = ExitStack()
         self._status: StatusFile | None = None
 
     def __enter__(self) -> RunSession:
@@ -74,20 +113,34 @@ class RunSession:
         return self
 
     def _open(self) -> None:
-        self.world.main_only(self._begin)
-        self.stop = self._opened.enter_context(handle_signals())
-        if self._owner is not None:
-            self._owner.leaving, self._owner.lost = (lambda: self.stop.reason), _end_now
-        stacks = self.run.path / "logs" / f"rank-{self.world.rank}.stacks.txt"
-        self.watchdog = self._opened.enter_context(
+        self.world.main_only(self._begin_status)
+        self.stop = self._resources.enter_context(handle_signals())
+        if self._lock is not None:
+            self._lock.leaving, self._lock.lost = (lambda: self.stop.reason), _exit_now
+        self.watchdog = self._resources.enter_context(
             Watchdog(
-                stacks,
-                patience=self._health.hang_seconds,
-                first=self._health.start_seconds,
-                look=_Lookout(self.stop, self.run.path / STOP_FILE, self.world),
-                last_words=lambda reason: self._ended("failed", reason, EXIT_FAILED),
+                self.run.path / "logs" / f"rank-{self.world.rank}.stacks.txt",
+                timeout=self._health.hang_seconds,
+                startup_timeout=self._health.start_seconds,
+                poll=_StopPoller(self.stop, self.run.path / STOP_FILE, self.world),
+                on_hang=lambda reason: self._end_status("failed", reason, EXIT_FAILED),
             )
         )
+
+    def _begin_status(self) -> None:
+        """Refuse a start after too many without progress; count this one as such until it has saved."""
+        before = read_status(self.run.path / FILE)
+        starts = before.starts_without_progress if before is not None else 0
+        limit = self._health.starts_without_progress
+        if before is not None and starts >= limit:
+            raise LimitReached(
+                f"{self.run.path}: the last {starts} starts ended without a new checkpoint "
+                f"(health.starts_without_progress={limit}), so this start is refused. The last one was {before.state} "
+                f"at step {before.step} on {before.host}: {before.reason or 'killed, or ended without a message'}. See "
+                f"{self.run.path / 'logs'}; then remove {self.run.path / FILE}, or type "
+                f"health.starts_without_progress={starts + limit}, and start again"
+            )
+        self._status = StatusFile(self.run.path / FILE, self.world.size, starts + 1, os.environ)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -99,96 +152,81 @@ class RunSession:
 
     def _close(self, error: BaseException | None) -> None:
         try:
-            self._opened.close()
+            self._resources.close()
         finally:
             if isinstance(error, Stopped):
-                self._ended("stopped", str(error), EXIT_STOPPED)
+                self._end_status("stopped", str(error), EXIT_STOPPED)
             elif isinstance(error, LimitReached):
-                self._ended("failed", str(error), EXIT_LIMIT)
+                self._end_status("failed", str(error), EXIT_LIMIT)
             elif error is not None:
                 code = EXIT_MISTAKE if isinstance(error, UserError) else EXIT_FAILED
-                self._ended("failed", f"{type(error).__name__}: {error}", code)
-        if self.together or isinstance(error, Stopped | LimitReached):
-            self.world.barrier()  # a launcher kills the others when the first leaves: rank 0 has written by now
+                self._end_status("failed", f"{type(error).__name__}: {error}", code)
+        if self.leave_together or isinstance(error, Stopped | LimitReached):
+            self.world.barrier()  # a launcher kills the other ranks when the first exits: rank 0 has written by now
 
     def _release(self) -> None:
-        if self._owner is not None:
-            self._owner.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def at_exit(self, action: Callable[[], object]) -> None:
-        """Do `action` when the attempt is left, whatever the reason; the last one that was named comes first."""
-        self._opened.callback(action)
+        """Call `action` when the session ends, for whatever reason; the last one registered is called first."""
+        self._resources.callback(action)
 
     def report_progress(self, step: int, total: int) -> None:
-        """The run stands at `step` of `total`; for whoever reads status.json."""
-        self._write(lambda status: status.running(step=step, total=total))
+        """Write the current step to status.json."""
+        self._update_status(lambda status: status.running(step=step, total=total))
 
     def mark_checkpointed(self) -> None:
-        """A checkpoint is committed: this start was not in vain."""
-        self._write(lambda status: status.progressed())
+        """Record that this start has committed a checkpoint."""
+        self._update_status(lambda status: status.progressed())
 
-    def completed(self) -> None:
-        """The run is finished."""
-        self._ended("finished", None, 0)
+    def mark_finished(self) -> None:
+        """Record that the run is finished."""
+        self._end_status("finished", None, 0)
 
-    def stopped(self) -> None:
-        """The stop is carried out: remove a STOP file, so that the next start does not stop at once."""
+    def clear_stop_file(self) -> None:
+        """Remove a STOP file that has been obeyed, so that the next start does not stop at once."""
         if self.world.is_main:
             (self.run.path / STOP_FILE).unlink(missing_ok=True)
 
-    def _begin(self) -> None:
-        """Refuse a start after too many in vain, and count this one as such until it has saved."""
-        before = read_status(self.run.path / FILE)
-        in_vain = before.starts_without_progress if before is not None else 0
-        limit = self._health.starts_without_progress
-        if before is not None and in_vain >= limit:
-            raise LimitReached(
-                f"{self.run.path}: the last {in_vain} starts ended without a new checkpoint "
-                f"(health.starts_without_progress={limit}), so another is not made; the last was {before.state} at "
-                f"step {before.step} on {before.host}: {before.reason or 'it was killed or died without a word'}. See "
-                f"{self.run.path / 'logs'}; then remove {self.run.path / FILE}, or type "
-                f"health.starts_without_progress={in_vain + limit}, and start again"
-            )
-        self._status = StatusFile(self.run.path / FILE, self.world.size, in_vain + 1, os.environ)
+    def _end_status(self, state: State, reason: str | None, exit_code: int) -> None:
+        self._update_status(lambda status: status.ended(state, reason, exit_code=exit_code))
 
-    def _ended(self, state: State, reason: str | None, exit_code: int) -> None:
-        self._write(lambda status: status.ended(state, reason, exit_code=exit_code))
-
-    def _write(self, change: Callable[[StatusFile], None]) -> None:
+    def _update_status(self, change: Callable[[StatusFile], None]) -> None:
         if self._status is not None:
             try:
                 change(self._status)
-            except OSError as error:  # a full disk neither ends a run nor hides why it ended
+            except OSError as error:  # a full disk must neither end a run nor hide why it ended
                 logger.error("%s could not be written: %s", FILE, error)
 
 
-def _end_now() -> NoReturn:
-    """Leave the run to the start that has taken it: whatever this one still wrote would be in the other's way."""
+def _exit_now() -> NoReturn:
+    """Exit at once after another process group has taken the run: anything still written would disturb it."""
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(EXIT_FAILED)
 
 
-class _Lookout:
-    """What the watchdog's thread looks at once a second: the STOP file, and whether the launchers live."""
+class _StopPoller:
+    """Asks for a stop when the STOP file exists or a launcher has died; the watchdog calls it once a second."""
 
     def __init__(self, stop: StopRequest, file: Path, world: World) -> None:
         self._stop, self._file = stop, file
-        self._every = 1 if world.is_main else max(1, world.size // _LOOKS_A_SECOND)
-        self._looks = 0
+        self._every = 1 if world.is_main else max(1, world.size // _POLLS_PER_SECOND)
+        self._polls = 0
 
     def __call__(self) -> None:
         if self._stop.reason is None:
-            if self._looks % self._every == 0 and self._there():
+            if self._polls % self._every == 0 and self._file_exists():
                 self._stop.ask(f"{self._file} exists")
             dead = first_dead(self._stop.launchers)
             if dead is not None:
                 self._stop.ask(f"the launcher {dead.name} (process {dead.pid}) is gone")
-        self._looks += 1
+        self._polls += 1
         self._stop.interrupt()
 
-    def _there(self) -> bool:
+    def _file_exists(self) -> bool:
         try:
             return self._file.exists()
-        except OSError:  # a filesystem that does not answer is no request
+        except OSError:  # a filesystem that does not answer is not a stop request
             return False

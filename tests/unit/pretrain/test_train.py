@@ -22,8 +22,8 @@ def test_pictures_that_a_disk_refuses_are_skipped(
     monkeypatch.setattr(logging.getLogger("videomae"), "propagate", True)
     config: Any = SimpleNamespace(visualize_every="2 steps", batch=1)
     engine: Any = SimpleNamespace(world=world_of_one(), full_state=dict)
-    training: Any = SimpleNamespace(exclude_time=lambda name: nullcontext())
-    timetable: Any = SimpleNamespace(interval=lambda every, batch: 2)
-    between = pretrain.train.visualize_before_step(config, engine, training, timetable)
-    between(2)
-    assert "step 2: the pictures are left out" in caplog.text
+    trainer: Any = SimpleNamespace(engine=engine, exclude_time=lambda name: nullcontext())
+    schedule: Any = SimpleNamespace(interval=lambda every, batch: 2)
+    visualize = pretrain.train.visualize_before_step(config, trainer, schedule)
+    visualize(2)
+    assert "step 2: no reconstructions" in caplog.text

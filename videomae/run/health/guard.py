@@ -130,13 +130,13 @@ class Guard:
         """The largest gradient norm with which the next step may be taken."""
         return self._limit(self._norms, self.config.spike)
 
-    def watch(self, update: StepResult) -> None:
+    def observe(self, update: StepResult) -> None:
         """Take in a step that has been queued, and read the one before it."""
         self._absorb()
         self._pending = Reading.of(update)
 
     @property
-    def trouble(self) -> str | None:
+    def failure(self) -> str | None:
         """Why the run should go back to a checkpoint, or None."""
         config, last = self.config, self._last
         seen = f"the last had the loss {last.loss:.4g} and the gradient norm {last.gradient_norm:.4g}" if last else ""
@@ -155,21 +155,21 @@ class Guard:
         return None
 
     @property
-    def clean(self) -> bool:
+    def healthy(self) -> bool:
         """Whether the last step was taken and the loss is where it was; waits for the last step."""
         pending = self._read_pending()
         return not self._row and not self._high and (pending is None or not pending.skipped)
 
     @staticmethod
-    def was_clean(state: dict[str, Any] | None) -> bool:
+    def was_healthy(state: dict[str, Any] | None) -> bool:
         """Whether a checkpoint with this `state` was taken while all was well; one without is believed to be."""
-        return state is None or bool(state["clean"])
+        return state is None or bool(state["healthy"])
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """All of it as JSON; waits for the last step."""
         pending = self._read_pending()
         return {
-            "clean": self.clean,
+            "healthy": self.healthy,
             "norms": list(self._norms),
             "losses": list(self._losses),
             "skipped": list(self._skipped),
@@ -182,7 +182,7 @@ class Guard:
             else [_to_json(pending.loss), _to_json(pending.gradient_norm), pending.skipped],
         }
 
-    def load(self, state: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Take over a checkpoint's `state`; another window keeps what fits, and None is a fresh start."""
         if state is None:
             return

@@ -48,11 +48,11 @@ class Stragglers:
 
         return measured
 
-    def waited(self, seconds: float) -> None:
+    def add_data_wait(self, seconds: float) -> None:
         """This rank has waited for its data."""
         self._waited += seconds
 
-    def look(self, step: int, *, steps: int) -> None:
+    def compare(self, step: int, *, steps: int) -> None:
         """Compare the own work of the last `steps` steps, up to `step`."""
         if self._world.size == 1:
             return

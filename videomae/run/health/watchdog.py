@@ -34,32 +34,32 @@ _LAST_RESORT = 10.0  # seconds beside twice the grace, after which a process lea
 class Watchdog:
     """Watches one process; open from `with` on.
 
-    `patience` is how long a piece of work may take when nothing else is said; `first` until the first beat.
+    `timeout` is how long a piece of work may take when nothing else is said; `startup_timeout` until the first beat.
     """
 
     def __init__(
         self,
         stacks: Path,
         *,
-        patience: float,
-        first: float,
-        look: Callable[[], None] = lambda: None,
-        last_words: Callable[[str], None] = lambda reason: None,
+        timeout: float,
+        startup_timeout: float,
+        poll: Callable[[], None] = lambda: None,
+        on_hang: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._path = stacks
-        self._patience = patience
-        self._look, self._last_words = look, last_words
+        self._timeout = timeout
+        self._poll, self._on_hang = poll, on_hang
         self._closed = threading.Event()
-        self._interval = min(_INTERVAL, patience / 10)
-        self._grace = min(_GRACE, patience)
+        self._interval = min(_INTERVAL, timeout / 10)
+        self._grace = min(_GRACE, timeout)
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-        self._since, self._limit, self._work = time.monotonic(), first, "start-up"
+        self._since, self._limit, self._work = time.monotonic(), startup_timeout, "start-up"
 
     def __enter__(self) -> Watchdog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("a")
         self._since = time.monotonic()
-        self._look()
+        self._poll()
         self._put_off()
         self._thread.start()
         return self
@@ -76,7 +76,7 @@ class Watchdog:
 
     def beat(self, work: str) -> None:
         """Something is done, and `work` is next; it has the usual time."""
-        self._set(work, self._patience)
+        self._set(work, self._timeout)
 
     @contextmanager
     def allow(self, work: str, seconds: float | None) -> Iterator[None]:
@@ -96,7 +96,7 @@ class Watchdog:
     def _run(self) -> None:
         while not self._closed.wait(self._interval):
             self._put_off()
-            self._look()
+            self._poll()
             late = time.monotonic() - self._since
             if late > self._limit:
                 self._end(f"{self._work} has not ended within {self._limit:g} s")
@@ -123,5 +123,5 @@ class Watchdog:
         os._exit(EXIT_FAILED)
 
     def _tell(self, reason: str) -> None:
-        self._last_words(reason)
+        self._on_hang(reason)
         logger.critical("the run hangs and is ended: %s; where it stood is in %s", reason, self._path)

@@ -21,12 +21,12 @@ from videomae.core.progress import logger
 from videomae.data.sample_weights import Ratio
 from videomae.engine.protocol import StepResult
 from videomae.engine.schedule import Schedule
-from videomae.run.metrics import MetricsLog
+from videomae.run.config import TrainingConfig
+from videomae.run.metrics import MetricsLog, read_metrics
 from videomae.run.metrics.meter import Meter, Span, Workload, memory_gb
 from videomae.run.metrics.peak import peak_of
 from videomae.run.metrics.plateau import Plateau
 from videomae.run.metrics.profiler import ProfilerWindow
-from videomae.stage import TrainingConfig
 
 _BETWEEN = ("evaluation", "reconstructions")  # kinds of what is done between two steps, after the first one's save
 ExtraMetrics = Mapping[str, Tensor | Ratio]  # scalars of one rank that are logged as their mean over all ranks
@@ -35,16 +35,16 @@ ExtraMetrics = Mapping[str, Tensor | Ratio]  # scalars of one rank that are logg
 class Recorder:
     """Measures one stage's run on every rank; rank 0 writes. Methods with a step are called by all ranks alike."""
 
-    def __init__(self, config: TrainingConfig, *, world: World, timetable: Schedule, workload: Workload | None) -> None:
+    def __init__(self, config: TrainingConfig, *, world: World, schedule: Schedule, workload: Workload | None) -> None:
         run, metrics, precision, batch = config.directory, config.metrics, config.engine.precision, config.batch
-        self._run, self._every, self._world, self._timetable = run, metrics.every, world, timetable
+        self._run, self._every, self._world, self._schedule = run, metrics.every, world, schedule
         self._workload = workload or Workload(multiply_adds={}, parameters=0)
         peak = peak_of(world.device, precision=precision, given=metrics.peak_tflops)
         self._meter = Meter(batch=batch, devices=world.size, flops=self._workload.flops, peak=peak)
         self._log = MetricsLog(run, metrics, world=world)
         self._profiler = ProfilerWindow(metrics.profile, folder=run.path / "profile", world=world)
         trivial = self._workload.trivial
-        self._plateau = Plateau(trivial, timetable.warmup) if trivial is not None else None
+        self._plateau = Plateau(trivial, schedule.warmup) if trivial is not None else None
         self._bad_samples = LineCount(run.quarantine)
         self._skipped: list[Tensor] = []
         self.note = ""  # the latest loss, for a progress bar
@@ -65,9 +65,9 @@ class Recorder:
 
     def should_log(self, step: int) -> bool:
         """Whether the 0-based `step` is logged."""
-        return (step + 1) % self._every == 0 or step + 1 == self._timetable.total
+        return (step + 1) % self._every == 0 or step + 1 == self._schedule.total
 
-    def cut_back(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         """Training begins, or begins again, after `step` steps: drop what was logged beyond.
 
         What follows the save of its step is done again too.
@@ -77,7 +77,7 @@ class Recorder:
         self._meter.restart()
 
     @contextmanager
-    def waiting(self, step: int) -> Iterator[None]:
+    def data_wait(self, step: int) -> Iterator[None]:
         """The 0-based `step` begins with what is done inside: waiting for its data."""
         self._profiler.begin(step)
         with self._meter.waiting():
@@ -101,9 +101,9 @@ class Recorder:
         waited, memory = self._world.all_reduce_max((self._meter.waited, memory_gb(self._world.device)))
         skipped = int(torch.stack(self._skipped).sum())
         self._skipped = []
-        lr = self._timetable.lr(step)
+        lr = self._schedule.lr(step)
         line: dict[str, Any] = {
-            "epoch": round(self._timetable.epoch(done), 4),
+            "epoch": round(self._schedule.epoch(done), 4),
             "loss": loss,
             "loss_max": float(update.loss_max),
             **means,
@@ -135,7 +135,16 @@ class Recorder:
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Log something else that happened after `step` steps."""
-        self._log.write(kind, step, epoch=round(self._timetable.epoch(step), 4), **values)
+        self._log.write(kind, step, epoch=round(self._schedule.epoch(step), 4), **values)
+
+    def summary(self) -> dict[str, Any]:
+        """Steps, last loss and training seconds of the whole run, from metrics.jsonl."""
+        lines = [line for line in read_metrics(self._run.metrics) if line["kind"] == "train"]
+        return {
+            "steps": self._schedule.total,
+            "loss": lines[-1]["loss"] if lines else None,
+            "seconds": round(sum(line["seconds"] for line in lines), 3),
+        }
 
     def close(self, *, seconds: float = math.inf) -> None:
         """Write what is open and let the mirror finish, for at most `seconds`."""

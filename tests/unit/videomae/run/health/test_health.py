@@ -23,7 +23,7 @@ def run(guard: Guard, updates: list[StepResult]) -> list[float]:
     ceilings = []
     for step in updates:
         ceilings.append(guard.skip_threshold)
-        guard.watch(step)
+        guard.observe(step)
     return ceilings
 
 
@@ -44,8 +44,8 @@ def test_a_quiet_run_is_never_troubled() -> None:
     steps = quiet(2000)
     ceilings = run(guard, steps)
     assert all(float(step.gradient_norm) < ceiling for step, ceiling in zip(steps, ceilings, strict=True))
-    assert guard.trouble is None
-    assert guard.clean
+    assert guard.failure is None
+    assert guard.healthy
 
 
 def test_a_norm_that_grows_tenfold_in_fifty_steps_is_followed() -> None:
@@ -58,37 +58,37 @@ def test_a_norm_that_grows_tenfold_in_fifty_steps_is_followed() -> None:
 def test_a_skipped_step_leaves_the_medians_alone_and_is_forgiven() -> None:
     guard = Guard(QUICK)
     run(guard, [update(2.0)] * 20 + [update(1e9, skipped=True), update(math.nan, math.nan, skipped=True)])
-    assert not guard.clean
+    assert not guard.healthy
     assert run(guard, [update(2.0)] * 3)[-1] == 20.0
-    assert guard.clean
-    assert guard.trouble is None
+    assert guard.healthy
+    assert guard.failure is None
 
 
 def test_too_many_skips_in_a_row_are_trouble() -> None:
     guard = Guard(QUICK)
     run(guard, [update(2.0)] * 20 + [update(math.nan, math.nan, skipped=True)] * 4)
-    assert guard.trouble is None  # the last of them is read one step later
-    guard.watch(update(math.nan, math.nan, skipped=True))
-    assert guard.trouble is not None
-    assert "4 steps in a row were skipped (health.skips=3)" in guard.trouble
+    assert guard.failure is None  # the last of them is read one step later
+    guard.observe(update(math.nan, math.nan, skipped=True))
+    assert guard.failure is not None
+    assert "4 steps in a row were skipped (health.skips=3)" in guard.failure
 
 
 def test_too_large_a_share_of_skips_is_trouble() -> None:
     guard = Guard(QUICK)
     run(guard, [update(2.0), update(99.0, skipped=True)] * 20)
-    assert guard.trouble is None
+    assert guard.failure is None
     run(guard, [update(99.0, skipped=True)] * 3)
-    assert guard.trouble is not None
-    assert "health.skip_fraction=0.5" in guard.trouble
+    assert guard.failure is not None
+    assert "health.skip_fraction=0.5" in guard.failure
 
 
 def test_a_loss_that_stays_high_is_trouble_and_a_single_one_is_not() -> None:
     guard = Guard(QUICK)
     run(guard, [update(2.0, 1.0)] * 20 + [update(2.0, 5.0)] + [update(2.0, 1.0)] * 5)
-    assert guard.clean
+    assert guard.healthy
     run(guard, [update(2.0, 5.0)] * 6)
-    assert guard.trouble is not None
-    assert "stayed above 1.2 for 5 steps" in guard.trouble
+    assert guard.failure is not None
+    assert "stayed above 1.2 for 5 steps" in guard.failure
 
 
 def test_a_saved_guard_goes_on_to_the_bit() -> None:
@@ -99,15 +99,15 @@ def test_a_saved_guard_goes_on_to_the_bit() -> None:
         whole, first, second = Guard(QUICK), Guard(QUICK), Guard(QUICK)
         expected = run(whole, spiked)
         before = run(first, spiked[:cut])
-        second.load(json.loads(json.dumps(first.state(), allow_nan=False)))
+        second.load_state_dict(json.loads(json.dumps(first.state_dict(), allow_nan=False)))
         assert before + run(second, spiked[cut:]) == expected
-        assert second.state() == whole.state()
+        assert second.state_dict() == whole.state_dict()
 
 
 def test_it_can_be_switched_off() -> None:
     guard = Guard(HealthConfig(spike=None, warmup=1))
     assert run(guard, [update(1.0)] * 10) == [math.inf] * 10
-    assert guard.trouble is None
+    assert guard.failure is None
 
 
 @pytest.mark.parametrize(

@@ -56,5 +56,5 @@ def test_a_process_alone_compares_itself_with_nobody(reports: list[dict[str, Any
         return batch
 
     assert ranks.timed(loss_of) is loss_of
-    ranks.look(1, steps=1)
+    ranks.compare(1, steps=1)
     assert reports == []

@@ -21,7 +21,7 @@ def test_a_hung_process_leaves_its_stacks_and_exit_code_1(tmp_path: Path, kind: 
     stacks = tmp_path / "logs" / "rank-0.stacks.txt"
     code = (
         f"from pathlib import Path\nfrom videomae.run.health.watchdog import Watchdog\n{HANGS[kind]}\n"
-        f"with Watchdog(Path({str(stacks)!r}), patience=1.0, first=1.0) as dog:\n    stuck_here()\n"
+        f"with Watchdog(Path({str(stacks)!r}), timeout=1.0, startup_timeout=1.0) as dog:\n    stuck_here()\n"
     )
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
@@ -32,7 +32,7 @@ def test_a_hung_process_leaves_its_stacks_and_exit_code_1(tmp_path: Path, kind: 
 
 def test_beats_keep_it_quiet_and_nothing_is_left_behind(tmp_path: Path) -> None:
     stacks = tmp_path / "rank-0.stacks.txt"
-    with Watchdog(stacks, patience=0.5, first=0.5) as dog:
+    with Watchdog(stacks, timeout=0.5, startup_timeout=0.5) as dog:
         for step in range(8):
             dog.beat(f"step {step}")
             time.sleep(0.15)
@@ -46,7 +46,7 @@ def test_it_says_what_hung(tmp_path: Path) -> None:
     code = (
         "import time\nfrom pathlib import Path\nfrom videomae.run.health.watchdog import Watchdog\n"
         f"def words(reason): Path({str(tmp_path / 'words')!r}).write_text(reason)\n"
-        f"with Watchdog(Path({str(tmp_path / 'stacks')!r}), patience=0.6, first=9, last_words=words) as dog:\n"
+        f"with Watchdog(Path({str(tmp_path / 'stacks')!r}), timeout=0.6, startup_timeout=9, on_hang=words) as dog:\n"
         "    dog.beat('step 7')\n    time.sleep(20)\n"
     )
     subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40, check=False)
@@ -62,7 +62,7 @@ def test_a_filesystem_that_hangs_too_does_not_keep_it(tmp_path: Path, hung: str)
         "def hang(*given, **named): time.sleep(60)\n"
         "def hang_with_the_lock(*given, **named): re.match('(a+)+$', 'a' * 60 + 'b')\n"
         f"if {hung == 'stacks'}: watchdog.faulthandler.dump_traceback = hang_with_the_lock\n"
-        f"with watchdog.Watchdog(Path({str(tmp_path / 'stacks')!r}), patience=0.6, first=0.6, last_words=hang):\n"
+        f"with watchdog.Watchdog(Path({str(tmp_path / 'stacks')!r}), timeout=0.6, startup_timeout=0.6, on_hang=hang):\n"
         "    time.sleep(60)\n"
     )
     began = time.monotonic()

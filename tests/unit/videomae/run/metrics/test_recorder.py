@@ -10,13 +10,13 @@ import torch
 from tests.tiny import world_of_one
 from videomae.engine.protocol import StepResult
 from videomae.engine.schedule import ScheduleConfig, make_schedule
+from videomae.run.config import TrainingConfig
 from videomae.run.metrics import MetricsConfig, read_metrics
 from videomae.run.metrics.meter import Workload
 from videomae.run.metrics.plateau import WINDOW, TrivialLoss
 from videomae.run.metrics.recorder import Recorder
-from videomae.stage import TrainingConfig
 
-TIMETABLE = make_schedule(
+SCHEDULE = make_schedule(
     ScheduleConfig(duration="50 steps", warmup="2 steps"), peak_lr=1e-3, steps_per_epoch=10, batch=4
 )
 WORK = Workload(
@@ -29,7 +29,7 @@ WORK = Workload(
 
 def recorder_in(folder: Path, **settings: object) -> Recorder:
     config = TrainingConfig(run=str(folder), batch=4, metrics=MetricsConfig(wandb="disabled", **settings))
-    return Recorder(config, world=world_of_one(), timetable=TIMETABLE, workload=WORK)
+    return Recorder(config, world=world_of_one(), schedule=SCHEDULE, workload=WORK)
 
 
 def update(loss: float, *, skipped: bool = False) -> StepResult:
@@ -38,7 +38,7 @@ def update(loss: float, *, skipped: bool = False) -> StepResult:
 
 def train(recorder: Recorder, steps: range, *, loss: float = 0.5, skipped: tuple[int, ...] = ()) -> None:
     for step in steps:
-        with recorder.waiting(step):
+        with recorder.data_wait(step):
             pass
         recorder.record(step, update(loss, skipped=step in skipped), {"normalised_loss": torch.tensor(loss)})
 
@@ -75,7 +75,7 @@ def test_the_last_step_is_logged_and_skips_are_counted_once(tmp_path: Path) -> N
 def test_going_back_cuts_the_file_and_forgets_the_skips_since(tmp_path: Path) -> None:
     recorder = recorder_in(tmp_path, every=5)
     train(recorder, range(13), skipped=(11, 12))
-    recorder.cut_back(5)
+    recorder.truncate(5)
     train(recorder, range(5, 10))
     assert [(line["step"], line["skipped"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [(5, 0), (10, 0)]
 
