@@ -1,7 +1,7 @@
-"""The clusters that these tests run on; a machine that cannot have them skips and says why.
+"""The clusters that these tests run on; a machine that cannot have them skips the tests with a reason.
 
-A cluster is started by the first test that wants it and serves the whole session. Everything of it is its own, network
-addresses included, so two test processes may each have one at the same time.
+The first test that needs a cluster starts it, and it serves the whole session. Clusters are independent of each other,
+network addresses included, so two test processes may each have one at the same time.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 
 @pytest.fixture(scope="session")
 def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that all others have to equal: two processes under torchrun on this machine."""
+    """The reference run: two processes under torchrun on this machine, never stopped."""
 
     def make(folder: Path) -> None:
         run_processes(2, "pretrain", *two_process_arguments(folder / "run", shards))

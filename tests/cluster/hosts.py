@@ -1,9 +1,9 @@
-"""Hosts on one machine: each has its own network, host name, processes, shared memory and /run; the disk is shared.
+"""Hosts on one machine: each has its own network, host name, processes, shared memory and /run; they share the disk.
 
-A host is a set of Linux namespaces that its first process holds open. It dies with the process that made it, however
-that one ends, and takes its processes, addresses and mounts along: nothing is left to clean up, and nothing of the
-machine itself is written. The hosts hang on one switch (a bridge in a namespace of its own), where a cable can be
-pulled; each host's own end can be made slow.
+A host is a set of Linux namespaces that its first process holds open. It ends with the process that made it, with all
+of its processes, addresses and mounts, so nothing needs cleaning up and nothing is written to the machine itself. The
+hosts are connected to one switch (a bridge in a namespace of its own), where a test can pull a cable; it can also limit
+a host's bandwidth.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.processes import ROOT
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"  # daemons stand where a user's path may not lead
 _NAMESPACES = ("--net", "--uts", "--mount", "--pid", "--ipc")
 _TOOLS = ("setpriv", "unshare", "nsenter", "ip", "tc", "mount")
-# The first process of a host: it sets the host up, then only reaps what is orphaned, as an init does.
+# The first process of a host: it sets the host up, then reaps orphans like an init.
 _INIT = """set -e
 hostname "$1"; ip link set lo up
 mount -t tmpfs tmpfs /dev/shm; mount -t tmpfs tmpfs /run; mkdir /run/sshd /run/munge
@@ -36,7 +36,7 @@ sleep infinity & wait
 
 
 def missing(*tools: str) -> str:
-    """Why this machine can have no such hosts, or tools for them; empty if it can."""
+    """Why this machine cannot have such hosts or lacks tools for them; empty if it can."""
     absent = [tool for tool in (*_TOOLS, *tools) if shutil.which(tool, path=PATH) is None]
     if absent:
         return f"not installed: {', '.join(absent)} (.ci/run installs them on Debian)"
@@ -50,7 +50,7 @@ def missing(*tools: str) -> str:
 
 
 def until(condition: Callable[[], object], *, seconds: float, what: str, shown: Callable[[], str] = str) -> None:
-    """Wait until `condition()` is true; fail after `seconds` with `shown()`, which tells what the children said."""
+    """Wait until `condition()` is true; fail after `seconds` with `shown()`, the output of the processes."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}\n{shown()}"
@@ -59,7 +59,7 @@ def until(condition: Callable[[], object], *, seconds: float, what: str, shown: 
 
 @dataclass(frozen=True)
 class Process:
-    """A command running on a host, its whole output in a file."""
+    """A command running on a host, with its output in a file."""
 
     entered: subprocess.Popen[bytes]
     log: Path
@@ -72,11 +72,11 @@ class Process:
         return self.entered.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the command itself, not those that it started."""
+        """Signal the command itself, not its children."""
         os.kill(_child(self.entered.pid), number)
 
     def wait(self, *, seconds: float) -> int:
-        """The exit code; fails with all that was said if it takes longer than `seconds`."""
+        """Wait for the exit code; fail with the output after `seconds`."""
         until(lambda: not self.running(), seconds=seconds, what="the end of the command", shown=lambda: self.said)
         return self.entered.wait()
 
@@ -108,8 +108,8 @@ class Host:
         enter = ("nsenter", "--target", str(self.init), *_NAMESPACES, "env", "--chdir", str(ROOT))
         return [*enter, *settings, *map(str, command)]
 
-    def run(self, *command: str | Path, expect: int = 0, seconds: float = 60, **environment: str) -> str:
-        """Run `command` to its end; returns standard output, fails with all output on another exit code."""
+    def run(self, *command: str | Path, expect: int = 0, seconds: float = 300, **environment: str) -> str:
+        """Run `command` to its end; return its standard output, fail with all output on an unexpected exit code."""
         words = self.words(*command, **environment)
         done = subprocess.run(words, capture_output=True, text=True, timeout=seconds)
         shown = f"{self.name}$ {' '.join(map(str, command))}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
@@ -126,7 +126,7 @@ class Host:
         return made
 
     def processes(self, naming: str = "") -> dict[int, str]:
-        """The command lines with `naming` in them of all that runs on this host, by the machine's process id."""
+        """The command lines on this host that contain `naming`, by the machine's process id."""
         space = Path(f"/proc/{self.init}/ns/pid").readlink()
         found: dict[int, str] = {}
         for folder in Path("/proc").glob("[0-9]*"):
@@ -139,7 +139,7 @@ class Host:
         return {pid: line for pid, line in found.items() if pid != self.init and line != "sleep infinity"}
 
     def kill(self, naming: str) -> list[int]:
-        """SIGKILL all that has `naming` in its command line; returns their ids."""
+        """SIGKILL all processes whose command line contains `naming`; return their ids."""
         killed = list(self.processes(naming))
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
@@ -147,7 +147,7 @@ class Host:
 
     @contextmanager
     def slowed(self, rate: str) -> Iterator[None]:
-        """Let out no more than `rate`, such as 1mbit."""
+        """Limit outgoing traffic to `rate`, such as 1mbit."""
         limit = ("tbf", "rate", rate, "burst", "16kb", "latency", "400ms")
         self.run("tc", "qdisc", "replace", "dev", "eth0", "root", *limit)
         try:
@@ -160,7 +160,7 @@ class Host:
         self._holder.kill()
         self._holder.communicate()
         for process in self._started:
-            process.wait(seconds=20)
+            process.wait(seconds=120)
 
 
 @dataclass(frozen=True)
@@ -220,5 +220,5 @@ def _connect(switch: Host, host: Host) -> None:
 def _child(pid: int) -> int:
     """The one child of a process that only waits for it."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
-    until(lambda: children.read_text().split(), seconds=10, what=f"process {pid} starts its command")
+    until(lambda: children.read_text().split(), seconds=120, what=f"process {pid} starts its command")
     return int(children.read_text().split()[0])

@@ -1,4 +1,4 @@
-"""A tiny pretraining run of two processes, launched, watched and disturbed by the tests of this folder."""
+"""A tiny pretraining run of two processes, which the tests of this folder launch, watch and disturb."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from videomae.run.metrics import read_metrics
 
 LAUNCH = (sys.executable, "-m", "launch")
 STEPS = 160
-# A start takes some ten seconds on two idle cores; what is bounded here is a hang, on a machine with other work.
-START_SECONDS = 180.0
+DEADLINE = 600.0  # seconds; a phase takes some ten on two idle cores, and only a hang may reach this under load
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's directory, and what starts it on two hosts."""
+    """A run directory, and the commands that start the run on two hosts."""
 
     path: Path
     shards: Path
@@ -30,7 +29,7 @@ class Run:
     overrides: tuple[str, ...] = ()
 
     def words(self, launcher: str, *more: str | Path, command: str = "launch", **cluster: Any) -> list[str | Path]:
-        """What a user types: `more` words after the config's, and further settings of the cluster."""
+        """The words of the command: `more` follow the config, and `cluster` adds settings to the cluster file."""
         file = self.path.parent / f"{self.path.name}-{launcher}.yaml"
         file.write_text(yaml.safe_dump({**self.cluster, "environment": {"OMP_NUM_THREADS": "1"}, **cluster}))
         settings = two_process_arguments(self.path, self.shards, *self.overrides)
@@ -46,22 +45,22 @@ class Run:
         return max((line["step"] for line in lines), default=0)
 
     def reaches(self, step: int, *, over: Callable[[], bool]) -> None:
-        """Wait for a step; fails as soon as what should get there is `over`."""
+        """Wait for a step; fail as soon as the processes are `over`."""
 
         def there() -> bool:
             assert self.step >= step or not over(), f"over before step {step}\n{self.said()}"
             return self.step >= step
 
-        until(there, seconds=START_SECONDS, what=f"step {step}", shown=self.said)
+        until(there, seconds=DEADLINE, what=f"step {step}", shown=self.said)
 
     @property
     def resumed(self) -> int:
-        """How often it went on from a checkpoint."""
+        """How often the run has resumed from a checkpoint."""
         log = self.path / "logs" / "rank-0.log"
         return log.read_text().count("resumes at step") if log.exists() else 0
 
     def said(self) -> str:
-        """Everything that the processes and scripts of the run wrote."""
+        """All output of the run's processes and scripts."""
         files = [path for path in sorted(self.path.glob("logs/*")) if path.is_file()]
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')}" for path in files)
 

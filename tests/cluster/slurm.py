@@ -28,7 +28,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 ReturnToService=2
-SlurmdTimeout=4
+SlurmdTimeout=20
 KillWait=3
 MinJobAge=3600
 SlurmdParameters=config_overrides
@@ -64,8 +64,7 @@ class Slurm:
     def wait(self, number: str, *states: str, seconds: float, restarts: int = 0) -> dict[str, str]:
         """Wait until a job that was requeued at least `restarts` times is in one of `states`.
 
-        Slurm gives the nodes of a requeued job two minutes to get well; here two seconds, after which they take it
-        for another one than they have just been told to end.
+        Slurm holds a requeued job for two minutes so that its nodes can clean up; here it is two seconds.
         """
         seen: dict[str, str] = {}
 
@@ -74,7 +73,7 @@ class Slurm:
             if seen["Reason"] == "BeginTime" and _far(seen["EligibleTime"]):
                 self.head.run("scontrol", "update", f"jobid={number}", "StartTime=now+2")
             there = seen["JobState"] in states and int(seen["Restarts"]) >= restarts
-            assert there or seen["JobState"] not in _ENDS, f"job {number} is at its end: {seen}\n{self.logs()}"
+            assert there or seen["JobState"] not in _ENDS, f"job {number} has ended: {seen}\n{self.logs()}"
             return there
 
         what = f"job {number} is {' or '.join(states)}, restarted {restarts} times"
@@ -82,23 +81,23 @@ class Slurm:
         return seen
 
     def ended(self, number: str) -> bool:
-        """Whether a job is over and does not come back."""
+        """Whether a job has ended and will not be requeued."""
         return self.job(number)["JobState"] in _ENDS
 
     def start_node(self, name: str) -> None:
         """Start slurmd on a node and wait until Slurm can use it."""
         self._daemons[name] = self.network[name].start("slurmd", "-D")
-        until(lambda: self._state(name) in ("idle", "mixed"), seconds=60, what=f"{name} is idle", shown=self.logs)
+        until(lambda: self._state(name) in ("idle", "mixed"), seconds=300, what=f"{name} is idle", shown=self.logs)
 
     def kill_node(self, name: str) -> None:
-        """A node dies: its slurmd, and all that runs there."""
+        """Kill all processes of a node, its slurmd too."""
         self.network[name].kill("")
 
     def _state(self, name: str) -> str:
         return self.head.run("sinfo", "--noheader", "--nodes", name, "--format", "%T").strip()
 
     def logs(self) -> str:
-        """The daemons' own logs, their last 60 lines."""
+        """The last 60 lines of each daemon's log."""
         return "\n".join(
             f"--- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-60:])
             for path in sorted(self.folder.glob("*.log"))
@@ -112,7 +111,7 @@ def _far(moment: str) -> bool:
 
 @contextmanager
 def slurm(folder: Path) -> Iterator[Slurm]:
-    """Slurm with two nodes of two CPUs, all of it in `folder`; ends with everything that runs on it."""
+    """Slurm with two nodes of two CPUs, with all files in `folder`; on exit everything that runs on it ends."""
     settings, sockets = folder / "etc", folder / "munge"
     for made in (settings, sockets, folder / "state", *(folder / f"spool-{name}" for name in NODES)):
         made.mkdir()
@@ -126,7 +125,7 @@ def slurm(folder: Path) -> Iterator[Slurm]:
         cluster = Slurm(folder, hosts)
         own = (f"--{name}={folder}/munged.{name}" for name in ("pid-file", "seed-file", "log-file"))
         cluster.head.start("munged", "--foreground", "--force", f"--key-file={key}", *own)
-        until((sockets / "munge.socket.2").exists, seconds=20, what="munge is up", shown=cluster.logs)
+        until((sockets / "munge.socket.2").exists, seconds=120, what="munge is up", shown=cluster.logs)
         cluster.head.start("slurmctld", "-D", "-c")
         for name in NODES:
             cluster.start_node(name)

@@ -1,4 +1,4 @@
-"""Two hosts that reach each other over a real sshd, without a password, as the machines of a small cluster do."""
+"""Two hosts that reach each other over a real sshd, without a password, like the machines of a small cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CLIENT = """Host *
 
 @contextmanager
 def ssh(folder: Path) -> Iterator[Network]:
-    """Hosts `n1` and `n2`; keys and settings lie in `folder`; the machine's own are neither read nor written."""
+    """Hosts `n1` and `n2`; keys and settings are in `folder`, and those of the machine are not used."""
     for name in ("host_key", "user_key"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(words, check=True, capture_output=True)
@@ -42,7 +42,7 @@ def ssh(folder: Path) -> Iterator[Network]:
         for name in NAMES:
             until(
                 lambda name=name: _answers(hosts, name),
-                seconds=20,
+                seconds=120,
                 what=f"sshd on {name} answers",
                 shown=lambda: "\n".join(path.read_text(errors="replace") for path in sorted(folder.glob("*.log"))),
             )
@@ -50,9 +50,9 @@ def ssh(folder: Path) -> Iterator[Network]:
 
 
 def _daemon() -> str:
-    return shutil.which("sshd", path=PATH) or "sshd"  # it wants to be called by its whole path
+    return shutil.which("sshd", path=PATH) or "sshd"  # sshd requires an absolute path
 
 
 def _answers(hosts: Network, name: str) -> bool:
     words = hosts["n1"].words("ssh", "-o", "ConnectTimeout=5", name, "true")
-    return subprocess.run(words, capture_output=True, timeout=20).returncode == 0
+    return subprocess.run(words, capture_output=True, timeout=120).returncode == 0

@@ -12,9 +12,8 @@ from tests.cluster.hosts import Host, Network
 from tests.cluster.slurm import Slurm
 from tests.stages import pretrain_arguments
 
-pytestmark = pytest.mark.cluster
-
-SECONDS = 240.0
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2000)]
+SECONDS = 600.0
 
 
 def ask(host: Host, folder: Path, words: list[str], cluster: dict[str, Any], *, expect: int) -> dict[str, Any]:
@@ -35,11 +34,10 @@ def _assert_two_healthy_hosts(found: dict[str, Any]) -> None:
         assert found[name]["level"] == "green", found
 
 
-@pytest.mark.timeout(600)
 def test_two_hosts_that_ssh_reaches_and_one_that_it_does_not(ssh: Network, shards: Path, tmp_path: Path) -> None:
     words = pretrain_arguments(tmp_path / "run", shards)
     cluster = {"hosts": ["n1", "n2"], "processes_per_node": 1, "ssh": {"connect_timeout": 2}}
-    _assert_two_healthy_hosts(ask(ssh["n1"], tmp_path, words, cluster, expect=0))
+    _assert_two_healthy_hosts(ask(ssh["n1"], tmp_path, [*words, "--timeout", "300"], cluster, expect=0))
     with ssh.cable_pulled("n2"):
         found = ask(ssh["n1"], tmp_path, [*words, "--timeout", "5"], cluster, expect=1)
     assert found["reaching hosts"]["level"] == found["network"]["level"] == "red"
@@ -47,7 +45,6 @@ def test_two_hosts_that_ssh_reaches_and_one_that_it_does_not(ssh: Network, shard
     assert found["versions"]["level"] == "green"
 
 
-@pytest.mark.timeout(600)
 def test_two_nodes_of_slurm(slurm: Slurm, shards: Path, tmp_path: Path) -> None:
-    words = [*pretrain_arguments(tmp_path / "run", shards), "--nodes", "2"]
+    words = [*pretrain_arguments(tmp_path / "run", shards), "--nodes", "2", "--timeout", "300"]
     _assert_two_healthy_hosts(ask(slurm.head, tmp_path, words, {"processes_per_node": 1}, expect=0))

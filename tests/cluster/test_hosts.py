@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.hosts import Network, until
 from tests.cluster.slurm import Slurm
 from tests.processes import ROOT
 
+pytestmark = pytest.mark.cluster
 _OWNER = """
 import sys, time
 from pathlib import Path
@@ -30,7 +33,7 @@ def test_hosts_reach_each_other_until_the_cable_is_pulled(ssh: Network) -> None:
     with ssh.cable_pulled("n2"):
         said = ssh["n1"].run(sys.executable, "-c", connect, expect=1)
     assert "timed out" in said or "No route" in said
-    until(lambda: ssh["n1"].run("ssh", "n2", "hostname") == "n2\n", seconds=20, what="n2 answers again")
+    until(lambda: ssh["n1"].run("ssh", "n2", "hostname") == "n2\n", seconds=120, what="n2 answers again")
 
 
 def test_a_slow_host_is_slow(ssh: Network) -> None:
@@ -38,15 +41,15 @@ def test_a_slow_host_is_slow(ssh: Network) -> None:
     timed = f"import time, subprocess; t = time.time(); subprocess.run(['ssh', 'n2', '{blob}'], stdout=-3)"
     with ssh["n2"].slowed("1mbit"):
         seconds = float(ssh["n1"].run(sys.executable, "-c", f"{timed}; print(time.time() - t)"))
-    assert 2.0 < seconds < 20.0  # 2.4 megabits
+    assert seconds > 2.0  # 2.4 megabits
 
 
 def test_a_signal_reaches_the_command_alone_and_processes_are_seen_by_host(ssh: Network) -> None:
     sleeper = ssh["n1"].start("sleep", "456")
-    until(lambda: ssh["n1"].processes("sleep 456"), seconds=20, what="sleep has started")
+    until(lambda: ssh["n1"].processes("sleep 456"), seconds=120, what="sleep has started")
     assert ssh["n2"].processes("sleep 456") == {}
     sleeper.signal(signal.SIGUSR1)
-    assert sleeper.wait(seconds=20) == -signal.SIGUSR1
+    assert sleeper.wait(seconds=120) == -signal.SIGUSR1
 
 
 def test_hosts_die_with_the_process_that_made_them(ssh: Network, tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_hosts_die_with_the_process_that_made_them(ssh: Network, tmp_path: Path)
         init = Path("/proc") / owner.stdout.readline().strip()
         assert init.is_dir()
         owner.kill()
-        until(lambda: not init.exists(), seconds=20, what="the host ends with its owner")
+        until(lambda: not init.exists(), seconds=120, what="the host ends with its owner")
 
 
 def test_slurm_runs_a_step_on_both_nodes(slurm: Slurm) -> None:

@@ -1,4 +1,4 @@
-"""The cluster's config: hosts, hostfiles, and mistakes that would only show on the machines."""
+"""The cluster config: hosts, hostfiles, and mistakes that would otherwise show on the machines only."""
 
 from pathlib import Path
 

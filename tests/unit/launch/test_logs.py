@@ -1,4 +1,4 @@
-"""Reading along with a run that speaks, starts again, and ends."""
+"""The logs of a run that writes, restarts and ends."""
 
 from collections.abc import Iterator
 from dataclasses import replace

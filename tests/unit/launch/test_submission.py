@@ -1,4 +1,4 @@
-"""What is submitted to Slurm, in which order, and what a person is told; Slurm is a script that writes it down."""
+"""What is submitted to Slurm, in which order, and what is printed; sbatch is a script that records its arguments."""
 
 import errno
 import fcntl
@@ -30,7 +30,7 @@ NUMBERS = 'n=$(cat count 2>/dev/null || echo 100); echo $((n + 1)) >count; echo 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The words that send a run to a Slurm of which only sbatch and an empty queue are there."""
+    """The words that submit a run to a fake Slurm with sbatch, scancel and an empty queue."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in (("sbatch", NUMBERS), ("squeue", ""), ("scancel", "")):
@@ -249,7 +249,7 @@ def test_the_exit_code_is_the_runs_own(
     )  # fmt: skip
     write = (tmp_path / "status.json").write_text
     write(json.dumps({**vars(before), "launcher": vars(before.launcher)}))
-    assert run_exit_code(1, tmp_path, before) == 1, "an earlier start's word counts for nothing"
+    assert run_exit_code(1, tmp_path, before) == 1, "the status of an earlier start does not count"
     after = replace(before, state=state, exit_code=exit_code, pid=2)
     write(json.dumps({**vars(after), "launcher": vars(after.launcher)}))
     assert run_exit_code(code, tmp_path, before) == expected
