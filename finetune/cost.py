@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from finetune.models.contract import ModelInput
+from finetune.models.interface import ModelInput
 from videomae.models.flops import count_flops, training_multiply_adds
 from videomae.run.metrics.meter import Workload
 from videomae.run.metrics.plateau import TrivialLoss

@@ -15,7 +15,7 @@ import numpy as np
 from finetune.config import FinetuneConfig
 from finetune.evaluate import Evaluation, Evaluator
 from finetune.export import Classifier, load_classifier
-from finetune.fusion import FusionError, LinearSvm, average, features
+from finetune.fusion import FusionError, average, features, fit_svm, svm_probabilities
 from finetune.stream import split
 from videomae.core.config import load
 from videomae.core.distributed import World
@@ -70,8 +70,5 @@ def fuse(members: Sequence[Member], fusion: str, world: World) -> Evaluation:
     if fusion == "svm":
         train = [member.probabilities("train", world) for member in members]
         seen_SF = features([probabilities for probabilities, _ in train])
-        svm = LinearSvm.fit(seen_SF, train[0][1], classes=fused_SK.shape[1])
-        scores_SK = svm.scores(features(val))
-        odds_SK = np.exp(scores_SK - scores_SK.max(axis=1, keepdims=True))
-        fused_SK = odds_SK / odds_SK.sum(axis=1, keepdims=True)
+        fused_SK = svm_probabilities(fit_svm(seen_SF, train[0][1]), features(val))
     return members[0].evaluator("val", world).summary(fused_SK, labels_S)

@@ -19,7 +19,7 @@ from torch import nn
 from finetune.accuracy import Accuracy, confusion
 from finetune.config import EvaluationConfig, FinetuneConfig
 from finetune.export import load_classifier
-from finetune.models.contract import ModelInput
+from finetune.models.interface import ModelInput
 from finetune.stream import EvaluationViews, LabelledBatch, collate, split
 from videomae.core.config import load
 from videomae.core.distributed import World, read_world

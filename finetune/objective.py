@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.mixup import MixupConfig, cross_entropy, mix, partners, soft_labels
-from finetune.models.contract import ModelInput
+from finetune.models.interface import ModelInput
 from finetune.stream import LabelledBatch
 from videomae.data.transforms.augment import normalize
 

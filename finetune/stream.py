@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from finetune.config import EvaluationConfig, FinetuneConfig, FinetuneDataConfig
-from finetune.models.contract import ModelInput
+from finetune.models.interface import ModelInput
 from videomae.core.distributed import World
 from videomae.data.batch import TensorBatch
 from videomae.data.datasets import DataSets

@@ -26,7 +26,7 @@ DOORS = {
     "av": "videomae/data/video/",
     "torchvision": "videomae/core/torchvision_compat.py",
     "timm": "videomae/models/weights/image_vit.py",
-    "cv2": "finetune/flow.py",
+    "cv2": "finetune/models/optical_flow.py",
 }
 SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "benchmark": BenchmarkConfig}
 

@@ -34,10 +34,10 @@ from finetune.models import (
 from finetune.models.c3d import C3dConfig
 from finetune.models.cnn_lstm import CnnLstmConfig
 from finetune.models.cnn_mamba import CnnMambaConfig
-from finetune.models.contract import InputError, ModelInput, Published
 from finetune.models.early_fusion import EarlyFusionConfig
 from finetune.models.examples import ExampleConfig
 from finetune.models.i3d import I3dConfig
+from finetune.models.interface import InputError, ModelInput, Published
 from finetune.models.late_fusion import LateFusionConfig
 from finetune.models.multi_resolution import MultiResolutionConfig
 from finetune.models.probes import ProbeConfig

@@ -8,17 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from finetune.models.contract import HALF, ModelInput, Published
+from finetune.models.interface import HALF, ModelInput, Published
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 
 _WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
-_POOLED_AFTER = (1, 2, 4, 6, 8)  # the first pool leaves time as it is
+_POOLED_AFTER = (1, 2, 4, 6, 8)  # the first pool halves space only
 
 
 @configclass
 class C3dConfig:
-    """16 frames of 112 x 112; `shrink` divides all widths, for small tests."""
+    """16 frames of 112 x 112; `shrink` divides all widths, for tests."""
 
     name: Literal["c3d"] = "c3d"
     frames: int = 16
@@ -29,7 +29,7 @@ class C3dConfig:
     def __post_init__(self) -> None:
         if self.frames < 16 or self.size < 16:
             raise UserError(
-                f"c3d halves time and space four times and more: it wants at least 16 frames of 16 x 16, "
+                f"c3d halves time and space at least four times and needs at least 16 frames of 16 x 16, "
                 f"got frames={self.frames}, size={self.size}"
             )
         if not 1 <= self.shrink <= 64:
@@ -49,7 +49,7 @@ class C3d(nn.Module):
 
     def __init__(self, config: C3dConfig, classes: int, *, initialise: bool = True) -> None:
         super().__init__()
-        del initialise  # there are no weights to start from
+        del initialise  # there are no pretrained weights
         self.input = config.input
         widths = [3, *(width // config.shrink for width in _WIDTHS)]
         self.features = nn.Sequential()
@@ -66,7 +66,7 @@ class C3d(nn.Module):
         self.fc7 = nn.Linear(hidden, hidden)
         self.fc8 = nn.Linear(hidden, classes)
         self.dropout = nn.Dropout(config.dropout)
-        for layer in self.modules():  # without norms, the default would shrink the signal eightfold from layer to layer
+        for layer in self.modules():  # without norms, torch's default would shrink activations eightfold per layer
             if isinstance(layer, (nn.Conv3d, nn.Linear)) and layer is not self.fc8:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias) if layer.bias is not None else None
@@ -84,7 +84,7 @@ PUBLISHED = {
         parameters=78.4,
         gmacs=39.5,
         classes=101,
-        note="the eight convolutions agree layer by layer, 38.50 together; the linear layers have 0.05 GMACs of "
-        "products, for which the course gives 0.51, and 39.5 in all",
+        note="the eight convolutions agree layer by layer, 38.50 in total; the linear layers have 0.05 GMACs, for "
+        "which the course gives 0.51, and 39.5 for the network",
     )
 }

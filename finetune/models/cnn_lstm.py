@@ -1,9 +1,9 @@
-"""CNN-LSTM: features of each frame, read in order by an LSTM (Donahue et al. 2015; Ng et al. 2015).
+"""CNN-LSTM: an LSTM over the features of each frame (Donahue et al. 2015; Ng et al. 2015).
 
-- `cnn_lstm`, many-to-one: the last state of the top layer is classified.
-- `cnn_lstm_many`, many-to-many: every state is classified and the logits are averaged.
-- `cnn_lstm_frozen`: many-to-one over a frozen image network, whose batch norms keep their statistics too. The layer
-  that turns its output into features, the LSTM and the classifier are trained.
+- `cnn_lstm`, many-to-one: classifies the last state of the top layer.
+- `cnn_lstm_many`, many-to-many: classifies every state and averages the logits.
+- `cnn_lstm_frozen`: many-to-one over a frozen image network, its batch norm statistics included. The projection to
+  features, the LSTM and the classifier are trained.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Literal, Self
 from torch import Tensor, nn
 
 from finetune.models import resnet
-from finetune.models.contract import Published
+from finetune.models.interface import Published
 from videomae.core.config import configclass
 from videomae.models.weights.torchvision import source_label
 
 
 @configclass
 class CnnLstmConfig(resnet.FramesConfig):
-    """ResNet-18 -> 512 on each frame -> LSTM -> 128 -> classes."""
+    """ResNet-18 -> 512 per frame -> LSTM -> 128 -> classes."""
 
     name: Literal["cnn_lstm", "cnn_lstm_many", "cnn_lstm_frozen"] = "cnn_lstm"
     hidden: int = 389
     layers: int = 3
-    dropout: float = 0.0  # between the layers of the LSTM
+    dropout: float = 0.0  # between LSTM layers
 
     @property
     def pretrained(self) -> str:
@@ -54,12 +54,12 @@ class CnnLstm(nn.Module):
         return self
 
     def states(self, video_BCTHW: Tensor) -> Tensor:
-        """states_BTD of the top layer after each frame."""
+        """Hidden states_BTD of the top layer."""
         self.input.check(video_BCTHW)
         return self.lstm(resnet.frame_features(self.network, video_BCTHW))[0]
 
     def frame_logits(self, video_BCTHW: Tensor) -> Tensor:
-        """logits_BTK after each frame."""
+        """logits_BTK of every state."""
         return self.classifier(self.states(video_BCTHW))
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class CnnLstm(nn.Module):
 
 PUBLISHED = {
     "cnn_lstm": Published(
-        source="course, RWF-2000 table; its accuracy comes from a run that did not train the LSTM",
+        source="course, RWF-2000 table; its accuracy is from a run that did not train the LSTM",
         parameters=15.3,
         rwf2000=63.0,
         pretrained="ImageNet",

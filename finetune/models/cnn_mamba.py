@@ -1,4 +1,4 @@
-"""CNN-Mamba: features of each frame, read in order by selective state-space layers (Gu and Dao 2023)."""
+"""CNN-Mamba: selective state-space layers over the features of each frame (Gu and Dao 2023)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.models import resnet
-from finetune.models.contract import Published
+from finetune.models.interface import Published
 from finetune.models.selective_scan import SelectiveScan
 from videomae.core.config import configclass
 
 
 @configclass
 class CnnMambaConfig(resnet.FramesConfig):
-    """ResNet-18 -> 512 on each frame -> Mamba layers -> norm -> mean over time -> classes."""
+    """ResNet-18 -> 512 per frame -> Mamba layers -> norm -> mean over time -> classes."""
 
     name: Literal["cnn_mamba"] = "cnn_mamba"
     layers: int = 3
@@ -42,7 +42,7 @@ class MambaLayer(nn.Module):
         self._initialise_step()
 
     def _initialise_step(self) -> None:
-        """Step sizes start log-uniform in [0.001, 0.1]; the bias is the inverse of softplus there (section 3.6)."""
+        """Initialise step sizes log-uniformly in [0.001, 0.1], through the inverse of softplus (section 3.6)."""
         nn.init.uniform_(self.step.weight, -(self.rank**-0.5), self.rank**-0.5)
         steps = torch.exp(torch.empty_like(self.step.bias).uniform_(math.log(1e-3), math.log(1e-1)))
         with torch.no_grad():
@@ -51,7 +51,7 @@ class MambaLayer(nn.Module):
     def forward(self, tokens_BTD: Tensor) -> Tensor:
         steps = tokens_BTD.shape[1]
         x_BTE, gate_BTE = self.expand(self.norm(tokens_BTD)).chunk(2, dim=-1)
-        convolved = self.conv(x_BTE.transpose(1, 2))[..., :steps]  # padded on both sides: the end would see the future
+        convolved = self.conv(x_BTE.transpose(1, 2))[..., :steps]  # drops the padding at the end: causal
         x_BTE = functional.silu(convolved.transpose(1, 2))
         rank_BTR, b_BTN, c_BTN = self.select(x_BTE).split([self.rank, self.state, self.state], dim=-1)
         y_BTE = self.scan(x_BTE, functional.softplus(self.step(rank_BTR)), b_BTN, c_BTN)
@@ -70,7 +70,7 @@ class CnnMamba(nn.Module):
         self.classifier = nn.Linear(resnet.WIDTH, classes)
 
     def states(self, video_BCTHW: Tensor) -> Tensor:
-        """states_BTD after each frame; none sees a later frame."""
+        """states_BTD; a state depends on no later frame."""
         self.input.check(video_BCTHW)
         return self.norm(self.layers(resnet.frame_features(self.network, video_BCTHW)))
 

@@ -1,4 +1,4 @@
-"""Early fusion: all frames are stacked on the channel axis, so that the first convolution alone sees time."""
+"""Early fusion: frames are stacked on the channel axis, so that only the first convolution mixes time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from finetune.models import resnet
-from finetune.models.contract import Published
+from finetune.models.interface import Published
 from videomae.core.config import configclass
 
 
 @configclass
 class EarlyFusionConfig(resnet.FramesConfig):
-    """ResNet-18 whose first convolution takes 3T channels, -> 512 -> 128 -> classes."""
+    """ResNet-18 with 3T input channels -> 512 -> 128 -> classes."""
 
     name: Literal["early_fusion"] = "early_fusion"
 

@@ -1,7 +1,7 @@
-"""The course's three small networks that show what fusion early, late and throughout does to the receptive field.
+"""The course's three small networks, which show the receptive fields of late fusion, early fusion and 3D convolution.
 
-Each is conv 3 -> 12, pool 4, conv 12 -> 24, a global average and a linear classifier, on 20 frames of 64 x 64. They
-differ in one thing: the late one convolves frames, the early one a stack of frames, the third one space and time.
+Each is conv 3 -> 12, pool 4, conv 12 -> 24, a global average and a linear classifier, on 20 frames of 64 x 64.
+`example_late` convolves single frames, `example_early` frames stacked on the channel axis, `example_3d` space and time.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.models.contract import ModelInput, Published
+from finetune.models.interface import ModelInput, Published
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 
 
 @configclass
 class ExampleConfig:
-    """Which of the three networks."""
+    """Selects one of the three networks."""
 
     name: Literal["example_late", "example_early", "example_3d"] = "example_late"
     frames: int = 20
@@ -26,7 +26,10 @@ class ExampleConfig:
 
     def __post_init__(self) -> None:
         if self.size < 4 or (self.name == "example_3d" and self.frames < 4):
-            raise UserError(f"the example networks pool by 4: got frames={self.frames}, size={self.size}")
+            raise UserError(
+                f"the example networks pool by 4: size, and frames of example_3d, must be at least 4, "
+                f"got frames={self.frames}, size={self.size}"
+            )
 
     @property
     def input(self) -> ModelInput:
@@ -42,7 +45,7 @@ class Example(nn.Module):
 
     def __init__(self, config: ExampleConfig, classes: int, *, initialise: bool = True) -> None:
         super().__init__()
-        del initialise  # there are no weights to start from
+        del initialise  # there are no pretrained weights
         self.input = config.input
         self.early = config.name == "example_early"
         time = 3 if config.name == "example_3d" else 1

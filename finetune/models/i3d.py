@@ -1,4 +1,4 @@
-"""I3D: an image ResNet of torchvision inflated over time, with non-local blocks if wanted."""
+"""I3D: torchvision's image ResNet inflated over time, optionally with non-local blocks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from finetune.models.contract import ModelInput, Published
 from finetune.models.inflation import inflate_resnet
+from finetune.models.interface import ModelInput, Published
 from finetune.models.non_local import NonLocal, Similarity
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
@@ -18,7 +18,7 @@ from videomae.models.weights.torchvision import source_label, torchvision_state
 
 @configclass
 class I3dConfig:
-    """`i3d` is the inflated ResNet; `i3d_non_local` has a non-local block after every other block of stages 2 and 3."""
+    """`i3d` is the inflated ResNet, `i3d_non_local` has a non-local block after every other block of stages 2 and 3."""
 
     name: Literal["i3d", "i3d_non_local"] = "i3d"
     frames: int = 16
@@ -30,7 +30,7 @@ class I3dConfig:
 
     def __post_init__(self) -> None:
         if self.time_kernel < 1 or self.time_kernel % 2 == 0:
-            raise UserError(f"time_kernel must be odd, so that it has a middle frame; got {self.time_kernel}")
+            raise UserError(f"time_kernel must be odd, got {self.time_kernel}")
 
     @property
     def input(self) -> ModelInput:
@@ -56,28 +56,28 @@ class I3d(nn.Module):
         self.network = inflate_resnet(flat, time_kernel=config.time_kernel)
         self.network.fc = nn.Linear(self.network.fc.in_features, classes)
         if config.name == "i3d_non_local":
-            _insert(self.network, config.similarity)
+            _insert_non_local(self.network, config.similarity)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         self.input.check(video_BCTHW)
         return self.network(video_BCTHW)
 
 
-def _insert(network: models.ResNet, similarity: Similarity) -> None:
-    """A non-local block after every second residual block of the second and third stage."""
+def _insert_non_local(network: models.ResNet, similarity: Similarity) -> None:
+    """Insert a non-local block after every second residual block of the second and third stage."""
     for stage in ("layer2", "layer3"):
         blocks = list(network.get_submodule(stage).children())
         channels = [_channels(block) for block in blocks]
-        grown = nn.Sequential()
+        extended = nn.Sequential()
         for index, (block, width) in enumerate(zip(blocks, channels, strict=True)):
-            grown.append(block)
+            extended.append(block)
             if index % 2:
-                grown.append(NonLocal(width, similarity=similarity))
-        network.add_module(stage, grown)
+                extended.append(NonLocal(width, similarity=similarity))
+        network.add_module(stage, extended)
 
 
 def _channels(block: nn.Module) -> int:
-    """Channels that a residual block gives: those of its last norm."""
+    """Output channels of a residual block: those of its last norm."""
     norms = [layer for name, layer in block.named_children() if name.startswith("bn")]
     assert isinstance(norms[-1], nn.BatchNorm3d)
     return norms[-1].num_features

@@ -1,7 +1,7 @@
 """Inflation of an image ResNet over time (I3D: Carreira and Zisserman 2017, arXiv 1705.07750, section 2.4.1).
 
-Every 2D kernel is copied to each of its frames and divided by their number, and time is padded by repeating the first
-and last frame. A still video therefore gives exactly what the image network gives for its frame.
+Each 2D kernel is repeated over its frames and divided by their number, and time is padded by replicating the first and
+last frame. On a still video, the inflated network therefore returns what the image network returns for its frame.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from videomae.core.torchvision_compat import models
 
 
 class InflatedConv(nn.Conv3d):
-    """A 3D convolution that repeats the outer frames where its kernel reaches beyond the clip."""
+    """A 3D convolution with replicate padding along time."""
 
     def forward(self, input: Tensor) -> Tensor:
         """maps_BCTHW in and out."""
-        reach = self.kernel_size[0] // 2
-        if reach:
-            input = functional.pad(input, (0, 0, 0, 0, reach, reach), mode="replicate")
+        margin = self.kernel_size[0] // 2
+        if margin:
+            input = functional.pad(input, (0, 0, 0, 0, margin, margin), mode="replicate")
         return super().forward(input)
 
 
 def inflate_resnet(network: models.ResNet, *, time_kernel: int = 3) -> models.ResNet:
-    """Turn a torchvision ResNet into one over maps_BCTHW, in place, its weights inflated.
+    """Turn a torchvision ResNet into one over maps_BCTHW in place and inflate its weights.
 
-    Kernels of 3 x 3 and 7 x 7 get `time_kernel` frames (odd), 1 x 1 stay single; where a stage halves space it halves
-    time, except in the stem.
+    Kernels of 3 x 3 and 7 x 7 get `time_kernel` frames (odd), those of 1 x 1 one frame. A strided convolution has the
+    same stride in time and space, except in the stem.
     """
     for name, child in list(network.named_modules()):
         replacement = _inflated(child, time_kernel, stem=name == "conv1")

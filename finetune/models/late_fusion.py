@@ -1,4 +1,4 @@
-"""Late fusion: features of each frame by itself, joined over time just before the classifier.
+"""Late fusion: features of single frames, fused over time just before the classifier.
 
 Two variants of the course: `late_fusion` averages the features over time, `late_fusion_fc` concatenates them.
 """
@@ -10,13 +10,13 @@ from typing import Literal
 from torch import Tensor, nn
 
 from finetune.models import resnet
-from finetune.models.contract import Published
+from finetune.models.interface import Published
 from videomae.core.config import configclass
 
 
 @configclass
 class LateFusionConfig(resnet.FramesConfig):
-    """ResNet-18 -> 512 on each frame, joined over time, -> 128 -> classes."""
+    """ResNet-18 -> 512 per frame -> fusion over time -> 128 -> classes."""
 
     name: Literal["late_fusion", "late_fusion_fc"] = "late_fusion"
 
@@ -32,7 +32,7 @@ class LateFusion(nn.Module):
         self.classifier = resnet.classifier(resnet.WIDTH * (config.frames if self.concatenates else 1), classes)
 
     def features(self, video_BCTHW: Tensor) -> Tensor:
-        """features_BTD of each frame by itself."""
+        """features_BTD of single frames."""
         self.input.check(video_BCTHW)
         return resnet.frame_features(self.network, video_BCTHW)
 

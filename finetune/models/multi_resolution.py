@@ -1,7 +1,7 @@
 """Multi-resolution CNN (Karpathy et al. 2014, section 3.2): a context stream and a fovea stream.
 
-The context stream sees the whole frame at half the resolution, the fovea stream its central half at full resolution:
-together they cost half as much as one stream over all pixels. Features are averaged over time and concatenated.
+The context stream gets the whole frame at half resolution, the fovea stream its central half at full resolution;
+together they cost half as much as one stream at full resolution. Features are averaged over time and concatenated.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.models import resnet
-from finetune.models.contract import Published
+from finetune.models.interface import Published
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 
 
 @configclass
 class MultiResolutionConfig(resnet.FramesConfig):
-    """Two ResNet-18, each on frames of half the size, -> 1024 -> 128 -> classes."""
+    """Two ResNet-18 on frames of half the size -> 1024 -> 128 -> classes."""
 
     name: Literal["multi_resolution"] = "multi_resolution"
 
     def __post_init__(self) -> None:
         if self.size % 2:
-            raise UserError(f"size must be even, for the fovea is half of it; got {self.size}, try {self.size + 1}")
+            raise UserError(f"size must be even, since the fovea is half of it; got {self.size}, try {self.size + 1}")
 
 
 class MultiResolution(nn.Module):

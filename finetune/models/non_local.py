@@ -1,9 +1,9 @@
-"""Non-local blocks (Wang et al. 2018, arXiv 1711.07971): each place of a 3D map attends to all others.
+"""Non-local blocks (Wang et al. 2018, arXiv 1711.07971): each position of a 3D map attends to all others.
 
-The block's last batch norm starts with a gain of zero, so that a fresh block changes nothing and can be put into a
-pretrained network (section 4.1). Keys and values are subsampled by a 2 x 2 pooling of space.
+The weight of the last batch norm starts at zero, so that a new block is the identity and can be inserted into a
+pretrained network (section 4.1). Keys and values are subsampled by 2 x 2 max pooling over space.
 
-Shapes: B batch, C channels, T frames, H height, W width, N = T * H * W places, M places left after the subsampling.
+Shapes: B batch, C channels, T frames, H height, W width, N = T * H * W positions, M positions after subsampling.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class NonLocal(nn.Module):
         nn.init.zeros_(self.norm.weight)
 
     def weights(self, maps_BCTHW: Tensor) -> Tensor:
-        """weights_BNM of place i over places j."""
+        """Attention weights_BNM of position i over positions j."""
         sampled = self.subsample(maps_BCTHW)
         if self.similarity == "gaussian":
             queries, keys = maps_BCTHW, sampled

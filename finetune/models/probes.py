@@ -1,7 +1,7 @@
-"""Probes: what a frozen encoder's features are worth, read out by as little as possible.
+"""Linear and attentive probes of a frozen encoder.
 
-- `videomae_linear`: mean of all tokens, batch norm without a gain (He et al. 2022, appendix A), one linear layer.
-- `videomae_attentive`: one learned query attends over all tokens, then one linear layer (Bardes et al. 2024, V-JEPA).
+- `videomae_linear`: mean of all tokens, batch norm without affine parameters, a linear layer (He et al. 2022, app. A).
+- `videomae_attentive`: one learned query attends over all tokens, then a linear layer (Bardes et al. 2024, V-JEPA).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.models.contract import Published
-from finetune.models.videomae import EncoderStart, encoder_config, encoder_label, load_backbone
+from finetune.models.interface import Published
+from finetune.models.videomae import EncoderModelConfig, encoder_config, encoder_label, load_backbone
 from videomae.core.config import configclass
 from videomae.models.encoder import VideoEncoder
 from videomae.models.transformer import initialize
 
 
 @configclass
-class ProbeConfig(EncoderStart):
-    """The encoder, frozen, and the probe that `name` says; without weights it is a baseline of random features."""
+class ProbeConfig(EncoderModelConfig):
+    """A frozen encoder and the probe `name`; without weights, the features are random."""
 
     name: Literal["videomae_linear", "videomae_attentive"] = "videomae_linear"
 
@@ -33,7 +33,7 @@ class ProbeConfig(EncoderStart):
 
 
 class Probe(nn.Module):
-    """(video_BCTHW) -> logits_BK; the encoder neither learns nor drops anything."""
+    """(video_BCTHW) -> logits_BK; the encoder stays frozen and in evaluation mode."""
 
     def __init__(self, config: ProbeConfig, classes: int, *, initialise: bool = True) -> None:
         super().__init__()
@@ -54,9 +54,9 @@ class Probe(nn.Module):
         return self
 
     def features(self, video_BCTHW: Tensor) -> Tensor:
-        """features_BD that the linear layer reads."""
+        """features_BD, the input of the linear layer."""
         self.input.check(video_BCTHW)
-        return self.norm(self.pool(self.encoder(video_BCTHW)))  # nothing in the encoder asks for a gradient
+        return self.norm(self.pool(self.encoder(video_BCTHW)))
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         return self.head(self.features(video_BCTHW))
@@ -70,7 +70,7 @@ class MeanPool(nn.Module):
 
 
 class AttentivePool(nn.Module):
-    """features_BD: what a learned query finds by attention over all tokens."""
+    """features_BD: attention of one learned query over all tokens."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class AttentivePool(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def weights(self, tokens_BND: Tensor) -> Tensor:
-        """weights_BHN: how much each head takes from each token."""
+        """Attention weights_BHN of each head over the tokens."""
         key, _ = self._split(tokens_BND)
         return torch.softmax((self.query * key).sum(-1) / key.shape[-1] ** 0.5, dim=-1)
 

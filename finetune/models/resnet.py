@@ -1,4 +1,4 @@
-"""The image network inside the course's CNNs: torchvision's ResNet-18, its last layer replaced by 512 features."""
+"""The image backbone of the course's CNNs: torchvision's ResNet-18 with a last layer of 512 features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from finetune.models.contract import ModelInput
+from finetune.models.interface import ModelInput
 from videomae.core.config import configclass
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.files import load_strictly
@@ -17,7 +17,7 @@ WIDTH = 512
 
 @configclass
 class FramesConfig:
-    """What all models on this network are told; a model's own config names it and may add to it."""
+    """Base config of the models with this backbone."""
 
     name: str
     frames: int = 16
@@ -34,14 +34,14 @@ class FramesConfig:
 
 
 def resnet18(*, weights: str | None, conv1_frames: int = 1, flow_fields: int = 0) -> models.ResNet:
-    """ResNet-18 with a fresh `fc` to 512 features, images_BCHW -> features_BD.
+    """ResNet-18 with a new `fc` to 512 features, images_BCHW -> features_BD.
 
     Args:
-        weights: None for random, "imagenet", or the path of a file with torchvision's keys; its classifier is dropped.
-        conv1_frames: frames stacked on the channel axis (C = 3 * frames); the pretrained first kernel is repeated for
-            each and divided by their number, so that a still video gives what its frame gave.
-        flow_fields: not 0 for flow instead of frames (C = 2 * fields); each channel starts from the pretrained kernel's
-            mean over colours (Wang et al. 2016, section 3.2).
+        weights: None for random, "imagenet", or the path of a file with torchvision's keys; its classifier is left out.
+        conv1_frames: frames stacked on the channel axis (C = 3 * frames); the pretrained first kernel is
+            repeated and divided by their number, so that a still video gives the output of its frame.
+        flow_fields: if not 0, optical flow replaces frames (C = 2 * fields); every channel starts from the mean of the
+            pretrained kernel over colours (Wang et al. 2016, section 3.2).
     """
     network = models.resnet18(num_classes=WIDTH)
     if weights is not None:
@@ -57,7 +57,7 @@ def resnet18(*, weights: str | None, conv1_frames: int = 1, flow_fields: int = 0
 
 
 def frame_features(network: nn.Module, video_BCTHW: Tensor) -> Tensor:
-    """features_BTD of each frame by itself."""
+    """features_BTD of single frames."""
     features_ND = network(rearrange(video_BCTHW, "b c t h w -> (b t) c h w"))
     return rearrange(features_ND, "(b t) d -> b t d", b=len(video_BCTHW))
 
@@ -68,7 +68,7 @@ def classifier(features: int, classes: int) -> nn.Sequential:
 
 
 def _first_layer(start_DCHW: Tensor, *, keep: bool) -> nn.Conv2d:
-    """ResNet's first convolution for as many channels as `start_DCHW` has, from it or at random."""
+    """ResNet's first convolution with the shape of `start_DCHW`; copies its values if `keep`."""
     layer = nn.Conv2d(start_DCHW.shape[1], start_DCHW.shape[0], 7, stride=2, padding=3, bias=False)
     if keep:
         with torch.no_grad():

@@ -1,8 +1,8 @@
 """S3D: separable 3D Inception (Xie et al. 2018, arXiv 1712.04851), torchvision's network with two changes.
 
-Its fixed 2 x 7 x 7 pooling becomes a mean over all that is left, the same at 224 x 224 and possible at smaller sizes.
-Its batch norms keep 0.999 of their running statistics a step, which takes thousands of steps to settle; here 0.9, as
-elsewhere, since a short training would otherwise be evaluated with the statistics of the initial weights.
+A global average replaces its fixed 2 x 7 x 7 pooling: equal at 224 x 224 and valid for smaller inputs. The momentum of
+its batch norms is torch's default 0.1 instead of 0.001, with which running statistics take thousands of steps to
+converge: a short training would be evaluated with statistics of the initial weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from finetune.models.contract import KINETICS_MEAN, KINETICS_STD, ModelInput, Published
+from finetune.models.interface import KINETICS_MEAN, KINETICS_STD, ModelInput, Published
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import models
@@ -31,11 +31,11 @@ class S3dConfig:
     weights: str | None = None  # "kinetics", a file, or none
 
     def __post_init__(self) -> None:
-        # Five to seven frames would do for the shapes, but there the weight gradient of a convolution of kernel 7,
-        # stride 2 and padding 3 reads and writes beyond its memory on a CPU (torch 2.13 with oneDNN 3.12).
+        # Shapes would allow 5 to 7 frames, but there the weight gradient of a convolution with kernel 7, stride 2 and
+        # padding 3 accesses memory out of bounds on CPUs (torch 2.13 with oneDNN 3.12).
         if self.frames < 8 or self.size < 17:
             raise UserError(
-                f"s3d halves time thrice and space five times: it wants at least 8 frames of 17 x 17, "
+                f"s3d halves time 3 times and space 5 times and needs at least 8 frames of 17 x 17, "
                 f"got frames={self.frames}, size={self.size}"
             )
 
@@ -73,7 +73,7 @@ PUBLISHED = {
         gmacs=17.979,
         rwf2000=78.8,
         pretrained="scratch",
-        note="torchvision's S3D has 7.9M parameters with 2 classes and 8.3M with 400; the course does not say what "
-        "network its 9.1M count",
+        note="torchvision's S3D has 7.9M parameters with 2 classes and 8.3M with 400; the course does not say which "
+        "network has 9.1M",
     )
 }

@@ -4,10 +4,10 @@ A linear recurrence whose step size, input and output maps depend on the input:
 
     h_t = exp(delta_t A) h_(t-1) + delta_t B_t x_t        y_t = C_t h_t + D x_t
 
-Time is taken apart by `unbind`, whose backward is one stack: indexing with `h[:, t]` would make a full-size gradient
-for every step. Where the CUDA kernel package `mamba_ssm` is installed and the tensors are on a GPU, it does the work.
+Time is split by `unbind`, whose backward is one stack: indexing with `h[:, t]` would allocate a full-size gradient per
+step. CUDA tensors use the kernel of the package `mamba_ssm` where it is installed.
 
-Shapes: B batch, T steps, E channels, N state size a channel.
+Shapes: B batch, T steps, E channels, N state size per channel.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 
 class SelectiveScan(nn.Module):
-    """The recurrence with its own A and D; in float32 whatever the precision around it."""
+    """The recurrence with learned A and D; computes in float32 in any surrounding precision."""
 
     def __init__(self, channels: int, state: int) -> None:
         super().__init__()
-        # A starts at -1 .. -N for every channel (S4D-Real); its logarithm is learned, so that it stays negative.
+        # A starts at -1 .. -N for every channel (S4D-Real); learned as a logarithm, so that A stays negative.
         self.log_decay = nn.Parameter(torch.arange(1, state + 1).float().log().repeat(channels, 1))
         self.skip = nn.Parameter(torch.ones(channels))
 
@@ -43,13 +43,13 @@ class SelectiveScan(nn.Module):
     def extra_multiply_adds(self, x_BTE: Tensor, delta_BTE: Tensor, b_BTN: Tensor, c_BTN: Tensor) -> int:
         """delta A, delta B x and the recurrence for each state value, delta x and D x for each channel.
 
-        C h is a matrix product, which the counter sees by itself.
+        C h is a matrix product, which the counter sees.
         """
         return x_BTE.numel() * (3 * b_BTN.shape[-1] + 2)
 
 
 def scan(x_BTE: Tensor, delta_BTE: Tensor, a_EN: Tensor, *, b_BTN: Tensor, c_BTN: Tensor) -> Tensor:
-    """y_BTE without the skip term, step by step in the precision of the inputs."""
+    """y_BTE without the skip term, computed step by step in the dtype of the inputs."""
     decay_BTEN = torch.exp(delta_BTE[..., None] * a_EN)
     drive_BTEN = (delta_BTE * x_BTE)[..., None] * b_BTN[:, :, None]
     state_BEN = torch.zeros_like(drive_BTEN[:, 0])
@@ -63,7 +63,7 @@ def scan(x_BTE: Tensor, delta_BTE: Tensor, a_EN: Tensor, *, b_BTN: Tensor, c_BTN
 def _by_kernel(
     kernel: Callable[..., Tensor], inputs: tuple[Tensor, Tensor, Tensor, Tensor], a_EN: Tensor, skip_E: Tensor
 ) -> Tensor:
-    """The package wants time last: x and delta as (B, E, T), B and C as (B, N, T)."""
+    """The kernel expects time last: x and delta as (B, E, T), B and C as (B, N, T)."""
     x, delta, b, c = (tensor.transpose(1, 2).contiguous() for tensor in inputs)
     return kernel(x, delta, a_EN, b, c, D=skip_E.float()).transpose(1, 2)
 

@@ -1,4 +1,4 @@
-"""Single-frame CNN: every frame is classified by itself and the frames' logits are averaged; time is not seen."""
+"""Single-frame CNN: classifies each frame and averages the logits; ignores the order of frames."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal
 from torch import Tensor, nn
 
 from finetune.models import resnet
-from finetune.models.contract import Published
+from finetune.models.interface import Published
 from videomae.core.config import configclass
 
 
 @configclass
 class SingleFrameConfig(resnet.FramesConfig):
-    """ResNet-18 -> 512 -> 128 -> classes on each frame."""
+    """ResNet-18 -> 512 -> 128 -> classes per frame."""
 
     name: Literal["single_frame"] = "single_frame"
 
@@ -28,7 +28,7 @@ class SingleFrame(nn.Module):
         self.classifier = resnet.classifier(resnet.WIDTH, classes)
 
     def frame_logits(self, video_BCTHW: Tensor) -> Tensor:
-        """logits_BTK of each frame by itself."""
+        """logits_BTK of single frames."""
         self.input.check(video_BCTHW)
         return self.classifier(resnet.frame_features(self.network, video_BCTHW))
 

@@ -1,4 +1,4 @@
-"""Slow fusion (Karpathy et al. 2014, section 3.1): time is merged little by little, by 3D convolutions throughout.
+"""Slow fusion (Karpathy et al. 2014, section 3.1): 3D convolutions fuse time gradually through the network.
 
 The course's small 3D CNN: four stages of 3 x 3 x 3 convolution, batch norm and ReLU; space is halved after each, time
 after all but the first.
@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from finetune.models.contract import ModelInput, Published
+from finetune.models.interface import ModelInput, Published
 from finetune.models.resnet import classifier
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
@@ -19,7 +19,7 @@ from videomae.core.errors import UserError
 
 @configclass
 class SlowFusionConfig:
-    """Stages of `width`, twice, four and eight times as many channels."""
+    """Four stages of 1, 2, 4 and 8 times `width` channels."""
 
     name: Literal["slow_fusion"] = "slow_fusion"
     frames: int = 16
@@ -29,7 +29,7 @@ class SlowFusionConfig:
     def __post_init__(self) -> None:
         if self.frames < 4 or self.size < 8 or self.width < 1:
             raise UserError(
-                f"slow_fusion halves time twice and space thrice between its stages: it wants at least 4 frames of "
+                f"slow_fusion halves time twice and space 3 times and needs at least 4 frames of "
                 f"8 x 8 and a width of 1, got frames={self.frames}, size={self.size}, width={self.width}"
             )
 
@@ -47,7 +47,7 @@ class SlowFusion(nn.Module):
 
     def __init__(self, config: SlowFusionConfig, classes: int, *, initialise: bool = True) -> None:
         super().__init__()
-        del initialise  # there are no weights to start from
+        del initialise  # there are no pretrained weights
         self.input = config.input
         widths = [3, *(config.width * 2**stage for stage in range(4))]
         stages: list[nn.Module] = []

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from finetune.models import ModelConfig, build, names, parse_model, published
-from finetune.models.contract import Published
+from finetune.models.interface import Published
 from finetune.models.receptive_field import receptive_fields
 from videomae.models.flops import FlopCount, count_flops
 

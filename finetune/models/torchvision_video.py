@@ -1,4 +1,4 @@
-"""Video networks that torchvision keeps well, by its names: R(2+1)D-18, MViTv2-S, Video Swin T, S and B."""
+"""Video networks of torchvision under its names: R(2+1)D-18, MViTv2-S, Video Swin T, S and B."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from finetune.models.contract import IMAGENET_MEAN, IMAGENET_STD, KINETICS_MEAN, KINETICS_STD, ModelInput, Published
+from finetune.models.interface import KINETICS_MEAN, KINETICS_STD, ModelInput, Published
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import models
+from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD
 from videomae.models.weights.files import load_strictly
 from videomae.models.weights.torchvision import source_label, torchvision_state
 
@@ -24,7 +25,7 @@ _HEADS = {"r2plus1d_18": "fc.", "mvit_v2_s": "head.1."}
 
 @configclass
 class TorchvisionVideoConfig:
-    """16 neighbouring frames; torchvision's R(2+1)D was trained at 112 x 112, the others at 224 x 224."""
+    """16 frames, 2 apart; torchvision trained R(2+1)D at 112 x 112, the others at 224 x 224."""
 
     name: Name = "r2plus1d_18"
     frames: int = 16
@@ -69,7 +70,7 @@ class TorchvisionVideo(nn.Module):
 
 
 def _mvit(config: TorchvisionVideoConfig, classes: int) -> nn.Module:
-    """torchvision's MViTv2-S at any size: its own function fixes 16 x 224 x 224, and positions are as large as maps."""
+    """MViTv2-S for any input size; torchvision's own constructor fixes 16 x 224 x 224."""
     blocks: list[models.video.mvit.MSBlockConfig] = []
     for stage, depth in enumerate((1, 2, 11, 2)):
         for index in range(depth):

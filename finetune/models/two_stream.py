@@ -1,8 +1,8 @@
-"""Two-stream networks (Simonyan and Zisserman 2014, arXiv 1406.2199): what things look like, and how they move.
+"""Two-stream networks (Simonyan and Zisserman 2014, arXiv 1406.2199): appearance and motion.
 
 `temporal_stream` classifies the stacked optical flow of the clip, 2(T-1) channels, computed on the fly. `two_stream`
-has a spatial stream beside it, the single-frame network, and averages their probabilities. Fusion by a linear SVM works
-on the scores of finished runs: `videomae ensemble --fusion svm RUN RUN`.
+adds a spatial stream, the single-frame network, and averages both probabilities. Fusion by a linear SVM uses the scores
+of finished runs: `videomae ensemble --fusion svm RUN RUN`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from finetune.flow import stacked_flow
 from finetune.models import resnet
-from finetune.models.contract import ModelInput, Published
+from finetune.models.interface import ModelInput, Published
+from finetune.models.optical_flow import stacked_flow
 from finetune.models.single_frame import SingleFrame, SingleFrameConfig
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
@@ -23,13 +23,13 @@ from videomae.models.weights.torchvision import source_label
 
 @configclass
 class TwoStreamConfig:
-    """ResNet-18 -> 512 -> 128 -> classes on the flow, and on the frames too in `two_stream`."""
+    """ResNet-18 -> 512 -> 128 -> classes on the flow; `two_stream` has another one on the frames."""
 
     name: Literal["temporal_stream", "two_stream"] = "two_stream"
-    frames: int = 11  # ten fields of flow, as in the paper
+    frames: int = 11  # ten flow fields, as in the paper
     size: int = 224
     stride: int = 1
-    weights: str | None = None  # "imagenet", a file, or none; the flow's first kernel starts from the mean over colours
+    weights: str | None = None  # "imagenet", a file, or none; flow_fields of resnet18 for the flow
 
     def __post_init__(self) -> None:
         if self.frames < 2 or self.size < 16:
@@ -45,7 +45,7 @@ class TwoStreamConfig:
 
 
 class TemporalStream(nn.Module):
-    """(video_BCTHW) -> logits_BK from the flow alone."""
+    """(video_BCTHW) -> logits_BK from the optical flow."""
 
     def __init__(self, config: TwoStreamConfig, classes: int, *, initialise: bool = True) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class TwoStream(nn.Module):
 
 
 def build(config: TwoStreamConfig, classes: int, *, initialise: bool = True) -> nn.Module:
-    """The model that `config.name` says."""
+    """The model named `config.name`."""
     family = TwoStream if config.name == "two_stream" else TemporalStream
     return family(config, classes, initialise=initialise)
 

@@ -1,7 +1,7 @@
 """VideoMAE for classification: the pretrained encoder, mean pooling, a norm and a linear head.
 
 Tong et al. 2022 (arXiv 2203.12602), fine-tuning: no final norm in the encoder, the mean of all tokens -> fc_norm ->
-head; the head starts at a thousandth of its usual size. Probes on a frozen encoder stand in probes.py.
+head, whose initial weights are scaled by 0.001. probes.py has the probes of a frozen encoder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from finetune.models.contract import ModelInput, Published
+from finetune.models.interface import ModelInput, Published
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.models.encoder import EncoderConfig, VideoEncoder
@@ -22,11 +22,11 @@ from videomae.models.weights.files import WeightsError, load_strictly, without
 
 
 @configclass
-class EncoderStart:
-    """An encoder, given by its settings or by the export to start from; a model's own config adds what stands on it."""
+class EncoderModelConfig:
+    """Base config of models with an encoder, given by its settings or by exported weights."""
 
     name: str
-    encoder: EncoderConfig | None = None  # None: as the weights say, or ViT-B
+    encoder: EncoderConfig | None = None  # None: that of the weights, or ViT-B
     weights: str | None = None  # folder or .safetensors of an exported encoder; None: from scratch
 
     @property
@@ -47,8 +47,8 @@ class EncoderStart:
 
 
 @configclass
-class VideomaeConfig(EncoderStart):
-    """The encoder, fine-tuned, and its head."""
+class VideomaeConfig(EncoderModelConfig):
+    """A fine-tuned encoder with a linear head."""
 
     name: Literal["videomae"] = "videomae"
     drop_path: float = 0.1
@@ -78,7 +78,7 @@ class VideomaeClassifier(nn.Module):
             load_backbone(self.encoder, config.weights)
 
     def features(self, video_BCTHW: Tensor) -> Tensor:
-        """features_BD: the normed mean of all tokens."""
+        """features_BD: the normalised mean of all tokens."""
         self.input.check(video_BCTHW)
         return self.fc_norm(self.encoder(video_BCTHW).mean(1))
 
@@ -87,20 +87,20 @@ class VideomaeClassifier(nn.Module):
 
 
 def encoder_config(given: EncoderConfig | None, weights: str | None) -> EncoderConfig:
-    """The encoder's settings: those of the weights, which settings that were also given must equal.
+    """The encoder's config: that of the weights, which must equal `given` if both are present.
 
-    Drop path and final norm belong to the training stage and are not compared.
+    Drop path and final norm depend on the training stage and are not compared.
 
     Raises:
-        WeightsError: both are given and differ; the message names each differing setting.
+        WeightsError: both are present and differ; the message names each setting.
     """
     if weights is None:
         return given or EncoderConfig()
     exported, _ = describe_encoder(weights)
     if given is None:
         return exported
-    stage = {"drop_path", "final_norm"}
-    names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name not in stage]
+    per_stage = {"drop_path", "final_norm"}
+    names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name not in per_stage]
     differing = [
         f"{name} is {getattr(given, name)} in model.encoder and {getattr(exported, name)} in {weights}"
         for name in names
@@ -112,7 +112,7 @@ def encoder_config(given: EncoderConfig | None, weights: str | None) -> EncoderC
 
 
 def encoder_label(weights: str | None) -> str:
-    """What a table says of a model that starts from these weights."""
+    """The label of these weights in tables."""
     if weights is None:
         return "scratch"
     _, metadata = describe_encoder(weights)
@@ -120,7 +120,7 @@ def encoder_label(weights: str | None) -> str:
 
 
 def load_backbone(encoder: VideoEncoder, weights: str) -> None:
-    """Load an exported encoder strictly; its final norm is left out where `encoder` has none."""
+    """Load an exported encoder strictly; its final norm is skipped if `encoder` has none."""
     export = load_encoder(weights)
     dropped = [] if encoder.config.final_norm else ["norm."]
     load_strictly(encoder, without(export.state, dropped), source=f"the encoder in {weights}")

@@ -1,15 +1,15 @@
-"""ViViT (Arnab et al. 2021, arXiv 2103.15691): an image transformer over tubelets of video, factorised in four ways.
+"""ViViT (Arnab et al. 2021, arXiv 2103.15691): transformers over tubelets of video in four factorisations.
 
 - `vivit_1`, spatio-temporal: joint attention over all tokens and a class token.
-- `vivit_2`, factorised encoder: each temporal slice is encoded by itself, then a short encoder runs over the slices.
+- `vivit_2`, factorised encoder: a spatial encoder for each time, then a temporal encoder over its class tokens.
 - `vivit_3`, factorised self-attention: every block attends over space, then over time; no class token.
 - `vivit_4`, factorised dot-product: half of the heads attend over space, half over time; no class token.
 
-Positions are learned. Blocks and attention carry the names of the encoder's own, so weights of an image ViT and of
-VideoMAE go in by name (vivit_initialisation.py).
+Position embeddings are learned. Parameter names equal those of the video encoder, so that vivit_initialisation.py can
+load weights of an image ViT or of VideoMAE by name.
 
-Shapes: B batch, C channels, T frames, H height, W width, S temporal slices, P positions in a slice, N tokens (S * P),
-D width of a token, K classes.
+Shapes: B batch, C channels, T frames, H height, W width, S times of the patch grid, P positions per time,
+N tokens (S * P), D width of a token, K classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from videomae.models.transformer import Attention, Block, DropPath, Mlp, initial
 
 
 class TubeletEmbedding(nn.Module):
-    """Pixels to tokens_BSPD: tubelets side by side, or patches of the middle frame of each tubelet's time."""
+    """Embeds tubelets, or patches of the middle frame of each tubelet, as tokens_BSPD."""
 
     def __init__(self, config: VivitConfig) -> None:
         super().__init__()
@@ -43,25 +43,25 @@ class TubeletEmbedding(nn.Module):
 
 
 class Vivit(nn.Module):
-    """What the four models share: embedding, learned positions, head. (video_BCTHW) -> logits_BK."""
+    """Base of the four models: embedding, learned positions, head. (video_BCTHW) -> logits_BK."""
 
-    def __init__(self, config: VivitConfig, classes: int, *, positions: int) -> None:
+    def __init__(self, config: VivitConfig, classes: int, *, num_positions: int) -> None:
         super().__init__()
         self.config = config
         self.input = config.input
         self.patch_embed = TubeletEmbedding(config)
-        self.pos_embed = nn.Parameter(torch.empty(1, positions, config.dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, num_positions, config.dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.head = nn.Linear(config.dim, classes)
 
     def embed(self, video_BCTHW: Tensor) -> Tensor:
-        """tokens_BSPD without positions; refuses a video of another shape."""
+        """tokens_BSPD without position embeddings."""
         self.input.check(video_BCTHW)
         return self.patch_embed(video_BCTHW)
 
     def features(self, video_BCTHW: Tensor) -> Tensor:
-        """features_BD: what the head sees."""
+        """features_BD, the input of the head."""
         raise NotImplementedError
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class JointVivit(Vivit):
     """Model 1: every token attends to every other."""
 
     def __init__(self, config: VivitConfig, classes: int) -> None:
-        super().__init__(config, classes, positions=1 + config.grid_t * config.patches_per_frame)
+        super().__init__(config, classes, num_positions=1 + config.num_patches)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.blocks = _stack(config, config.depth, _joint_block)
 
@@ -84,10 +84,10 @@ class JointVivit(Vivit):
 
 
 class FactorisedEncoder(Vivit):
-    """Model 2: an image encoder on each slice, then `temporal_depth` blocks over the slices' class tokens."""
+    """Model 2: a spatial encoder for each time, then `temporal_depth` blocks over the class tokens of all times."""
 
     def __init__(self, config: VivitConfig, classes: int) -> None:
-        super().__init__(config, classes, positions=1 + config.patches_per_frame)
+        super().__init__(config, classes, num_positions=1 + config.patches_per_frame)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.blocks = _stack(config, config.depth, _joint_block)
         self.temporal_cls = nn.Parameter(torch.zeros(1, 1, config.dim))
@@ -96,8 +96,8 @@ class FactorisedEncoder(Vivit):
         self.temporal_blocks = _stack(config, config.temporal_depth, _joint_block)
         self.temporal_norm = nn.LayerNorm(config.dim, eps=1e-6)
 
-    def slice_features(self, video_BCTHW: Tensor) -> Tensor:
-        """features_BSD of each temporal slice by itself."""
+    def spatial_features(self, video_BCTHW: Tensor) -> Tensor:
+        """features_BSD of each time."""
         tokens_BSPD = self.embed(video_BCTHW)
         tokens_NPD = _with_class(self.cls_token, tokens_BSPD.flatten(0, 1)) + self.pos_embed
         for block in self.blocks:
@@ -105,17 +105,17 @@ class FactorisedEncoder(Vivit):
         return rearrange(self.norm(tokens_NPD)[:, 0], "(b s) d -> b s d", s=self.config.grid_t)
 
     def features(self, video_BCTHW: Tensor) -> Tensor:
-        tokens_BSD = _with_class(self.temporal_cls, self.slice_features(video_BCTHW)) + self.temporal_pos
+        tokens_BSD = _with_class(self.temporal_cls, self.spatial_features(video_BCTHW)) + self.temporal_pos
         for block in self.temporal_blocks:
             tokens_BSD = block(tokens_BSD)
         return self.temporal_norm(tokens_BSD)[:, 0]
 
 
 class FactorisedVivit(Vivit):
-    """Models 3 and 4: the factorisation stands inside each block; the mean of all tokens is classified."""
+    """Models 3 and 4: attention is factorised within each block; the mean of all tokens is classified."""
 
     def __init__(self, config: VivitConfig, classes: int) -> None:
-        super().__init__(config, classes, positions=config.grid_t * config.patches_per_frame)
+        super().__init__(config, classes, num_positions=config.num_patches)
         block = _sequential_block if config.name == "vivit_3" else _parallel_block
         self.blocks = _stack(config, config.depth, block)
 
@@ -132,9 +132,9 @@ class FactorisedVivit(Vivit):
 
 
 class SequentialBlock(nn.Module):
-    """Model 3's block: attention within each slice, attention along time at each position, MLP.
+    """Block of model 3: attention over space, attention over time at each position, MLP.
 
-    The temporal attention's projection starts at zero, so the block starts as an image ViT's (section 3.4).
+    The projection of the temporal attention starts at zero, so the block starts as that of an image ViT (section 3.4).
     """
 
     def __init__(self, dim: int, heads: int, *, mlp_ratio: float, drop_path: float) -> None:
@@ -148,8 +148,8 @@ class SequentialBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens_BSPD: Tensor) -> Tensor:
-        batch, slices = tokens_BSPD.shape[:2]
-        spatial = self.attn(self.norm1(tokens_BSPD).flatten(0, 1)).unflatten(0, (batch, slices))
+        batch, times = tokens_BSPD.shape[:2]
+        spatial = self.attn(self.norm1(tokens_BSPD).flatten(0, 1)).unflatten(0, (batch, times))
         tokens_BSPD = tokens_BSPD + self.drop_path(spatial)
         temporal = self.temporal_attn(rearrange(self.temporal_norm(tokens_BSPD), "b s p d -> (b p) s d"))
         tokens_BSPD = tokens_BSPD + self.drop_path(rearrange(temporal, "(b p) s d -> b s p d", b=batch))
@@ -157,24 +157,24 @@ class SequentialBlock(nn.Module):
 
 
 class SplitAttention(Attention):
-    """Model 4's attention: the first half of the heads within each slice, the second along time at each position."""
+    """Attention of model 4: the first half of the heads attends over space, the second over time at each position."""
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        """tokens_BSPD in and out: the two axes of N are kept apart."""
+        """tokens_BSPD in and out."""
         query, key, value = self.qkv(tokens_BND).chunk(3, dim=-1)
         heads = [
             rearrange(part, "b s p (h d) -> b h s p d", h=self.heads)
             for part in (query + self.q_bias, key, value + self.v_bias)
         ]
         spatial, temporal = zip(*(part.chunk(2, dim=1) for part in heads), strict=True)
-        within = functional.scaled_dot_product_attention(*spatial)
-        along = functional.scaled_dot_product_attention(*(part.transpose(2, 3) for part in temporal))
-        mixed = torch.cat([within, along.transpose(2, 3)], dim=1)
+        over_space = functional.scaled_dot_product_attention(*spatial)
+        over_time = functional.scaled_dot_product_attention(*(part.transpose(2, 3) for part in temporal))
+        mixed = torch.cat([over_space, over_time.transpose(2, 3)], dim=1)
         return self.proj(rearrange(mixed, "b h s p d -> b s p (h d)"))
 
 
 class ParallelBlock(nn.Module):
-    """Model 4's block: split attention, MLP."""
+    """Block of model 4: split attention, MLP."""
 
     def __init__(self, dim: int, heads: int, *, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
@@ -190,10 +190,10 @@ class ParallelBlock(nn.Module):
 
 
 def build(config: VivitConfig, classes: int, *, initialise: bool = True) -> Vivit:
-    """The model that `config.name` says, from its weights unless `initialise` is off.
+    """The model named `config.name`, with the weights that the config names unless `initialise` is false.
 
     Raises:
-        WeightsError: the weights cannot be read or do not fit this model.
+        WeightsError: the weights cannot be read or do not fit.
     """
     family = {"vivit_1": JointVivit, "vivit_2": FactorisedEncoder}.get(config.name, FactorisedVivit)
     model = family(config, classes)
@@ -211,8 +211,8 @@ def _with_class(token_11D: Tensor, tokens_BND: Tensor) -> Tensor:
 
 
 def _stack(config: VivitConfig, depth: int, block: Callable[[VivitConfig, float], nn.Module]) -> nn.ModuleList:
-    rates = torch.linspace(0, config.drop_path, depth, device="cpu").tolist()
-    return nn.ModuleList(block(config, rate) for rate in rates)
+    drop_paths = torch.linspace(0, config.drop_path, depth, device="cpu").tolist()
+    return nn.ModuleList(block(config, drop_path) for drop_path in drop_paths)
 
 
 def _joint_block(config: VivitConfig, drop_path: float) -> nn.Module:

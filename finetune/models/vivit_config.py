@@ -1,14 +1,15 @@
-"""The settings of the four ViViT models and the figures published for them."""
+"""Config and published figures of the four ViViT models."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from finetune.models.contract import HALF, IMAGENET_MEAN, IMAGENET_STD, ModelInput, Published
+from finetune.models.interface import HALF, ModelInput, Published
 from finetune.models.videomae import encoder_label
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
+from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD
 from videomae.models.encoder import TransformerConfig
 from videomae.models.weights.export import is_export
 from videomae.models.weights.image_vit import image_label
@@ -21,18 +22,18 @@ class VivitConfig(TransformerConfig):
     name: Literal["vivit_1", "vivit_2", "vivit_3", "vivit_4"] = "vivit_1"
     frames: int = 32
     temporal_depth: int = 4  # of vivit_2
-    embedding: Literal["tubelet", "uniform"] = "tubelet"  # uniform: one frame of each tubelet's time (section 3.2)
+    embedding: Literal["tubelet", "uniform"] = "tubelet"  # uniform: one frame per tubelet (section 3.2)
     weights: str | None = None  # "imagenet", a file of a timm ViT, an exported VideoMAE encoder, or none
     inflation: Literal["central", "average"] = "central"  # of an image ViT's patch kernel (section 3.4)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name == "vivit_4" and self.heads % 2:
-            raise UserError(f"vivit_4 gives half of its heads to space and half to time, got {self.heads} heads")
+            raise UserError(f"vivit_4 splits its heads between space and time: heads must be even, got {self.heads}")
 
     @property
     def from_videomae(self) -> bool:
-        """Whether the weights are an exported VideoMAE encoder rather than an image ViT."""
+        """Whether `weights` is an exported VideoMAE encoder and not an image ViT."""
         return self.weights is not None and is_export(Path(self.weights))
 
     @property

@@ -1,11 +1,10 @@
-"""ViViT's start from an image transformer or from a VideoMAE encoder (ViViT section 3.4).
+"""Initialisation of ViViT from an image transformer or from a VideoMAE encoder (ViViT section 3.4).
 
-From an image ViT: the patch kernel is inflated over the tubelet, either into its central frame (zeros elsewhere) or
-evenly; positions are interpolated to the grid and repeated over time; the class token is kept by the models that have
-one and left out by those that have none. From VideoMAE: the cube embedding goes in as it is and its sine-cosine table
-becomes the learned positions' start. What neither has (class token of Model 1 and 2 from VideoMAE, temporal blocks,
-head) stays as it was. Keys' biases of an image ViT are left out: they add the same to every score of a query, which
-softmax does not see.
+From an image ViT: the patch kernel is inflated over the tubelet, into its central frame (zeros elsewhere) or evenly;
+position embeddings are interpolated to the grid and repeated over time; the class token is used by the models that have
+one. From VideoMAE: the patch embedding is copied, and the sine-cosine table initialises the learned positions.
+Parameters without a source (class token of models 1 and 2 from VideoMAE, temporal blocks, head) keep their random
+initialisation. Key biases of an image ViT are dropped: they shift all scores of a query equally, which softmax cancels.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ _FRESH = ("head.", "temporal_")
 
 
 def initialise_from(model: nn.Module, config: VivitConfig) -> None:
-    """Put `config.weights` into `model` in place; everything that is not fresh must be filled, all read must be used.
+    """Load `config.weights` into `model` in place; every parameter with a source and every tensor read must match.
 
     Raises:
-        WeightsError: weights of other dimensions, or weights that make no sense for this embedding.
+        WeightsError: the weights have other dimensions or do not suit `config.embedding`.
     """
     assert config.weights is not None
     state = _from_videomae(config) if config.from_videomae else _from_image(config)
@@ -35,10 +34,10 @@ def initialise_from(model: nn.Module, config: VivitConfig) -> None:
     fresh = [key for key in own if any(part in key for part in _FRESH)]
     if config.from_videomae and "cls_token" in own:
         fresh.append("cls_token")
-        if config.name == "vivit_1":  # the class token's position stands before the table
+        if config.name == "vivit_1":  # the class token's position comes first
             state["pos_embed"] = torch.cat([own["pos_embed"][:, :1], state["pos_embed"]], dim=1)
         else:
-            first = state["pos_embed"][:, : config.patches_per_frame]  # each slice is encoded as the first one
+            first = state["pos_embed"][:, : config.patches_per_frame]  # every time uses the positions of the first
             state["pos_embed"] = torch.cat([own["pos_embed"][:, :1], first], dim=1)
     load_strictly(model, state, source=f"weights {config.weights} for {config.name}", fresh=fresh)
 
@@ -48,18 +47,18 @@ def _from_videomae(config: VivitConfig) -> State:
     export = load_encoder(config.weights)
     if config.embedding == "uniform":
         raise WeightsError(
-            f"{config.weights} embeds cubes of {export.config.tubelet} frames, embedding=uniform takes single frames; "
+            f"{config.weights} embeds patches of {export.config.tubelet} frames, embedding=uniform single frames; "
             "set model.embedding=tubelet"
         )
-    wanted = (config.tubelet, config.patch, config.dim, config.depth, config.heads, config.mlp_ratio)
+    expected = (config.tubelet, config.patch, config.dim, config.depth, config.heads, config.mlp_ratio)
     got = export.config
     offered = (got.tubelet, got.patch, got.dim, got.depth, got.heads, got.mlp_ratio)
-    if wanted != offered:
+    if expected != offered:
         raise WeightsError(
-            f"tubelet, patch, dim, depth, heads and mlp_ratio are {wanted} in the model and {offered} in "
+            f"tubelet, patch, dim, depth, heads and mlp_ratio are {expected} in the model and {offered} in "
             f"{config.weights}; set the model's to the latter"
         )
-    table_ND = sincos_table(config.grid_t * config.patches_per_frame, config.dim)
+    table_ND = sincos_table(config.num_patches, config.dim)
     return export.state | {"pos_embed": table_ND[None]}
 
 
@@ -73,14 +72,14 @@ def _from_image(config: VivitConfig) -> State:
         state.pop("cls_token", None)
         return state | {"pos_embed": repeat(grid, "b p d -> b (s p) d", s=config.grid_t)}
     if class_position is None or "cls_token" not in state:
-        raise WeightsError(f"{config.weights} has no class token, which {config.name} needs; take vivit_3 or vivit_4")
+        raise WeightsError(f"{config.weights} has no class token, which {config.name} needs; use vivit_3 or vivit_4")
     if config.name == "vivit_1":
         grid = repeat(grid, "b p d -> b (s p) d", s=config.grid_t)
     return state | {"pos_embed": torch.cat([class_position, grid], dim=1)}
 
 
 def inflate(kernel_DCHW: Tensor, frames: int, *, how: str) -> Tensor:
-    """kernel_DCTHW: "central" puts the image kernel at frames // 2 among zeros, "average" a share into every frame."""
+    """kernel_DCTHW: "central" sets frame frames // 2 to the image kernel, "average" every frame to kernel / frames."""
     if how == "average":
         return repeat(kernel_DCHW, "d c h w -> d c t h w", t=frames) / frames
     inflated_DCTHW = kernel_DCHW.new_zeros(*kernel_DCHW.shape[:2], frames, *kernel_DCHW.shape[2:])
@@ -89,16 +88,16 @@ def inflate(kernel_DCHW: Tensor, frames: int, *, how: str) -> Tensor:
 
 
 def _split_positions(positions_1ND: Tensor, config: VivitConfig) -> tuple[Tensor | None, Tensor]:
-    """The class token's position, if there is one, and the grid's, interpolated to the model's."""
-    side = int(positions_1ND.shape[1] ** 0.5)
-    extra = positions_1ND.shape[1] - side**2
+    """Position embeddings of the class token, if any, and of the grid, interpolated to the model's grid."""
+    grid_size = int(positions_1ND.shape[1] ** 0.5)
+    extra = positions_1ND.shape[1] - grid_size**2
     class_11D = positions_1ND[:, :1] if extra else None
     if extra > 1:
         raise WeightsError(
-            f"{positions_1ND.shape[1]} positions are no square grid with at most one class token; give a plain ViT"
+            f"{positions_1ND.shape[1]} positions are not a square grid with at most one class token; give a plain ViT"
         )
-    grid = rearrange(positions_1ND[:, extra:], "b (h w) d -> b d h w", h=side)
-    if side != config.grid_size:
+    grid = rearrange(positions_1ND[:, extra:], "b (h w) d -> b d h w", h=grid_size)
+    if grid_size != config.grid_size:
         grid = nn.functional.interpolate(
             grid, size=(config.grid_size, config.grid_size), mode="bicubic", antialias=True
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.mixup import MixupConfig, mix, partners
-from finetune.models.contract import ModelInput
+from finetune.models.interface import ModelInput
 from finetune.objective import Objective
 from finetune.stream import LabelledBatch
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from finetune import models
-from finetune.models.contract import IMAGENET_MEAN
 from finetune.models.probes import AttentivePool, Probe, ProbeConfig
 from finetune.models.videomae import VideomaeClassifier, VideomaeConfig
 from videomae.core.config import ConfigError, parse
+from videomae.data.transforms.augment import IMAGENET_MEAN
 from videomae.models.encoder import EncoderConfig, VideoEncoder
 from videomae.models.weights import WeightsError, load_encoder, save_encoder
 
