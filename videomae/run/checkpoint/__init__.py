@@ -1,15 +1,16 @@
-"""Checkpoints that are whole or not there: staged and hashed by all ranks, renamed into place, found by agreement.
+"""Atomic checkpoints: staged and hashed by all ranks, renamed into place, verified before use.
 
-store.py     what lies where, the commit, what is removed          staging.py   each rank's part of a save
-saving.py    regular, asynchronous and last saves, failures        loading.py   the newest whole one, damaged ones
-resume.py    auto, must, never or a path                           manifest.py  sizes and SHA-256 of the files
+store.py     folders, the commit, removal of old ones       staging.py     each rank's part of a save
+saver.py     regular, asynchronous and final saves          manifest.py    sizes and SHA-256 of the files
+loading.py   the latest valid one, damaged ones             resume.py      auto, must, never or a path
+inspection.py  listing                                      transfer.py    export and conversion
 """
 
 from videomae.run.checkpoint.config import CheckpointConfig
-from videomae.run.checkpoint.loading import CheckpointError, Found, newest, verify
-from videomae.run.checkpoint.manifest import find_fault, find_quick_fault
-from videomae.run.checkpoint.resume import starting_point
-from videomae.run.checkpoint.saving import Saver, SaveReport, Snapshot
+from videomae.run.checkpoint.loading import CheckpointError, SearchResult, find_latest, verify
+from videomae.run.checkpoint.manifest import find_fault
+from videomae.run.checkpoint.resume import find_resume_point
+from videomae.run.checkpoint.saver import HostState, Saver, SaveReport
 from videomae.run.checkpoint.staging import SaveError
 from videomae.run.checkpoint.store import Checkpoint, CheckpointStore
 
@@ -18,14 +19,13 @@ __all__ = [
     "CheckpointConfig",
     "CheckpointError",
     "CheckpointStore",
-    "Found",
+    "HostState",
     "SaveError",
     "SaveReport",
     "Saver",
-    "Snapshot",
+    "SearchResult",
     "find_fault",
-    "find_quick_fault",
-    "newest",
-    "starting_point",
+    "find_latest",
+    "find_resume_point",
     "verify",
 ]

@@ -1,4 +1,4 @@
-"""What stands in a folder of checkpoints: found by people's paths, listed, and picked for export."""
+"""List the checkpoints at a path, and pick one for export."""
 
 from __future__ import annotations
 
@@ -10,57 +10,57 @@ from pathlib import Path
 from typing import Any
 
 from videomae.run.checkpoint.loading import CheckpointError
-from videomae.run.checkpoint.manifest import MANIFEST, PROGRESS, find_fault, find_quick_fault
+from videomae.run.checkpoint.manifest import MANIFEST, PROGRESS, find_fault
 from videomae.run.checkpoint.resume import CHECKPOINTS
 from videomae.run.checkpoint.staging import STAGING
 from videomae.run.checkpoint.store import ABANDONED, DAMAGED, Checkpoint, step_name, step_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One folder; what is None could not be read."""
+class CheckpointInfo:
+    """One checkpoint folder; None stands for values that cannot be read."""
 
     name: str
     folder: str
     step: int | None
     bytes: int
-    saved: str | None  # ISO, UTC
+    saved: str | None  # ISO 8601, UTC
     engine: dict[str, Any] | None  # kind, zero_stage, precision, world
     fault: str | None
 
 
-def rows(path: Path, *, thorough: bool = False) -> list[Row]:
-    """The checkpoints that `path` means, oldest first; `thorough` hashes every byte, else sizes are compared.
+def list_checkpoints(path: Path, *, hashes: bool = False) -> list[CheckpointInfo]:
+    """List the checkpoints at `path`, oldest first, with faults in names and sizes or, with `hashes`, in any byte.
 
-    Of a run's directory or its checkpoints/, what was set aside, and a save that was cut off, are listed too.
+    A run directory or its checkpoints/ also lists damaged and abandoned checkpoints and an unfinished save.
 
     Raises:
-        CheckpointError: there is nothing of the kind at `path`.
+        CheckpointError: there is no checkpoint at `path`.
     """
-    found = [_row(folder, thorough) for folder in _folders(path)]
+    found = [_read_info(folder, hashes) for folder in _folders(path)]
     if not found:
         raise CheckpointError(
-            f"no checkpoint at {path}; give a run's directory, its checkpoints/, or the folder of one checkpoint"
+            f"no checkpoint at {path}; give a run directory, its checkpoints/, or the folder of one checkpoint"
         )
     return found
 
 
-def pick(path: Path, step: int | None = None) -> Checkpoint:
-    """The newest whole checkpoint that `path` means, or that of `step`; every byte is checked.
+def pick_checkpoint(path: Path, step: int | None = None) -> Checkpoint:
+    """Return the latest valid checkpoint at `path`, or that of `step`; checks every byte.
 
     Raises:
-        CheckpointError: there is none; the message says what was looked at.
+        CheckpointError: there is none; the message lists what was found.
     """
-    passed_over = []
+    skipped = []
     for folder in reversed([folder for folder in _folders(path) if _is_candidate(folder, path)]):
         if step is None or folder.name == step_name(step):
             fault = find_fault(folder)
             if fault is None:
                 return Checkpoint(folder, json.loads((folder / PROGRESS).read_text()))
-            passed_over.append(f"{folder.name}: {fault}")
-    wanted = "" if step is None else f" of step {step}"
-    looked = "; ".join(passed_over) or "see: videomae checkpoint ls"
-    raise CheckpointError(f"no whole checkpoint{wanted} at {path} ({looked})")
+            skipped.append(f"{folder.name}: {fault}")
+    of_step = "" if step is None else f" of step {step}"
+    found = "; ".join(skipped) or "see: videomae checkpoint ls"
+    raise CheckpointError(f"no valid checkpoint{of_step} at {path} ({found})")
 
 
 def _is_candidate(folder: Path, path: Path) -> bool:
@@ -78,17 +78,17 @@ def _folders(path: Path) -> Iterator[Path]:
         yield within / STAGING
 
 
-def _row(folder: Path, thorough: bool) -> Row:
-    progress, manifest = _read(folder / PROGRESS), _read(folder / MANIFEST)
+def _read_info(folder: Path, hashes: bool) -> CheckpointInfo:
+    progress, manifest = _read_object(folder / PROGRESS), _read_object(folder / MANIFEST)
     if folder.name == STAGING:
-        fault: str | None = "a save that is under way, or was cut off"
+        fault: str | None = "a save in progress, or interrupted"
     else:
-        fault = find_fault(folder) if thorough else find_quick_fault(folder)
+        fault = find_fault(folder, hashes=hashes)
     saved = manifest.get("saved")
     if saved is None and (folder / MANIFEST).exists():
         written = (folder / MANIFEST).stat().st_mtime
         saved = datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
-    return Row(
+    return CheckpointInfo(
         name=folder.name,
         folder=str(folder),
         step=progress.get("step"),
@@ -99,7 +99,8 @@ def _row(folder: Path, thorough: bool) -> Row:
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object; empty if that fails."""
     try:
         values = json.loads(file.read_text())
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""What belongs to a checkpoint: size and SHA-256 of every file in manifest.json, and whether they still hold.
+"""The manifest of a checkpoint: size and SHA-256 of every file in manifest.json, and checks against it.
 
-Nothing here talks to other ranks; each rank describes the files that it wrote, and checks the share that it is given.
+Nothing here communicates: each rank hashes the files it wrote, and checks the files it is assigned.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from videomae.core.errors import UserError
-from videomae.core.files import file_sha256, sync_path
+from videomae.core.files import file_sha256, sync_path, write_atomic
 
 FORMAT = "videomae-checkpoint-1"
 MANIFEST = "manifest.json"
@@ -21,7 +21,7 @@ PROGRESS = "progress.json"
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file as it was written."""
+    """Size and hash of a file."""
 
     bytes: int
     sha256: str
@@ -31,11 +31,11 @@ Files = Mapping[str, FileRecord]
 
 
 class DamagedError(UserError):
-    """A checkpoint that is not what was written; the message says in which way."""
+    """A checkpoint that differs from its manifest; the message says how."""
 
 
-def describe(folder: Path) -> dict[str, FileRecord]:
-    """Every file below `folder` by its relative name, each flushed to the disk first.
+def hash_files(folder: Path) -> dict[str, FileRecord]:
+    """Flush every file below `folder` to disk and hash it; returns records by relative name.
 
     Raises:
         OSError: a file cannot be flushed or read back.
@@ -47,22 +47,23 @@ def describe(folder: Path) -> dict[str, FileRecord]:
     return files
 
 
-def to_text(files: Files, **about: Any) -> str:
-    """The text of a manifest; `about` are further values, for people."""
-    listed = {name: {"bytes": record.bytes, "sha256": record.sha256} for name, record in sorted(files.items())}
-    return json.dumps({"format": FORMAT, **about, "files": listed}, indent=1) + "\n"
+def write_manifest(folder: Path, files: Files, **info: Any) -> None:
+    """Write the manifest of `files` to `folder` and flush it; `info` are further values, for people."""
+    records = {name: {"bytes": record.bytes, "sha256": record.sha256} for name, record in sorted(files.items())}
+    text = json.dumps({"format": FORMAT, **info, "files": records}, indent=1) + "\n"
+    write_atomic(folder / MANIFEST, text, sync=True)
 
 
 def read_file_manifest(folder: Path) -> dict[str, FileRecord]:
-    """The files that the manifest in `folder` lists.
+    """Read the files that the manifest in `folder` lists.
 
     Raises:
-        DamagedError: there is no manifest, or none of ours.
+        DamagedError: the manifest is missing, unreadable or of another format.
     """
     try:
         values = json.loads((folder / MANIFEST).read_text())
         if values.get("format", FORMAT) != FORMAT:
-            raise DamagedError(f"its {MANIFEST} has the format {values['format']!r}, wanted {FORMAT!r}")
+            raise DamagedError(f"its {MANIFEST} has the format {values['format']!r}, expected {FORMAT!r}")
         files = {str(name): FileRecord(int(of["bytes"]), str(of["sha256"])) for name, of in values["files"].items()}
     except DamagedError:
         raise
@@ -76,28 +77,20 @@ def read_file_manifest(folder: Path) -> dict[str, FileRecord]:
     return files
 
 
-def find_fault(folder: Path) -> str | None:
-    """What is wrong with the checkpoint at `folder`, or None if every byte is what was written."""
+def find_fault(folder: Path, *, hashes: bool = True) -> str | None:
+    """Return how the checkpoint at `folder` differs from its manifest, or None; `hashes=False` skips the contents."""
     try:
         files = read_file_manifest(folder)
         check_listing(folder, files)
-        check_contents(folder, files, files)
-    except DamagedError as error:
-        return str(error)
-    return None
-
-
-def find_quick_fault(folder: Path) -> str | None:
-    """As `find_fault`, by names and sizes only."""
-    try:
-        check_listing(folder, read_file_manifest(folder))
+        if hashes:
+            check_contents(folder, files, files)
     except DamagedError as error:
         return str(error)
     return None
 
 
 def check_listing(folder: Path, files: Files) -> None:
-    """Hold the names and sizes in `folder` against `files`.
+    """Compare the names and sizes in `folder` with `files`.
 
     Raises:
         DamagedError: a file is missing, has another size, or is not listed.
@@ -109,13 +102,13 @@ def check_listing(folder: Path, files: Files) -> None:
         if path.stat().st_size != record.bytes:
             raise DamagedError(f"{name} has {path.stat().st_size} bytes, its manifest says {record.bytes}")
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    foreign = sorted(name for name in found - files.keys() - {MANIFEST} if not name.startswith(".nfs"))  # NFS's own
-    if foreign:
-        raise DamagedError(f"{foreign[0]} is there, but not in its manifest")
+    unlisted = sorted(name for name in found - files.keys() - {MANIFEST} if not name.startswith(".nfs"))  # NFS's own
+    if unlisted:
+        raise DamagedError(f"{unlisted[0]} is there, but not in its manifest")
 
 
 def check_contents(folder: Path, files: Files, names: Iterable[str]) -> None:
-    """Hash the files called `names`.
+    """Hash the files `names`.
 
     Raises:
         DamagedError: one has changed, or cannot be read.
@@ -128,12 +121,12 @@ def check_contents(folder: Path, files: Files, names: Iterable[str]) -> None:
             raise DamagedError(f"{name} cannot be read ({error})") from None
 
 
-def share_of(files: Files, *, rank: int, size: int) -> list[str]:
-    """The names that `rank` checks: the files are dealt out by size, so that the ranks have about the same to read."""
-    dealt: list[list[str]] = [[] for _ in range(size)]
+def assign_files(files: Files, *, rank: int, size: int) -> list[str]:
+    """Return the names that `rank` checks: largest first to the least loaded rank, so that all read about the same."""
+    assigned: list[list[str]] = [[] for _ in range(size)]
     loads = [0] * size
     for name in sorted(files, key=lambda name: (-files[name].bytes, name)):
         lightest = loads.index(min(loads))
-        dealt[lightest].append(name)
+        assigned[lightest].append(name)
         loads[lightest] += files[name].bytes
-    return dealt[rank]
+    return assigned[rank]

@@ -1,6 +1,6 @@
-"""One checkpoint in the making: a folder that all ranks see, into which each writes, flushes and hashes its own files.
+"""The staging folder of one checkpoint: visible to all ranks, each of which writes, flushes and hashes its own files.
 
-`prepare` and `agree` are called by all ranks. `fill` talks to nobody, so it may run in a thread beside the training.
+All ranks call `prepare` and `collect`. `write_part` does not communicate, so it may run in a background thread.
 """
 
 from __future__ import annotations
@@ -18,149 +18,148 @@ from typing import Any
 
 from videomae.core.distributed import World
 from videomae.core.files import sync_path
-from videomae.run.checkpoint import manifest
-from videomae.run.checkpoint.manifest import PROGRESS, FileRecord
+from videomae.run.checkpoint.manifest import PROGRESS, FileRecord, hash_files
 
 STAGING = ".staging"
-PATIENCE = 5.0  # seconds in which a file made on one node must show up on the others
+VISIBILITY_TIMEOUT = 5.0  # seconds until a file created on one node must be visible on the others
 _TOKEN = ".token"
-_MARGIN = 1 << 17  # bytes of a rank beside its tensors: header, its part of the manifest
+_OVERHEAD = 1 << 17  # bytes per rank beside its tensors: header, its part of the manifest
 
 
 class SaveError(OSError):
-    """A checkpoint that could not be written; every rank raises it, and earlier checkpoints are whole."""
+    """A checkpoint could not be written. Every rank raises it; earlier checkpoints are intact."""
 
 
 @dataclass(frozen=True)
-class Filled:
-    """What became of one rank's part: its files, or why there are none."""
+class WrittenPart:
+    """One rank's files, or why it has none."""
 
     files: dict[str, FileRecord]
     fault: str | None = None
 
 
 @dataclass(frozen=True)
-class _Offer:
-    """What one rank has to write, and what it sees of the folder."""
+class _Readiness:
+    """What one rank needs, and what it sees of the staging folder."""
 
     bytes: int
     fault: str | None
-    sees: bool
-    free: int
+    sees_folder: bool
+    free_bytes: int
     host: str
 
 
 @dataclass
 class Staging:
-    """The staging folder of one save, of the state at `progress`.
+    """The staging folder of one save of the state at `progress`.
 
-    A token in it says whose it is: a requeued job may start while a node that was given up for dead still saves. Who
-    finds another's token there touches nothing.
+    It holds a random token. A requeued job may start while a node of the previous one, believed dead, still saves; a
+    process that finds another token leaves the folder alone.
     """
 
     folder: Path
     world: World
     progress: Mapping[str, Any]  # has `step`
-    _token: str = field(default="", init=False)  # empty until it is made
+    _token: str = field(default="", init=False)  # empty before `prepare`
 
     def prepare(self, measure: Callable[[], int]) -> None:
-        """Make the folder anew; `measure` readies this rank's part and gives its bytes.
+        """Create the folder anew; `measure` prepares this rank's part and returns its bytes.
 
         Raises:
-            SaveError: a rank is not ready or does not see the folder, or there is too little space for all parts.
+            SaveError: a rank is not ready or does not see the folder, or the free space is less than all parts need.
         """
-        token = self.world.broadcast_object(self._make() if self.world.is_main else None)
+        token = self.world.broadcast_object(self._create() if self.world.is_main else None)
         if isinstance(token, OSError):
             raise SaveError(_message(self.folder, [f"rank 0: {token}"]))
         self._token = token
-        offers: list[_Offer] = self.world.all_gather_object(self._offer(measure, token))
-        complaints = [f"rank {rank}: {offer.fault}" for rank, offer in enumerate(offers) if offer.fault]
-        blind = [f"rank {rank} on {offer.host}" for rank, offer in enumerate(offers) if not offer.sees]
+        ranks: list[_Readiness] = self.world.all_gather_object(self._readiness(measure, token))
+        faults = [f"rank {number}: {rank.fault}" for number, rank in enumerate(ranks) if rank.fault]
+        blind = [f"rank {number} on {rank.host}" for number, rank in enumerate(ranks) if not rank.sees_folder]
         if blind:
             self.discard()
             raise SaveError(
-                f"checkpoint not saved: {blind[0]} does not see {self.folder}, which rank 0 on {offers[0].host} has "
-                "just made; the run's directory must lie on a filesystem that all nodes share: type run=PATH with one"
+                f"checkpoint not saved: {blind[0]} does not see {self.folder}, which rank 0 on {ranks[0].host} has "
+                "just created; the run directory must be on a filesystem that all nodes share: type run=PATH with one"
             )
-        needed, free = sum(offer.bytes + _MARGIN for offer in offers), min(offer.free for offer in offers)
-        if not complaints and needed > free:
-            complaints.append(f"it takes {needed / 1e6:.1f} MB and there are {free / 1e6:.1f} MB of space left")
-        if complaints:
+        needed, free = sum(rank.bytes + _OVERHEAD for rank in ranks), min(rank.free_bytes for rank in ranks)
+        if not faults and needed > free:
+            faults.append(f"it takes {needed / 1e6:.1f} MB and there are {free / 1e6:.1f} MB of space left")
+        if faults:
             self.discard()
-            raise SaveError(_message(self.folder, complaints))
+            raise SaveError(_message(self.folder, faults))
 
-    def fill(self, write: Callable[[Path], None]) -> Filled:
+    def write_part(self, write: Callable[[Path], None]) -> WrittenPart:
         """Let `write(folder)` write this rank's files, then flush, hash and move them into the staging folder."""
-        own = self.folder / f".rank-{self.world.rank:05d}"
+        rank_folder = self.folder / f".rank-{self.world.rank:05d}"
         try:
-            self.check()
-            own.mkdir()
-            write(own)
+            self.check_owned()
+            rank_folder.mkdir()
+            write(rank_folder)
             if self.world.is_main:
-                (own / PROGRESS).write_text(json.dumps(self.progress, indent=1) + "\n")
-            files = manifest.describe(own)
-            self.check()
+                (rank_folder / PROGRESS).write_text(json.dumps(self.progress, indent=1) + "\n")
+            files = hash_files(rank_folder)
+            self.check_owned()
             for name in files:
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                (own / name).rename(target)
-            shutil.rmtree(own)
+                (rank_folder / name).rename(target)
+            shutil.rmtree(rank_folder)
             for folder in {(self.folder / name).parent for name in files}:
                 sync_path(folder)
-        except Exception as error:  # whatever it is, the other ranks must hear of it and not wait for ever
-            return Filled({}, f"{type(error).__name__}: {error}")
-        return Filled(files)
+        except Exception as error:  # any error: the other ranks must learn of it instead of waiting
+            return WrittenPart({}, f"{type(error).__name__}: {error}")
+        return WrittenPart(files)
 
-    def agree(self, filled: Filled) -> dict[str, FileRecord]:
-        """The files of all ranks.
+    def collect(self, part: WrittenPart) -> dict[str, FileRecord]:
+        """Return the files of all ranks.
 
         Raises:
-            SaveError: a rank could not write its part, or two wrote the same file; the folder is gone.
+            SaveError: a rank could not write its part, or two wrote the same file; the folder is removed.
         """
-        parts: list[Filled] = self.world.all_gather_object(filled)
-        complaints = [f"rank {rank}: {part.fault}" for rank, part in enumerate(parts) if part.fault]
+        parts: list[WrittenPart] = self.world.all_gather_object(part)
+        faults = [f"rank {rank}: {found.fault}" for rank, found in enumerate(parts) if found.fault]
         files: dict[str, FileRecord] = {}
-        for rank, part in enumerate(parts):
-            complaints += [f"rank {rank} wrote {name}, and another too" for name in part.files if name in files]
-            files |= part.files
-        if complaints:
+        for rank, found in enumerate(parts):
+            faults += [f"rank {rank} wrote {name}, and so did another" for name in found.files if name in files]
+            files |= found.files
+        if faults:
             self.discard()
-            raise SaveError(_message(self.folder, complaints))
+            raise SaveError(_message(self.folder, faults))
         return files
 
     def discard(self) -> None:
-        """Remove what there is of ours, on rank 0."""
-        ours = False
+        """Remove the folder on rank 0 if it is still this save's."""
+        owned = False
         with suppress(OSError):
-            ours = self._ours()
-        if self.world.is_main and ours:
+            owned = self._is_owned()
+        if self.world.is_main and owned:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def seal(self) -> None:
-        """Remove what is not part of a checkpoint; on rank 0, before the commit.
+    def remove_token(self) -> None:
+        """Remove the token on rank 0, before the commit.
 
         Raises:
-            OSError: as in `check`.
+            OSError: as in `check_owned`.
         """
-        self.check()
+        self.check_owned()
         (self.folder / _TOKEN).unlink()
 
-    def check(self) -> None:
-        """Make sure that the folder is still ours.
+    def check_owned(self) -> None:
+        """Check that the folder is still this save's.
 
         Raises:
-            OSError: another start of the run has made it anew, or has committed it.
+            OSError: another start of the run has recreated or committed it.
         """
-        if not self._ours():
+        if not self._is_owned():
             raise OSError(f"another start of this run has taken the staging folder {self.folder}")
 
-    def _ours(self) -> bool:
+    def _is_owned(self) -> bool:
         try:
             return (self.folder / _TOKEN).read_text() == self._token
         except FileNotFoundError:
             return False
 
-    def _make(self) -> str | OSError:
+    def _create(self) -> str | OSError:
         token = secrets.token_hex(16)
         try:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -170,33 +169,31 @@ class Staging:
             return error
         return token
 
-    def _offer(self, measure: Callable[[], int], token: str) -> _Offer:
+    def _readiness(self, measure: Callable[[], int], token: str) -> _Readiness:
         size, fault = 0, None
         try:
             size = measure()
-        except Exception as error:  # as in `fill`
+        except Exception as error:  # as in `write_part`
             fault = f"{type(error).__name__}: {error}"
-        sees = appears(lambda: (self.folder / _TOKEN).read_text() == token)
-        free = shutil.disk_usage(self.folder).free if sees else 0
-        return _Offer(size, fault, sees, free, socket.gethostname())
+        sees_folder = becomes_true(lambda: (self.folder / _TOKEN).read_text() == token)
+        free = shutil.disk_usage(self.folder).free if sees_folder else 0
+        return _Readiness(size, fault, sees_folder, free, socket.gethostname())
 
 
-def appears(look: Callable[[], bool], *, patience: float = PATIENCE) -> bool:
-    """Whether `look` says yes within `patience` seconds: network filesystems show a new file a little late."""
-    ends = time.monotonic() + patience
+def becomes_true(condition: Callable[[], bool], *, timeout: float = VISIBILITY_TIMEOUT) -> bool:
+    """Wait until `condition` holds, up to `timeout` seconds: network filesystems show new files with a delay."""
+    end = time.monotonic() + timeout
     while True:
-        try:
-            if look():
+        with suppress(OSError):
+            if condition():
                 return True
-        except OSError:
-            pass
-        if time.monotonic() >= ends:
+        if time.monotonic() >= end:
             return False
         time.sleep(0.1)
 
 
-def _message(folder: Path, complaints: list[str]) -> str:
-    shown = "; ".join(complaints[:4]) + (f"; and {len(complaints) - 4} more" if len(complaints) > 4 else "")
+def _message(folder: Path, faults: list[str]) -> str:
+    shown = "; ".join(faults[:4]) + (f"; and {len(faults) - 4} more" if len(faults) > 4 else "")
     return (
         f"checkpoint not saved, earlier ones are kept: {shown}; "
         f"free space below {folder.parent} or move the run, then start the same command again"
