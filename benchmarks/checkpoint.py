@@ -1,4 +1,4 @@
-"""What a save costs a run: the time in which no step is done, with and without writing beside the training."""
+"""Cost of a checkpoint: the time in which training is blocked by synchronous and asynchronous saves."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import Engine, EngineConfig, EnginePlan
 from videomae.models.encoder import EncoderConfig, VideoEncoder
 from videomae.run.checkpoint.config import CheckpointConfig
-from videomae.run.checkpoint.saving import Saver, SaveReport
+from videomae.run.checkpoint.saver import Saver, SaveReport
 from videomae.run.checkpoint.store import CheckpointStore
 
 SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}  # dim, depth, heads
 
 
 def measure(folder: Path, *, size: str, saves: int) -> dict[str, Any]:
-    """Save an encoder of `size` with its optimizer's state below `folder`, `saves` times each way, while it trains.
+    """Save an encoder of `size` with its optimizer state below `folder` while it trains, `saves` times of each kind.
 
-    The two ways take turns. Seconds are medians; `blocked_fraction` is the one of asynchronous over that of
-    synchronous saves. `step_slowdown` is how much longer a step takes while something is written beside it.
+    Synchronous and asynchronous saves alternate. Seconds are medians; `blocked_fraction` is the blocked time of
+    asynchronous over that of synchronous saves; `step_slowdown` is the factor on a step's time during a background
+    write.
     """
     world = World(0, 1, 0, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     engine, step = _train(size, world)
@@ -40,49 +41,49 @@ def measure(folder: Path, *, size: str, saves: int) -> dict[str, Any]:
     reports: dict[bool, list[SaveReport]] = {False: [], True: []}
     savers = {
         asynchronous: Saver(
-            CheckpointStore(scratch / str(asynchronous), world=world, keep=1, sweep_beside=asynchronous),
+            CheckpointStore(scratch / str(asynchronous), world=world, keep=1, background_removal=asynchronous),
             CheckpointConfig(asynchronous=asynchronous, failures=0),
             every=1,
-            take=engine.snapshot,
+            snapshot=engine.snapshot,
             report=reports[asynchronous].append,
         )
         for asynchronous in (False, True)
     }
-    alone, beside, number = [], [], 0
+    idle, during, number = [], [], 0
     try:
         for number in range(1, saves + 2):  # the first of each kind warms up
-            alone.append(step())
+            idle.append(step())
             savers[False].save({"step": number})
-            alone.append(step())
+            idle.append(step())
             savers[True].save({"step": number})
             while savers[True].pending:
-                beside.append(step())
-                savers[True].settle(busy=savers[True].busy, failed=savers[True].failed)
-        savers[True].save({"step": number}, must=True)  # waits for what is being removed
+                during.append(step())
+                savers[True].poll(busy=savers[True].busy, failed=savers[True].failed)
+        savers[True].save({"step": number}, must=True)  # waits for the removal of old checkpoints
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     described = {"size": size, "bytes": reports[False][-1].bytes, "saves": saves, "device": str(world.device)}
-    return {**described, **_summary(reports, alone=alone, beside=beside)}
+    return {**described, **_summary(reports, idle=idle, during=during)}
 
 
-def _summary(reports: dict[bool, list[SaveReport]], *, alone: list[float], beside: list[float]) -> dict[str, float]:
-    """The medians of saves by kind (asynchronous or not), and of steps alone and beside a write."""
+def _summary(reports: dict[bool, list[SaveReport]], *, idle: list[float], during: list[float]) -> dict[str, float]:
+    """Medians of saves by kind (asynchronous or not), and of steps without and during a write."""
     synchronous, asynchronous = (
         statistics.median(report.blocked_seconds for report in reports[kind][1:]) for kind in (False, True)
     )
-    step = statistics.median(alone)
+    step = statistics.median(idle)
     return {
         "synchronous_seconds": round(synchronous, 4),
         "asynchronous_blocked_seconds": round(asynchronous, 4),
         "asynchronous_seconds": round(statistics.median(report.seconds for report in reports[True][1:]), 4),
         "blocked_fraction": round(asynchronous / synchronous, 4),
         "step_seconds": round(step, 4),
-        "step_slowdown": round(statistics.median(beside) / step, 3),
+        "step_slowdown": round(statistics.median(during) / step, 3),
     }
 
 
 def _train(size: str, world: World) -> tuple[Engine, Callable[[], float]]:
-    """An engine, and what does one step with it and gives its seconds."""
+    """Return an engine and a function that runs one step and returns its seconds."""
     dim, depth, heads = SIZES[size]
     torch.manual_seed(0)
     encoder = EncoderConfig(dim=dim, depth=depth, heads=heads)

@@ -1,8 +1,8 @@
-"""What the engine costs over plain data parallelism: `python -m benchmarks.engine_overhead [--processes N] [--json]`.
+"""Engine overhead over DistributedDataParallel: `python -m benchmarks.engine_overhead [--processes N] [--json]`.
 
-One group of processes holds the same encoder several times: under PyTorch's DistributedDataParallel with its fused
-AdamW and clipping, and under our DeepSpeed engine at stages 0 and 1, with all that an update does beside. They take
-steps in turn, in an order that rotates, so that whatever else the machine does meets all alike; medians are compared.
+One process group holds the same encoder three times: in PyTorch's DistributedDataParallel with fused AdamW and
+clipping, and in our DeepSpeed engine at stages 0 and 1. They take turns at steps in a rotating order, so that other
+load on the machine affects all equally; the medians are compared.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import EngineConfig, EnginePlan
 from videomae.models.encoder import SIZES, EncoderConfig, VideoEncoder
 
-CLIP, RATE, WARMUP = 1.0, 1e-4, 3
+CLIP, LR, WARMUP = 1.0, 1e-4, 3
 Step = Callable[[Tensor], object]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured."""
+    """The measured model, batch and precision."""
 
     size: str
-    batch: int  # clips a step on each process
+    batch: int  # clips per step and process
     steps: int
     precision: str
 
     def encoder(self) -> VideoEncoder:
-        """The same on every rank and in every way."""
+        """Return the encoder, the same on every rank and for every engine."""
         torch.manual_seed(0)
         sizes: dict[str, Any] = {"frames": 8, "size": 64, **SIZES[self.size]}
         return VideoEncoder(EncoderConfig(**sizes))
 
     def clips(self, world: World) -> Tensor:
-        """video_BCTHW of this rank."""
+        """Return this rank's video_BCTHW."""
         generator = torch.Generator().manual_seed(world.rank)
         return torch.randn(self.batch, 3, 8, 64, 64, generator=generator).to(world.device)
 
@@ -58,13 +58,13 @@ def loss_of(module: nn.Module, video_BCTHW: Tensor) -> Tensor:
     return module(video_BCTHW).float().square().mean()
 
 
-def plain(workload: Workload, world: World) -> Step:
-    """A step of DistributedDataParallel."""
+def make_ddp_step(workload: Workload, world: World) -> Step:
+    """Return a step of DistributedDataParallel."""
     module = workload.encoder().to(world.device)
     parallel = nn.parallel.DistributedDataParallel(
         module, device_ids=[world.device] if world.device.type == "cuda" else None
     )
-    optimizer = torch.optim.AdamW(parameter_groups(module, weight_decay=0.05), lr=RATE, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(module, weight_decay=0.05), lr=LR, fused=True)
     precision = MixedPrecision(workload.precision, world.device)
 
     def step(video_BCTHW: Tensor) -> None:
@@ -78,30 +78,30 @@ def plain(workload: Workload, world: World) -> Step:
     return step
 
 
-def ours(workload: Workload, world: World, *, stage: int) -> Step:
-    """A step of the DeepSpeed engine."""
+def make_engine_step(workload: Workload, world: World, *, stage: int) -> Step:
+    """Return a step of the DeepSpeed engine."""
     settings: dict[str, Any] = {"zero_stage": stage, "precision": workload.precision}
     plan = EnginePlan(EngineConfig(kind="deepspeed", **settings), OptimizerConfig(clip=CLIP), world)
     module = workload.encoder()
     engine = build_engine(module, parameter_groups(module, weight_decay=0.05), plan)
-    return lambda video_BCTHW: engine.train_step([video_BCTHW], loss_of, lr=RATE)
+    return lambda video_BCTHW: engine.train_step([video_BCTHW], loss_of, lr=LR)
 
 
 def measure(workload: Workload, world: World) -> dict[str, list[float]]:
-    """Seconds of each step of each way, on this rank."""
-    ways = {
-        "ddp": plain(workload, world),
-        "stage 0": ours(workload, world, stage=0),
-        "stage 1": ours(workload, world, stage=1),
+    """Return the seconds of each step by engine, on this rank."""
+    steps = {
+        "ddp": make_ddp_step(workload, world),
+        "stage 0": make_engine_step(workload, world, stage=0),
+        "stage 1": make_engine_step(workload, world, stage=1),
     }
-    video_BCTHW, names = workload.clips(world), list(ways)
+    video_BCTHW, names = workload.clips(world), list(steps)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(WARMUP + workload.steps):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             world.barrier()
             began = time.perf_counter()
-            ways[name](video_BCTHW)
+            steps[name](video_BCTHW)
             if world.device.type == "cuda":
                 torch.cuda.synchronize(world.device)
             if number >= WARMUP:
@@ -110,7 +110,7 @@ def measure(workload: Workload, world: World) -> dict[str, list[float]]:
 
 
 def summary(workload: Workload, world: World, seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians, and the ratio of each way's to plain data parallelism's."""
+    """Return the medians, and their ratios to DistributedDataParallel's."""
     medians = {name: median(values) for name, values in seconds.items()}
     return {
         **asdict(workload),
@@ -127,7 +127,7 @@ def describe(result: dict[str, Any]) -> str:
         f"{result['precision']}, {result['batch']} clips each, medians of {result['steps']} steps"
     ]
     for name, seconds in result["median_seconds"].items():
-        lines.append(f"  {name:<8} {1000 * seconds:9.1f} ms   {result['ratio'][name]:.3f} of plain DDP")
+        lines.append(f"  {name:<8} {1000 * seconds:9.1f} ms   {result['ratio'][name]:.3f} of DDP")
     return "\n".join(lines) + "\n"
 
 
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _launch(processes: int, arguments: Sequence[str]) -> int:
-    """This command again in `processes` processes, whose output is shown if they fail."""
+    """Run this command in `processes` processes; show their stderr if they fail."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [sys.executable, "-m", *launcher, "-m", "benchmarks.engine_overhead", *arguments]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))

@@ -1,24 +1,24 @@
-"""Which engines are held against the reference: a covering choice for every run of the tests, and all of them.
+"""The engine configurations compared with the reference engine: all of them, and a pairwise covering choice.
 
-In `PAIRWISE` any two settings of two different factors meet in at least one case.
+In `PAIRWISE`, which every test run covers, any two values of two factors occur together in at least one case.
 """
 
 from dataclasses import dataclass
 from itertools import product
 
 STEPS = 20
-BATCH = 16  # clips a step, over all processes
-CLIP = 0.1  # below the norms that are met, so that it acts
+BATCH = 16  # clips per step, over all processes
+CLIP = 0.1  # below the norms that occur, so that it has an effect
 EMA = 0.9
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What decides the numbers."""
+    """The settings that change the numbers."""
 
     clip: bool
     ema: bool
-    decay: bool  # several parameter groups with rates of their own
+    decay: bool  # parameter groups with different learning rates
 
     @property
     def name(self) -> str:
@@ -28,11 +28,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Case:
-    """A reference, and how DeepSpeed comes to the same numbers."""
+    """A DeepSpeed configuration, and the reference that it must match."""
 
     processes: int
     stage: int
-    accumulation: int  # micro-batches a step on each process
+    accumulation: int  # micro-batches per step and process
     reference: Reference
 
     @property

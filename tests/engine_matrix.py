@@ -1,7 +1,7 @@
-"""Every engine against the reference: `python -m tests.engine_matrix [--json]`, 192 cases, exit 0 if all agree.
+"""Compare all 192 engine configurations with the reference: `python -m tests.engine_matrix [--json]`.
 
 ZeRO 0-3 x 1, 2 and 4 processes x accumulation 1 and 4 x clipping x averaging x layer decay, 20 steps each; losses,
-gradient norms, weights and averages. The suite runs a covering choice of these.
+gradient norms, weights and EMA. Exit code 0 if all agree. The test suite runs a covering choice of these.
 """
 
 import argparse
@@ -18,28 +18,28 @@ from tests.engine_runs import reference_results
 from tests.processes import run_processes
 
 PROGRAM = "tests.integration.engine_program"
-LOSS, NORM, WEIGHT = 1e-5, 1e-4, 1e-4  # largest relative differences
+LOSS, NORM, WEIGHT = 1e-5, 1e-4, 1e-4  # largest allowed relative differences
 
 
 def distance(ours: dict[str, Any], reference: dict[str, Any], state: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The largest relative differences of losses and norms, and that of the weights over their norm."""
+    """Return the largest relative differences of losses and norms, and that of the weights over their norm."""
 
     def largest(key: str) -> float:
         pairs = zip(ours[key], reference[key], strict=True)
         return max(abs(one - other) / abs(other) for one, other in pairs)
 
     assert state.keys() == reference["state"].keys()
-    parts = [(value - reference["state"][name]).norm() for name, value in state.items()]
+    differences = [(value - reference["state"][name]).norm() for name, value in state.items()]
     whole = [value.norm() for value in reference["state"].values()]
     return {
         "loss": largest("losses"),
         "norm": largest("norms"),
-        "weights": (torch.stack(parts).norm() / torch.stack(whole).norm()).item(),
+        "weights": (torch.stack(differences).norm() / torch.stack(whole).norm()).item(),
     }
 
 
 def compare(folder: Path) -> dict[str, dict[str, float]]:
-    """Each case's distance from its reference."""
+    """Return each case's distance from its reference."""
     references = {reference: reference_results(reference) for reference in REFERENCES}
     found = {count: json.loads((folder / f"full-{count}.json").read_text()) for count in (1, 2, 4)}
     return {

@@ -1,4 +1,4 @@
-"""Engines over a tiny autoencoder, and their steps on one global sequence of batches, however it is cut."""
+"""Engines of a tiny autoencoder, and their steps on one global sequence of batches, whatever the number of ranks."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from videomae.engine.factory import build_engine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import Engine, EngineConfig, EnginePlan, StepResult
 
-RATE = 1e-3
+LR = 1e-3
 Alter = Callable[[Tensor, int], Tensor]  # (loss, micro-batch on this rank) -> loss
 
 
@@ -32,7 +32,7 @@ def make_engine(
     encoder: Any = TINY_ENCODER,
     **config: Any,
 ) -> Engine:
-    """A new engine; `config` is EngineConfig's."""
+    """Build an engine; `config` are EngineConfig's fields."""
     torch.manual_seed(seed)
     model = MaskedAutoencoder(encoder, TINY_DECODER)
     groups = parameter_groups(
@@ -45,7 +45,7 @@ def make_engine(
 
 
 def micro_batches(step: int, world: World, accumulation: int) -> list[PretrainBatch]:
-    """This rank's part of the global batch of `step`."""
+    """Return this rank's micro-batches of the global batch of `step`."""
     whole = tiny_batch(seed=step, samples=BATCH)
     clips = BATCH // world.size // accumulation
     starts = [(world.rank * accumulation + number) * clips for number in range(accumulation)]
@@ -58,29 +58,34 @@ def _slice(batch: PretrainBatch, start: int, stop: int) -> PretrainBatch:
 
 
 def run_step(
-    engine: Engine, step: int, *, accumulation: int = 1, ceiling: float = math.inf, alter: Alter = lambda loss, _: loss
+    engine: Engine,
+    step: int,
+    *,
+    accumulation: int = 1,
+    skip_threshold: float = math.inf,
+    alter: Alter = lambda loss, _: loss,
 ) -> StepResult:
-    """One update on the global batch of `step`."""
+    """Run one training step on the global batch of `step`."""
     objective = Objective(ObjectiveConfig(), encoder=TINY_ENCODER, device=engine.world.device)
     batches = micro_batches(step, engine.world, accumulation)
     numbered = list(enumerate(batches))
     return engine.train_step(
-        numbered, lambda module, item: alter(objective(module, item[1]), item[0]), lr=RATE, skip_threshold=ceiling
+        numbered, lambda module, item: alter(objective(module, item[1]), item[0]), lr=LR, skip_threshold=skip_threshold
     )
 
 
 def run_steps(engine: Engine, *, accumulation: int = 1, first: int = 0, count: int = STEPS) -> dict[str, list[float]]:
-    """Updates `first` to `first + count`: their losses and gradient norms."""
-    updates = [run_step(engine, step, accumulation=accumulation) for step in range(first, first + count)]
+    """Run steps `first` to `first + count`; return their losses and gradient norms."""
+    results = [run_step(engine, step, accumulation=accumulation) for step in range(first, first + count)]
     return {
-        "losses": [update.loss.item() for update in updates],
-        "norms": [update.gradient_norm.item() for update in updates],
-        "skipped": [update.skipped.item() for update in updates],
+        "losses": [result.loss.item() for result in results],
+        "norms": [result.gradient_norm.item() for result in results],
+        "skipped": [result.skipped.item() for result in results],
     }
 
 
 def reference_results(reference: Reference) -> dict[str, Any]:
-    """Losses, norms and the state of the reference engine."""
+    """Return losses, norms and the full state of the reference engine."""
     engine = make_engine(world_of_one(), reference, kind="local")
     results: dict[str, Any] = run_steps(engine)
     results["state"] = {f"master.{name}": value for name, value in engine.full_state().items()}
@@ -90,7 +95,7 @@ def reference_results(reference: Reference) -> dict[str, Any]:
 
 
 def saved(engine: Engine, folder: Path) -> Path:
-    """`folder`, with the engine's state in it."""
+    """Save the engine's state in `folder`; return it."""
     folder.mkdir(parents=True, exist_ok=True)
     engine.save(folder)
     engine.world.barrier()

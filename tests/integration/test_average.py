@@ -1,4 +1,4 @@
-"""optimizer.ema: what is exported and evaluated is the moving average of the weights."""
+"""optimizer.ema: the EMA of the weights is exported and evaluated."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def last_checkpoint(run: Path) -> Path:
 
 
 @pytest.mark.parametrize("engine", ["engine={kind: local}", "engine={kind: deepspeed, zero_stage: 2, precision: bf16}"])
-def test_pretraining_exports_the_average(shards: Path, tmp_path: Path, engine: str) -> None:
+def test_pretraining_exports_the_ema(shards: Path, tmp_path: Path, engine: str) -> None:
     run = tmp_path / "run"
     run_command("pretrain", *pretrain_arguments(run, shards, "optimizer.ema=0.5", engine))
     exported = load_encoder(run / "export")
@@ -31,7 +31,7 @@ def test_pretraining_exports_the_average(shards: Path, tmp_path: Path, engine: s
     assert exported.metadata["ema"] == 0.5
 
 
-def test_averaging_leaves_the_losses_alone(shards: Path, tmp_path: Path) -> None:
+def test_ema_does_not_change_the_losses(shards: Path, tmp_path: Path) -> None:
     runs = [tmp_path / "plain", tmp_path / "averaged"]
     for run, ema in zip(runs, ("null", "0.9"), strict=True):
         pretrain(pretrain_config(run, shards, f"optimizer.ema={ema}"), world_of_one())
@@ -46,7 +46,7 @@ def test_fine_tuning_evaluates_what_it_exports(shards: Path, tmp_path: Path) -> 
     assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
 
 
-def test_an_average_that_was_not_kept_cannot_be_gone_on_from(shards: Path, tmp_path: Path) -> None:
+def test_a_missing_ema_cannot_be_resumed(shards: Path, tmp_path: Path) -> None:
     from tests.engine_cases import Reference
     from tests.engine_runs import make_engine, saved
 
@@ -57,4 +57,4 @@ def test_an_average_that_was_not_kept_cannot_be_gone_on_from(shards: Path, tmp_p
         averaged.load(saved(plain, tmp_path))
     with pytest.raises(ValueError, match=r"type optimizer\.ema=0\.9999"):
         plain.full_state(ema=True)
-    plain.load(saved(averaged, tmp_path))  # what is not wanted is left
+    plain.load(saved(averaged, tmp_path))  # an EMA that is not needed is ignored

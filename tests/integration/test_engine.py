@@ -1,7 +1,7 @@
-"""DeepSpeed's engine against plain PyTorch, and the state that it saves, loads and leaves alone.
+"""The DeepSpeed engine against plain PyTorch; saving and loading its state; skipped steps.
 
-Three groups of processes run everything, a program each (engine_program.py). The full matrix of engines, and not the
-covering choice of here: `python -m tests.engine_matrix`.
+Three process groups run everything (engine_program.py). `python -m tests.engine_matrix` runs the full matrix of
+engines instead of this covering choice.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from tests.engine_runs import reference_results
 from tests.processes import once, run_processes
 
 PROGRAM = "tests.integration.engine_program"
-pytestmark = pytest.mark.timeout(900)  # the first test waits for all groups of processes
-AVERAGED = Reference(clip=True, ema=True, decay=True)
+pytestmark = pytest.mark.timeout(900)  # the first test waits for all process groups
+FULL_REFERENCE = Reference(clip=True, ema=True, decay=True)
 STAGES = (0, 1, 2, 3)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two, then one, then four processes left: results as JSON, weights, and states."""
+    """Output of two, then one, then four processes: results as JSON, weights, and states."""
     return once(tmp_path_factory, "engines", run_all)
 
 
@@ -42,7 +42,7 @@ References = Callable[[Reference], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def references() -> References:
-    """The reference engine's results, each done once."""
+    """Results of the reference engine, cached."""
     return functools.cache(reference_results)
 
 
@@ -62,14 +62,14 @@ def test_deepspeed_equals_plain_pytorch(folder: Path, references: References, ca
         torch.testing.assert_close(value, reference["state"][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_what_the_cases_vary_changes_the_numbers(references: References) -> None:
+def test_each_setting_changes_the_numbers(references: References) -> None:
     plain = references(Reference(clip=False, ema=False, decay=False))
     for changed in (Reference(clip=True, ema=False, decay=False), Reference(clip=False, ema=False, decay=True)):
         assert references(changed)["losses"][-1] != pytest.approx(plain["losses"][-1], rel=1e-5)
-    averaged = references(AVERAGED)["state"]
-    assert min(references(AVERAGED)["norms"]) > 0.01
+    full = references(FULL_REFERENCE)["state"]
+    assert min(references(FULL_REFERENCE)["norms"]) > 0.01
     weight = "encoder.blocks.0.mlp.fc1.weight"
-    assert not torch.allclose(averaged[f"ema.{weight}"], averaged[f"master.{weight}"], atol=1e-4)
+    assert not torch.allclose(full[f"ema.{weight}"], full[f"master.{weight}"], atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -79,11 +79,11 @@ def test_a_resumed_run_is_the_same_to_the_bit(folder: Path, precision: str, stag
     assert found["resumed"] == found["whole"]
     assert found["again"] == found["whole"], "a rollback within a run"
     assert found["same"], "weights, moments, averages or step counts differ"
-    assert found["stored"], "what was loaded is not what was saved"
+    assert found["stored"], "the loaded state differs from the saved one"
 
 
 @pytest.mark.parametrize("processes", [1, 4])
-def test_any_engine_reads_what_two_processes_wrote_to_the_bit(folder: Path, processes: int) -> None:
+def test_any_engine_reads_the_state_of_two_processes_exactly(folder: Path, processes: int) -> None:
     found = results(folder, "reshard", processes)
     assert len(found) == (20 if processes == 1 else 8)
     assert [name for name, load in found.items() if not load["equal"]] == []
@@ -91,48 +91,46 @@ def test_any_engine_reads_what_two_processes_wrote_to_the_bit(folder: Path, proc
 
 @pytest.mark.parametrize("processes", [1, 4])
 def test_processes_share_the_reading_of_a_state(folder: Path, processes: int) -> None:
-    """Of two files: rank 0 opens both for their headers, and then each rank those that it takes values from."""
+    """There are two files: rank 0 opens both for their headers, and each rank those with values that it needs."""
     for name, load in results(folder, "reshard", processes).items():
         assert max(load["opened"][1:], default=0) <= 2, name
         assert load["opened"][0] <= 2 + 2, name
-        assert max(load["bytes"]) < 1.1 * load["stored"] / processes + 100_000, name  # headers are beside it
+        assert max(load["bytes"]) < 1.1 * load["stored"] / processes + 100_000, name  # beside the headers
         assert sum(load["bytes"]) < load["stored"] + 100_000, name
 
 
-def test_a_run_on_two_then_one_then_four_processes_goes_on_as_the_reference(
-    folder: Path, references: References
-) -> None:
+def test_a_run_on_two_then_one_then_four_processes_follows_the_reference(folder: Path, references: References) -> None:
     """At stages 1, 3 and 0, three steps each."""
     parts = [results(folder, job, count) for job, count in (("begin", 2), ("middle", 1), ("end", 4))]
     for key in ("losses", "norms"):
         values = [value for part in parts for value in part[key]]
-        assert values == pytest.approx(references(AVERAGED)[key][:9], rel=1e-4)
+        assert values == pytest.approx(references(FULL_REFERENCE)[key][:9], rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_bad_step_changes_nothing_on_any_rank(folder: Path, precision: str, stage: int) -> None:
     found = results(folder, "skips", 2)[f"{precision}-zero{stage}"]
-    for fault in ("nan loss", "nan gradient", "ceiling"):
+    for fault in ("nan loss", "nan gradient", "threshold"):
         assert found[fault]["skipped"] == [1.0, 1.0], fault
         assert found[fault]["same"], fault
-        assert found[fault]["finite"] == [fault == "ceiling"] * 2
+        assert found[fault]["finite"] == [fault == "threshold"] * 2
     assert found["after"]["skipped"] == 0.0
     assert found["after"]["losses"][0] == pytest.approx(found["after"]["losses"][1], rel=1e-4)
-    assert found["after"].get("same", True), "the steps after it are not those of a run that never saw it"
+    assert found["after"].get("same", True), "later steps differ from those of a run without it"
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_fp16_lowers_its_scale_at_an_overflow_only(folder: Path, stage: int) -> None:
+def test_fp16_lowers_its_scale_only_on_overflow(folder: Path, stage: int) -> None:
     found = results(folder, "skips", 2)[f"fp16-zero{stage}"]
     first, lowered = found["nan loss"]["scales"]
     assert first == 2.0**16
     assert lowered == first / 2
     assert found["nan gradient"]["scales"] == [lowered, lowered / 2]
-    assert found["ceiling"]["scales"] == [lowered / 2, lowered / 2]
+    assert found["threshold"]["scales"] == [lowered / 2, lowered / 2]
 
 
-def test_the_choice_of_cases_covers_every_pair_of_settings() -> None:
+def test_the_cases_cover_every_pair_of_settings() -> None:
     def rows(cases: list[Case]) -> set[tuple[int, object, int, object]]:
         settings = [(*dataclasses.astuple(case)[:3], *dataclasses.astuple(case.reference)) for case in cases]
         return {(i, row[i], j, row[j]) for row in settings for i, j in itertools.combinations(range(6), 2)}

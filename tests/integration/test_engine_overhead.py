@@ -1,4 +1,4 @@
-"""The command that measures the engine against plain data parallelism."""
+"""The benchmark of the engine against plain DistributedDataParallel."""
 
 import json
 

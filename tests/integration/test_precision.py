@@ -1,4 +1,4 @@
-"""Runs in half precision, with checkpointed activations, as a user types them."""
+"""Runs in half precision and with activation checkpointing, from the configuration."""
 
 from pathlib import Path
 

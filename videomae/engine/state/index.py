@@ -95,7 +95,7 @@ class StateIndex:
         if done < stop:
             raise StateError(
                 f"{self.folder} lacks {request.key} of {request.name} from value {done}, needed {request.start} to "
-                f"{stop}; name a whole checkpoint of this model"
+                f"{stop}; name a valid checkpoint of this model"
             )
         return reads
 
@@ -119,7 +119,7 @@ def read_index(folder: Path) -> StateIndex:
     differing = [rank for rank, file in enumerate(files) if file.buffers.keys() != first.buffers.keys()]
     if differing:
         raise StateError(
-            f"{folder / rank_file_name(differing[0])} has other buffers than that of rank 0; name a whole checkpoint"
+            f"{folder / rank_file_name(differing[0])} has other buffers than that of rank 0; name a valid checkpoint"
         )
     buffers = {name: tuple(file.buffers[name] for file in files) for name in first.buffers}
     sizes = tuple(file.bytes for file in files)
@@ -170,7 +170,7 @@ def _index_file(file: RankFile, text: bytearray) -> _FileIndex:
             ranges=ranges,
         )
     except KeyError as error:
-        raise StateError(f"{file.path} lacks {error}; name a whole checkpoint") from error
+        raise StateError(f"{file.path} lacks {error}; name a valid checkpoint") from error
 
 
 def _file_ranges(header: Header) -> tuple[list[str], np.ndarray]:

@@ -35,7 +35,7 @@ MASTER = "master"
 EMA = "ema"
 BUFFER = "buffer"
 _LENGTH_BYTES = 8
-_ADVICE = "type resume=auto to use the newest whole checkpoint"
+_ADVICE = "type resume=auto to use the latest valid checkpoint"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -98,7 +98,7 @@ class RankFile:
         except FileNotFoundError:
             raise StateError(
                 f"{folder} has no {self.path.name}: expected engine state, one file per rank that wrote it; "
-                "name a whole checkpoint, or type resume=auto to use the newest"
+                "name a valid checkpoint, or type resume=auto to use the latest"
             ) from None
         except OSError as error:
             raise self._unreadable(error) from error

@@ -1,7 +1,7 @@
-"""A program for test_store.py: saves steps 1, 2, 2 again and 3, killed at each of its flushes, renames and removals.
+"""A program for test_store.py: save steps 1, 2, 2 again and 3, killed at each flush, rename, removal and new folder.
 
-For every point it forks a process that kills itself there, with a folder of its own below the one given; it prints the
-points as a JSON list of the last step whose save had returned.
+For every such point it forks a process that kills itself there, in a subfolder of its own; it prints a JSON list with
+the last step whose save had returned, per point.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Damaged, foreign and half-deleted checkpoints: found, named, set aside; the newest whole one is used."""
+"""Damaged, foreign and half-deleted checkpoints are reported and quarantined; the latest valid one is used."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ import pytest
 from tests.rank_threads import on_threads
 from tests.tiny import world_of_one
 from tests.unit.videomae.run.checkpoint.test_store import found, names, save
-from videomae.run.checkpoint import find_fault, find_quick_fault, manifest, newest, verify
-from videomae.run.checkpoint.manifest import FileRecord, share_of
+from videomae.run.checkpoint import find_fault, find_latest, manifest, verify
+from videomae.run.checkpoint.manifest import FileRecord, assign_files
 
 STATE = Path("deep") / "state.bin"
 
@@ -58,7 +58,7 @@ DAMAGES = {
     "cut manifest": "no readable manifest.json",
     "list for a manifest": "no readable manifest.json",
     "empty manifest": "progress.json is missing from its manifest.json",
-    "of another program": "its manifest.json has the format 'others-7', wanted 'videomae-checkpoint-1'",
+    "of another program": "its manifest.json has the format 'others-7', expected 'videomae-checkpoint-1'",
     "outside": "names '../step-00000001/deep/state.bin', which lies outside",
     "a file too many": "rank-00009.bin is there, but not in its manifest",
     "foreign folder": "no readable manifest.json",
@@ -67,23 +67,23 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_checkpoint_is_reported_and_quarantined(tmp_path: Path, kind: str) -> None:
     save(tmp_path, 1)
     save(tmp_path, 2)
     _damage(tmp_path / "step-00000002", kind)
     fault = find_fault(tmp_path / "step-00000002")
     assert fault is not None
     assert DAMAGES[kind] in fault
-    assert (find_quick_fault(tmp_path / "step-00000002") is None) == (kind == "flipped")
-    result = newest(tmp_path, world=world_of_one())
+    assert (find_fault(tmp_path / "step-00000002", hashes=False) is None) == (kind == "flipped")
+    result = find_latest(tmp_path, world=world_of_one())
     assert result.checkpoint is not None
     assert result.checkpoint.step == 1
-    assert result.passed_over == (f"step-00000002: {fault}",)
+    assert result.skipped == (f"step-00000002: {fault}",)
     assert names(tmp_path) == ["damaged-step-00000002", "latest", "step-00000001"]
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_many_ranks_say_the_same_and_one_of_them_looks_at_every_file(
+def test_all_ranks_agree_and_only_one_lists_the_files(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 2)
@@ -100,8 +100,8 @@ def test_another_runs_damaged_checkpoints_stay_where_they_are(tmp_path: Path) ->
     save(tmp_path, 1)
     save(tmp_path, 2)
     _damage(tmp_path / "step-00000002", "flipped")
-    assert newest(tmp_path, world=world_of_one(), keep_damaged=True).checkpoint == found(tmp_path)
-    assert "damaged-step-00000002" in names(tmp_path)  # by `found`, which sets aside
+    assert find_latest(tmp_path, world=world_of_one(), read_only=True).checkpoint == found(tmp_path)
+    assert "damaged-step-00000002" in names(tmp_path)  # by `found`, which quarantines
 
 
 def test_what_only_looks_like_a_checkpoint_is_not_looked_at(tmp_path: Path) -> None:
@@ -114,17 +114,17 @@ def test_what_only_looks_like_a_checkpoint_is_not_looked_at(tmp_path: Path) -> N
     assert names(tmp_path) == before
 
 
-def test_setting_aside_twice_keeps_both(tmp_path: Path) -> None:
+def test_quarantining_twice_keeps_both(tmp_path: Path) -> None:
     for _ in range(2):
         save(tmp_path, 5)
         _damage(tmp_path / "step-00000005", "truncated")
-        assert newest(tmp_path, world=world_of_one()).checkpoint is None
+        assert find_latest(tmp_path, world=world_of_one()).checkpoint is None
     assert names(tmp_path) == ["damaged-step-00000005", "damaged-step-00000005-2", "latest"]
 
 
-def test_the_ranks_share_the_hashing_evenly() -> None:
+def test_ranks_split_the_hashing_evenly() -> None:
     files = {f"rank-{rank}": FileRecord(1000 + rank, "") for rank in range(13)} | {"progress.json": FileRecord(90, "")}
-    shares = [share_of(files, rank=rank, size=4) for rank in range(4)]
+    shares = [assign_files(files, rank=rank, size=4) for rank in range(4)]
     assert sorted(name for share in shares for name in share) == sorted(files)
     loads = [sum(files[name].bytes for name in share) for share in shares]
     assert max(loads) - min(loads) <= 1012

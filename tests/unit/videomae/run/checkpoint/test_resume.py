@@ -6,11 +6,11 @@ import pytest
 
 from tests.tiny import world_of_one
 from tests.unit.videomae.run.checkpoint.test_store import save
-from videomae.run.checkpoint import CheckpointError, CheckpointStore, starting_point
+from videomae.run.checkpoint import CheckpointError, CheckpointStore, find_resume_point
 
 
 def start(folder: Path, resume: str) -> int | None:
-    checkpoint = starting_point(CheckpointStore(folder, world=world_of_one(), keep=2), resume)
+    checkpoint = find_resume_point(CheckpointStore(folder, world=world_of_one(), keep=2), resume)
     return None if checkpoint is None else checkpoint.step
 
 
@@ -18,7 +18,7 @@ def _break(folder: Path) -> None:
     (folder / "deep" / "state.bin").unlink()
 
 
-def test_auto_and_must_take_the_newest_whole_one(tmp_path: Path) -> None:
+def test_auto_and_must_take_the_latest_valid_one(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step)
     _break(tmp_path / "step-00000003")
@@ -29,7 +29,7 @@ def test_auto_and_must_take_the_newest_whole_one(tmp_path: Path) -> None:
 def test_only_auto_and_never_start_from_scratch(tmp_path: Path) -> None:
     assert start(tmp_path / "new", "auto") is None
     assert start(tmp_path / "new", "never") is None
-    with pytest.raises(CheckpointError, match=r"resume=must: no whole checkpoint in .*no such folder.*resume=auto"):
+    with pytest.raises(CheckpointError, match=r"resume=must: no valid checkpoint in .*no such folder.*resume=auto"):
         start(tmp_path / "new", "must")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="it holds none"):
@@ -37,7 +37,7 @@ def test_only_auto_and_never_start_from_scratch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("resume", ["auto", "must"])
-def test_weeks_of_work_are_not_thrown_away_in_silence(tmp_path: Path, resume: str) -> None:
+def test_damaged_checkpoints_are_never_discarded_silently(tmp_path: Path, resume: str) -> None:
     save(tmp_path, 1)
     _break(tmp_path / "step-00000001")
     with pytest.raises(CheckpointError, match=r"step-00000001: deep/state\.bin is missing.*run=PATH"):
@@ -67,18 +67,18 @@ def test_a_path_is_read_and_own_checkpoints_come_first(tmp_path: Path) -> None:
     assert start(run, str(other / "step-00000001")) == 7  # the same command after a stop
 
 
-def test_a_path_without_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_path_without_a_valid_checkpoint_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other" / "checkpoints"
     save(other, 1)
     _break(other / "step-00000001")
     for path in (tmp_path / "other", other / "step-00000001", tmp_path / "nowhere", tmp_path):
-        with pytest.raises(CheckpointError, match=r"checkpoint\.resume=.*no whole checkpoint"):
+        with pytest.raises(CheckpointError, match=r"checkpoint\.resume=.*no valid checkpoint"):
             start(tmp_path / "run", str(path))
-    with pytest.raises(CheckpointError, match="auto, must, never"):  # a typing error is no path either
+    with pytest.raises(CheckpointError, match="auto, must, never"):  # nor a misspelled mode
         start(tmp_path / "run", "atuo")
 
 
-def test_a_rename_that_was_cut_off_is_mended(tmp_path: Path) -> None:
+def test_an_interrupted_rename_is_completed(tmp_path: Path) -> None:
     save(tmp_path, 4)
     (tmp_path / "step-00000004").rename(tmp_path / ".replaced")
     assert start(tmp_path, "must") == 4

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not there, a failed save loses nothing, old ones go, kills are mended."""
+"""Checkpoints on disk: atomic commits, failed saves, removal of old ones, recovery from kills."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 from tests.processes import run_command
 from tests.tiny import world_of_one
-from videomae.run.checkpoint import Checkpoint, CheckpointStore, SaveError, find_fault, newest
-from videomae.run.checkpoint.keep import outdated
+from videomae.run.checkpoint import Checkpoint, CheckpointStore, SaveError, find_fault, find_latest
+from videomae.run.checkpoint.store import steps_to_remove
 
 
 def store(folder: Path, *, keep: int = 3, keep_every: int | None = None) -> CheckpointStore:
@@ -24,7 +24,7 @@ def save(folder: Path, step: int, *, keep: int = 3, keep_every: int | None = Non
 
 
 def found(folder: Path) -> Checkpoint:
-    checkpoint = newest(folder, world=world_of_one()).checkpoint
+    checkpoint = find_latest(folder, world=world_of_one()).checkpoint
     assert checkpoint is not None
     return checkpoint
 
@@ -33,8 +33,8 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_newest_is_found_and_old_ones_go(tmp_path: Path) -> None:
-    assert newest(tmp_path, world=world_of_one()).checkpoint is None
+def test_the_latest_is_found_and_old_ones_are_removed(tmp_path: Path) -> None:
+    assert find_latest(tmp_path, world=world_of_one()).checkpoint is None
     for step in (1, 2, 3, 10):
         save(tmp_path, step, keep=2)
     assert found(tmp_path).step == 10
@@ -42,15 +42,15 @@ def test_the_newest_is_found_and_old_ones_go(tmp_path: Path) -> None:
     assert (tmp_path / "latest").read_text() == "step-00000010\n"
 
 
-def test_what_is_kept_for_ever() -> None:
+def test_permanent_checkpoints() -> None:
     steps: list[int] = []
     for step in range(30, 1000, 30):
         steps.append(step)
-        for old in outdated(steps, newest=step, keep=2, keep_every=100):
+        for old in steps_to_remove(steps, newest=step, keep=2, keep_every=100):
             steps.remove(old)
     assert steps == [120, 210, 300, 420, 510, 600, 720, 810, 900, 960, 990]  # the first at or after each hundred
-    assert outdated([10, 20, 30, 900], newest=30, keep=1, keep_every=None) == [10, 20]
-    assert outdated([10], newest=10, keep=5, keep_every=7) == []
+    assert steps_to_remove([10, 20, 30, 900], newest=30, keep=1, keep_every=None) == [10, 20]
+    assert steps_to_remove([10], newest=10, keep=5, keep_every=7) == []
 
 
 def test_milestones_stay_on_disk(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_milestones_stay_on_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("torn"), MemoryError("much")])
-def test_a_failed_save_leaves_the_old_one_and_no_debris(tmp_path: Path, error: Exception) -> None:
+def test_a_failed_save_leaves_only_the_old_one(tmp_path: Path, error: Exception) -> None:
     save(tmp_path, 1)
 
     def fail(staging: Path) -> None:
@@ -95,25 +95,25 @@ def test_damaged_later_steps_do_not_push_out_a_new_save(tmp_path: Path) -> None:
     assert names(tmp_path) == ["damaged-step-00000300", "latest", "step-00000150"]
 
 
-def test_going_back_sets_later_ones_aside(tmp_path: Path) -> None:
+def test_a_rollback_renames_later_ones(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step)
-    earlier = newest(tmp_path, world=world_of_one(), at_most=2).checkpoint
+    earlier = find_latest(tmp_path, world=world_of_one(), at_most=2).checkpoint
     assert earlier is not None
     assert earlier.step == 2
-    store(tmp_path).set_aside_after(1)
+    store(tmp_path).abandon_after(1)
     assert found(tmp_path).step == 1
     assert names(tmp_path) == ["abandoned-step-00000002", "abandoned-step-00000003", "latest", "step-00000001"]
 
 
-def test_a_kill_at_any_point_of_a_save_leaves_a_whole_one(tmp_path: Path) -> None:
+def test_a_kill_at_any_point_of_a_save_leaves_a_valid_one(tmp_path: Path) -> None:
     """Every flush, rename, removal and new folder is a point."""
     points = json.loads(run_command("tests.unit.videomae.run.checkpoint.killed_saves", tmp_path))
     assert len(points) > 40
     assert set(points) == {1, 2}
     for point, saved in enumerate(points, start=1):
         folder = tmp_path / str(point)
-        store(folder).mend()
+        store(folder).recover()
         assert {name for name in names(folder) if not name.startswith("step-")} <= {"latest"}, f"point {point}"
         assert found(folder).step in (saved, saved + 1), f"point {point}"
         save(folder, 9, keep=1)
@@ -122,7 +122,7 @@ def test_a_kill_at_any_point_of_a_save_leaves_a_whole_one(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("moment", ["before it writes", "before it moves its files", "before it commits"])
-def test_who_is_given_up_for_dead_leaves_the_save_of_the_next_start_alone(tmp_path: Path, moment: str) -> None:
+def test_a_process_believed_dead_leaves_the_save_of_the_next_start_alone(tmp_path: Path, moment: str) -> None:
     save(tmp_path, 5)
     old, new = (store(tmp_path) for _ in range(2))
     late, other = old.stage({"step": 7}), new.stage({"step": 7})
@@ -135,16 +135,16 @@ def test_who_is_given_up_for_dead_leaves_the_save_of_the_next_start_alone(tmp_pa
     late.prepare(lambda: 0)
     if moment == "before it writes":
         other.prepare(lambda: 0)
-    filled = late.fill(write)
+    filled = late.write_part(write)
     if moment == "before it commits":
         other.prepare(lambda: 0)
-    # While it writes, its own folder is gone, and that is what it says.
+    # While it writes, it finds its own folder gone.
     with pytest.raises(SaveError, match=r"another start of this run has taken the staging folder|No such file"):
-        old.commit(late, late.agree(filled))
+        old.commit(late, late.collect(filled))
 
     def write_new(folder: Path) -> None:
         (folder / "state.bin").write_bytes(b"new")
 
-    new.commit(other, other.agree(other.fill(write_new)))
+    new.commit(other, other.collect(other.write_part(write_new)))
     assert (found(tmp_path).folder / "state.bin").read_bytes() == b"new"
     assert names(tmp_path) == ["latest", "step-00000005", "step-00000007"]
