@@ -12,12 +12,12 @@ from videomae.core.config import load
 from videomae.engine.state.rank_file import EMA, MASTER
 from videomae.engine.state.reader import read_full
 from videomae.models.weights.export import save_encoder
-from videomae.run.checkpoint.inspection import pick
+from videomae.run.checkpoint.inspection import pick_checkpoint
 from videomae.run.directory import RunDirectory
 
 
 def export_encoder(run: Path, *, step: int | None = None, average: bool | None = None, out: Path | None = None) -> Path:
-    """Write the encoder of the newest whole checkpoint of `run`, or that of `step`; gives the folder.
+    """Write the encoder of the latest valid checkpoint of `run`, or that of `step`; gives the folder.
 
     `average` chooses the moving average of the weights; None takes it if one is kept. The folder is `out`, or
     `export-step-...` in the run's directory.
@@ -26,7 +26,7 @@ def export_encoder(run: Path, *, step: int | None = None, average: bool | None =
         UserError: there is no whole checkpoint, or it has no average.
     """
     config = load(PretrainConfig, RunDirectory(run).config)
-    checkpoint = pick(run, step)
+    checkpoint = pick_checkpoint(run, step)
     averaged = config.optimizer.ema is not None if average is None else average
     state = read_full(checkpoint.folder, EMA if averaged else MASTER)
     encoder = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}

@@ -26,7 +26,7 @@ from videomae.core.progress import logger, track
 from videomae.core.signals import LimitReached, Stopped
 from videomae.engine.protocol import StepResult
 from videomae.engine.schedule import Schedule
-from videomae.run.checkpoint import Checkpoint, CheckpointStore, Saver, SaveReport, newest, starting_point
+from videomae.run.checkpoint import Checkpoint, CheckpointStore, Saver, SaveReport, find_latest, find_resume_point
 from videomae.run.config import TrainingConfig
 from videomae.run.health.guard import Guard
 from videomae.run.health.stragglers import Stragglers
@@ -75,12 +75,12 @@ class Trainer:
             world=self._world,
             keep=config.keep,
             keep_every=keep_every,
-            sweep_beside=config.asynchronous,
+            background_removal=config.asynchronous,
         )
-        return Saver(self._store, config, every=every, take=self.engine.snapshot, report=self._record_save)
+        return Saver(self._store, config, every=every, snapshot=self.engine.snapshot, report=self._record_save)
 
     def _resume(self) -> int:
-        checkpoint = starting_point(self._store, self._config.checkpoint.resume)
+        checkpoint = find_resume_point(self._store, self._config.checkpoint.resume)
         if checkpoint is None:
             self._recorder.truncate(0)
             return 0
@@ -215,7 +215,7 @@ class Trainer:
         unhealthy = self._guard.failure is not None
         flags = (stop.reason is not None, self._data_error is not None, unhealthy, saver.busy, saver.failed)
         must_stop, data_failed, must_roll_back, busy, failed = self._world.any_rank(flags)
-        saver.settle(busy=busy, failed=failed)
+        saver.poll(busy=busy, failed=failed)
         if must_stop:
             self._stop()
         if data_failed:
@@ -242,7 +242,7 @@ class Trainer:
         self._saver.wait()
         checkpoint = self._last_healthy_checkpoint()
         logger.error("at step %d: %s; rolling back to step %d, with other data", failed_at, failure, checkpoint.step)
-        self._store.set_aside_after(checkpoint.step)
+        self._store.abandon_after(checkpoint.step)
         self._restore(checkpoint)
         self._guard.rollbacks, self._batches, self.step = rollbacks, to_batch, checkpoint.step
         values = {"from_step": failed_at, "from_batch": checkpoint.batches, "to_batch": to_batch, "reason": failure}
@@ -258,9 +258,9 @@ class Trainer:
             LimitReached: there is none, or the run has rolled back as often as it may.
         """
         limit, rollbacks = self._config.health.rollbacks, self._guard.rollbacks
-        found = newest(self._store.folder, world=self._world).checkpoint if rollbacks < limit else None
+        found = find_latest(self._store.folder, world=self._world).checkpoint if rollbacks < limit else None
         while found is not None and not Guard.was_healthy(found.progress.get("health")):
-            found = newest(self._store.folder, world=self._world, at_most=found.step - 1).checkpoint
+            found = find_latest(self._store.folder, world=self._world, at_most=found.step - 1).checkpoint
         if found is None:
             raise LimitReached(
                 f"{self._run.path} cannot continue at step {self.step}: {self._guard.failure}. It has rolled back "

@@ -15,10 +15,10 @@ from videomae.command import PATH, SETTINGS, examples, json_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from videomae.run.checkpoint.inspection import Row
+    from videomae.run.checkpoint.inspection import CheckpointInfo
 
 WIDTH = 160  # of a table that is not printed to a terminal
-step_option = click.option("--step", type=int, help="Step of the checkpoint; default: the newest whole one.")
+step_option = click.option("--step", type=int, help="Step of the checkpoint; default: the latest valid one.")
 
 
 @click.command(
@@ -70,12 +70,12 @@ def export(path: Path, out: Path, *, step: int | None, weights: str, as_json: bo
     PATH is a run directory, its checkpoints folder, or one checkpoint. Later stages read `videomae export` instead.
     """
     from videomae.core.progress import log_to
-    from videomae.run.checkpoint.inspection import pick
-    from videomae.run.checkpoint.transfer import export
+    from videomae.run.checkpoint.inspection import pick_checkpoint
+    from videomae.run.checkpoint.transfer import export_weights
 
     log_to(None)
-    checkpoint = pick(path, step)
-    tensors = export(checkpoint, out, weights=weights)
+    checkpoint = pick_checkpoint(path, step)
+    tensors = export_weights(checkpoint, out, weights=weights)
     result = {"out": str(out), "step": checkpoint.step, "weights": weights, "tensors": tensors}
     text = f"{out}: {tensors} tensors, {weights} of step {checkpoint.step}"
     click.echo(json.dumps(result) if as_json else text)
@@ -99,29 +99,29 @@ def convert(path: Path, out: Path, *, step: int | None, ranks: int, as_json: boo
     PATH is a run directory, its checkpoints folder, or one checkpoint. OUT is a folder, or a file that ends in .pt.
     """
     from videomae.core.progress import log_to
-    from videomae.run.checkpoint.inspection import pick
-    from videomae.run.checkpoint.transfer import to_ranks, to_torch
+    from videomae.run.checkpoint.inspection import pick_checkpoint
+    from videomae.run.checkpoint.transfer import convert_to_ranks, convert_to_torch
 
     log_to(None)
-    checkpoint = pick(path, step)
+    checkpoint = pick_checkpoint(path, step)
     if out.suffix in (".pt", ".pth"):
-        to_torch(checkpoint, out)
+        convert_to_torch(checkpoint, out)
         text = f"{out}: step {checkpoint.step}; read it with torch.load(PATH, weights_only=True)"
     else:
-        to_ranks(checkpoint, out, ranks=ranks)
+        convert_to_ranks(checkpoint, out, ranks=ranks)
         text = f"{out}: step {checkpoint.step} in {ranks} files; resume from it with checkpoint.resume=PATH"
     result = {"out": str(out), "step": checkpoint.step, "from": str(checkpoint.folder)}
     click.echo(json.dumps(result) if as_json else text)
 
 
-def _list(path: Path, *, thorough: bool, as_json: bool) -> list[Row]:
+def _list(path: Path, *, thorough: bool, as_json: bool) -> list[CheckpointInfo]:
     from rich.console import Console
 
     from videomae.core.progress import log_to
-    from videomae.run.checkpoint.inspection import rows
+    from videomae.run.checkpoint.inspection import list_checkpoints
 
     log_to(None)
-    found = rows(path, thorough=thorough)
+    found = list_checkpoints(path, hashes=thorough)
     if as_json:
         click.echo(json.dumps([asdict(row) for row in found]))
     else:
@@ -129,7 +129,7 @@ def _list(path: Path, *, thorough: bool, as_json: bool) -> list[Row]:
     return found
 
 
-def _table(found: list[Row], thorough: bool) -> Table:
+def _table(found: list[CheckpointInfo], thorough: bool) -> Table:
     from rich.table import Table
 
     table = Table()
