@@ -12,7 +12,7 @@ import numpy as np
 
 from videomae.core import progress
 from videomae.data.build.build import BuildConfig, build
-from videomae.data.build.sources import SourceError, find
+from videomae.data.build.sources import SourceError, find_sources
 from videomae.data.shards.manifest import Manifest
 from videomae.data.video import EncodingConfig, VideoError, decode, probe, transcode
 
@@ -61,7 +61,7 @@ def prepare(source: Path, folder: Path, *, count: int, shards: int) -> Clips:
     start = time.process_time()
     parts = max(shards, min(4, len(originals)))
     config = BuildConfig(samples_per_shard=len(originals) // parts)  # else as by default
-    manifest = build(find(folder / "originals", unlabelled=True), folder / "shards", config).manifests["train"]
+    manifest = build(find_sources(folder / "originals", unlabelled=True), folder / "shards", config).manifests["train"]
     seconds = time.process_time() - start
     packing = Packing(
         seconds_per_clip=seconds / len(originals),
@@ -74,7 +74,7 @@ def prepare(source: Path, folder: Path, *, count: int, shards: int) -> Clips:
 
 
 def _copy(source: Path, folder: Path, count: int) -> list[Path]:
-    listed = [video.path for videos in find(source).splits.values() for video in videos if video.path.is_file()]
+    listed = [video.path for videos in find_sources(source).splits.values() for video in videos if video.path.is_file()]
     folder.mkdir(parents=True)
     copied: list[Path] = []
     for place in np.unique(np.linspace(0, len(listed) - 1, min(4 * count, len(listed))).round().astype(int)):

@@ -146,18 +146,18 @@ def build(source: Path, out: Path, *, workers: int, overwrite: bool, as_json: bo
 
 
 def _listing(source: Path, options: dict[str, Any]) -> Listing:
-    from videomae.data.build.source_lists import from_hmdb51, from_lists, from_ucf101
-    from videomae.data.build.sources import find
+    from videomae.data.build.source_lists import list_from_files, list_hmdb51, list_ucf101
+    from videomae.data.build.sources import find_sources
 
     lists = {split: options[f"{split}_list"] for split in ("train", "val") if options[f"{split}_list"]}
     if options["ucf101"]:
-        return from_ucf101(source, options["ucf101"], options["official_split"])
+        return list_ucf101(source, options["ucf101"], options["official_split"])
     if options["hmdb51"]:
-        return from_hmdb51(source, options["hmdb51"], options["official_split"])
+        return list_hmdb51(source, options["hmdb51"], options["official_split"])
     if lists:
         names = options["classes"].read_text().split("\n") if options["classes"] else []
-        return from_lists(source, lists, classes=[name.strip() for name in names if name.strip()])
-    return find(source, unlabelled=options["unlabelled"])
+        return list_from_files(source, lists, classes=[name.strip() for name in names if name.strip()])
+    return find_sources(source, unlabelled=options["unlabelled"])
 
 
 def _print_build(out: Path, result: BuildResult, *, as_json: bool) -> None:
@@ -217,11 +217,11 @@ def verify(folder: Path, *, decode: bool, as_json: bool) -> int:
     """
     from videomae.core.progress import log_to
     from videomae.data.shards.reader import read_manifests
-    from videomae.data.shards.verification import verify
+    from videomae.data.shards.verification import verify_shards
 
     log_to(None)
     manifests = read_manifests(folder)
-    faults = {manifest.split: verify(manifest, decode=decode) for manifest in manifests}
+    faults = {manifest.split: verify_shards(manifest, decode=decode) for manifest in manifests}
     count = sum(len(found) for found in faults.values())
     if as_json:
         click.echo(

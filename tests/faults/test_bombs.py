@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from videomae.data.build.build import BuildConfig, build
-from videomae.data.build.sources import find
+from videomae.data.build.sources import find_sources
 from videomae.data.video import (
     MAX_FRAMES,
     EncodingConfig,
@@ -153,7 +153,9 @@ def test_huge_pictures_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "bomb.mp4").write_bytes(bomb)
     (folder / "good.mp4").write_bytes(black(64, 48, 20))
-    manifest = build(find(folder, unlabelled=True), tmp_path / "out", BuildConfig(), workers=1).manifests["train"]
+    manifest = build(find_sources(folder, unlabelled=True), tmp_path / "out", BuildConfig(), workers=1).manifests[
+        "train"
+    ]
     assert manifest.samples == 1
     assert [left.source for left in manifest.skipped] == ["bomb.mp4"]
 

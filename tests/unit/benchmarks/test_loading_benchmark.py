@@ -11,7 +11,7 @@ import torch
 from benchmarks.loading import Measured, bench, main
 from benchmarks.loading_ways import FRAMES, SIZE, crop_clips
 from videomae.data.build.build import BuildConfig, build
-from videomae.data.build.sources import SourceError, find
+from videomae.data.build.sources import SourceError, find_sources
 from videomae.data.order.permutation import generator
 from videomae.data.shards.reader import ShardReader
 
@@ -57,7 +57,7 @@ def test_ratios_are_medians_of_those_of_each_round() -> None:
 
 
 def test_crops_of_one_decoding_are_those_of_decodings_apart(small_videos: Path, tmp_path: Path) -> None:
-    manifest = build(find(small_videos, unlabelled=True), tmp_path / "out", BuildConfig()).manifests["train"]
+    manifest = build(find_sources(small_videos, unlabelled=True), tmp_path / "out", BuildConfig()).manifests["train"]
     sample = ShardReader(manifest).read(0)
     rngs = [generator(key=(0, 0), counter=(0, repeat, 4)) for repeat in range(3)]
     together = crop_clips(sample, tuple(rngs))

@@ -1,4 +1,4 @@
-"""A data card: what a split holds, in numbers, from its manifest and indexes alone."""
+"""Summarise a split: its statistics from the manifest and indexes, and a contact sheet of some clips."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _SIDE, _GAP, _TEXT = 128, 4, 16  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Least, median and greatest of a quantity."""
+class Range:
+    """Minimum, median and maximum of a quantity."""
 
-    least: float
+    min: float
     median: float
-    greatest: float
+    max: float
 
     @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        return cls(least=min(values), median=float(np.median(values)), greatest=max(values))
+    def of(cls, values: list[float]) -> Range:
+        return cls(min=min(values), median=float(np.median(values)), max=max(values))
 
     def __str__(self) -> str:
-        return f"{self.least:g} / {self.median:g} / {self.greatest:g}"
+        return f"{self.min:g} / {self.median:g} / {self.max:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetCard:
-    """The numbers of one split."""
+    """The statistics of one split."""
 
     split: str
     samples: int
@@ -45,30 +45,30 @@ class DatasetCard:
     seconds: float
     classes: dict[str, int]  # samples of each class
     groups: int
-    frames: Spread
-    fps: Spread
-    short_side: Spread
-    kilobytes: Spread
+    frames: Range
+    fps: Range
+    short_side: Range
+    kilobytes: Range
     skipped: int
     duplicates: int
 
     def lines(self) -> list[str]:
-        """The card as text."""
+        """The card as lines of text."""
         shown = ", ".join(f"{name} {count}" for name, count in self.classes.items()) or "none"
         return [
             f"{self.split}: {self.samples} samples in {self.shards} shard(s), {self.bytes / 1e6:.1f} MB,"
             f" {self.seconds / 60:.1f} minutes of video from {self.groups} sources",
             f"  classes     {shown}",
-            f"  frames      {self.frames}  (least / median / greatest)",
+            f"  frames      {self.frames}  (min / median / max)",
             f"  fps         {self.fps}",
             f"  short side  {self.short_side} pixels",
             f"  video       {self.kilobytes} kB",
-            f"  left out    {self.skipped}, also in another split {self.duplicates}",
+            f"  skipped     {self.skipped}, duplicates in another split {self.duplicates}",
         ]
 
 
 def dataset_card(manifest: Manifest) -> DatasetCard:
-    """Read the indexes of a split and sum them up."""
+    """Summarise the indexes of a split. Raises ShardError."""
     reader = ShardReader(manifest)
     entries = [reader.entry(number) for number in range(len(reader))]
     labels = Counter(entry.label for entry in entries)
@@ -80,17 +80,17 @@ def dataset_card(manifest: Manifest) -> DatasetCard:
         seconds=sum(entry.frames / entry.fps for entry in entries),
         classes={name: labels[number] for number, name in enumerate(manifest.classes)},
         groups=len({entry.group for entry in entries}),
-        frames=Spread.of([entry.frames for entry in entries]),
-        fps=Spread.of([round(entry.fps, 2) for entry in entries]),
-        short_side=Spread.of([min(entry.width, entry.height) for entry in entries]),
-        kilobytes=Spread.of([round(entry.size / 1000, 1) for entry in entries]),
+        frames=Range.of([entry.frames for entry in entries]),
+        fps=Range.of([round(entry.fps, 2) for entry in entries]),
+        short_side=Range.of([min(entry.width, entry.height) for entry in entries]),
+        kilobytes=Range.of([round(entry.size / 1000, 1) for entry in entries]),
         skipped=len(manifest.skipped),
         duplicates=len(manifest.duplicates),
     )
 
 
 def write_contact_sheet(manifest: Manifest, file: Path, *, clips: int = 12, frames: int = 8) -> None:
-    """Write a PNG of `clips` clips spread over the split, `frames` frames of each. Raises ShardError, VideoError."""
+    """Write a PNG of evenly spaced samples, one per row with `frames` frames. Raises ShardError, VideoError."""
     reader = ShardReader(manifest)
     chosen = np.unique(np.linspace(0, len(reader) - 1, min(clips, len(reader))).round().astype(int))
     row_height = _SIDE + _GAP + _TEXT

@@ -1,7 +1,7 @@
-"""Indexes tars that others wrote: any WebDataset tars that hold videos, left as they are.
+"""Index WebDataset tars of videos from any writer, and write the indexes and manifest of a build beside them.
 
-A label comes from KEY.cls or KEY.json (`label`, a number or a class's name), and is -1 without either; frames, rate and
-size come from the video itself. Writes the same index and manifest as a build does, beside the tars.
+The tars are not changed. The label is KEY.cls, or `label` in KEY.json: a number or a class name; -1 without either.
+Frame count, frame rate and size are probed from the video.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _Labelled = tuple[Entry, str | int | None]
 
 
 def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> Manifest:
-    """Index every tar of `folder` and write its manifest. `classes` names numbered labels.
+    """Index every tar of `folder` and write its manifest; `classes` names numeric labels.
 
     Raises:
-        ShardError: no tars, a tar that is cut or damaged, no sample that can be used, or labels without a class.
+        ShardError: no tars, a truncated or damaged tar, no usable sample, or a label without a class.
     """
     tars = sorted(folder.glob("*.tar"))
     if not tars:
@@ -38,14 +38,14 @@ def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> Manifest:
     found: list[list[_Labelled]] = []
     with progress.track("Indexing", total=len(tars)) as task:
         for tar in tars:
-            found.append(list(_usable(tar, skipped)))
-            task.advance(1, note=f"{len(skipped)} left out" if skipped else "")
+            found.append(_read_entries(tar, skipped))
+            task.advance(1, note=f"{len(skipped)} skipped" if skipped else "")
     if not any(found):
         first = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
-        raise ShardError(f"no sample in {folder} can be used{first}")
+        raise ShardError(f"no usable sample in {folder}{first}")
     names = _class_names({label for entries in found for _, label in entries}, tuple(classes))
     shards = tuple(
-        _write_index(tar, Index([replace(entry, label=_number(label, names)) for entry, label in entries]))
+        _write_index(tar, Index([replace(entry, label=_class_number(label, names)) for entry, label in entries]))
         for tar, entries in zip(tars, found, strict=True)
         if entries
     )
@@ -56,24 +56,24 @@ def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> Manifest:
     return manifest
 
 
-def _usable(tar: Path, skipped: list[SkippedSource]) -> list[_Labelled]:
+def _read_entries(tar: Path, skipped: list[SkippedSource]) -> list[_Labelled]:
     found = []
     for sample in tar_samples(tar):
         try:
-            found.append(_describe(sample))
+            found.append(_read_entry(sample))
         except VideoError as error:
             skipped.append(SkippedSource(source=f"{tar.name}/{sample.key}", reason=str(error)))
     return found
 
 
-def _describe(sample: TarSample) -> _Labelled:
+def _read_entry(sample: TarSample) -> _Labelled:
     if sample.video is None:
-        raise VideoError(f"no video among its parts: {', '.join(sample.parts)}")
+        raise VideoError(f"no video among its members: {', '.join(sample.parts)}")
     offset, video = sample.video
     info = probe(video)
     if info.frames < _MIN_FRAMES:
         raise VideoError(f"{info.frames} frame(s); a video needs at least {_MIN_FRAMES}")
-    meta = _meta(sample)
+    meta = _read_meta(sample)
     entry = Entry(
         key=sample.key,
         offset=offset,
@@ -88,19 +88,19 @@ def _describe(sample: TarSample) -> _Labelled:
         sha256=hashlib.sha256(video).hexdigest(),
     )
     label = sample.text("cls")
-    return entry, _as_label(meta.get("label") if label is None else label.strip())
+    return entry, _parse_label(meta.get("label") if label is None else label.strip())
 
 
-def _meta(sample: TarSample) -> dict[str, Any]:
+def _read_meta(sample: TarSample) -> dict[str, Any]:
     text = sample.text("json")
     try:
         meta = json.loads(text) if text is not None else {}
     except (ValueError, RecursionError) as error:
-        raise VideoError(f"its JSON cannot be read: {error}") from None
+        raise VideoError(f"invalid JSON: {error}") from None
     return meta if isinstance(meta, dict) else {}
 
 
-def _as_label(value: object) -> str | int | None:
+def _parse_label(value: object) -> str | int | None:
     if value is None or value == "" or value == -1:
         return None
     text = str(value)
@@ -111,7 +111,7 @@ def _class_names(labels: set[str | int | None], given: tuple[str, ...]) -> tuple
     named = {label for label in labels if isinstance(label, str)}
     numbers = {label for label in labels if isinstance(label, int)}
     if named and numbers:
-        raise ShardError(f"labels are partly names ({min(named)}), partly numbers ({min(numbers)}); use one kind")
+        raise ShardError(f"labels mix names ({min(named)}) and numbers ({min(numbers)}); use one kind")
     if not given:
         return tuple(sorted(named)) or tuple(str(number) for number in range(max(numbers, default=-1) + 1))
     unknown = named - set(given) or {number for number in numbers if number >= len(given)}
@@ -120,7 +120,7 @@ def _class_names(labels: set[str | int | None], given: tuple[str, ...]) -> tuple
     return given
 
 
-def _number(label: str | int | None, names: tuple[str, ...]) -> int:
+def _class_number(label: str | int | None, names: tuple[str, ...]) -> int:
     if label is None:
         return -1
     return label if isinstance(label, int) else names.index(label)

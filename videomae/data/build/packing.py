@@ -1,4 +1,4 @@
-"""One source video to the bytes and the description that go into a shard. Runs in the build's worker processes."""
+"""Re-encode sources for shards in worker processes, in order, and survive sources that kill a worker."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from videomae.data.build.sources import Source
 from videomae.data.video import EncodingConfig, FrameHWC, VideoError, encode, probe, transcode
 
 MIN_FRAMES = 2
-_QUEUED = 4  # results kept waiting for each worker
+_QUEUED = 4  # tasks submitted ahead for each worker
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """A video ready for a shard."""
+    """An encoded video and its metadata."""
 
     video: bytes
     meta: SampleMeta
 
 
 def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed | SkippedSource:
-    """Re-encode `source`; what cannot be read comes back as LeftOut with the reason instead of an error."""
+    """Re-encode `source`; an unreadable one gives a SkippedSource with the reason."""
     try:
         digest = _digest(source)
         if source.path.is_dir():
@@ -65,9 +65,10 @@ def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed 
 def pack_all(
     sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float, *, workers: int
 ) -> Iterator[Packed | SkippedSource]:
-    """One result a source, in order; `workers=1` packs in this process.
+    """Yield one result per source, in order; `workers=1` packs in this process.
 
-    A source on which a worker process dies is tried once more alone; if it dies again, the source is left out.
+    When a worker process dies, the queued sources are packed one at a time; a source that kills its process again is
+    skipped.
     """
     if workers <= 1:
         yield from (pack(source, encoding, frames_fps) for source in sources)
@@ -75,16 +76,16 @@ def pack_all(
     done = 0
     while done < len(sources):
         try:
-            for result in _in_pool(sources[done:], encoding, frames_fps, workers):
+            for result in _pack_in_pool(sources[done:], encoding, frames_fps, workers):
                 done += 1
                 yield result
         except BrokenProcessPool:
-            for result in _one_by_one(sources[done : done + _QUEUED * workers], encoding, frames_fps):
+            for result in _pack_one_by_one(sources[done : done + _QUEUED * workers], encoding, frames_fps):
                 done += 1
                 yield result
 
 
-def _in_pool(
+def _pack_in_pool(
     sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float, workers: int
 ) -> Iterator[Packed | SkippedSource]:
     waiting: deque[Future[Packed | SkippedSource]] = deque()
@@ -101,15 +102,15 @@ def _in_pool(
                 future.cancel()
 
 
-def _one_by_one(sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float) -> Iterator[Packed | SkippedSource]:
-    """With never more than one source in a process, it is plain which one kills it."""
+def _pack_one_by_one(sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float) -> Iterator[Packed | SkippedSource]:
+    """Pack one source at a time, so that a dead process identifies its source."""
     pool = _pool(1)
     for source in sources:
         try:
             yield pool.submit(pack, source, encoding, frames_fps).result()
         except BrokenProcessPool:
             yield SkippedSource(
-                source=source.name, reason="the process that decoded it died: it is damaged, or memory ran out"
+                source=source.name, reason="the process that decoded it died: the file is damaged, or memory ran out"
             )
             pool = _pool(1)
     pool.shutdown()
@@ -129,10 +130,10 @@ def _encode_frames(source: Source, encoding: EncodingConfig, fps: float) -> byte
         step = fps / encoding.fps
         files = [files[math.ceil(tick * step)] for tick in range(math.ceil(len(files) / step))]
         fps = encoding.fps
-    return encode(_load(files), fps, encoding)
+    return encode(_load_frames(files), fps, encoding)
 
 
-def _load(files: list[Path]) -> Iterator[FrameHWC]:
+def _load_frames(files: list[Path]) -> Iterator[FrameHWC]:
     size: tuple[int, int] | None = None
     for file in files:
         try:
@@ -143,7 +144,7 @@ def _load(files: list[Path]) -> Iterator[FrameHWC]:
         size = size or picture.size
         if picture.size != size:
             raise VideoError(
-                f"frame {file.name} is {picture.size}, the first is {size}; frames of a video share one size"
+                f"frame {file.name} is {picture.size}, the first is {size}; wanted frames of one size"
             )
         yield np.asarray(picture)
 
@@ -154,7 +155,7 @@ def _require_frames(frames: int) -> None:
 
 
 def _digest(source: Source) -> str:
-    """SHA-256 of the file, or of a folder's frames one after the other."""
+    """SHA-256 of the file, or of the concatenated frames of a folder."""
     digest = hashlib.sha256()
     for file in source.files:
         with file.open("rb") as stream:

@@ -1,6 +1,6 @@
-"""Sources named by list files: `path label` lists, and the official splits of UCF101 and HMDB51.
+"""List the sources named by list files: `path label` lists, and the official splits of UCF101 and HMDB51.
 
-A listed file that is not there stays in the listing, so that the build names it, counts it and leaves it out.
+A listed file that is missing stays in the listing; the build reports and skips it.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from videomae.data.build.sources import Listing, Source, SourceError, group_of
+from videomae.data.build.sources import Listing, Source, SourceError, source_group
 
 _Row = tuple[str, str]  # path, class or label
 
 
-def from_lists(folder: Path, lists: Mapping[str, Path], *, classes: Sequence[str] = ()) -> Listing:
-    """Sources by split -> list file of `path label` lines, separated by commas, tabs or blanks.
+def list_from_files(folder: Path, lists: Mapping[str, Path], *, classes: Sequence[str] = ()) -> Listing:
+    """List the sources of one file of `path label` lines per split, separated by commas, tabs or spaces.
 
-    This is the form of VideoMAE, SlowFast and mmaction2; paths are relative to `folder`, labels numbers or names, and
-    mmaction2's `folder frames label` lines name folders of frames. `classes` names numbered labels.
+    VideoMAE, SlowFast and mmaction2 use this format. Paths are relative to `folder`; labels are numbers or names.
+    mmaction2's `folder frames label` lines denote folders of frames. `classes` names numeric labels.
 
     Raises:
-        SourceError: a list that is missing, empty or of another form, or labels without a class.
+        SourceError: a list is missing, empty or malformed, or a label has no class.
     """
     rows = {split: _read_list(file, folder) for split, file in lists.items()}
     labels = {label for found in rows.values() for _, label in found}
@@ -29,7 +29,7 @@ def from_lists(folder: Path, lists: Mapping[str, Path], *, classes: Sequence[str
         highest = max(int(label) for label in labels)
         names = tuple(classes) or tuple(str(number) for number in range(highest + 1))
         if highest >= len(names):
-            raise SourceError(f"label {highest} in the lists, but only {len(names)} classes are named; name them all")
+            raise SourceError(f"label {highest} in the lists, but only {len(names)} classes are named; name all of them")
         named = {split: [(path, names[int(label)]) for path, label in found] for split, found in rows.items()}
         return _listing(folder, named, names)
     names = tuple(classes) or tuple(sorted(labels))
@@ -39,8 +39,8 @@ def from_lists(folder: Path, lists: Mapping[str, Path], *, classes: Sequence[str
     return _listing(folder, rows, names)
 
 
-def from_ucf101(folder: Path, splits: Path, number: int) -> Listing:
-    """UCF101's split 1, 2 or 3: trainlist0N.txt and testlist0N.txt under `splits`; the test list becomes val."""
+def list_ucf101(folder: Path, splits: Path, number: int) -> Listing:
+    """List UCF101's split 1, 2 or 3 from trainlist0N.txt and testlist0N.txt in `splits`; the test list becomes val."""
     rows: dict[str, list[_Row]] = {}
     for split, name in (("train", f"trainlist{number:02d}.txt"), ("val", f"testlist{number:02d}.txt")):
         lines = _lines(splits / name, "the official lists of UCF101 (ucfTrainTestlist)")
@@ -49,8 +49,8 @@ def from_ucf101(folder: Path, splits: Path, number: int) -> Listing:
     return _listing(folder, rows, tuple(sorted({name for found in rows.values() for _, name in found})))
 
 
-def from_hmdb51(folder: Path, splits: Path, number: int) -> Listing:
-    """HMDB51's split 1, 2 or 3: <class>_test_splitN.txt under `splits`, where 1 is train, 2 is test and 0 neither."""
+def list_hmdb51(folder: Path, splits: Path, number: int) -> Listing:
+    """List HMDB51's split 1, 2 or 3 from <class>_test_splitN.txt in `splits`: 1 is train, 2 becomes val, 0 is unused."""
     pattern = re.compile(rf"^(.+)_test_split{number}\.txt$")
     rows: dict[str, list[_Row]] = {"train": [], "val": []}
     files = sorted(splits.glob(f"*_test_split{number}.txt")) if splits.is_dir() else []
@@ -86,15 +86,15 @@ def _listing(folder: Path, rows: Mapping[str, Sequence[_Row]], classes: tuple[st
     }
     if not any(source.path.exists() for sources in splits.values() for source in sources):
         raise SourceError(
-            f"none of the listed files is under {folder}; name the folder that the lists' paths start from"
+            f"none of the listed files is under {folder}; pass the folder that the listed paths are relative to"
         )
     return Listing(classes=classes, splits=splits)
 
 
 def _group(stem: str, class_name: str) -> str:
-    """HMDB51 names a clip <source>_<class>_<properties>; else by the names of other sets."""
+    """HMDB51 clips are named <source>_<class>_<properties>; other names as in `source_group`."""
     source, found, _ = stem.partition(f"_{class_name}_")
-    return source if found and not stem.startswith("v_") else group_of(stem)
+    return source if found and not stem.startswith("v_") else source_group(stem)
 
 
 def _read_list(file: Path, folder: Path) -> list[_Row]:
@@ -110,7 +110,7 @@ def _read_list(file: Path, folder: Path) -> list[_Row]:
         path = fields[0] if is_frames else line.rsplit(separator, 1)[0].strip()
         rows.append((path, fields[-1]))
     if not rows:
-        raise SourceError(f"{file} lists nothing; wanted `path label` lines")
+        raise SourceError(f"{file} is empty; wanted `path label` lines")
     return rows
 
 

@@ -1,12 +1,10 @@
-"""Which videos a source folder holds: their split, class and source group, found from its layout.
+"""List the videos of a source folder with the split, class and source group that its layout gives.
 
-Layouts: train|val/<class>/<video file>, train|val/<class>/<video>/<frame image>, and loose videos without
-classes. A class folder may repeat its split, as RWF-2000's `Train_Fight` does.
+Layouts: train|val/<class>/<video file>, train|val/<class>/<video>/<frame image>, and videos without classes. A class
+folder may repeat its split, as RWF-2000's `Train_Fight` does.
 """
 
 from __future__ import annotations
-
-from videomae.core.errors import UserError
 
 import csv
 import hashlib
@@ -15,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from videomae.core.errors import UserError
 from videomae.data.video import SUFFIXES
 
 SPLITS = ("train", "val", "test")
@@ -25,12 +24,12 @@ _UCF_CLIP = re.compile(r"^v_(.+_g\d+)_c\d+$")  # UCF101: v_<class>_g<group>_c<cl
 
 
 class SourceError(UserError):
-    """A source folder that cannot be built from; the message says what to do."""
+    """Source videos or lists that cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One video: a file, or a folder of frame images. `label` is -1 and `class_name` empty without classes."""
+    """A video file or a folder of frame images. Without classes, `label` is -1 and `class_name` is empty."""
 
     path: Path
     name: str  # relative to the source folder, with forward slashes
@@ -41,15 +40,15 @@ class Source:
 
     @property
     def files(self) -> list[Path]:
-        """The file itself, or the frames in order (numbers compared as numbers)."""
+        """The video file, or the frames in natural order."""
         if not self.path.is_dir():
             return [self.path]
-        return sorted((file for file in self.path.iterdir() if _is_image(file)), key=_natural)
+        return sorted((file for file in self.path.iterdir() if _is_image(file)), key=_natural_key)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """All sources of a data set, by split in the order of their names, and its classes."""
+    """The classes of a data set, and its sources by split."""
 
     classes: tuple[str, ...]
     splits: dict[str, tuple[Source, ...]]
@@ -65,22 +64,22 @@ class Listing:
         return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()[:16]
 
 
-def find(folder: Path, *, unlabelled: bool = False) -> Listing:
-    """List the videos of `folder` by its layout; `unlabelled` takes every video under it, as one split without classes.
+def find_sources(folder: Path, *, unlabelled: bool = False) -> Listing:
+    """List the videos of `folder` by its layout; `unlabelled` lists all videos below it as a train split without classes.
 
     Raises:
-        SourceError: no such folder, no videos, fewer than two classes, a class that is missing from a split.
+        SourceError: no folder, no videos, fewer than two classes, or a class without videos in a split.
     """
     if not folder.is_dir():
-        raise SourceError(f"no folder at {folder}; name the folder that holds train/ and val/, or loose videos")
-    there = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}  # also Train and Val
-    splits = {split: there[split] for split in SPLITS if split in there}
+        raise SourceError(f"no folder at {folder}; wanted a folder with train/ and val/, or with videos")
+    subfolders = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}
+    splits = {split: subfolders[split] for split in SPLITS if split in subfolders}
     if unlabelled or (not splits and any(_is_video(file) for file in folder.iterdir())):
         return _find_unlabelled(folder)
     if not splits:
         raise SourceError(
             f"{folder} has neither train/ and val/ nor videos in it; wanted train/<class>/<video> and val/<class>/"
-            "<video>, or pass --unlabelled to take every video below it without classes"
+            "<video>, or pass --unlabelled to use every video below it without classes"
         )
     return _find_labelled(folder, splits)
 
@@ -90,7 +89,7 @@ def _find_unlabelled(folder: Path) -> Listing:
     if not files:
         raise SourceError(f"no videos under {folder}; wanted files ending in {', '.join(SUFFIXES)}")
     sources = tuple(
-        Source(path=file, name=_name(folder, file), split="train", class_name="", label=-1, group=group_of(file.stem))
+        Source(path=file, name=_name(folder, file), split="train", class_name="", label=-1, group=source_group(file.stem))
         for file in files
     )
     return Listing(classes=(), splits={"train": sources})
@@ -110,7 +109,7 @@ def _find_labelled(folder: Path, splits: dict[str, Path]) -> Listing:
                 split=split,
                 class_name=name,
                 label=classes.index(name),
-                group=groups.get((split, name, _stem(video)), group_of(_stem(video))),
+                group=groups.get((split, name, _stem(video)), source_group(_stem(video))),
             )
             for name in sorted(by_class)
             for video in by_class[name]
@@ -133,12 +132,12 @@ def _check_classes(folder: Path, found: dict[str, dict[str, list[Path]]], classe
         for name in classes:
             if not by_class.get(name):
                 raise SourceError(
-                    f"class {name!r} has no videos in {folder / split}; add some, or remove the class from all splits"
+                    f"class {name!r} has no videos in {folder / split}; add videos, or remove the class from all splits"
                 )
 
 
 def _class_folders(split: Path) -> dict[str, list[Path]]:
-    """The videos of each class, in the order of their names."""
+    """Map each class to its videos, sorted by name."""
     by_class: dict[str, list[Path]] = {}
     for folder in sorted(path for path in split.iterdir() if path.is_dir()):
         videos = [path for path in sorted(folder.iterdir()) if _is_video(path) or _is_frame_folder(path)]
@@ -147,19 +146,19 @@ def _class_folders(split: Path) -> dict[str, list[Path]]:
 
 
 def _read_groups(file: Path) -> dict[tuple[str, str, str], str]:
-    """groups.csv: split, class, clip (without suffix), source_group."""
+    """Read groups.csv: (split, class, clip without suffix) -> source group."""
     if not file.is_file():
         return {}
     with file.open(newline="") as lines:
         rows = csv.DictReader(lines)
         wanted = {"split", "class", "clip", "source_group"}
         if not wanted <= set(rows.fieldnames or ()):
-            raise SourceError(f"{file}: wanted the columns {', '.join(sorted(wanted))}, got {rows.fieldnames}")
+            raise SourceError(f"{file}: got the columns {rows.fieldnames}; wanted {', '.join(sorted(wanted))}")
         return {(row["split"], row["class"], row["clip"]): row["source_group"] for row in rows}
 
 
-def group_of(stem: str) -> str:
-    """The source video that a clip was cut from, by the naming of RWF-2000 and UCF101; else the clip itself."""
+def source_group(stem: str) -> str:
+    """The source video of a clip, by the file names of RWF-2000 and UCF101; otherwise the clip's own name."""
     match = _YOUTUBE_CLIP.match(stem) or _UCF_CLIP.match(stem)
     return match.group(1) if match else stem
 
@@ -184,5 +183,5 @@ def _is_frame_folder(path: Path) -> bool:
     return path.is_dir() and any(_is_image(file) for file in path.iterdir())
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def _natural_key(path: Path) -> list[tuple[int, str]]:
     return [(int(part or 0), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.stem)]

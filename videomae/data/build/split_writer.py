@@ -1,4 +1,4 @@
-"""Writes the shards of one split: packs results into tars, keeps the journal, and at the end the manifest."""
+"""Write one split of a build: its tars, the log of finished shards, and the manifest."""
 
 from __future__ import annotations
 
@@ -16,81 +16,81 @@ _log = logging.getLogger(__name__)
 
 
 class SplitWriter:
-    """One split in the making. `taken` counts the sources dealt with in finished shards: a resumed build skips them."""
+    """Writes one split. `consumed` counts the sources of finished shards, which a resumed build does not pack again."""
 
-    def __init__(self, folder: Path, journal: BuildLog, earlier: list[ShardRecord]) -> None:
+    def __init__(self, folder: Path, log: BuildLog, finished: list[ShardRecord]) -> None:
         self.folder = folder
         self.folder.mkdir(exist_ok=True)
-        self._journal, self._chapters = journal, earlier
-        self.taken = earlier[-1].taken if earlier else 0
-        self.samples = sum(len(chapter.digests) for chapter in earlier)
+        self._build_log, self._finished = log, finished
+        self.consumed = finished[-1].consumed if finished else 0
+        self.samples = sum(len(record.digests) for record in finished)
         self._open: ShardWriter | None = None
         self._clear()
 
     @property
     def skipped(self) -> list[SkippedSource]:
-        return [left for chapter in self._chapters for left in chapter.skipped] + self._skipped
+        return [source for record in self._finished for source in record.skipped] + self._skipped
 
     @property
     def digests(self) -> dict[str, str]:
-        """Key -> content hash of its source, for all samples."""
-        return {key: digest for chapter in self._chapters for key, digest in chapter.digests.items()}
+        """Sample key -> SHA-256 of its source."""
+        return {key: digest for record in self._finished for key, digest in record.digests.items()}
 
     @property
-    def origins(self) -> dict[str, str]:
-        """Content hash -> name of a source that has it."""
+    def source_by_digest(self) -> dict[str, str]:
+        """SHA-256 -> name of the first source with it."""
         return {
-            chapter.digests[key]: source
-            for chapter in reversed(self._chapters)
-            for key, source in chapter.sources.items()
+            record.digests[key]: source
+            for record in reversed(self._finished)
+            for key, source in record.sources.items()
         }
 
-    def take(self, result: Packed | SkippedSource, *, most_samples: int, most_bytes: int | None) -> None:
-        """Write one result; a shard is closed when it holds `most_samples` or `most_bytes` of video."""
+    def add(self, result: Packed | SkippedSource, *, max_samples: int, max_bytes: int | None) -> None:
+        """Write one result; a shard is closed at `max_samples` samples or `max_bytes` bytes of video."""
         self._pending += 1
         if isinstance(result, SkippedSource):
-            _log.warning("left out %s: %s", result.source, result.reason)
+            _log.warning("skipped %s: %s", result.source, result.reason)
             self._skipped.append(result)
             return
         if self._open is None:
-            self._open = ShardWriter(self.folder, sum(1 for chapter in self._chapters if chapter.shard))
+            self._open = ShardWriter(self.folder, sum(1 for record in self._finished if record.shard))
         key = _key(self.samples, result.meta.source)
         self._open.add(key, result.video, result.meta)
         self._digests[key], self._sources[key] = result.meta.sha256, result.meta.source
         self.samples += 1
-        if self._open.samples >= most_samples or (most_bytes is not None and self._open.bytes >= most_bytes):
+        if self._open.samples >= max_samples or (max_bytes is not None and self._open.bytes >= max_bytes):
             self.finish_shard()
 
     def finish_shard(self) -> None:
-        """Close the open shard and write its chapter; without an open shard, only what was left out since the last."""
+        """Close the open shard and log it; without an open shard, log the sources skipped since the last one."""
         if not self._pending:
             return
-        chapter = ShardRecord(
+        record = ShardRecord(
             split=self.folder.name,
-            taken=self.taken + self._pending,
+            consumed=self.consumed + self._pending,
             shard=self._open.finish() if self._open else None,
             digests=self._digests,
             sources=self._sources,
             skipped=tuple(self._skipped),
         )
-        self._journal.append(chapter)
-        self._chapters.append(chapter)
-        self.taken = chapter.taken
+        self._build_log.append(record)
+        self._finished.append(record)
+        self.consumed = record.consumed
         self._clear()
 
     def write_manifest(self, classes: tuple[str, ...], others: dict[str, dict[str, str]]) -> None:
-        """Write manifest.json; `others` are the origins of the other splits, for what stands in both."""
+        """Write manifest.json; `others` maps each other split to its `source_by_digest`, to find duplicates."""
         Manifest(
             folder=self.folder,
             split=self.folder.name,
             classes=classes,
-            shards=tuple(chapter.shard for chapter in self._chapters if chapter.shard),
-            skipped=tuple(sorted(self.skipped, key=lambda left: left.source)),
+            shards=tuple(record.shard for record in self._finished if record.shard),
+            skipped=tuple(sorted(self.skipped, key=lambda source: source.source)),
             duplicates=tuple(
-                Duplicate(key=key, other_split=split, other_source=origins[digest])
+                Duplicate(key=key, other_split=split, other_source=sources[digest])
                 for key, digest in self.digests.items()
-                for split, origins in others.items()
-                if digest in origins
+                for split, sources in others.items()
+                if digest in sources
             ),
         ).write()
 
@@ -112,6 +112,6 @@ class SplitWriter:
 
 
 def _key(number: int, source: str) -> str:
-    """A tar name that says which clip it is: the number keeps it unique, dots would end it."""
+    """A unique tar member name that shows the source; webdataset keys may not contain dots."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(source).stem)[:48]
     return f"{number:08d}-{stem}"

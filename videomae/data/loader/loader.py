@@ -213,7 +213,7 @@ class _MicroBatches(Generic[Item, Batch]):
         return self._preparation.transform(self._reader.read(sample, weight=place.weight), rngs)
 
     def _fault(self, sample: int, error: ValueError) -> Fault:
-        shard, key = self._reader.where(sample)
+        shard, key = self._reader.shard_and_key(sample)
         return Fault(shard=shard, key=key, reason=str(error))
 
 

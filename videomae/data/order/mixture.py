@@ -103,10 +103,10 @@ class MixedReader:
         reader, inner = self._locate(sample)
         return replace(reader.read(inner, weight=weight), id=sample)
 
-    def where(self, sample: int) -> tuple[str, str]:
+    def shard_and_key(self, sample: int) -> tuple[str, str]:
         """As `ShardReader.where`, with the set's folder before the shard's name."""
         reader, inner = self._locate(sample)
-        shard, key = reader.where(inner)
+        shard, key = reader.shard_and_key(inner)
         return f"{reader.manifest.url or reader.manifest.folder}/{shard}", key
 
     def _locate(self, sample: int) -> tuple[ShardReader, int]:

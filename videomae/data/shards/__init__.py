@@ -1,1 +1,1 @@
-"""Tar shards: built once, indexed, verified, and read in an order that no rank or worker count changes."""
+"""Tar shards: write, index, verify, and read samples by id."""

@@ -1,7 +1,7 @@
-"""Where each sample lies in a shard: the index of one tar, made from the tar and read back from JSON.
+"""Index a tar shard: the offset, checksum and metadata of every sample, stored as JSON beside the tar.
 
-tarfile ends without a word when a header is cut off or damaged, so reading a tar here also checks that it ends where an
-archive may end. An entry says enough to read and choose a sample (label, group, frames) without opening the tar.
+tarfile stops silently at a truncated or damaged header, so indexing also checks that the archive ends with its end
+marker. Entries hold what is needed to select and read a sample (label, group, frames) without scanning the tar.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from videomae.data.errors import ShardError
 from videomae.data.video import MAX_FRAMES, SUFFIXES
 
 MAX_MEMBER_BYTES = 1 << 30
-MAX_HEADER_BYTES = 1 << 20  # of long names and pax records, which tarfile reads whole
-MAX_TAIL_BYTES = 1 << 24  # tar writers pad the end of an archive to some block size
+MAX_HEADER_BYTES = 1 << 20  # of long names and pax records, which tarfile reads into memory
+MAX_TAIL_BYTES = 1 << 24  # tar writers pad the end of an archive to a block size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One sample: the bytes of its video in the tar and what its JSON says. `label` is -1 without classes."""
+    """The byte range of a sample's video in the tar, and its metadata. `label` is -1 without classes."""
 
     key: str
     offset: int
@@ -42,9 +42,9 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleMeta:
-    """Label and class, the source group that splits must keep whole, the stored video's shape, and where it is from.
+    """The content of KEY.json beside each video: label, source group, shape of the stored video, and provenance.
 
-    `sha256` is that of the source file, before it was encoded anew.
+    All clips of a `group` come from one source video and belong to one split. `sha256` is that of the source file.
     """
 
     label: int
@@ -63,26 +63,26 @@ class SampleMeta:
         return json.dumps(values, sort_keys=True).encode()
 
 
-def _whole(least: int, most: int) -> Callable[[object], bool]:
+def _int_within(least: int, most: int) -> Callable[[object], bool]:
     return lambda value: type(value) is int and least <= value <= most
 
 
-# What an index may say: a shard may come from anywhere, and what it says is allocated, sampled and divided by.
-_FITS: dict[str, Callable[[object], bool]] = {
+# Valid values of each column. An index may come from anywhere, and its values size allocations and divide.
+_VALIDATORS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("key", "group", "sha256"), lambda value: isinstance(value, str)),
-    "offset": _whole(0, 1 << 62),
-    "size": _whole(1, MAX_MEMBER_BYTES),
-    "crc32": _whole(0, (1 << 32) - 1),
-    "label": _whole(-1, 1 << 31),
-    "frames": _whole(1, MAX_FRAMES),
+    "offset": _int_within(0, 1 << 62),
+    "size": _int_within(1, MAX_MEMBER_BYTES),
+    "crc32": _int_within(0, (1 << 32) - 1),
+    "label": _int_within(-1, 1 << 31),
+    "frames": _int_within(1, MAX_FRAMES),
     "fps": lambda value: isinstance(value, int | float) and 0 < value < 1e6,
-    "width": _whole(1, 1 << 20),
-    "height": _whole(1, 1 << 20),
+    "width": _int_within(1, 1 << 20),
+    "height": _int_within(1, 1 << 20),
 }
 
 
 class Index:
-    """The entries of one shard, in the tar's order, kept column by column."""
+    """The entries of one shard in the order of the tar, stored by column."""
 
     def __init__(self, entries: list[Entry]) -> None:
         self._columns = {field.name: [getattr(entry, field.name) for entry in entries] for field in fields(Entry)}
@@ -90,12 +90,12 @@ class Index:
     def __len__(self) -> int:
         return len(self._columns["key"])
 
-    def __getitem__(self, place: int) -> Entry:
-        return Entry(**{name: column[place] for name, column in self._columns.items()})
+    def __getitem__(self, position: int) -> Entry:
+        return Entry(**{name: column[position] for name, column in self._columns.items()})
 
     @property
-    def last_label(self) -> int:
-        """The highest label, -1 without any."""
+    def max_label(self) -> int:
+        """The highest label; -1 without labels."""
         return max(self._columns["label"], default=-1)
 
     def to_json(self) -> str:
@@ -103,33 +103,33 @@ class Index:
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> Index:
-        """Read an index back; `source` is named in errors. Raises ShardError if it is none."""
+        """Parse an index; errors name `source`. Raises ShardError if the text is not a valid index."""
         try:
             columns = json.loads(text)
             lengths = {len(columns[field.name]) for field in fields(Entry)}
-            wrong = [name for name, fits in _FITS.items() if not all(map(fits, columns[name]))]
+            wrong = [name for name, valid in _VALIDATORS.items() if not all(map(valid, columns[name]))]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ShardError(f"{source}: not an index ({error}); build it again with `index`") from None
+            raise ShardError(f"{source}: not a valid index ({error}); index the tars again") from None
         if len(lengths) != 1 or wrong:
-            fault = f"{' and '.join(wrong)} hold what cannot be" if wrong else "its columns differ in length"
-            raise ShardError(f"{source}: {fault}; build it again with `index`")
+            fault = f"invalid values of {' and '.join(wrong)}" if wrong else "its columns differ in length"
+            raise ShardError(f"{source}: {fault}; index the tars again")
         index = cls([])
         index._columns = columns
         return index
 
 
 def index_tar(path: Path) -> Index:
-    """Read a tar of ours from end to end and index its samples.
+    """Index a tar that `ShardWriter` wrote, reading all of it.
 
     Raises:
-        ShardError: the tar is cut or damaged, or a sample lacks its video or its JSON.
+        ShardError: the tar is truncated or damaged, or a sample lacks its video or its JSON.
     """
     return Index([_entry(sample, path) for sample in tar_samples(path)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class TarSample:
-    """The members of a tar that share a key: suffix (without dot, lower case) -> (offset, bytes)."""
+    """The members of a tar that share a key: lower-case suffix without dot -> (offset, content)."""
 
     key: str
     parts: dict[str, tuple[int, bytes]]
@@ -139,15 +139,15 @@ class TarSample:
         return next((part for suffix, part in self.parts.items() if f".{suffix}" in SUFFIXES), None)
 
     def text(self, suffix: str) -> str | None:
-        """The text of the member with this suffix, if there is one; what is no text is replaced, never an error."""
+        """The text of the member with this suffix, None without one; invalid UTF-8 is replaced."""
         return self.parts[suffix][1].decode(errors="replace") if suffix in self.parts else None
 
 
 def tar_samples(path: Path) -> Iterator[TarSample]:
-    """The samples of a tar in its order, as webdataset groups them: neighbours with one name up to the first dot.
+    """Yield the samples of a tar as webdataset groups them: adjacent members that share the name up to the first dot.
 
     Raises:
-        ShardError: the tar is cut or damaged, or holds what no shard holds.
+        ShardError: the tar is truncated or damaged, or a member or header is too large.
     """
     with path.open("rb") as file:
         for key, members in itertools.groupby(_members(file, path), key=lambda member: member.key):
@@ -164,39 +164,41 @@ class _Member:
 
 
 class BoundedInfo(tarfile.TarInfo):
-    """A tar's header, which is an error if it speaks of more than a header of names and the like may hold."""
+    """A tar header that raises tarfile.ReadError if it declares a negative size or an oversized extended header."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedInfo:
         info = super().frombuf(buf, encoding, errors)
         if info.size < 0 or (not info.isfile() and info.size > MAX_HEADER_BYTES):
-            raise tarfile.ReadError(f"a header that speaks of {info.size} bytes")
+            raise tarfile.ReadError(f"a header declares {info.size} bytes")
         return info
 
 
 def _members(file: BinaryIO, path: Path) -> Iterator[_Member]:
-    again = "copy or build the shard again"
+    remedy = "copy or build the shard again"
     try:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=BoundedInfo) as archive:
             for member in archive:
                 if not member.isfile():
                     continue
                 if member.size > MAX_MEMBER_BYTES:
-                    raise ShardError(f"{path}: member {member.name!r} of {member.size} bytes; too large to be a sample")
+                    raise ShardError(
+                        f"{path}: member {member.name!r} has {member.size} bytes; at most {MAX_MEMBER_BYTES} are read"
+                    )
                 file.seek(member.offset_data)
                 data = file.read(member.size)
                 if len(data) < member.size:
-                    raise ShardError(f"{path}: cut inside {member.name!r}; {again}")
+                    raise ShardError(f"{path}: truncated inside {member.name!r}; {remedy}")
                 folder, slash, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
                 yield _Member(key=folder + slash + stem, suffix=suffix.lower(), offset=member.offset_data, data=data)
             end = archive.offset
     except (tarfile.TarError, UnicodeError, OverflowError) as error:
-        raise ShardError(f"{path}: not a readable tar ({error}); {again}") from None
+        raise ShardError(f"{path}: not a readable tar ({error}); {remedy}") from None
     file.seek(end)
     tail = file.read(MAX_TAIL_BYTES)
     if len(tail) < 2 * tarfile.BLOCKSIZE or tail.strip(b"\0") or file.read(1):
-        raise ShardError(f"{path}: damaged or cut at byte {end}; {again}")
+        raise ShardError(f"{path}: damaged or truncated at byte {end}; {remedy}")
 
 
 def _entry(sample: TarSample, path: Path) -> Entry:
@@ -221,4 +223,4 @@ def _entry(sample: TarSample, path: Path) -> Entry:
             sha256=str(meta["sha256"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ShardError(f"{path}: the JSON of sample {sample.key} is wrong or lacks {error}") from None
+        raise ShardError(f"{path}: the JSON of sample {sample.key} is invalid or lacks {error}") from None

@@ -1,6 +1,6 @@
-"""What a folder of shards holds: the classes, the shards with their counts and checksums, what was left out.
+"""The manifest of a split (manifest.json): its classes, shards with counts and checksums, and skipped sources.
 
-Owns manifest.json. A sample's number (its id) counts through the shards in the manifest's order.
+A sample's id is its number, counted through the shards in the order of the manifest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One tar: its file name, the number of samples, its size and the checksums of it and of its index."""
+    """A tar shard: its file name, number of samples, size, and the checksums of the tar and of its index."""
 
     name: str
     samples: int
@@ -31,10 +31,10 @@ class Shard:
 
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name or not self.name.endswith(".tar") or self.name.startswith("."):
-            raise ShardError(f"a shard is called {self.name!r}; wanted a plain file name that ends in .tar")
+            raise ShardError(f"got the shard name {self.name!r}; wanted a plain file name that ends in .tar")
         if not (type(self.samples) is type(self.bytes) is int and self.samples >= 0 and self.bytes >= 0):
             raise ShardError(
-                f"shard {self.name} has {self.samples} samples in {self.bytes} bytes; build the shards again"
+                f"shard {self.name} declares {self.samples} samples in {self.bytes} bytes; build the shards again"
             )
 
     @property
@@ -44,7 +44,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedSource:
-    """A source that could not be packed, and why."""
+    """A source that could not be packed, and the reason."""
 
     source: str
     reason: str
@@ -52,7 +52,7 @@ class SkippedSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicate:
-    """A sample of this split whose source is byte for byte one of another split's."""
+    """A sample whose source file is identical to one of another split."""
 
     key: str
     other_split: str
@@ -61,9 +61,9 @@ class Duplicate:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One split's shards. `folder` is where they lie; it is not stored, so a folder can be moved.
+    """The shards of one split. `folder` is not stored, so shards can be moved.
 
-    For shards behind a URL, `url` says where, and `folder` is this node's cache of them.
+    For shards behind a URL, `url` is that URL and `folder` is the cache of this node.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class Manifest:
 
     @functools.cached_property
     def starts(self) -> tuple[int, ...]:
-        """The id of each shard's first sample, and at the end the number of all samples."""
+        """The id of each shard's first sample, followed by the total number of samples."""
         return (0, *itertools.accumulate(shard.samples for shard in self.shards))
 
     @property
@@ -84,21 +84,21 @@ class Manifest:
         return self.starts[-1]
 
     def locate(self, sample: int) -> tuple[int, int]:
-        """Where sample number `sample` lies: (shard number, place within the shard)."""
+        """The shard number of a sample id, and the sample's position within that shard."""
         if not 0 <= sample < self.samples:
-            raise ShardError(f"sample {sample} of a set of {self.samples}")
+            raise ShardError(f"got sample id {sample}; the split has {self.samples} samples")
         shard = bisect.bisect_right(self.starts, sample) - 1
         return shard, sample - self.starts[shard]
 
     def write(self) -> None:
-        """Write manifest.json into the folder, the same text for the same content."""
+        """Write manifest.json into the folder; equal manifests give equal text."""
         values = {"format": FORMAT, **asdict(self)}
         del values["folder"], values["url"]
         write_atomic(self.folder / MANIFEST, json.dumps(values, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def parse(cls, text: bytes, *, folder: Path, source: str, url: str = "") -> Manifest:
-        """A manifest from its text; `source` is named in errors."""
+        """Parse the text of a manifest; errors name `source`. Raises ShardError."""
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -112,8 +112,8 @@ class Manifest:
                 split=str(values["split"]),
                 classes=tuple(values["classes"]),
                 shards=tuple(Shard(**shard) for shard in values["shards"]),
-                skipped=tuple(SkippedSource(**left) for left in values["skipped"]),
+                skipped=tuple(SkippedSource(**source) for source in values["skipped"]),
                 duplicates=tuple(Duplicate(**duplicate) for duplicate in values["duplicates"]),
             )
         except (KeyError, TypeError) as error:
-            raise ShardError(f"{source}: {error} missing or wrong; build the shards again") from None
+            raise ShardError(f"{source}: {error} is missing or invalid; build the shards again") from None

@@ -1,6 +1,7 @@
-"""Reads one sample by its number: the index says where, one `pread` fetches it, its checksum is checked.
+"""Read manifests, and samples by id, of shards in a local folder or behind a URL.
 
-Safe to send to worker processes: files are opened where they are read.
+A sample takes one `pread` at the offset that the index gives, and its checksum is verified. Readers can be pickled to
+worker processes: files are opened in the process that reads them.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from videomae.data.remote.fetch import RemoteFolder, as_url
 from videomae.data.shards.index import Entry, Index
 from videomae.data.shards.manifest import MANIFEST, Manifest, Shard
 
-_OPEN_FILES = 64
-_KEPT_INDEXES = 256
-_FAULTS_OF_A_SHARD = (errno.ENOENT, errno.EIO)
+_MAX_OPEN_FILES = 64
+_MAX_INDEXES = 256
+_SHARD_ERRNOS = (errno.ENOENT, errno.EIO)  # blamed on a local shard; all other errors on the node
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One sample: its number, where it came from, the encoded video, and what is known without decoding it."""
+    """One sample: its id, its encoded video, and the metadata of the index."""
 
     id: int
     key: str
@@ -40,7 +41,7 @@ class Sample:
     fps: float
     width: int
     height: int
-    weight: float = 1.0  # in a mean over the batch, see `Place`; 0 where the sample only fills up a last batch
+    weight: float = 1.0  # in the mean over a batch, see `SampleSlot`; 0 for a sample that only pads the last batch
 
 
 class ShardReader:
@@ -56,24 +57,24 @@ class ShardReader:
         return self.manifest.samples
 
     def entry(self, sample: int) -> Entry:
-        """What the index knows of a sample, without reading the sample. Raises ShardError."""
-        shard, place = self.manifest.locate(sample)
-        return self._index(shard)[place]
+        """The index entry of a sample, without reading the sample. Raises ShardError."""
+        shard, position = self.manifest.locate(sample)
+        return self._index(shard)[position]
 
     def read(self, sample: int, *, weight: float = 1.0) -> Sample:
         """Read one sample.
 
         Raises:
-            ShardError: the shard or its index is missing, cut, or not what was built.
-            RemoteError: it cannot be fetched, or this node cannot read or keep it; the sample is not to blame.
+            ShardError: the shard or its index is missing, truncated, or differs from the manifest.
+            RemoteError: it cannot be fetched, or this node's disk fails; the sample is not at fault.
         """
-        shard, place = self.manifest.locate(sample)
-        entry = self._index(shard)[place]
+        shard, position = self.manifest.locate(sample)
+        entry = self._index(shard)[position]
         name = self.manifest.shards[shard].name
-        video = self._bytes(shard, entry)
+        video = self._read_bytes(shard, entry)
         if len(video) != entry.size or zlib.crc32(video) != entry.crc32:
             raise ShardError(
-                f"{self.manifest.folder / name}: sample {entry.key} is cut or damaged; copy the shard again"
+                f"{self.manifest.folder / name}: sample {entry.key} is truncated or damaged; copy the shard again"
             )
         return Sample(
             id=sample,
@@ -89,25 +90,25 @@ class ShardReader:
             weight=weight,
         )
 
-    def where(self, sample: int) -> tuple[str, str]:
-        """The names of a sample's shard and of itself, as far as the index can be read."""
-        shard, place = self.manifest.locate(sample)
+    def shard_and_key(self, sample: int) -> tuple[str, str]:
+        """The names of a sample's shard and of the sample; its position in the shard if the index cannot be read."""
+        shard, position = self.manifest.locate(sample)
         try:
-            key = self._index(shard)[place].key
+            key = self._index(shard)[position].key
         except ShardError:
-            key = f"number {place}"
+            key = f"number {position}"
         return self.manifest.shards[shard].name, key
 
     def close(self) -> None:
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def _bytes(self, shard: int, entry: Entry) -> bytes:
+    def _read_bytes(self, shard: int, entry: Entry) -> bytes:
         try:
             return os.pread(self._file(shard), entry.size, entry.offset)
         except OSError as error:
             path = self.manifest.folder / self.manifest.shards[shard].name
-            if self.cache is None and error.errno in _FAULTS_OF_A_SHARD:
+            if self.cache is None and error.errno in _SHARD_ERRNOS:
                 raise ShardError(f"{path}: {error.strerror}; copy or build the shard again") from None
             raise _node_error(path, error) from None
 
@@ -115,16 +116,18 @@ class ShardReader:
         if shard in self._indexes:
             self._indexes.move_to_end(shard)
             return self._indexes[shard]
-        described = self.manifest.shards[shard]
-        path = self.manifest.folder / described.index_name
-        index = Index.from_json(self._index_text(path, described), source=str(path))
-        if len(index) != described.samples:
-            raise ShardError(f"{path} holds {len(index)} samples, the manifest says {described.samples}")
+        info = self.manifest.shards[shard]
+        path = self.manifest.folder / info.index_name
+        index = Index.from_json(self._index_text(path, info), source=str(path))
+        if len(index) != info.samples:
+            raise ShardError(f"{path} holds {len(index)} samples, the manifest says {info.samples}")
         classes = len(self.manifest.classes)
-        if index.last_label >= classes > 0:
-            raise ShardError(f"{path} has the label {index.last_label}, the manifest {classes} classes; index it again")
+        if index.max_label >= classes > 0:
+            raise ShardError(
+                f"{path} has the label {index.max_label}, the manifest {classes} classes; index the tars again"
+            )
         self._indexes[shard] = index
-        if len(self._indexes) > _KEPT_INDEXES:
+        if len(self._indexes) > _MAX_INDEXES:
             self._indexes.popitem(last=False)
         return index
 
@@ -137,7 +140,7 @@ class ShardReader:
         if not path.is_file():
             raise ShardError(f"no index at {path}; copy it, or build the shards again")
         if file_sha256(path) != shard.index_sha256:
-            raise ShardError(f"{path} is not the index that the manifest speaks of; copy it again")
+            raise ShardError(f"the SHA-256 of {path} differs from the manifest's; copy the index again")
         return path.read_text(errors="replace")
 
     def _file(self, shard: int) -> int:
@@ -145,7 +148,7 @@ class ShardReader:
             self._files.move_to_end(shard)
             return self._files[shard]
         self._files[shard] = self._open(self.manifest.shards[shard])
-        if len(self._files) > _OPEN_FILES:
+        if len(self._files) > _MAX_OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
         if self.cache is not None:
             self._close_evicted(but=shard)
@@ -157,7 +160,7 @@ class ShardReader:
         return self.cache.open(shard.name, size=shard.bytes, sha256=shard.sha256)
 
     def _close_evicted(self, *, but: int) -> None:
-        """Files that are open still take room on the disk after the cache has given them up."""
+        """Close deleted files: they take disk space until they are closed."""
         for shard in [shard for shard, file in self._files.items() if shard != but and not os.fstat(file).st_nlink]:
             os.close(self._files.pop(shard))
 
@@ -216,5 +219,5 @@ def _no_manifest(folder: Path) -> str:
 
 def _node_error(path: Path, error: OSError) -> RemoteError:
     return RemoteError(
-        f"{path}: {error}; this is the node's disk, not the sample: look at its space, rights and open files"
+        f"{path}: {error}; a fault of the node, not the sample: check disk space, permissions and open files"
     )

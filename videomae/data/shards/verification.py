@@ -1,4 +1,4 @@
-"""Checks every byte of a split's shards against its manifest and names every fault."""
+"""Verify every byte of a split's shards against its manifest."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from videomae.data.video import VideoError, iter_frames
 
 @dataclass(frozen=True, kw_only=True)
 class ShardFault:
-    """Something that is not as the manifest says; `key` is empty where a whole shard is meant."""
+    """A difference from the manifest; `key` is empty if it concerns a whole shard."""
 
     shard: str
     key: str
     reason: str
 
 
-def verify(manifest: Manifest, *, decode: bool = False) -> list[ShardFault]:
-    """Every fault of the split's files; with `decode`, also every video that does not decode to its frames.
+def verify_shards(manifest: Manifest, *, decode: bool = False) -> list[ShardFault]:
+    """List every fault of the split's files; with `decode`, also videos that do not decode to their frame count.
 
-    Of shards behind a URL, this node's copies are checked; those that it has not are downloaded.
+    Shards behind a URL are downloaded to this node's cache unless they are there, and verified in it.
     """
-    findings: list[ShardFault] = []
+    faults: list[ShardFault] = []
     with progress.track(f"Verifying {manifest.split}", total=len(manifest.shards)) as task:
         for shard in manifest.shards:
-            findings += _fetch(manifest, shard) or _verify_shard(manifest.folder, shard, decode=decode)
-            task.advance(1, note=f"{len(findings)} faults" if findings else "")
+            faults += _fetch(manifest, shard) or _verify_shard(manifest.folder, shard, decode=decode)
+            task.advance(1, note=f"{len(faults)} faults" if faults else "")
     if manifest.url:
-        return findings  # what else lies in the node's cache is no fault
-    known = {shard.name for shard in manifest.shards}
-    for stray in sorted(path.name for path in manifest.folder.glob("*.tar") if path.name not in known):
-        findings.append(ShardFault(shard=stray, key="", reason="not in the manifest"))
-    return findings
+        return faults  # the cache may hold other files
+    listed = {shard.name for shard in manifest.shards}
+    for name in sorted(path.name for path in manifest.folder.glob("*.tar") if path.name not in listed):
+        faults.append(ShardFault(shard=name, key="", reason="not in the manifest"))
+    return faults
 
 
 def _fetch(manifest: Manifest, shard: Shard) -> list[ShardFault]:
-    """Have a remote shard and its index here; nothing to do for local ones."""
+    """Download a remote shard and its index to the cache."""
     if manifest.url:
         cache = ShardCache(RemoteFolder(manifest.url))
         try:
@@ -67,10 +67,10 @@ def _verify_shard(folder: Path, shard: Shard, *, decode: bool) -> Iterator[Shard
     if size != shard.bytes:
         yield ShardFault(shard=shard.name, key="", reason=f"{size} bytes, the manifest says {shard.bytes}")
     elif file_sha256(tar) != shard.sha256:
-        yield ShardFault(shard=shard.name, key="", reason="its SHA-256 is not the manifest's")
+        yield ShardFault(shard=shard.name, key="", reason="its SHA-256 differs from the manifest's")
     if file_sha256(index_path) != shard.index_sha256:
         yield ShardFault(
-            shard=shard.name, key="", reason=f"{index_path.name} is not the one that the manifest speaks of"
+            shard=shard.name, key="", reason=f"the SHA-256 of {index_path.name} differs from the manifest's"
         )
         return
     try:
@@ -81,18 +81,18 @@ def _verify_shard(folder: Path, shard: Shard, *, decode: bool) -> Iterator[Shard
     if len(index) != shard.samples:
         yield ShardFault(shard=shard.name, key="", reason=f"{len(index)} samples, the manifest says {shard.samples}")
     with tar.open("rb") as file:
-        for place in range(len(index)):
-            entry = index[place]
-            reason = _fault(os.pread(file.fileno(), entry.size, entry.offset), entry, decode=decode)
+        for position in range(len(index)):
+            entry = index[position]
+            reason = _find_fault(os.pread(file.fileno(), entry.size, entry.offset), entry, decode=decode)
             if reason:
                 yield ShardFault(shard=shard.name, key=entry.key, reason=reason)
 
 
-def _fault(video: bytes, entry: Entry, *, decode: bool) -> str:
+def _find_fault(video: bytes, entry: Entry, *, decode: bool) -> str:
     if len(video) != entry.size:
-        return f"cut: {len(video)} of {entry.size} bytes"
+        return f"truncated: {len(video)} of {entry.size} bytes"
     if zlib.crc32(video) != entry.crc32:
-        return "its bytes changed: wrong checksum"
+        return "its checksum differs from the index"
     if decode:
         try:
             frames = sum(1 for _ in iter_frames(video))

@@ -1,6 +1,6 @@
-"""Writes samples into tar shards with webdataset's own writer, then indexes what stands on disk.
+"""Write samples to a tar shard with webdataset's TarWriter, and index the tar from disk.
 
-The bytes depend on the samples alone: no times, owners or machine names go in.
+The bytes depend on the samples alone: no times, owners or machine names are stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from videomae.data.shards.manifest import Shard
 
 
 class ShardWriter:
-    """One tar in the making: `add` samples, then `finish`, or `abandon` it."""
+    """Writes one tar: `add` samples, then `finish` or `abandon` it."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.path = folder / f"{number:06d}.tar"
@@ -35,13 +35,13 @@ class ShardWriter:
         self._crcs.append(zlib.crc32(video))
 
     def finish(self) -> Shard:
-        """Close the tar, index it from disk and compare with what went in; returns its line of the manifest."""
+        """Close the tar, write its index, and return its manifest entry. Raises ShardError if the disk altered it."""
         self._tar.close()
         self._file.close()
         index = index_tar(self.path)
-        if [index[place].crc32 for place in range(len(index))] != self._crcs:
+        if [index[position].crc32 for position in range(len(index))] != self._crcs:
             raise ShardError(
-                f"{self.path}: what stands on disk is not what was written; check the disk and build again"
+                f"{self.path}: the content on disk differs from what was written; check the disk and build again"
             )
         text = index.to_json()
         name = self.path.name
@@ -56,7 +56,7 @@ class ShardWriter:
         )
 
     def abandon(self) -> None:
-        """Close the unfinished file, full disk or not, and leave it to whoever cleans the folder."""
+        """Close the unfinished file, even on a full disk; the caller deletes its folder."""
         with contextlib.suppress(OSError):
             self._tar.close()
         with contextlib.suppress(OSError):

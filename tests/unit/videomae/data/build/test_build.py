@@ -22,7 +22,7 @@ from videomae.data.build.build import BuildConfig, BuildError, build
 from videomae.data.shards.manifest import Manifest
 from videomae.data.build.packing import pack
 from videomae.data.shards.reader import ShardReader
-from videomae.data.build.sources import Source, SourceError, find
+from videomae.data.build.sources import Source, SourceError, find_sources
 from videomae.data.shards.writer import ShardWriter
 from videomae.data.video import EncodingConfig, decode, probe
 
@@ -38,7 +38,7 @@ def leftovers(out: Path) -> list[str]:
 
 
 def test_a_build_holds_every_video_with_its_label(videos: Path, tmp_path: Path) -> None:
-    result = build(find(videos), tmp_path / "out", SMALL)
+    result = build(find_sources(videos), tmp_path / "out", SMALL)
     assert not result.reused
     train = read_manifest(tmp_path / "out" / "train")
     assert train.classes == ("Calm", "Fight")
@@ -57,14 +57,14 @@ def test_a_build_holds_every_video_with_its_label(videos: Path, tmp_path: Path) 
 
 
 def test_workers_and_repetition_give_the_same_bytes(videos: Path, tmp_path: Path) -> None:
-    build(find(videos), tmp_path / "one", SMALL)
-    build(find(videos), tmp_path / "two", SMALL, workers=2)
+    build(find_sources(videos), tmp_path / "one", SMALL)
+    build(find_sources(videos), tmp_path / "two", SMALL, workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")
 def test_stock_webdataset_reads_the_shards(videos: Path, tmp_path: Path) -> None:
-    build(find(videos), tmp_path / "out", SMALL)
+    build(find_sources(videos), tmp_path / "out", SMALL)
     shards = [str(path) for path in sorted((tmp_path / "out" / "train").glob("*.tar"))]
     samples = list(webdataset.WebDataset(shards, shardshuffle=False))  # pyright: ignore[reportAttributeAccessIssue]
     reader = ShardReader(read_manifest(tmp_path / "out" / "train"))
@@ -78,17 +78,17 @@ def test_stock_webdataset_reads_the_shards(videos: Path, tmp_path: Path) -> None
 
 def test_a_second_build_reuses_the_first_or_says_what_differs(videos: Path, tmp_path: Path, write_video: Any) -> None:
     out = tmp_path / "out"
-    build(find(videos), out, SMALL)
+    build(find_sources(videos), out, SMALL)
     before = contents(out)
-    assert build(find(videos), out, SMALL).reused
+    assert build(find_sources(videos), out, SMALL).reused
     other = BuildConfig(encoding=EncodingConfig(short_side=20, fps=5), samples_per_shard=3)
     with pytest.raises(BuildError, match=r"short_side: 24 -> 20.*--overwrite"):
-        build(find(videos), out, other)
+        build(find_sources(videos), out, other)
     write_video(videos / "train" / "Calm" / "new.mp4", 77)
     with pytest.raises(BuildError, match=r"1 source file\(s\) added, such as train/Calm/new.mp4"):
-        build(find(videos), out, SMALL)
+        build(find_sources(videos), out, SMALL)
     assert contents(out) == before
-    assert not build(find(videos), out, SMALL, overwrite=True).reused
+    assert not build(find_sources(videos), out, SMALL, overwrite=True).reused
     assert read_manifest(out / "train").samples == 9
 
 
@@ -98,7 +98,7 @@ def test_videos_that_cannot_be_read_are_named_and_skipped(videos: Path, tmp_path
     whole = (folder / "clip1.mp4").read_bytes()
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     write_video(folder / "single.mp4", 5, frames=1)
-    result = build(find(videos), tmp_path / "out", SMALL, workers=2)
+    result = build(find_sources(videos), tmp_path / "out", SMALL, workers=2)
     left = {item.source: item.reason for item in result.manifests["train"].skipped}
     assert left.keys() == {f"train/Calm/{name}.mp4" for name in ("text", "cut", "single")}
     assert "1 frame" in left["train/Calm/single.mp4"]
@@ -111,7 +111,7 @@ def test_nothing_readable_is_an_error_and_leaves_nothing(tmp_path: Path) -> None
             (tmp_path / "videos" / split / name).mkdir(parents=True)
             (tmp_path / "videos" / split / name / "x.mp4").write_text("no video")
     with pytest.raises(BuildError, match=r"none of the 2 videos of train/ could be read: train/./x.mp4"):
-        build(find(tmp_path / "videos"), tmp_path / "out", SMALL)
+        build(find_sources(tmp_path / "videos"), tmp_path / "out", SMALL)
     assert leftovers(tmp_path / "out") == []
 
 
@@ -138,7 +138,7 @@ def remove(*patterns: str) -> Any:
 def test_sources_that_cannot_be_used_are_refused(videos: Path, tmp_path: Path, change: Any, said: str) -> None:
     change(videos)
     with pytest.raises(SourceError, match=said):
-        build(find(videos), tmp_path / "out", SMALL)
+        build(find_sources(videos), tmp_path / "out", SMALL)
     assert leftovers(tmp_path / "out") == []
 
 
@@ -148,14 +148,14 @@ def test_a_full_disk_is_said_and_leaves_nothing(videos: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(ShardWriter, "add", full)
     with pytest.raises(BuildError, match=r"no space left .* --short-side"):
-        build(find(videos), tmp_path / "out", SMALL)
+        build(find_sources(videos), tmp_path / "out", SMALL)
     assert leftovers(tmp_path / "out") == []
 
 
 def test_a_killed_build_goes_on_to_the_same_bytes(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(find(videos), tmp_path / "whole", SMALL)
+    build(find_sources(videos), tmp_path / "whole", SMALL)
     for moment, finished in ((2, 0), (4, 3), (7, 6), (9, 8)):
         out = tmp_path / f"out{moment}"
         packed: list[str] = []
@@ -169,13 +169,13 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
         with monkeypatch.context() as patched:
             patched.setattr(packing, "pack", killed)
             with pytest.raises(KeyboardInterrupt):
-                build(find(videos), out, SMALL)
+                build(find_sources(videos), out, SMALL)
         assert not out.exists()
         with monkeypatch.context() as patched:
             patched.setattr(
                 packing, "pack", lambda *args, packed=packed: (packed.append(args[0].name), pack(*args))[1]
             )
-            build(find(videos), out, SMALL)
+            build(find_sources(videos), out, SMALL)
         assert contents(out) == contents(tmp_path / "whole")
         assert len(packed) == moment + 12 - finished  # only what stood in the open shard is packed again
 
@@ -186,8 +186,8 @@ def test_two_builds_into_one_place_do_not_mix(videos: Path, tmp_path: Path) -> N
     with (staging / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(BuildError, match="another build is writing"):
-            build(find(videos), tmp_path / "out", SMALL)
-    build(find(videos), tmp_path / "out", SMALL)
+            build(find_sources(videos), tmp_path / "out", SMALL)
+    build(find_sources(videos), tmp_path / "out", SMALL)
 
 
 def kill_on_clip3(source: Source, *rest: Any) -> Any:
@@ -200,7 +200,7 @@ def test_a_video_that_kills_its_decoder_is_skipped(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "pack", kill_on_clip3)
-    manifest = build(find(videos / "train" / "Calm"), tmp_path / "out", SMALL, workers=2).manifests["train"]
+    manifest = build(find_sources(videos / "train" / "Calm"), tmp_path / "out", SMALL, workers=2).manifests["train"]
     assert [left.source for left in manifest.skipped] == ["clip3.mp4"]
     assert "died" in manifest.skipped[0].reason
     assert manifest.samples == 3
@@ -208,7 +208,7 @@ def test_a_video_that_kills_its_decoder_is_skipped(
 
 def test_bytes_can_bound_a_shard(videos: Path, tmp_path: Path) -> None:
     config = BuildConfig(encoding=SMALL.encoding, bytes_per_shard=1)
-    assert [shard.samples for shard in build(find(videos), tmp_path / "out", config).manifests["val"].shards] == [1] * 4
+    assert [shard.samples for shard in build(find_sources(videos), tmp_path / "out", config).manifests["val"].shards] == [1] * 4
 
 
 def test_another_folder_is_never_overwritten_unasked(videos: Path, tmp_path: Path) -> None:
@@ -216,13 +216,13 @@ def test_another_folder_is_never_overwritten_unasked(videos: Path, tmp_path: Pat
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     for overwrite in (False, True):
         with pytest.raises(BuildError, match="not a build of shards"):
-            build(find(videos), tmp_path / "out", SMALL, overwrite=overwrite)
+            build(find_sources(videos), tmp_path / "out", SMALL, overwrite=overwrite)
     assert (tmp_path / "out" / "thesis.tex").read_text() == "precious"
 
 
 def test_copies_across_splits_are_reported(videos: Path, tmp_path: Path) -> None:
     shutil.copy(videos / "train" / "Calm" / "clip3.mp4", videos / "val" / "Calm" / "copy.mp4")
-    manifests = build(find(videos), tmp_path / "out", SMALL).manifests
+    manifests = build(find_sources(videos), tmp_path / "out", SMALL).manifests
     (copy,) = manifests["val"].duplicates
     assert (copy.key.split("-")[1], copy.other_split, copy.other_source) == ("copy", "train", "train/Calm/clip3.mp4")
     (original,) = manifests["train"].duplicates
@@ -237,7 +237,7 @@ def test_frame_folders_are_videos(tmp_path: Path, videos: Path) -> None:
         folder.mkdir(parents=True)
         for number in range(1, 12):
             Image.fromarray(np.full((32, 32, 3), 20 * number, np.uint8)).save(folder / f"{number}.png")
-    manifest = build(find(videos), tmp_path / "out", BuildConfig(encoding=EncodingConfig(fps=15.0))).manifests["train"]
+    manifest = build(find_sources(videos), tmp_path / "out", BuildConfig(encoding=EncodingConfig(fps=15.0))).manifests["train"]
     reader = ShardReader(manifest)
     assert manifest.classes == ("Calm", "Fight")
     assert reader.entry(0).group == "abcdefghijk"
@@ -251,7 +251,7 @@ def test_groups_come_from_the_csv_the_name_or_the_clip(videos: Path, write_video
     write_video(videos / "train" / "Calm" / "-1l5631l3fg_0.avi.mp4", 1)
     (videos / "train" / "Calm" / "-1l5631l3fg_0.avi.mp4").rename(videos / "train" / "Calm" / "-1l5631l3fg_0.mp4")
     write_video(videos / "train" / "Calm" / "v_Calm_g03_c01.mp4", 2)
-    groups = {source.path.stem: source.group for source in find(videos).splits["train"]}
+    groups = {source.path.stem: source.group for source in find_sources(videos).splits["train"]}
     assert groups["clip1"] == "9"
     assert groups["clip3"] == "clip3"
     assert groups["-1l5631l3fg_0"] == "-1l5631l3fg"
@@ -259,17 +259,17 @@ def test_groups_come_from_the_csv_the_name_or_the_clip(videos: Path, write_video
 
 
 def test_splits_are_found_whatever_their_case(videos: Path) -> None:
-    names = {split: [source.name.lower() for source in sources] for split, sources in find(videos).splits.items()}
+    names = {split: [source.name.lower() for source in sources] for split, sources in find_sources(videos).splits.items()}
     (videos / "train").rename(videos / "Train")
     (videos / "val").rename(videos / "VAL")
-    found = find(videos).splits
+    found = find_sources(videos).splits
     assert {split: [source.name.lower() for source in sources] for split, sources in found.items()} == names
 
 
 def test_loose_videos_are_packed_without_classes(tmp_path: Path, write_video: Any) -> None:
     for number in range(3):
         write_video(tmp_path / "videos" / f"{number}.mp4", number)
-    manifest = build(find(tmp_path / "videos"), tmp_path / "out", SMALL).manifests["train"]
+    manifest = build(find_sources(tmp_path / "videos"), tmp_path / "out", SMALL).manifests["train"]
     assert manifest.classes == ()
     assert [ShardReader(manifest).entry(number).label for number in range(3)] == [-1] * 3
 

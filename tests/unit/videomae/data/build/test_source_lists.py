@@ -11,7 +11,7 @@ from launch.cli import main
 from videomae.data.build.build import BuildConfig, BuildError, build
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader
-from videomae.data.build.source_lists import from_hmdb51, from_lists, from_ucf101
+from videomae.data.build.source_lists import list_hmdb51, list_from_files, list_ucf101
 from videomae.data.build.sources import SourceError
 
 
@@ -24,7 +24,7 @@ def test_lists_of_any_separator_are_read(
         write_video(tmp_path / "clips" / f"a b {number}.mp4", number)
     rows = [f"clips/a b {number}.mp4{separator}{number % 3}" for number in range(4)]
     (tmp_path / "train.csv").write_text(header.format(separator) + "\n".join(rows) + "\n")
-    listing = from_lists(tmp_path, {"train": tmp_path / "train.csv"})
+    listing = list_from_files(tmp_path, {"train": tmp_path / "train.csv"})
     assert listing.classes == ("0", "1", "2")
     assert [(source.name, source.label) for source in listing.splits["train"]] == [
         (f"clips/a b {number}.mp4", number % 3) for number in range(4)
@@ -54,10 +54,10 @@ def test_other_labels_for_the_same_files_are_another_build(tmp_path: Path, write
     for number in range(2):
         write_video(tmp_path / f"{number}.mp4", number)
     (tmp_path / "list.txt").write_text("0.mp4 x\n1.mp4 y\n")
-    build(from_lists(tmp_path, {"train": tmp_path / "list.txt"}), tmp_path / "out", BuildConfig())
+    build(list_from_files(tmp_path, {"train": tmp_path / "list.txt"}), tmp_path / "out", BuildConfig())
     (tmp_path / "list.txt").write_text("0.mp4 y\n1.mp4 x\n")
     with pytest.raises(BuildError, match="labels"):
-        build(from_lists(tmp_path, {"train": tmp_path / "list.txt"}), tmp_path / "out", BuildConfig())
+        build(list_from_files(tmp_path, {"train": tmp_path / "list.txt"}), tmp_path / "out", BuildConfig())
 
 
 def test_frame_folders_with_their_count_are_read(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_frame_folders_with_their_count_are_read(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     (tmp_path / "list.txt").write_text("two 12 0\nclip one 9 1\n")
     with pytest.raises(SourceError, match="none of the listed files"):
-        from_lists(tmp_path / "elsewhere", {"train": tmp_path / "list.txt"})
+        list_from_files(tmp_path / "elsewhere", {"train": tmp_path / "list.txt"})
     (tmp_path / "list.txt").write_text("two 12 0\nclip one,1\n".replace(",", " "))
-    found = from_lists(tmp_path, {"train": tmp_path / "list.txt"}).splits["train"]
+    found = list_from_files(tmp_path, {"train": tmp_path / "list.txt"}).splits["train"]
     assert [(source.name, source.label) for source in found] == [("clip one", 1), ("two", 0)]
 
 
@@ -81,7 +81,7 @@ def test_ucf101s_official_splits(tmp_path: Path, write_video: Callable[..., Path
         "Archery/v_Archery_g08_c01.avi 1\r\nArchery/v_Archery_g09_c01.avi 1\r\nBiking/v_Biking_g08_c01.avi 2\r\n"
     )
     (lists / "testlist02.txt").write_text("Archery/v_Archery_g01_c01.avi\r\nBiking/v_Biking_g01_c01.avi\r\n")
-    listing = from_ucf101(tmp_path / "UCF-101", lists, 2)
+    listing = list_ucf101(tmp_path / "UCF-101", lists, 2)
     assert listing.classes == ("Archery", "Biking")
     assert [(source.label, source.group) for source in listing.splits["train"]] == [
         (0, "Archery_g08"),
@@ -93,7 +93,7 @@ def test_ucf101s_official_splits(tmp_path: Path, write_video: Callable[..., Path
         "Biking/v_Biking_g01_c01.avi",
     ]
     with pytest.raises(SourceError, match=r"no list at .*trainlist01.txt; wanted the official lists of UCF101"):
-        from_ucf101(tmp_path / "UCF-101", lists, 1)
+        list_ucf101(tmp_path / "UCF-101", lists, 1)
 
 
 def test_hmdb51s_official_splits(tmp_path: Path, write_video: Callable[..., Path]) -> None:
@@ -104,7 +104,7 @@ def test_hmdb51s_official_splits(tmp_path: Path, write_video: Callable[..., Path
         for number, clip in enumerate(clips):
             write_video(tmp_path / "hmdb51" / name / clip, number)
         (splits / f"{name}_test_split1.txt").write_text("".join(f"{clip} {use} \n" for use, clip in enumerate(clips)))
-    listing = from_hmdb51(tmp_path / "hmdb51", splits, 1)
+    listing = list_hmdb51(tmp_path / "hmdb51", splits, 1)
     assert listing.classes == ("brush_hair", "sword")
     assert [source.name[-5] for source in listing.splits["train"]] == ["1", "1"]
     assert [source.name[-5] for source in listing.splits["val"]] == ["2", "2"]
@@ -113,12 +113,12 @@ def test_hmdb51s_official_splits(tmp_path: Path, write_video: Callable[..., Path
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "lists nothing"), ("only-a-path\n", "wanted `path label`"), ("a.mp4 0\nb.mp4 0\n", "only the class '0'")],
+    [("", "is empty"), ("only-a-path\n", "wanted `path label`"), ("a.mp4 0\nb.mp4 0\n", "only the class '0'")],
 )
 def test_lists_of_another_form_are_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(SourceError, match=said):
-        from_lists(tmp_path, {"train": tmp_path / "list.txt"})
+        list_from_files(tmp_path, {"train": tmp_path / "list.txt"})
 
 
 def test_numbers_without_a_class_are_refused(tmp_path: Path, write_video: Callable[..., Path]) -> None:
@@ -126,4 +126,4 @@ def test_numbers_without_a_class_are_refused(tmp_path: Path, write_video: Callab
     shutil.copy(tmp_path / "a.mp4", tmp_path / "b.mp4")
     (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4 5\n")
     with pytest.raises(SourceError, match="label 5 in the lists, but only 2 classes"):
-        from_lists(tmp_path, {"train": tmp_path / "list.txt"}, classes=["x", "y"])
+        list_from_files(tmp_path, {"train": tmp_path / "list.txt"}, classes=["x", "y"])

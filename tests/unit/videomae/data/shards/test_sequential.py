@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from videomae.data.build.build import BuildConfig, build
-from videomae.data.build.sources import find
+from videomae.data.build.sources import find_sources
 from videomae.data.errors import ShardError
 from videomae.data.shards import sequential
 from videomae.data.shards.reader import ShardReader, read_manifest
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pyt
 @pytest.fixture
 def split(videos: Path, tmp_path: Path) -> Path:
     config = BuildConfig(encoding=EncodingConfig(short_side=24, fps=5), samples_per_shard=3)
-    build(find(videos), tmp_path / "out", config)
+    build(find_sources(videos), tmp_path / "out", config)
     return tmp_path / "out" / "train"
 
 

@@ -17,11 +17,11 @@ from launch.cli import main
 from videomae.core.files import file_sha256
 from videomae.data.build.build import BuildConfig, build
 from videomae.data.build.external_tars import index_folder
-from videomae.data.build.sources import find
+from videomae.data.build.sources import find_sources
 from videomae.data.errors import ShardError
 from videomae.data.shards.index import index_tar, tar_samples
 from videomae.data.shards.reader import ShardReader, read_manifest
-from videomae.data.shards.verification import verify
+from videomae.data.shards.verification import verify_shards
 from videomae.data.video import EncodingConfig
 
 SMALL = BuildConfig(encoding=EncodingConfig(short_side=24, fps=5), samples_per_shard=5)
@@ -29,7 +29,7 @@ SMALL = BuildConfig(encoding=EncodingConfig(short_side=24, fps=5), samples_per_s
 
 @pytest.fixture
 def built(videos: Path, tmp_path: Path) -> Path:
-    build(find(videos), tmp_path / "out", SMALL)
+    build(find_sources(videos), tmp_path / "out", SMALL)
     return tmp_path / "out"
 
 
@@ -70,10 +70,10 @@ def test_missing_and_changed_files_are_named(built: Path, name: str) -> None:
     file = built / "val" / name
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b"#")
-    (changed, *_) = verify(read_manifest(built / "val"))
+    (changed, *_) = verify_shards(read_manifest(built / "val"))
     assert changed.shard == "000000.tar"
     file.unlink()
-    (missing,) = verify(read_manifest(built / "val"))
+    (missing,) = verify_shards(read_manifest(built / "val"))
     assert f"{name} missing" in missing.reason
     with pytest.raises(ShardError):
         ShardReader(read_manifest(built / "val")).read(0)
@@ -81,7 +81,7 @@ def test_missing_and_changed_files_are_named(built: Path, name: str) -> None:
 
 def test_stray_tars_are_named(built: Path) -> None:
     write_tar(built / "val" / "000009.tar", {"a.mp4": b"1"})
-    assert [(found.shard, found.reason) for found in verify(read_manifest(built / "val"))] == [
+    assert [(found.shard, found.reason) for found in verify_shards(read_manifest(built / "val"))] == [
         ("000009.tar", "not in the manifest")
     ]
 
@@ -168,12 +168,12 @@ def test_tars_of_others_are_indexed(tmp_path: Path, write_video: Callable[..., P
     assert [reader.entry(number).frames for number in range(6)] == [5, 6, 7] * 2
     assert reader.entry(5).group == "g7"
     assert [left.source for left in manifest.skipped] == ["part-0.tar/dir/09", "part-1.tar/dir/19"]
-    assert verify(manifest, decode=True) == []
+    assert verify_shards(manifest, decode=True) == []
 
 
 @pytest.mark.parametrize(
     ("labels", "classes", "said"),
-    [((b"0", b"dog"), (), "partly names"), ((b"0", b"7"), ("a", "b"), "none of the 2 classes")],
+    [((b"0", b"dog"), (), "mix names"), ((b"0", b"7"), ("a", "b"), "none of the 2 classes")],
 )
 def test_labels_that_do_not_fit_are_refused(
     tmp_path: Path, write_video: Callable[..., Path], labels: tuple[bytes, bytes], classes: tuple[str, ...], said: str
@@ -189,7 +189,7 @@ def test_a_cut_tar_of_others_is_refused(tmp_path: Path, write_video: Callable[..
     video = write_video(tmp_path / "v.mp4", 1).read_bytes()
     path = write_tar(tmp_path / "t" / "0.tar", {"a.mp4": video, "b.mp4": video})
     path.write_bytes(path.read_bytes()[: 512 + -(-len(video) // 512) * 512])  # at the boundary of the second member
-    with pytest.raises(ShardError, match="damaged or cut at byte"):
+    with pytest.raises(ShardError, match="damaged or truncated at byte"):
         index_folder(tmp_path / "t")
 
 
@@ -199,7 +199,7 @@ def test_the_card_and_the_sheet_show_what_is_there(built: Path, capsys: pytest.C
     train = shown["splits"][0]
     assert (train["split"], train["samples"], train["shards"]) == ("train", 8, 2)
     assert train["classes"] == {"Calm": 4, "Fight": 4}
-    assert train["frames"] == {"least": 6, "median": 6, "greatest": 6}
+    assert train["frames"] == {"min": 6, "median": 6, "max": 6}
     for sheet in shown["sheets"]:
         with Image.open(sheet) as picture:
             assert picture.size[1] > 3 * 128
