@@ -1,73 +1,156 @@
-"""Which process a number means: numbers come again, so a process is known by its machine, its number and its start.
+"""Identify processes, find the launchers above this one and the processes below another.
 
-Read from Linux's /proc. A number says something only to those who look from the same namespace of the same boot of the
-same machine; hostnames do not tell, since containers share them and machines are called alike.
+The system reuses process ids, so a process is identified by its machine, its id and its start time. All of it is read
+from Linux's /proc, and holds within one pid namespace of one boot of one machine; hostnames do not identify a machine,
+since containers share them.
+
+`deepspeed` dies at a SIGTERM without stopping the processes that it started, and so does any launcher at a SIGKILL.
+Their orphans would train on, on GPUs that a scheduler believes to be free. So each process checks whether the chain of
+launchers above it is intact. A parent that is no launcher, such as a shell whose user logs out, may end.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-_START = 19  # place of the start's time in `stat_fields`
-_DEAD = ("Z", "X")  # ended, though its parent has not asked for the exit code yet
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PARENT, _START_TIME = 1, 19  # indices into `stat_fields`
+_ENDED = ("Z", "X")  # states of a process whose parent has not collected its exit code yet
+_LAUNCHERS = {
+    "torchrun",
+    "torch.distributed.run",
+    "torch.distributed.launch",
+    "deepspeed",
+    "deepspeed.launcher.launch",
+    "deepspeed.launcher.runner",
+    "launch",
+    "videomae",
+}
 
 
 @dataclass(frozen=True)
 class ProcessId:
-    """One process for ever; `machine` is empty where it cannot be told, `start` is in clock ticks after the boot."""
+    """The identity of one process; `machine` is empty where it is unknown, `start` counts clock ticks since the boot."""
 
     machine: str
     pid: int
     start: int
 
     @classmethod
-    def this(cls) -> ProcessId:
+    def current(cls) -> ProcessId:
         return cls.of(os.getpid()) or cls("", os.getpid(), 0)
 
     @classmethod
     def of(cls, pid: int) -> ProcessId | None:
-        """The process of this machine that has the number now; None where there is none, or none to be seen."""
+        """The process of this machine that has the id now; None if there is none, or /proc does not show it."""
         fields = stat_fields(pid)
-        return cls(machine(), pid, int(fields[_START])) if fields else None
+        return cls(machine_id(), pid, int(fields[_START_TIME])) if fields else None
 
-    def lives(self) -> bool | None:
-        """Whether it runs; None if that cannot be seen from here."""
-        if not self.machine or self.machine != machine():
+    def is_alive(self) -> bool | None:
+        """Whether it runs; None if that cannot be seen from here, as for a process of another machine."""
+        if not self.machine or self.machine != machine_id():
             return None
         fields = stat_fields(self.pid)
         if fields:
-            return fields[0] not in _DEAD and int(fields[_START]) == self.start
-        return None if _hidden(self.pid) else False
+            return fields[0] not in _ENDED and int(fields[_START_TIME]) == self.start
+        return None if _is_hidden(self.pid) else False
 
 
-def machine() -> str:
-    """What tells this machine's numbers of processes from others; empty where /proc does not say, or is another's."""
+@dataclass(frozen=True)
+class Launcher:
+    """A launcher above this process; `child` is the process below it in the chain."""
+
+    pid: int
+    child: int
+    name: str
+
+
+def find_launchers() -> tuple[Launcher, ...]:
+    """The unbroken chain of launchers above this process, nearest first; empty if its parent is none."""
+    chain: list[Launcher] = []
+    child = os.getpid()
+    while True:
+        parent = _parent(child)
+        name = program_of(_command_line(parent)) if parent else None
+        if parent is None or name not in _LAUNCHERS:
+            return tuple(chain)
+        chain.append(Launcher(parent, child, name))
+        child = parent
+
+
+def first_dead(chain: Sequence[Launcher]) -> Launcher | None:
+    """The nearest launcher of `chain` that has ended: its child has another parent now."""
+    return next((launcher for launcher in chain if _parent(launcher.child) != launcher.pid), None)
+
+
+def program_of(words: Sequence[str]) -> str | None:
+    """The module or script that a Python command line runs: `python -u -m launch CONFIG` runs `launch`."""
+    for index, word in enumerate(words[1:], start=1):
+        if word == "-m":
+            return words[index + 1] if index + 1 < len(words) else None
+        if not word.startswith("-"):
+            return Path(word).name
+    return None
+
+
+def descendants(pid: int) -> list[int]:
+    """The ids of all processes of this machine below `pid`; orphans no longer count."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        parent = _parent(int(folder.name))
+        if parent is not None:
+            children.setdefault(parent, []).append(int(folder.name))
+    below: list[int] = []
+    pending = [pid]
+    while pending:
+        found = children.get(pending.pop(), [])
+        below += found
+        pending += found
+    return below
+
+
+def machine_id() -> str:
+    """The boot and the pid namespace of this machine; empty where /proc does not show them or is another namespace's."""
     try:
         if str(Path("/proc/self").readlink()) != str(os.getpid()):
             return ""
-        return f"{_BOOT.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+        return f"{_BOOT_ID.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
 
 
 def stat_fields(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat behind the name: state, parent, ...; empty if there is no such process."""
+    """The fields of /proc/PID/stat after the name: state, parent, ...; empty if there is no such process."""
     try:
-        # pid (name) state parent ...; the name may hold spaces and brackets
+        # pid (name) state parent ...; the name may contain spaces and brackets
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
 
 
-def _hidden(pid: int) -> bool:
-    """Whether the process is there, though /proc does not show it: it may hide the processes of others."""
+def _parent(pid: int) -> int | None:
+    if pid == os.getpid():
+        return os.getppid()
+    fields = stat_fields(pid)
+    return int(fields[_PARENT]) if fields else None
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        return [os.fsdecode(word) for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    except OSError:
+        return []
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether the process exists although /proc does not show it: /proc may hide other users' processes."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's process
         return True
     return True
