@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from launch import slurm
 from launch.run_directory import LaunchRecord, read_launch
 from videomae.run import status
+from videomae.run.liveness import read_lock
 from videomae.run.status import Status
 
 State = Literal["new", "waiting", "running", "stopped", "failed", "broken", "finished"]
-_SILENT_MINUTES = 15  # a run on another machine that wrote nothing for so long is taken for dead
 _RESULTS = ("summary.json", "benchmark.json")  # written last
 
 
@@ -107,12 +104,12 @@ def _state(
         return ("finished", "") if _finished(run) else ("new", "")
     jobs = _jobs(launch, last)
     if not jobs:
-        if _processes_live(launch, last):
+        if _is_alive(run, launch):
             return "running", ""
     elif isinstance(queue, slurm.SlurmError):
         if last is None and not _finished(run):
             return "running", f"perhaps, as Slurm's job {jobs[-1]}; {queue}"
-        if last is not None and last.state == "running" and not _silent(last):
+        if last is not None and last.state == "running" and read_lock(active_run_dir(run)).is_alive():
             return "running", f"Slurm's job {jobs[-1]}, by its status, for {queue}"
     elif entries := [(job, queue[job]) for job in jobs if job in queue]:
         job, entry = entries[-1]
@@ -135,30 +132,9 @@ def _finished(run: Path) -> bool:
     return any((run / name).exists() for name in _RESULTS)
 
 
-def _processes_live(launch: LaunchRecord | None, last: Status | None) -> bool:
-    here = socket.gethostname()
-    places = [(launch.host, launch.pid, launch.submitted)] if launch else []
-    if last is not None and last.state == "running":
-        places.append((last.host, last.pid, last.started))
-        if last.host != here and (launch is None or launch.host != here) and not _silent(last):
-            return True  # nobody here can look; what wrote a moment ago is taken for alive
-    return any(host == here and alive(pid, since) for host, pid, since in places)
-
-
-def alive(pid: int, since: str) -> bool:
-    """Whether process `pid` of this machine lives and is the one that wrote its number at the time `since`."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
-    except (OSError, StopIteration):
-        return False
-    begun = int(boot.split()[1]) + int(fields[18]) / os.sysconf("SC_CLK_TCK")
-    return state != "Z" and begun <= datetime.fromisoformat(since).timestamp() + 2
-
-
-def _silent(last: Status) -> bool:
-    age = datetime.now(UTC) - datetime.fromisoformat(last.updated)
-    return age.total_seconds() > 60 * _SILENT_MINUTES
+def _is_alive(run: Path, launch: LaunchRecord | None) -> bool:
+    """Whether the launcher runs on this machine, or the run's processes run anywhere."""
+    return (launch is not None and launch.process.is_alive() is True) or read_lock(active_run_dir(run)).is_alive()
 
 
 def _say(run: Path, state: State, detail: str, last: Status | None) -> str:

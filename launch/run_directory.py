@@ -14,7 +14,6 @@ RUN/launch.1/ ...   those of earlier launches of the run
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import socket
 import sys
@@ -29,6 +28,7 @@ from launch import snapshot
 from videomae.core.config import dump
 from videomae.core.errors import UserError
 from videomae.core.files import file_lock, write_json
+from videomae.core.processes import ProcessId
 from videomae.core.progress import logger
 
 
@@ -41,7 +41,7 @@ class LaunchRecord:
     command: str  # what was typed
     submitted: str  # ISO 8601, UTC
     host: str  # where it was typed
-    pid: int  # of `videomae launch` there, which stays while the processes run; not so under Slurm
+    process: ProcessId  # of `videomae launch` there, which stays while the ranks run; not so under Slurm
     job: str | None = None  # Slurm's number; of one task of an array: NUMBER_TASK
     hosts: tuple[str, ...] = ()  # of processes that were started over ssh
     ssh: tuple[str, ...] = ()  # the words that reach them
@@ -99,7 +99,7 @@ class LaunchDir:
             command=shlex.join(["videomae", *sys.argv[1:]]),
             submitted=datetime.now(UTC).isoformat(timespec="seconds"),
             host=socket.gethostname(),
-            pid=os.getpid(),
+            process=ProcessId.current(),
             **values,
         )
         write_json(self.record / "launch.json", asdict(launch))
@@ -132,6 +132,6 @@ def read_launch(run: Path) -> LaunchRecord | None:
     try:
         values = json.loads((run / "launch" / "launch.json").read_text())
         lists = {name: tuple(values.get(name, ())) for name in ("hosts", "ssh", "members")}
-        return LaunchRecord(**{**values, **lists})
+        return LaunchRecord(**{**values, **lists, "process": ProcessId(**values["process"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -20,7 +20,7 @@ from videomae.core.errors import UserError
 from videomae.core.progress import console
 
 _RUN_FILES = ("status.json", "launch", "summary.json", "benchmark.json")
-_INNER_FOLDERS = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb", "owner"}
+_INNER_FOLDERS = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb", "lock"}
 
 
 def main(words: Sequence[str]) -> int:

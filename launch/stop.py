@@ -7,22 +7,24 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from launch import slurm
-from launch.finding import RunState, active_run_dir, alive, inspect_run, newest_status
+from launch.finding import RunState, active_run_dir, inspect_run
 from launch.local import STOP, request_stop
 from launch.run_directory import read_launch
 from launch.ssh import kill_words
 from videomae.command import guarded
 from videomae.core.errors import UserError
+from videomae.core.processes import descendants
 from videomae.core.progress import logger
+from videomae.run.liveness import read_lock
 
 
 def main(words: Sequence[str]) -> int:
@@ -65,7 +67,7 @@ def stop(run: Path, *, now: bool = False) -> str:
             slurm.cancel(found.job)
             return f"{run}: Slurm's job {found.job} is cancelled; the same command goes on from its newest checkpoint"
     elif now:
-        _end(run, found)
+        _kill(run, found)
         (active_run_dir(run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
         return f"{run} is ended; the same command goes on from its newest checkpoint"
     return f"{run} is asked by {request_stop(run)}: it saves after its step and leaves; --now would end it at once"
@@ -85,38 +87,19 @@ def wait(run: Path, *, seconds: float) -> RunState:
     return found
 
 
-def _end(run: Path, found: RunState) -> None:
-    launch, last, here = read_launch(run), newest_status(run), socket.gethostname()
-    tops = [(launch.host, launch.pid, launch.submitted)] if launch else []
-    tops += [(last.host, last.pid, last.started)] if last and last.state == "running" else []
+def _kill(run: Path, found: RunState) -> None:
+    """Kill the run's launcher and ranks on this machine, and what the launch started over ssh."""
+    launch, owner = read_launch(run), read_lock(active_run_dir(run)).record
     for number, host in enumerate(launch.hosts if launch else ()):
         words = [*(launch.ssh if launch else ()), host, shlex.join(kill_words(run / "launch", number))]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60)
         if done.returncode:
-            logger.warning("what runs on %s may live on, ssh says: %s", host, done.stderr.strip() or done.returncode)
-    mine = [pid for host, pid, since in tops if host == here and alive(pid, since)]
-    if not mine and not (launch and launch.hosts):
+            logger.warning("processes on %s may still run; ssh: %s", host, done.stderr.strip() or done.returncode)
+    processes = [launch.process] if launch else []
+    processes += [owner.process] if owner and not owner.released else []
+    visible = [process.pid for process in processes if process.is_alive()]
+    if not visible and not (launch and launch.hosts):
         raise UserError(f"{run} runs on {found.host}; type this there, or leave out --now, which reaches it by a file")
-    for pid in [process for top in mine for process in (*descendants(top), top)]:
-        try:
+    for pid in [pid for top in visible for pid in (*descendants(top), top)]:
+        with suppress(ProcessLookupError):  # it ended with another one
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue  # it went with another
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes of this machine that `pid` or one of its children has started, and that have not been orphaned."""
-    children: dict[int, list[int]] = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(file.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue  # it has just ended
-        children.setdefault(parent, []).append(int(file.parent.name))
-    below: list[int] = []
-    ahead = [pid]
-    while ahead:
-        found = children.get(ahead.pop(), [])
-        below += found
-        ahead += found
-    return below

@@ -1,7 +1,6 @@
 """The same command twice: the second start leaves the first alone; after a crash it is the one that goes on."""
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from tests.faults.started import finetune, start
 from tests.processes import run_command, run_processes
 from tests.stages import losses
-from videomae.run import claims
+from videomae.run.liveness import read_lock
 from videomae.run.status import FILE, read_status
 
 pytestmark = pytest.mark.slow
@@ -34,7 +33,7 @@ def test_a_second_start_is_refused_and_the_first_goes_on(shards: Path, tmp_path:
     first = start(run, (stage, *words), on="torchrun", seconds={"step": 0.2})
     try:
         first.wait_until(lambda: len(losses(run)) > 1)
-        owner, before = claims.read_lock(run).claim, touched(run)
+        owner, before = read_lock(run).record, touched(run)
         assert owner is not None
         said = run_command(stage, *words, expect=2)
         assert f"error: {run} is owned by process {owner.process.pid} on {owner.host}, torchrun job" in said
@@ -48,11 +47,11 @@ def test_a_second_start_is_refused_and_the_first_goes_on(shards: Path, tmp_path:
         assert "another start of this run" not in first.log.read_text()
     finally:
         first.kill()
-    status, claim = read_status(run / FILE), claims.read_lock(run).claim
+    status, lock = read_status(run / FILE), read_lock(run).record
     assert status is not None
     assert status.state == "stopped"
-    assert claim is not None
-    assert claim.over
+    assert lock is not None
+    assert lock.released
 
 
 @pytest.mark.parametrize("killed", ["launcher", "all"])
@@ -68,11 +67,9 @@ def test_after_a_kill_the_same_command_goes_on(shards: Path, tmp_path: Path, kil
         else:
             first.process.send_signal(signal.SIGKILL)
             first.process.wait()
-        began = time.monotonic()
         again = start(run, words, on="torchrun", seconds={"step": 0.2})
         try:
             again.wait_until(lambda: "resumes at step" in again.log.read_text())
-            assert time.monotonic() - began < 90
             said = again.log.read_text()
             assert ("waiting up to 140 s until it has left" in said) == (killed == "launcher"), said
             assert not first.left()

@@ -33,7 +33,7 @@ _LAUNCHERS = {
 
 @dataclass(frozen=True)
 class ProcessId:
-    """The identity of one process; `machine` is empty where it is unknown, `start` counts clock ticks since the boot."""
+    """The identity of one process; `machine` is empty if unknown, `start` counts clock ticks since the boot."""
 
     machine: str
     pid: int
@@ -113,7 +113,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def machine_id() -> str:
-    """The boot and the pid namespace of this machine; empty where /proc does not show them or is another namespace's."""
+    """The boot and the pid namespace of this machine; empty if /proc does not show them, or another namespace's."""
     try:
         if str(Path("/proc/self").readlink()) != str(os.getpid()):
             return ""

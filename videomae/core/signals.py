@@ -1,7 +1,7 @@
 """A polite stop: a signal, a file or the launcher's death asks, all ranks agree on the step, the run saves and leaves.
 
 SIGTERM, SIGUSR1 and SIGINT ask for a stop; so do a file called STOP in the run's directory and the end of the launcher
-(see `videomae.core.ancestry`), which the run's watchdog looks for. This module remembers that somebody asked, lets
+(see `videomae.core.processes`), which the run's watchdog looks for. This module remembers that somebody asked, lets
 the main thread stop waiting for data then, and owns the exit codes. It imports nothing heavy, so that a command can
 listen before its slow imports.
 """
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import ClassVar, TypeVar
 
-from videomae.core.ancestry import launchers
+from videomae.core.processes import find_launchers
 
 T = TypeVar("T")
 EXIT_FAILED = 1
@@ -51,7 +51,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.asked_at: float | None = None  # time.monotonic()
-        self.launchers = launchers()  # above this process, as long as they are sure to be there
+        self.launchers = find_launchers()  # above this process, as long as they are sure to be there
         self._owner = os.getpid()
         self._waits = False
 

@@ -5,7 +5,7 @@ ds_config.json      DeepSpeed's settings, derived (runs with that engine)
 inputs.json         SHA-256 of what the run is made from
 environment.json    versions, machine, command, git state
 status.json         where it stands, as long as it runs and after it ended
-owner/              which start has the run; see videomae.run.claims
+lock/               which process group owns the run; see videomae.run.lock
 metrics.jsonl       every logged value, a JSON object a line
 quarantine.jsonl    samples that could not be used
 logs/rank-N.log     what each rank said; rank-N.stacks.txt where it stood when it hung

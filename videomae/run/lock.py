@@ -68,7 +68,12 @@ class Clock:
     sleep: Callable[[float], None] = time.sleep
 
 
-def acquire(run: Path, environment: Mapping[str, str], *, timeouts: LockTimeouts, clock: Clock | None = None) -> RunLock:
+SYSTEM_CLOCK = Clock()
+
+
+def acquire(
+    run: Path, environment: Mapping[str, str], *, timeouts: LockTimeouts, clock: Clock = SYSTEM_CLOCK
+) -> RunLock:
     """Make this process the run's owner; called by rank 0 before anything of the run is touched.
 
     Raises:
@@ -76,7 +81,6 @@ def acquire(run: Path, environment: Mapping[str, str], *, timeouts: LockTimeouts
         Stopped: a stop was requested while another owner was waited for.
         OSError: the run's directory cannot be written.
     """
-    clock = clock or Clock()
     record = LockRecord.of_this_process(environment)
     watch: _OwnerWatch | None = None
     with handle_signals() as stop:
@@ -175,9 +179,7 @@ class RunLock:
 class _OwnerWatch:
     """What a new start has observed of one owner since it first saw its record."""
 
-    def __init__(
-        self, run: Path, state: LockState, record: LockRecord, timeouts: LockTimeouts, clock: Clock
-    ) -> None:
+    def __init__(self, run: Path, state: LockState, record: LockRecord, timeouts: LockTimeouts, clock: Clock) -> None:
         self.state = state
         self._run, self._record, self._timeouts, self._clock = run, record, timeouts, clock
         self._began = clock.now()
@@ -220,8 +222,10 @@ class _OwnerWatch:
         if reason:
             self._log(f"{self._describe(owner)}: {reason}; waiting up to {limit:.0f} s until it has left")
         elif not visible:
-            self._log(f"{self._describe(owner)}, whose processes cannot be seen from here: waiting for a heartbeat, up "
-                      f"to {self._timeouts.stale:.0f} s; without one it counts as dead and this start continues")  # fmt: skip
+            self._log(
+                f"{self._describe(owner)}, whose processes cannot be seen from here: waiting for a heartbeat, up to "
+                f"{self._timeouts.stale:.0f} s; without one it counts as dead and this start continues"
+            )
 
     def _shutdown_reason(self, owner: LockRecord) -> str | None:
         if owner.stopping is not None:

@@ -9,7 +9,6 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from videomae.core.errors import UserError
 from videomae.engine.schedule import steps_of
 from videomae.run import status
 from videomae.run.directory import RunDirectory
+from videomae.run.liveness import LockState, read_lock
 from videomae.run.metrics.log import Follower, Line
 
 RECENT = 20  # lines, for the time left
-SILENT_SECONDS = 120.0  # without news, and ten times the time between lines, a running run is suspicious
 
 
 @dataclass
@@ -36,7 +35,7 @@ class RunReport:
     quarantined: int
     checkpoint: Path | None  # the newest
     checkpoint_age: float | None  # seconds
-    news_age: float | None  # seconds since the run last wrote something
+    lock: LockState
     lines: dict[str, list[Line]] = field(default_factory=dict)  # by kind
 
     @property
@@ -47,14 +46,9 @@ class RunReport:
         return self.status.state if self.status is not None else "unknown"
 
     @property
-    def silent(self) -> bool:
-        """Whether it should be running, but has not been heard of for too long."""
-        between = self.latest.get("seconds", 0.0)
-        return (
-            self.state in ("running", "unknown")
-            and self.news_age is not None
-            and self.news_age > max(SILENT_SECONDS, 10 * between)
-        )
+    def stale(self) -> bool:
+        """Whether the status says that it runs, but its process has ended or has no heartbeat."""
+        return self.state == "running" and self.lock.record is not None and not self.lock.is_alive()
 
     @property
     def train(self) -> list[Line]:
@@ -100,7 +94,7 @@ class RunReport:
         return {
             "run": str(self.folder),
             "state": self.state,
-            "silent": self.silent,
+            "stale": self.stale,
             "step": self.step,
             "total": self.total,
             "seconds_left": self.seconds_left,
@@ -134,29 +128,22 @@ class RunReader:
             self._lines.clear()
         for line in new:
             self._lines[str(line.get("kind"))].append(line)
-        told = status.read_status(self._run.path / status.FILE)
+        found = status.read_status(self._run.path / status.FILE)
         newest = max(self._run.checkpoints.glob("step-*"), default=None, key=lambda path: path.name)
-        standing = RunReport(
+        report = RunReport(
             folder=self._run.path,
-            status=told,
+            status=found,
             finished=self._run.summary.exists(),
-            total=told.total if told is not None and told.total else None,
+            total=found.total if found is not None and found.total else None,
             quarantined=_lines_in(self._run.quarantine),
             checkpoint=newest,
             checkpoint_age=_age(newest) if newest else None,
-            news_age=_news_age(told, self._run.metrics),
+            lock=read_lock(self._run.path),
             lines=dict(self._lines),
         )
-        if standing.total is None:
-            standing.total = _planned(self._run.config, standing.latest)
-        return standing
-
-
-def _news_age(told: status.Status | None, metrics: Path) -> float | None:
-    ages = [_age(metrics)] if metrics.exists() else []
-    if told is not None:
-        ages.append(time.time() - datetime.fromisoformat(told.updated).timestamp())
-    return min(ages, default=None)
+        if report.total is None:
+            report.total = _planned(self._run.config, report.latest)
+        return report
 
 
 def _planned(config: Path, line: Line) -> int | None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from videomae.core.ancestry import first_dead
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
+from videomae.core.processes import first_dead
 from videomae.core.progress import log_to, logger
 from videomae.core.signals import (
     EXIT_FAILED,
@@ -28,11 +28,10 @@ from videomae.core.signals import (
     StopRequest,
     handle_signals,
 )
-from videomae.run.claims import RunLock
 from videomae.run.config import TrainingConfig
 from videomae.run.health.watchdog import Watchdog
 from videomae.run.inputs import check_inputs
-from videomae.run.lock import LockTimeouts, acquire
+from videomae.run.lock import LockTimeouts, RunLock, acquire
 from videomae.run.status import FILE, State, StatusFile, read_status
 
 STOP_FILE = "STOP"
@@ -63,9 +62,9 @@ def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequen
 def _acquire(config: TrainingConfig, world: World) -> RunLock | None:
     """Acquire the run lock, on all ranks or none; rank 0 holds it."""
     health, acquired = config.health, list[RunLock]()
-    leaving = (config.checkpoint.deadline or health.start_seconds) + SHUTDOWN_TIMEOUT
-    timeouts = LockTimeouts(silence=health.owner_seconds, leaving=leaving)
-    world.main_only(lambda: acquired.append(acquire(config.directory.path, os.environ, patience=timeouts)))
+    shutdown = (config.checkpoint.deadline or health.start_seconds) + SHUTDOWN_TIMEOUT
+    timeouts = LockTimeouts(stale=health.owner_seconds, shutdown=shutdown)
+    world.main_only(lambda: acquired.append(acquire(config.directory.path, os.environ, timeouts=timeouts)))
     return acquired[0] if acquired else None
 
 
@@ -116,7 +115,7 @@ class RunSession:
         self.world.main_only(self._begin_status)
         self.stop = self._resources.enter_context(handle_signals())
         if self._lock is not None:
-            self._lock.leaving, self._lock.lost = (lambda: self.stop.reason), _exit_now
+            self._lock.stop_reason, self._lock.on_lost = (lambda: self.stop.reason), _exit_now
         self.watchdog = self._resources.enter_context(
             Watchdog(
                 self.run.path / "logs" / f"rank-{self.world.rank}.stacks.txt",

@@ -3,20 +3,29 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from launch.finding import alive, inspect_run, inspect_runs
+from launch.finding import inspect_run, inspect_runs
 from launch.run_directory import LaunchRecord
 from launch.status import ago, runs_below
 from launch.stop import stop
+from videomae.core.files import write_json
+from videomae.core.processes import ProcessId
+from videomae.run.liveness import STALE_SECONDS, LockRecord
 from videomae.run.status import LauncherStatus, State, Status
 
 GONE = 2**22 + 1  # above the largest process id
+
+
+def process_of(pid: int) -> ProcessId:
+    """The process that has the id now, or one that has ended."""
+    return ProcessId.of(pid) or replace(ProcessId.current(), pid=pid)
 
 
 def now(minutes_ago: float = 0) -> str:
@@ -26,20 +35,24 @@ def now(minutes_ago: float = 0) -> str:
 def write_status(
     run: Path, state: State, *, pid: int = GONE, host: str | None = None, minutes: float = 1, job: str | None = None
 ) -> None:
-    run.mkdir(parents=True, exist_ok=True)
+    """The status of a run and, while it is running, its lock."""
+    (run / "lock").mkdir(parents=True, exist_ok=True)
     reason = {"failed": "OSError: disk full", "stopped": "Pretraining stopped"}.get(state)
     found = Status(
         state=state, step=40, total=100, host=host or socket.gethostname(), pid=pid, processes=2, started=now(minutes),
         updated=now(minutes), launcher=LauncherStatus("slurm" if job else "torchrun", job), reason=reason,
     )  # fmt: skip
     (run / "status.json").write_text(json.dumps(asdict(found)))
+    process = process_of(pid) if host is None else ProcessId("another boot", pid, 1)
+    record = replace(LockRecord.of_this_process({}), process=process, released=state != "running")
+    write_json(run / "lock" / "1.json", asdict(record))
 
 
-def write_launch(
-    run: Path, *, kind: str = "slurm", job: str | None = "17", pid: int = GONE, minutes: float = 2
-) -> None:
+def write_launch(run: Path, *, kind: str = "slurm", job: str | None = "17", process: ProcessId | None = None) -> None:
     (run / "launch").mkdir(parents=True, exist_ok=True)
-    launch = LaunchRecord(kind, "pretrain", "videomae launch", now(minutes), socket.gethostname(), pid, job)
+    launch = LaunchRecord(
+        kind, "pretrain", "videomae launch", now(2), socket.gethostname(), process or process_of(GONE), job
+    )
     (run / "launch/launch.json").write_text(json.dumps(asdict(launch)))
 
 
@@ -81,20 +94,17 @@ def test_new_finished_and_living_runs(tmp_path: Path) -> None:
     write_status(run, "finished")
     (run / "summary.json").touch()
     assert inspect_run(run).state == "finished"
-    write_launch(run, kind="torchrun", job=None, pid=os.getpid(), minutes=60 * 24 * 365)
-    assert inspect_run(run).state == "finished", "the process has had its number for less than a year"
+    write_launch(run, kind="torchrun", job=None, process=replace(ProcessId.current(), start=1))
+    assert inspect_run(run).state == "finished", "another process has the launcher's id now"
+    write_launch(run, kind="torchrun", job=None, process=ProcessId.current())
+    assert inspect_run(run).state == "running"
 
 
-def test_a_process_that_took_over_a_number_is_another(tmp_path: Path) -> None:
-    assert alive(os.getpid(), now())
-    assert not alive(os.getpid(), now(60 * 24 * 365))
-    assert not alive(GONE, now())
-
-
-def test_a_run_on_another_machine_lives_as_long_as_it_writes(tmp_path: Path) -> None:
-    write_status(tmp_path / "run", "running", host="elsewhere", minutes=1)
+def test_a_run_on_another_machine_is_alive_while_it_has_a_heartbeat(tmp_path: Path) -> None:
+    write_status(tmp_path / "run", "running", host="elsewhere", minutes=1000)
     assert inspect_run(tmp_path / "run").state == "running"
-    write_status(tmp_path / "run", "running", host="elsewhere", minutes=20)
+    stale = time.time() - 2 * STALE_SECONDS
+    os.utime(tmp_path / "run/lock/1.json", (stale, stale))
     assert inspect_run(tmp_path / "run").state == "broken"
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.stop import descendants
 from tests.processes import ROOT
+from videomae.core.processes import descendants
 
 LAUNCH = """
 import sys

@@ -21,10 +21,9 @@ from launch.run_directory import LaunchDir
 from launch.script import quote, quote_directive
 from launch.slurm import job_scripts
 from launch.ssh import host_scripts, kill_words, pdsh_command, rank_scripts
-from launch.stop import descendants
 from tests.processes import ROOT
 from videomae.core.config import load
-from videomae.core.processes import stat_fields
+from videomae.core.processes import descendants, stat_fields
 
 GOLDEN = ROOT / "tests/golden/scripts"
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")

@@ -73,9 +73,9 @@ def _progress(standing: RunReport, width: int) -> RenderableType:
     if total:
         done = round((width - 4) * min(1.0, standing.step / total))
         parts.append(Text.assemble(("━" * done, _COLOURS[standing.state]), ("─" * (width - 4 - done), "dim")))
-    if standing.silent:
-        age = duration(standing.news_age or 0.0)
-        parts.append(Text(f"nothing heard of it for {age}: is it still there?", style="bold red"))
+    if standing.stale:
+        age = duration(standing.lock.heartbeat_age)
+        parts.append(Text(f"its process has ended, or has had no heartbeat for {age}", style="bold red"))
     if told is not None and told.reason and standing.state in ("stopped", "failed"):
         parts.append(Text(told.reason, style=_COLOURS[standing.state]))
     return Group(*parts)

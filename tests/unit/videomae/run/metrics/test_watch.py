@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import pytest
 from rich.console import Console
 
 from launch.cli import main
+from videomae.core.processes import ProcessId
+from videomae.run.liveness import LockRecord
+from videomae.run.lock import take
 from videomae.run.metrics.log import encode
 from videomae.run.metrics.view import duration, view
 from videomae.run.report import RunReader
@@ -100,11 +105,13 @@ def test_stopped_failed_and_finished_runs_say_so_and_have_no_time_left(run: Path
     assert " left" not in text
 
 
-def test_a_run_that_has_not_been_heard_of_is_doubted(run: Path) -> None:
-    standing = RunReader(run).read()
-    assert not standing.silent
-    standing.news_age = 300.0
-    assert standing.silent
+def test_a_run_without_a_heartbeat_is_called_stale(run: Path) -> None:
+    other_machine = ProcessId("another boot", 4711, 1)
+    assert take(run, 1, replace(LockRecord.of_this_process({}), process=other_machine))
+    assert not RunReader(run).read().stale
+    os.utime(run / "lock" / "1.json", (0, 0))
+    assert RunReader(run).read().stale
+    assert "no heartbeat for" in shown(run)
 
 
 def test_a_run_without_a_status_or_a_step_is_shown_too(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from videomae.core.ancestry import Ancestor, first_dead, launchers, program
+from videomae.core.processes import Launcher, find_launchers, first_dead, program_of
 
 
 @pytest.mark.parametrize(
@@ -23,19 +23,19 @@ from videomae.core.ancestry import Ancestor, first_dead, launchers, program
     ],
 )
 def test_the_program_of_a_command_line(line: str, expected: str | None) -> None:
-    assert program(line.split()) == expected
+    assert program_of(line.split()) == expected
 
 
 def test_a_shell_above_is_no_launcher() -> None:
-    code = "from videomae.core.ancestry import launchers; print(launchers())"
+    code = "from videomae.core.processes import find_launchers; print(find_launchers())"
     done = subprocess.run(["bash", "-c", f"{sys.executable} -c '{code}'; true"], capture_output=True, text=True)
     assert done.stdout == "()\n", done.stderr
 
 
 def test_the_dead_are_missed() -> None:
-    here = Ancestor(os.getppid(), os.getpid(), "torchrun")
+    here = Launcher(os.getppid(), os.getpid(), "torchrun")
     assert first_dead((here,)) is None
-    gone = Ancestor(os.getppid() + 1, os.getpid(), "deepspeed")
+    gone = Launcher(os.getppid() + 1, os.getpid(), "deepspeed")
     assert first_dead((here, gone)) == gone
     assert first_dead(()) is None
-    assert first_dead(launchers()) is None
+    assert first_dead(find_launchers()) is None
