@@ -98,7 +98,7 @@ def test_a_local_launch_runs_the_recorded_config(shards: Path, tmp_path: Path, o
     file, *overrides = pretrain_arguments(run, shards, "schedule={duration: 2 steps, warmup: 0 steps}")
     config.write_text(Path(file).read_text())
     words = [str(config), *overrides, "--on", on, "--processes", "1"]
-    command = run_command("launch", *words, "--prepare")
+    command = run_command("launch", "launch", *words, "--prepare")
     config.unlink()
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert len(losses(run)) == 2

@@ -131,8 +131,8 @@ def describe_environment(world: World) -> dict[str, Any]:
 
 
 def _git_state() -> dict[str, Any]:
-    copied = Path(__file__).parent.parent / "snapshot.json"
-    if copied.exists():  # this code is the copy that `videomae launch` made, which says what it is one of
+    copied = Path(__file__).parents[2] / "snapshot.json"
+    if copied.exists():  # this code is the copy made by `videomae launch`
         snapshot = json.loads(copied.read_text())
         return {"commit": snapshot["commit"], "changed_files": len(snapshot["changed"])}
     return {
