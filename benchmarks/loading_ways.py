@@ -34,7 +34,8 @@ from videomae.data.loader.stacking import alloc_clip, stack_clips
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader
-from videomae.data.transforms.augment import multi_scale_box, multi_scale_crop, resize
+from videomae.data.transforms.augment import crop as crop_box
+from videomae.data.transforms.augment import multi_scale_box, resize
 from videomae.data.transforms.frame_sampling import Indices, uniform_segments
 from videomae.data.video import FrameHWC, FramesTHWC, decode_boxes, decode_with_demuxer
 
@@ -90,7 +91,8 @@ def _ours(clips: Clips, *, repeats: int, workers: int) -> Iterator[Tensor]:
 def crop_whole(video: bytes, meta: dict[str, Any], rng: np.random.Generator) -> Tensor:
     """A clip_TCHW cut from frames that were decoded and converted whole."""
     frames_THWC = decode_with_demuxer(video, uniform_segments(meta["frames"], FRAMES, rng))[0]
-    return multi_scale_crop(frames_THWC, SIZE, rng)
+    _, height, width, _ = frames_THWC.shape
+    return resize(crop_box(frames_THWC, multi_scale_box(height, width, rng)), SIZE)
 
 
 def crop_early(video: bytes, meta: dict[str, Any], rng: np.random.Generator) -> Tensor:

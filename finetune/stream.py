@@ -23,8 +23,8 @@ from videomae.data.sample_weights import stack_weights
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, read_manifest
 from videomae.data.stream import BatchStream
-from videomae.data.transforms.augment import even_crops, flip, random_erasing, random_resized_crop
-from videomae.data.transforms.frame_sampling import Indices, dense, multi_view, uniform_segments
+from videomae.data.transforms.augment import random_erasing, random_horizontal_flip, random_resized_crop, uniform_crops
+from videomae.data.transforms.frame_sampling import Indices, dense_clip, multi_view_clips, uniform_segments
 from videomae.data.transforms.rand_augment import rand_augment
 from videomae.data.video import FramesTHWC, decode
 
@@ -75,12 +75,12 @@ class TrainingClips:
     def _index(self, total: int, rng: np.random.Generator) -> Indices:
         if self.input.frame_sampling == "video":
             return uniform_segments(total, self.input.frames, rng)
-        return dense(total, self.input.frames, self.input.stride, rng)
+        return dense_clip(total, self.input.frames, self.input.stride, rng)
 
     def _alter(self, frames_THWC: FramesTHWC, rng: np.random.Generator) -> Tensor:
         data = self.data
         frames_TCHW = random_resized_crop(frames_THWC, self.input.size, rng, scale=data.scale, ratio=data.ratio)
-        frames_TCHW = flip(frames_TCHW, rng, probability=data.flip)
+        frames_TCHW = random_horizontal_flip(frames_TCHW, rng, probability=data.flip)
         if data.rand_augment is not None:
             frames_TCHW = rand_augment(frames_TCHW, data.rand_augment, rng)
         return random_erasing(frames_TCHW, rng, probability=data.random_erasing)
@@ -95,13 +95,13 @@ class EvaluationViews:
 
     def __call__(self, sample: Sample, rngs: Sequence[np.random.Generator]) -> list[LabelledClip]:
         stride = None if self.input.frame_sampling == "video" else self.input.stride
-        index_RT = multi_view(sample.frames, self.input.frames, stride, self.evaluation.clips)
+        index_RT = multi_view_clips(sample.frames, self.input.frames, stride, self.evaluation.clips)
         frames_NHWC = decode(sample.video, index_RT.reshape(-1))
         frames_RTHWC = frames_NHWC.reshape(*index_RT.shape, *frames_NHWC.shape[1:])
         return [
             LabelledClip(crop_TCHW, sample.label)
             for frames_THWC in frames_RTHWC
-            for crop_TCHW in even_crops(frames_THWC, self.input.size, crops=self.evaluation.crops)
+            for crop_TCHW in uniform_crops(frames_THWC, self.input.size, crops=self.evaluation.crops)
         ]
 
 

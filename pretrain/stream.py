@@ -17,8 +17,8 @@ from videomae.data.errors import ShardError
 from videomae.data.loader.stacking import alloc_clip
 from videomae.data.shards.reader import Sample
 from videomae.data.stream import BatchStream
-from videomae.data.transforms.augment import flip, multi_scale_box, resize
-from videomae.data.transforms.frame_sampling import dense
+from videomae.data.transforms.augment import multi_scale_box, random_horizontal_flip, resize
+from videomae.data.transforms.frame_sampling import dense_clip
 from videomae.data.video import VideoError, decode_boxes
 
 
@@ -30,13 +30,13 @@ class MaskedClips:
 
     def __call__(self, sample: Sample, rngs: Sequence[np.random.Generator]) -> list[PretrainItem]:
         data, encoder = self.config.data, self.config.encoder
-        index_T = dense(sample.frames, encoder.frames, data.stride, rngs[0])
+        index_T = dense_clip(sample.frames, encoder.frames, data.stride, rngs[0])
         boxes = [multi_scale_box(sample.height, sample.width, rng, data.scales) for rng in rngs]
         items = []
         for frames_THWC, rng in zip(decode_boxes(sample.video, index_T, boxes), rngs, strict=True):
             out_THWC = alloc_clip(encoder.frames, encoder.size, encoder.size, 3)
             frames_TCHW = resize(frames_THWC, encoder.size, out_THWC=out_THWC)
-            frames_TCHW = flip(frames_TCHW, rng, probability=data.flip, in_place=True)
+            frames_TCHW = random_horizontal_flip(frames_TCHW, rng, probability=data.flip, in_place=True)
             items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng), sample.weight))
         return items
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader
-from videomae.data.transforms.augment import even_crops
+from videomae.data.transforms.augment import uniform_crops
 from videomae.data.transforms.frame_sampling import uniform_segments
 from videomae.data.video import decode
 
@@ -103,7 +103,7 @@ def write_contact_sheet(manifest: Manifest, file: Path, *, clips: int = 12, fram
         text = f"{sample.key}   {name}   source {sample.group}   {sample.frames} frames, {sample.fps:g} fps"
         pen.text((_GAP, top), text.encode("ascii", "replace").decode(), fill="black")
         index_T = uniform_segments(sample.frames, frames, None)
-        (clip_TCHW,) = even_crops(decode(sample.video, index_T), _SIDE)
+        (clip_TCHW,) = uniform_crops(decode(sample.video, index_T), _SIDE)
         for column, frame_CHW in enumerate(clip_TCHW.numpy()):
             picture = Image.fromarray(np.ascontiguousarray(frame_CHW.transpose(1, 2, 0)))
             sheet.paste(picture, (_GAP + column * (_SIDE + _GAP), top + _TEXT))

@@ -1,7 +1,7 @@
-"""Clip-consistent image augmentation on uint8, and the normalisation that follows on the device.
+"""Clip-consistent augmentation of uint8 frames, and the normalisation that follows on the device.
 
-One draw serves all frames of a clip, and all draws come from the generator passed in. Where to cut is decided apart
-from the cutting, from sizes alone, so that a decoder can convert only what will be kept.
+All frames of a clip share each random draw, and all draws come from the generator passed in. Crop boxes are computed
+from sizes alone, so that a decoder can convert only the box.
 Shapes: B batch, T frames, C channels (RGB), H height, W width.
 """
 
@@ -21,25 +21,25 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
 
-_ERASED_AREA = (0.02, 1 / 3)  # of the picture (Zhong et al. 2017)
+_ERASED_AREA = (0.02, 1 / 3)  # of the frame (Zhong et al. 2017)
 _ERASED_RATIO = (0.3, 1 / 0.3)
-_TRIES = 10
+_ATTEMPTS = 10
 
 
 def multi_scale_box(height: int, width: int, rng: np.random.Generator, scales: Sequence[float] = MULTI_SCALES) -> Box:
-    """A crop of TSN's corner cropping with scale jittering (Wang et al. 2016), as VideoMAE pretrains with.
+    """Draw a box of TSN's corner cropping with scale jittering (Wang et al. 2016), as in VideoMAE's pretraining.
 
-    Height and width are two neighbouring `scales` of the short side; the place is one of 13 on a 5 x 5 grid.
+    Height and width are two adjacent `scales` of the short side; the position is one of 13 on a 5 x 5 grid.
     """
     sides = [max(1, int(min(height, width) * scale)) for scale in scales]
     pairs = [(tall, wide) for i, tall in enumerate(sides) for j, wide in enumerate(sides) if abs(i - j) <= 1]
     tall, wide = pairs[int(rng.integers(len(pairs)))]
-    places = [(row, column) for row in range(5) for column in range(5) if (row - column) % 2 == 0]
-    row, column = places[int(rng.integers(len(places)))]
+    grid = [(row, column) for row in range(5) for column in range(5) if (row - column) % 2 == 0]
+    row, column = grid[int(rng.integers(len(grid)))]
     return Box(top=(height - tall) * row // 4, left=(width - wide) * column // 4, height=tall, width=wide)
 
 
-def resized_box(
+def random_resized_box(
     height: int,
     width: int,
     rng: np.random.Generator,
@@ -47,49 +47,42 @@ def resized_box(
     scale: tuple[float, float] = (0.5, 1.0),
     ratio: tuple[float, float] = (0.75, 4 / 3),
 ) -> Box:
-    """A crop of random area (a picture's share) and aspect (width / height), as Inception's (Szegedy et al. 2015)."""
-    for _ in range(_TRIES):
+    """Draw a box of random relative area and aspect ratio (width / height), as Inception (Szegedy et al. 2015)."""
+    for _ in range(_ATTEMPTS):
         area = rng.uniform(*scale) * height * width
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
         tall, wide = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < tall <= height and 0 < wide <= width:
             top, left = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
             return Box(top=top, left=left, height=tall, width=wide)
-    return even_boxes(height, width, 1)[0]
+    return uniform_boxes(height, width, 1)[0]
 
 
-def even_boxes(height: int, width: int, crops: int) -> list[Box]:
-    """`crops` squares of the short side, evenly spread along the long one; a single one is central."""
+def uniform_boxes(height: int, width: int, crops: int) -> list[Box]:
+    """`crops` squares of the short side, evenly spaced along the long side; a single one is centred."""
     side = min(height, width)
-    shares = [0.5] if crops == 1 else [crop / (crops - 1) for crop in range(crops)]
+    offsets = [0.5] if crops == 1 else [number / (crops - 1) for number in range(crops)]
     return [
-        Box(top=round((height - side) * share), left=round((width - side) * share), height=side, width=side)
-        for share in shares
+        Box(top=round((height - side) * offset), left=round((width - side) * offset), height=side, width=side)
+        for offset in offsets
     ]
 
 
-def cut(frames_THWC: FramesTHWC, box: Box) -> FramesTHWC:
-    """The inside of a box, as a view."""
+def crop(frames_THWC: FramesTHWC, box: Box) -> FramesTHWC:
+    """The part of the frames inside a box, as a view."""
     return frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def resize(frames_THWC: FramesTHWC, size: int, *, out_THWC: Tensor | None = None) -> Tensor:
-    """Antialiased bilinear resizing to size x size, uint8 throughout; returns frames_TCHW, a view of `out_THWC`."""
+    """Resize to size x size, antialiased and bilinear, in uint8. Returns frames_TCHW, a view of `out_THWC` if given."""
     frames_TCHW = torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(0, 3, 1, 2)
     out_TCHW = None if out_THWC is None else out_THWC.permute(0, 3, 1, 2)
     if frames_TCHW.shape[2:] == (size, size):
         return frames_TCHW if out_TCHW is None else out_TCHW.copy_(frames_TCHW)
     if out_TCHW is None:
         return interpolate(frames_TCHW, size=(size, size), mode="bilinear", antialias=True)
-    # What interpolate calls, which itself cannot write into given memory.
+    # The operator that interpolate calls; interpolate itself has no `out`.
     return torch.ops.aten._upsample_bilinear2d_aa.out(frames_TCHW, (size, size), False, out=out_TCHW)
-
-
-def multi_scale_crop(
-    frames_THWC: FramesTHWC, size: int, rng: np.random.Generator, *, scales: Sequence[float] = MULTI_SCALES
-) -> Tensor:
-    """`multi_scale_box` cut out and resized; returns frames_TCHW, uint8."""
-    return resize(cut(frames_THWC, multi_scale_box(*_size(frames_THWC), rng, scales)), size)
 
 
 def random_resized_crop(
@@ -100,29 +93,31 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.5, 1.0),
     ratio: tuple[float, float] = (0.75, 4 / 3),
 ) -> Tensor:
-    """`resized_box` cut out and resized; returns frames_TCHW, uint8."""
-    return resize(cut(frames_THWC, resized_box(*_size(frames_THWC), rng, scale=scale, ratio=ratio)), size)
+    """Crop a `random_resized_box` and resize it; returns frames_TCHW, uint8."""
+    return resize(crop(frames_THWC, random_resized_box(*_size(frames_THWC), rng, scale=scale, ratio=ratio)), size)
 
 
-def even_crops(frames_THWC: FramesTHWC, size: int, *, crops: int = 1) -> list[Tensor]:
-    """`even_boxes` cut out and resized, for testing; each frames_TCHW, uint8."""
-    return [resize(cut(frames_THWC, box), size) for box in even_boxes(*_size(frames_THWC), crops)]
+def uniform_crops(frames_THWC: FramesTHWC, size: int, *, crops: int = 1) -> list[Tensor]:
+    """Crop `uniform_boxes` and resize them, for evaluation; each frames_TCHW, uint8."""
+    return [resize(crop(frames_THWC, box), size) for box in uniform_boxes(*_size(frames_THWC), crops)]
 
 
-def flip(frames_TCHW: Tensor, rng: np.random.Generator, *, probability: float = 0.5, in_place: bool = False) -> Tensor:
-    """Mirror left and right, all frames or none."""
+def random_horizontal_flip(
+    frames_TCHW: Tensor, rng: np.random.Generator, *, probability: float = 0.5, in_place: bool = False
+) -> Tensor:
+    """Flip all frames left to right, or none."""
     if rng.random() >= probability:
         return frames_TCHW
-    mirrored_TCHW = frames_TCHW.flip(-1)
-    return frames_TCHW.copy_(mirrored_TCHW) if in_place else mirrored_TCHW
+    flipped_TCHW = frames_TCHW.flip(-1)
+    return frames_TCHW.copy_(flipped_TCHW) if in_place else flipped_TCHW
 
 
 def random_erasing(frames_TCHW: Tensor, rng: np.random.Generator, *, probability: float) -> Tensor:
-    """Fill one box with noise, the same in all frames (Zhong et al. 2017)."""
+    """Fill one box with noise, equal in all frames (Zhong et al. 2017); the input is not changed."""
     if rng.random() >= probability:
         return frames_TCHW
     height, width = frames_TCHW.shape[2:]
-    box = resized_box(height, width, rng, scale=_ERASED_AREA, ratio=_ERASED_RATIO)
+    box = random_resized_box(height, width, rng, scale=_ERASED_AREA, ratio=_ERASED_RATIO)
     mean, std = (np.asarray(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     noise = 255 * (mean + std * rng.standard_normal((3, box.height, box.width), dtype=np.float32))
     erased_TCHW = frames_TCHW.clone()
@@ -132,7 +127,7 @@ def random_erasing(frames_TCHW: Tensor, rng: np.random.Generator, *, probability
 
 
 def normalize(video_BCTHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 pixels to contiguous float32, (pixel / 255 - mean) / std for each channel, on the device they are on."""
+    """Convert uint8 to contiguous float32, (pixel / 255 - mean) / std per channel, on the input's device."""
     scale_C11 = torch.tensor([1 / (255 * value) for value in std], device=video_BCTHW.device).view(-1, 1, 1, 1)
     shift_C11 = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=video_BCTHW.device).view(
         -1, 1, 1, 1

@@ -15,7 +15,7 @@ from launch.cli import main
 from launch.commands.shards import synthesize as command
 from videomae.data.synthetic import synthesize
 from videomae.data.synthetic.scene import Motion, Scene, draw_scene, path, positions
-from videomae.data.synthetic.synthesize import SynthesisError, SyntheticConfig, Twin
+from videomae.data.synthetic.synthesize import ClipSpec, SynthesisError, SyntheticConfig
 
 STATES = 2000
 PICTURES = 400  # twins whose frames are rendered
@@ -45,8 +45,8 @@ def videos() -> tuple[torch.Tensor, torch.Tensor]:
     """(videos_NTCHW in [0, 1] of 16 frames at 16x12 pixels, labels_N), both twins of a scene side by side."""
     config = SyntheticConfig(train=2 * PICTURES, seconds=2.0, fps=(8, 8), width=64, height=48)
     shrunk, labels = [], []
-    for twin in list(synthesize.twins(config))[: 2 * PICTURES]:
-        frames_THWC, _ = synthesize.clip(twin, config)
+    for twin in list(synthesize.list_clips(config))[: 2 * PICTURES]:
+        frames_THWC, _ = synthesize.render_clip(twin, config)
         video_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 255
         shrunk.append(torch.nn.functional.avg_pool2d(video_TCHW, 4))
         labels.append(list(Motion).index(twin.motion))
@@ -194,9 +194,10 @@ def test_the_set_is_a_function_of_its_options_whatever_the_workers(tmp_path: Pat
 
 def test_no_two_scenes_are_the_same() -> None:
     config = SyntheticConfig(train=20, val=20)
-    groups = {twin.group for twin in synthesize.twins(config)}
+    groups = {twin.group for twin in synthesize.list_clips(config)}
     firsts = {
-        synthesize.clip(Twin(split="train", motion=Motion.PASS, group=group), SMALL)[0].tobytes() for group in groups
+        synthesize.render_clip(ClipSpec(split="train", motion=Motion.PASS, group=group), SMALL)[0].tobytes()
+        for group in groups
     }
     assert len(firsts) == len(groups) == 20
 
@@ -245,9 +246,9 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--train", "7"), "even number of clips from 2.*got 7"),
-        (("--val", "0"), "even number of clips from 2.*got 0"),
-        (("--seconds", "0.01"), "too few"),
+        (("--train", "7"), "even number of clips, at least 2, got 7"),
+        (("--val", "0"), "even number of clips, at least 2, got 0"),
+        (("--seconds", "0.01"), "needs two frames"),
         (("--size", "33x40"), "even numbers"),
         (("--fps", "30..15"), "range like 15..30"),
         (("--fps", "fast"), "frame rate like 25 or a range like 15..30"),

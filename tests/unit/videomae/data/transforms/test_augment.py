@@ -12,15 +12,16 @@ from torch import Tensor
 from videomae.data.transforms.augment import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    even_boxes,
-    even_crops,
-    flip,
+    crop,
     multi_scale_box,
-    multi_scale_crop,
     normalize,
     random_erasing,
+    random_horizontal_flip,
+    random_resized_box,
     random_resized_crop,
-    resized_box,
+    resize,
+    uniform_boxes,
+    uniform_crops,
 )
 from videomae.data.transforms.rand_augment import rand_augment
 
@@ -35,11 +36,11 @@ def rng(seed: int = 1) -> np.random.Generator:
 
 
 ALTERATIONS = [
-    lambda seed: multi_scale_crop(still(), 32, rng(seed)),
+    lambda seed: resize(crop(still(), multi_scale_box(60, 80, rng(seed))), 32),
     lambda seed: random_resized_crop(still(), 32, rng(seed)),
-    lambda seed: flip(even_crops(still(), 32)[0], rng(seed)),
-    lambda seed: random_erasing(even_crops(still(), 32)[0], rng(seed), probability=1),
-    lambda seed: rand_augment(even_crops(still(), 32)[0], "rand-m7-n4-mstd0.5-inc1", rng(seed)),
+    lambda seed: random_horizontal_flip(uniform_crops(still(), 32)[0], rng(seed)),
+    lambda seed: random_erasing(uniform_crops(still(), 32)[0], rng(seed), probability=1),
+    lambda seed: rand_augment(uniform_crops(still(), 32)[0], "rand-m7-n4-mstd0.5-inc1", rng(seed)),
 ]
 
 
@@ -58,8 +59,8 @@ def test_all_frames_are_altered_alike_and_reproducibly(alter: Callable[[int], Te
 
 @given(st.integers(8, 400), st.integers(8, 400), st.integers(0, 999), st.integers(1, 5))
 def test_boxes_lie_inside(height: int, width: int, seed: int, crops: int) -> None:
-    boxes = [multi_scale_box(height, width, rng(seed)), resized_box(height, width, rng(seed))]
-    for box in [*boxes, *even_boxes(height, width, crops)]:
+    boxes = [multi_scale_box(height, width, rng(seed)), random_resized_box(height, width, rng(seed))]
+    for box in [*boxes, *uniform_boxes(height, width, crops)]:
         assert 0 <= box.top < box.top + box.height <= height
         assert 0 <= box.left < box.left + box.width <= width
 
@@ -71,7 +72,7 @@ def test_multi_scale_boxes_have_neighbouring_scales() -> None:
 
 
 def test_resized_boxes_have_the_area_and_aspect_asked_for() -> None:
-    boxes = [resized_box(240, 320, rng(seed), scale=(0.2, 0.4), ratio=(0.5, 2)) for seed in range(300)]
+    boxes = [random_resized_box(240, 320, rng(seed), scale=(0.2, 0.4), ratio=(0.5, 2)) for seed in range(300)]
     areas = np.array([box.height * box.width / (240 * 320) for box in boxes])
     aspects = np.array([box.width / box.height for box in boxes])
     assert 0.19 < areas.min() < 0.22
@@ -82,15 +83,15 @@ def test_resized_boxes_have_the_area_and_aspect_asked_for() -> None:
 
 def test_even_crops_are_centre_or_along_the_long_side() -> None:
     ramp = np.zeros((2, 40, 120, 3), np.uint8) + np.arange(120, dtype=np.uint8)[:, None]
-    assert even_crops(ramp, 40)[0][0, 0, 0].tolist() == list(range(40, 80))
-    assert [int(crop[0, 0, 0, 0]) for crop in even_crops(ramp, 40, crops=3)] == [0, 40, 80]
-    assert [(box.top, box.left) for box in even_boxes(120, 40, 3)] == [(0, 0), (40, 0), (80, 0)]
+    assert uniform_crops(ramp, 40)[0][0, 0, 0].tolist() == list(range(40, 80))
+    assert [int(crop[0, 0, 0, 0]) for crop in uniform_crops(ramp, 40, crops=3)] == [0, 40, 80]
+    assert [(box.top, box.left) for box in uniform_boxes(120, 40, 3)] == [(0, 0), (40, 0), (80, 0)]
 
 
 def test_flip_mirrors_left_and_right() -> None:
     clip_TCHW = torch.arange(24, dtype=torch.uint8).view(1, 3, 2, 4)
-    assert flip(clip_TCHW, rng(), probability=1)[0, 0, 0].tolist() == [3, 2, 1, 0]
-    assert flip(clip_TCHW, rng(), probability=0) is clip_TCHW
+    assert random_horizontal_flip(clip_TCHW, rng(), probability=1)[0, 0, 0].tolist() == [3, 2, 1, 0]
+    assert random_horizontal_flip(clip_TCHW, rng(), probability=0) is clip_TCHW
 
 
 def test_erasing_changes_one_box_and_leaves_its_input() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videomae.data.transforms.frame_sampling import dense, multi_view, uniform_segments
+from videomae.data.transforms.frame_sampling import dense_clip, multi_view_clips, uniform_segments
 
 totals, frames, strides, seeds = st.integers(1, 400), st.integers(1, 40), st.integers(1, 8), st.integers(0, 99)
 
@@ -19,7 +19,7 @@ def test_indices_are_inside_in_order_and_reproducible(
 
     for choose in (
         lambda: uniform_segments(total, count, rng()),
-        lambda: dense(total, count, stride, rng()),
+        lambda: dense_clip(total, count, stride, rng()),
     ):
         indices = choose()
         assert indices.shape == (count,)
@@ -32,7 +32,7 @@ def test_indices_are_inside_in_order_and_reproducible(
 
 @given(totals, frames, st.one_of(st.none(), strides), st.integers(1, 6))
 def test_views_are_inside_and_in_order(total: int, count: int, stride: int | None, clips: int) -> None:
-    indices = multi_view(total, count, stride, clips)
+    indices = multi_view_clips(total, count, stride, clips)
     assert indices.shape == (clips, count)
     assert (np.diff(indices, axis=1) >= 0).all()
     assert (np.diff(indices, axis=0) >= 0).all()
@@ -48,16 +48,16 @@ def test_one_frame_of_every_segment() -> None:
 
 
 def test_dense_starts_reach_both_ends() -> None:
-    starts = {int(dense(20, 4, 3, np.random.default_rng(seed))[0]) for seed in range(300)}
+    starts = {int(dense_clip(20, 4, 3, np.random.default_rng(seed))[0]) for seed in range(300)}
     assert starts == set(range(11))
-    assert dense(20, 4, 3, None).tolist() == [5, 8, 11, 14]
-    assert dense(5, 4, 3, None).tolist() == [0, 1, 3, 4]  # too short for the stride: the whole of it
+    assert dense_clip(20, 4, 3, None).tolist() == [5, 8, 11, 14]
+    assert dense_clip(5, 4, 3, None).tolist() == [0, 1, 3, 4]  # too short for the stride: the whole of it
 
 
 def test_views_reach_both_ends() -> None:
-    assert multi_view(100, 4, 10, 3)[:, 0].tolist() == [0, 34, 69]
-    assert multi_view(100, 4, 10, 1).tolist() == [dense(100, 4, 10, None).tolist()]
-    assert multi_view(100, 5, None, 1).tolist() == [uniform_segments(100, 5, None).tolist()]
+    assert multi_view_clips(100, 4, 10, 3)[:, 0].tolist() == [0, 34, 69]
+    assert multi_view_clips(100, 4, 10, 1).tolist() == [dense_clip(100, 4, 10, None).tolist()]
+    assert multi_view_clips(100, 5, None, 1).tolist() == [uniform_segments(100, 5, None).tolist()]
 
 
 @pytest.mark.parametrize("call", [(0, 4), (4, 0)])
