@@ -1,4 +1,4 @@
-"""`videomae chain A.yaml [key=value ...] B.yaml ... [--on slurm --cluster FILE]`: run stages in sequence.
+"""Run stages in sequence: `videomae chain A.yaml [key=value ...] B.yaml ...`.
 
 Under Slurm all stages are submitted at once, each with an afterok dependency on the one before it; if a stage fails,
 Slurm cancels those behind it. Other launchers run them in turn. A finished stage is skipped; a stage that is queued or
@@ -7,7 +7,6 @@ running in Slurm already is the dependency of the next one.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from launch.finding import inspect_run
 from launch.job import Job
 from launch.run_directory import launch_lock
-from launch.start import launch_parser, read_cluster
+from launch.start import LaunchOptions
 from launch.submission import (
     Submission,
     describe_submission,
@@ -28,40 +27,33 @@ from launch.submission import (
     start,
     submit,
 )
-from videomae.command import guarded
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.run.directory import RunDirectory
 
 
-def main(words: Sequence[str]) -> int:
-    """Launch a chain; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="videomae chain", description="Run stages in sequence.", parents=[launch_parser()]
-    )
-    parser.add_argument("stages", nargs="+", metavar="CONFIG [key=value ...]", help="overrides follow their config")
-    given = parser.parse_intermixed_args(words)
-    code = 0
+def launch_chain(words: Sequence[str], options: LaunchOptions) -> int:
+    """Launch the stages of `A.yaml key=value B.yaml ...`; returns the exit code.
 
-    def act() -> None:
-        nonlocal code
-        chain = _prepare(given)
-        if given.dry_run:
-            values = [describe_submission(submission) for submission in chain]
-            text = "\n\n".join(format_submission(submission) for submission in chain)
-            sys.stdout.write((json.dumps(values, indent=1) if given.json else text) + "\n")
-        elif given.on != "slurm":
-            code = _run(chain, force=given.force)
-        elif given.force:
-            raise UserError("--force would submit every stage again; for a dead one type `videomae launch CONFIG "
-                            "--force`, then the chain without --force")  # fmt: skip
-        else:
-            with ExitStack() as stack:
-                for submission in chain:
-                    stack.enter_context(launch_lock(submission.run))
-                _submit(chain, as_json=given.json)
-
-    return guarded(act) or code
+    Raises:
+        UserError: a stage cannot be launched; nothing is submitted then.
+    """
+    chain = _prepare(words, options)
+    if options.dry_run:
+        values = [describe_submission(submission) for submission in chain]
+        text = "\n\n".join(format_submission(submission) for submission in chain)
+        sys.stdout.write((json.dumps(values, indent=1) if options.as_json else text) + "\n")
+    elif options.launcher != "slurm":
+        return _run(chain, force=options.force)
+    elif options.force:
+        raise UserError("--force would submit every stage again; for a dead one type `videomae launch CONFIG "
+                        "--force`, then the chain without --force")  # fmt: skip
+    else:
+        with ExitStack() as stack:
+            for submission in chain:
+                stack.enter_context(launch_lock(submission.run))
+            _submit(chain, as_json=options.as_json)
+    return 0
 
 
 def split_stages(words: Sequence[str]) -> list[tuple[Path, list[str]]]:
@@ -81,10 +73,10 @@ def split_stages(words: Sequence[str]) -> list[tuple[Path, list[str]]]:
     return found
 
 
-def _prepare(given: argparse.Namespace) -> list[Submission]:
-    cluster = read_cluster(given)
-    jobs = [Job.read(config, overrides) for config, overrides in split_stages(given.stages)]
-    chain = [prepare(job, launcher=given.on, cluster=cluster, processes=given.processes) for job in jobs]
+def _prepare(words: Sequence[str], options: LaunchOptions) -> list[Submission]:
+    cluster = options.read_cluster()
+    jobs = [Job.read(config, overrides) for config, overrides in split_stages(words)]
+    chain = [prepare(job, launcher=options.launcher, cluster=cluster, processes=options.processes) for job in jobs]
     runs = [str(submission.run) for submission in chain]
     if len(set(runs)) < len(runs):
         raise UserError(f"each stage needs a directory of its own, got {', '.join(runs)}; set run=PATH")

@@ -107,15 +107,15 @@ SECTIONS: Mapping[str, Table] = {
         "models": "launch.commands.stages:models",
     },
 }
-cli = click.version_option(package_name="videomae")(
-    LazyGroup(
-        "videomae",
-        SECTIONS,
-        help="Pretrain VideoMAE on your videos, fine-tune it, and compare it with baselines.",
-        epilog="Each command has its --help, with examples. Exit codes: 0 finished, 2 user error, 75 stopped and "
-        "saved, 76 a health limit is reached, 1 everything else.",
-    )
+cli = LazyGroup(
+    "videomae",
+    SECTIONS,
+    help="Pretrain VideoMAE on your videos, fine-tune it, and compare it with baselines.",
+    epilog="Each command has its --help, with examples. Exit codes: 0 finished, 2 user error, 75 stopped and saved, "
+    "76 a health limit is reached, 1 everything else.",
+    params=[click.Option(["--local_rank", "--local-rank"], hidden=True, expose_value=False)],  # deepspeed --module
 )
+cli = click.version_option(package_name="videomae")(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

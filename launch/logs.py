@@ -1,17 +1,15 @@
-"""`videomae logs RUN [-f] [--rank N] [--raw]`: print or follow the logs of a run."""
+"""Print or follow the logs of a run."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from launch.finding import active_run_dir, inspect_run
 from launch.run_directory import read_launch
-from videomae.command import guarded
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
 
@@ -19,33 +17,22 @@ _POLL = 0.5
 _INSPECT = 5.0  # seconds between two checks whether the run is alive
 
 
-def main(words: Sequence[str]) -> int:
-    """Print or follow the logs; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="videomae logs", description="Print or follow the logs of a run.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("-f", "--follow", action="store_true", help="until the run ends; ctrl-C does not stop it")
-    parser.add_argument("--rank", type=int, default=0)
-    parser.add_argument("--lines", type=int, default=40, help="number of earlier lines")
-    parser.add_argument("--raw", action="store_true", help="output that the launcher captured: crashes, NCCL, Slurm")
-    given = parser.parse_args(words)
-    try:
-        return guarded(lambda: _show(given))
-    except KeyboardInterrupt:
-        return 0
+def print_logs(run: Path, *, follow: bool, rank: int, lines: int, raw: bool) -> None:
+    """Print the last `lines` of a rank's log, and with `follow` what is written until the run ends.
 
+    `raw` prints the output that the launcher captured instead.
 
-def _show(given: argparse.Namespace) -> None:
-    if not given.run.is_dir():
-        raise UserError(f"no folder {given.run}; `videomae status` lists runs")
-    file = log_file(given.run, rank=given.rank, raw=given.raw)
-    if file is None and not (given.follow and inspect_run(given.run).alive):
-        found = sorted(path.name for path in (active_run_dir(given.run) / "logs").glob("*"))
-        raise UserError(f"no log of rank {given.rank}; {given.run}/logs holds {', '.join(found) or 'nothing'}")
-    if file is None or given.follow:
-        lines = follow(given.run, given.rank, given.lines, raw=given.raw)
-    else:
-        lines = iter(tail(file, given.lines))
-    for line in lines:
+    Raises:
+        UserError: there is no run, or its rank has no log.
+    """
+    if not run.is_dir():
+        raise UserError(f"no folder {run}; `videomae status` lists runs")
+    file = log_file(run, rank=rank, raw=raw)
+    if file is None and not (follow and inspect_run(run).alive):
+        found = sorted(path.name for path in (active_run_dir(run) / "logs").glob("*"))
+        raise UserError(f"no log of rank {rank}; {run}/logs holds {', '.join(found) or 'nothing'}")
+    text = iter(tail(file, lines)) if file is not None and not follow else follow_log(run, rank, lines, raw=raw)
+    for line in text:
         sys.stdout.write(line)
         sys.stdout.flush()
 
@@ -78,7 +65,7 @@ def tail(file: Path, count: int) -> list[str]:
         return list(deque(lines, maxlen=count))
 
 
-def follow(run: Path, rank: int, count: int, *, raw: bool) -> Iterator[str]:
+def follow_log(run: Path, rank: int, count: int, *, raw: bool) -> Iterator[str]:
     """The last `count` lines of the run's log, then each new piece of text until the run ends."""
     file, position = None, 0
     inspected, alive = time.monotonic(), True

@@ -1,8 +1,7 @@
-"""`videomae status [RUN ...] [--json]`: list runs and their states."""
+"""List runs and their states."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -15,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.finding import RunState, inspect_runs
-from videomae.command import guarded
 from videomae.core.errors import UserError
 from videomae.core.progress import console
 
@@ -23,16 +21,8 @@ _RUN_FILES = ("status.json", "launch", "summary.json", "benchmark.json")
 _INNER_FOLDERS = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb", "lock"}
 
 
-def main(words: Sequence[str]) -> int:
-    """List runs; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="videomae status", description="List runs and their states.")
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="runs, or folders of runs; default: runs")
-    parser.add_argument("--json", action="store_true", help="print JSON, alone")
-    given = parser.parse_args(words)
-    return guarded(lambda: _show(given.runs or [Path("runs")], as_json=given.json))
-
-
-def _show(folders: Iterable[Path], *, as_json: bool) -> None:
+def print_status(folders: Iterable[Path], *, as_json: bool) -> None:
+    """Print the runs in `folders`, each a run or a folder of runs, with the message of those that failed."""
     runs = [run for folder in folders for run in runs_below(folder)]
     found = [state for state in inspect_runs(runs) if state.state != "new"]
     if as_json:

@@ -1,18 +1,13 @@
-"""`videomae stop RUN [--now] [--wait]`: make a run save and leave, or leave at once, wherever it started."""
+"""Stop a run after it has saved, or kill it, wherever it was started."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from launch import slurm
@@ -20,30 +15,10 @@ from launch.finding import RunState, active_run_dir, inspect_run
 from launch.local import STOP, request_stop
 from launch.run_directory import read_launch
 from launch.ssh import kill_words
-from videomae.command import guarded
 from videomae.core.errors import UserError
 from videomae.core.processes import descendants
 from videomae.core.progress import logger
 from videomae.run.liveness import read_lock
-
-
-def main(words: Sequence[str]) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="videomae stop", description="Make a run save and leave.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--now", action="store_true", help="end it at once; what is newer than its checkpoint is lost")
-    parser.add_argument("--wait", type=float, metavar="SECONDS", help="return when it has ended; fail if it has not")
-    parser.add_argument("--json", action="store_true", help="print what there is of the run then, alone")
-    given = parser.parse_args(words)
-
-    def act() -> None:
-        done = stop(given.run, now=given.now)
-        if given.wait is not None:
-            done = wait(given.run, seconds=given.wait).message
-        found = inspect_run(given.run)
-        sys.stdout.write(json.dumps(asdict(found), indent=1) + "\n" if given.json else f"{done}\n")
-
-    return guarded(act)
 
 
 def stop(run: Path, *, now: bool = False) -> str:

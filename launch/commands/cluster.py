@@ -1,78 +1,235 @@
-"""The commands that start, find and stop runs, and look at machines before. Their modules parse the arguments."""
+"""The commands that plan, start, find and stop runs. Heavy imports stand in the functions, so that --help is quick."""
 
 from __future__ import annotations
 
-import importlib
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from videomae.command import examples
+from videomae.command import PATH, SETTINGS, config_arguments, examples, json_option
+from videomae.core.errors import UserError
+
+F = TypeVar("F", bound=Callable[..., Any])
+PLAN_WIDTH = 130  # of tables that are not printed to a terminal
 
 
-def _command(name: str, module: str, purpose: str, *lines: str) -> click.Command:
-    """A command whose `module` has a `main(arguments) -> exit code`."""
+def launch_options(function: F) -> F:
+    """Add the options that `launch` and `chain` share."""
+    for option in (
+        json_option,
+        click.option("--force", is_flag=True, help="Start although the run seems to be alive."),
+        click.option("--dry-run", is_flag=True, help="Print the commands and scripts, and exit."),
+        click.option("--processes", type=int, help="On each node; default: one per GPU, or 1 without GPUs."),
+        click.option("--nodes", type=int, help="Default: the cluster file's number, or all of its hosts."),
+        click.option("--cluster", type=PATH, metavar="FILE", help="A file below configs/cluster/."),
+        click.option(
+            "--on",
+            "launcher",
+            type=click.Choice(["local", "torchrun", "deepspeed", "slurm"]),
+            default="torchrun",
+            help="What starts the processes; local is one process without a launcher.",
+        ),
+    ):
+        function = option(function)
+    return function
 
-    @click.pass_context
-    def run(context: click.Context, arguments: tuple[str, ...]) -> int:
-        from videomae.core.progress import log_to
 
-        if {"-h", "--help"} & set(arguments):
-            click.echo(context.get_help(), nl=True)
-            click.echo()
-        log_to(None, console_too=True)
-        return importlib.import_module(module).main(list(arguments))
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "videomae launch configs/demo/pretrain.yaml --processes 2",
+        "videomae launch CONFIG --on torchrun --cluster configs/cluster/two_hosts.yaml",
+        "videomae launch CONFIG --on slurm --cluster configs/cluster/slurm.yaml --nodes 4",
+        "videomae launch CONFIG --on slurm --cluster configs/cluster/slurm.yaml --sweep seed=0,1,2",
+    ),
+)
+@config_arguments
+@click.option("--prepare", is_flag=True, help="Write the run directory, print the commands, and exit.")
+@click.option("--sweep", metavar="KEY=A,B,C", help="Submit an array of Slurm jobs, one for each value.")
+@launch_options
+def launch(config: Path, overrides: tuple[str, ...], *, prepare: bool, sweep: str | None, **options: Any) -> int:
+    """Launch a run on this machine, on hosts or under Slurm.
 
-    return click.Command(
-        name,
-        callback=run,
-        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
-        help=purpose,
-        epilog=examples(*lines),
-        context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    CONFIG is a YAML file of any stage, KEY=VALUE overrides one setting. Code, git state and resolved config are copied
+    into the run directory, and the processes run from there. By default every GPU of this machine gets a process.
+    """
+    from launch.start import LaunchOptions, launch_run
+
+    _log_to_console()
+    return launch_run(config, overrides, LaunchOptions(**options), prepare_only=prepare, sweep=sweep)
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "videomae chain PRETRAIN.yaml FINETUNE.yaml BENCHMARK.yaml --on slurm --cluster configs/cluster/slurm.yaml",
+        "videomae chain PRETRAIN.yaml run=runs/a FINETUNE.yaml run=runs/b model.weights=runs/a/export",
+    ),
+)
+@click.argument("stages", nargs=-1, required=True, metavar="CONFIG [KEY=VALUE]... [CONFIG [KEY=VALUE]...]...")
+@launch_options
+def chain(stages: tuple[str, ...], **options: Any) -> int:
+    """Launch several stages, each after the one before it.
+
+    Overrides follow the config that they change. All stages are checked before the first one starts. Under Slurm all
+    are submitted at once, each with an afterok dependency. Finished stages are skipped.
+    """
+    from launch.chain import launch_chain
+    from launch.start import LaunchOptions
+
+    _log_to_console()
+    return launch_chain(stages, LaunchOptions(**options))
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples("videomae status", "videomae status runs/NAME", "videomae status runs --json"),
+)
+@click.argument("runs", nargs=-1, type=PATH, metavar="[RUN]...")
+@json_option
+def status(runs: tuple[Path, ...], *, as_json: bool) -> None:
+    """List runs and their states.
+
+    RUN is a run directory or a folder of runs; default: runs. The runs may have been started on any host.
+    """
+    from launch.status import print_status
+
+    _log_to_console()
+    print_status(runs or [Path("runs")], as_json=as_json)
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples("videomae logs runs/NAME -f", "videomae logs runs/NAME --rank 3", "videomae logs runs/NAME --raw"),
+)
+@click.argument("run", type=PATH)
+@click.option("-f", "--follow", is_flag=True, help="Follow until the run ends; ctrl-C does not stop the run.")
+@click.option("--rank", type=int, default=0, help="Rank of the process.")
+@click.option("--lines", type=int, default=40, help="Number of earlier lines.")
+@click.option("--raw", is_flag=True, help="Show the output that the launcher captured: crashes, NCCL, Slurm.")
+def logs(run: Path, *, follow: bool, rank: int, lines: int, raw: bool) -> None:
+    """Print or follow the logs of a run.
+
+    RUN is a run directory.
+    """
+    from launch.logs import print_logs
+
+    _log_to_console()
+    with suppress(KeyboardInterrupt):
+        print_logs(run, follow=follow, rank=rank, lines=lines, raw=raw)
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples("videomae stop runs/NAME --wait 600", "videomae stop runs/NAME --now"),
+)
+@click.argument("run", type=PATH)
+@click.option("--now", is_flag=True, help="Kill the run; what is newer than its checkpoint is lost.")
+@click.option("--wait", "seconds", type=float, metavar="SECONDS", help="Wait for its end, and fail after this time.")
+@json_option
+def stop(run: Path, *, now: bool, seconds: float | None, as_json: bool) -> None:
+    """Stop a run after it has saved.
+
+    RUN is a run directory. The same command that started the run resumes it.
+    """
+    from launch.finding import inspect_run
+    from launch.stop import stop, wait
+
+    _log_to_console()
+    message = stop(run, now=now)
+    if seconds is not None:
+        message = wait(run, seconds=seconds).message
+    click.echo(json.dumps(asdict(inspect_run(run)), indent=1) if as_json else message)
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "videomae plan configs/pretrain/vit_base_k400.yaml --samples 240436 --nodes 8 --device h200",
+        "videomae plan configs/demo/pretrain.yaml --samples 240 --gpus 2 batch=64 --mfu 0.4",
+    ),
+)
+@config_arguments
+@click.option("--nodes", type=int, default=1, help="Number of nodes.")
+@click.option("--gpus", type=int, default=8, help="Devices per node.")
+@click.option("--device", default="h200", help="v100, a100, h100, h200, b200, l40s or cpu.")
+@click.option("--cores", type=float, help="CPU cores per node; default: those of the vendor's machine.")
+@click.option("--clips-per-core", type=float, help="Clips per second that one core decodes; default: as measured.")
+@click.option("--samples", type=int, help="Videos in the training split; default: from the manifest.")
+@click.option("--mfu", type=float, help="Model FLOPs utilization, for example 0.4.")
+@click.option("--measured", type=PATH, metavar="FILE", help='JSON with {"device": ..., "model": ..., "mfu": ...}.')
+@json_option
+def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
+    """Estimate the memory, FLOPs, data and time of a run.
+
+    CONFIG is a YAML file of pretraining or fine-tuning. Prints parameters, memory by ZeRO stage, FLOPs, time, decoding
+    cores, data and checkpoint sizes. The time follows from an MFU: that of --mfu, that in --measured, or 35 %.
+    """
+    from rich.console import Console
+
+    from launch.plan.devices import CLIPS_PER_CORE, Machines, choose_mfu, find_device
+    from launch.plan.estimate import plan_run
+    from launch.plan.model import ModelProfile, read_config, read_training_data
+    from launch.plan.report import find_warnings, plan_page, plan_to_dict
+
+    _log_to_console()
+    samples, clips_per_core = options["samples"], options["clips_per_core"]
+    if samples is not None and samples < 1:
+        raise UserError(f"--samples must be at least 1, got {samples}")
+    settings, device = read_config(config, overrides), find_device(options["device"])
+    machines = Machines(
+        device=device,
+        clips_per_core=CLIPS_PER_CORE if clips_per_core is None else clips_per_core,
+        **{name: options[name] for name in ("nodes", "gpus", "cores")},
     )
+    data = read_training_data(settings)
+    profile = ModelProfile(settings, data.classes)
+    mfu = choose_mfu(device, profile.name, given=options["mfu"], measured=options["measured"])
+    estimate = plan_run(profile, data, machines, mfu, samples=samples)
+    warnings = find_warnings(profile, estimate)
+    if as_json:
+        click.echo(json.dumps(plan_to_dict(estimate, warnings), indent=1))
+    else:
+        Console(width=None if sys.stdout.isatty() else PLAN_WIDTH).print(plan_page(estimate, warnings))
 
 
-launch = _command(
-    "launch",
-    "launch.start",
-    "Start the processes of a run on this machine, on several hosts or under Slurm.",
-    "videomae launch configs/demo/pretrain.yaml",
-    "videomae launch CONFIG --on torchrun --cluster configs/cluster/two_hosts.yaml",
-    "videomae launch CONFIG --on slurm --cluster configs/cluster/slurm.yaml --nodes 4",
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "videomae doctor",
+        "videomae doctor configs/demo/pretrain.yaml --on torchrun --processes 2",
+        "videomae doctor CONFIG --cluster configs/cluster/two_hosts.yaml",
+        "srun videomae doctor CONFIG",
+        "torchrun --standalone --nproc-per-node 8 -m launch doctor CONFIG",
+    ),
 )
-chain = _command(
-    "chain",
-    "launch.chain",
-    "Queue several stages, each after the one before it.",
-    "videomae chain PRETRAIN.yaml FINETUNE.yaml BENCHMARK.yaml --on slurm --cluster configs/cluster/slurm.yaml",
-)
-status = _command(
-    "status", "launch.status", "List runs and their states.", "videomae status", "videomae status runs/NAME"
-)
-logs = _command(
-    "logs",
-    "launch.logs",
-    "Print or follow the logs of a run.",
-    "videomae logs runs/NAME -f",
-    "videomae logs runs/NAME --rank 3",
-)
-stop = _command(
-    "stop",
-    "launch.stop",
-    "Stop a run after it has saved.",
-    "videomae stop runs/NAME --wait 600",
-    "videomae stop runs/NAME --now",
-)
-plan = _command(
-    "plan",
-    "launch.plan.__main__",
-    "Estimate the memory, FLOPs, bytes and time of a run.",
-    "videomae plan configs/pretrain/vit_base_k400.yaml --nodes 8 --gpus 8 --device h200",
-)
-doctor = _command(
-    "doctor",
-    "launch.doctor.__main__",
-    "Check that the machines can run a job.",
-    "videomae doctor",
-    "videomae doctor configs/demo/pretrain.yaml --on torchrun --processes 2",
-)
+@click.argument("config", type=PATH, required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--on", "launcher", type=click.Choice(["torchrun"]), help="Start one process per GPU on this machine.")
+@click.option("--cluster", type=PATH, metavar="FILE", help="A file below configs/cluster/: its hosts, or Slurm's.")
+@click.option("--nodes", type=int, help="With --cluster; default: the file's number.")
+@click.option("--processes", type=int, help="On each machine; default: one per GPU.")
+@click.option("--timeout", type=float, default=60.0, help="Seconds for all ranks to connect.")
+@click.option("--report", type=PATH, hidden=True)  # rank 0 writes its results there, for the doctor that started it
+@json_option
+def doctor(config: Path | None, overrides: tuple[str, ...], **options: Any) -> int:
+    """Check that the machines can run a job.
+
+    With CONFIG, also checks its shards, run directory and loader. Every rank checks its machine, and rank 0 prints one
+    table, with a remedy for each line that is not green. The exit code is 1 if a line is red.
+    """
+    from launch.doctor.runner import DoctorOptions, run_doctor
+
+    return run_doctor(config, overrides, DoctorOptions(**options))
+
+
+def _log_to_console() -> None:
+    from videomae.core.progress import log_to
+
+    log_to(None, console_too=True)

@@ -42,7 +42,7 @@ class RemoteCheck:
     def command(self, python: str, report: Path) -> list[str]:
         """The words of one process, whose rank the environment gives."""
         options = ["--timeout", f"{self.timeout:g}", "--report", str(report)]
-        return [python, "-m", "launch.doctor", *self.arguments, *options]
+        return [python, "-m", "launch", "doctor", *self.arguments, *options]
 
     def run(self, commands: Sequence[Sequence[str]], **environment: str) -> list[tuple[int, str]]:
         """Run all commands at the same time; exit code and output of each, -1 after a timeout."""

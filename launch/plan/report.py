@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -35,6 +37,15 @@ def find_warnings(profile: ModelProfile, plan: RunPlan) -> list[PlanWarning]:
 def fits(row: DeviceMemory, plan: RunPlan) -> bool:
     """Whether the peak leaves room on the device."""
     return row.peak <= _USABLE * plan.machines.device.memory * GB
+
+
+def plan_to_dict(plan: RunPlan, warnings: Sequence[PlanWarning]) -> dict[str, Any]:
+    """Everything that a plan says, for JSON."""
+    values = dataclasses.asdict(plan)
+    for row, entry in zip((*plan.memory, plan.chosen), (*values["memory"], values["chosen"]), strict=True):
+        entry.update(between_steps=row.between_steps, peak=row.peak)
+    values["step"].update(seconds=plan.step.seconds, bound=plan.step.bound)
+    return {**values, "warnings": [dataclasses.asdict(warning) for warning in warnings]}
 
 
 def _memory_warning(profile: ModelProfile, plan: RunPlan) -> PlanWarning | None:

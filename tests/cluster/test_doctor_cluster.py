@@ -20,7 +20,7 @@ def ask(host: Host, folder: Path, words: list[str], cluster: dict[str, Any], *, 
     """Run the doctor on `host`; its results by check, the most severe where a check has several lines."""
     file = folder / "cluster.yaml"
     file.write_text(yaml.safe_dump({**cluster, "environment": {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}}))
-    typed = [sys.executable, "-m", "launch.doctor", *words, "--cluster", str(file), "--json"]
+    typed = [sys.executable, "-m", "launch", "doctor", *words, "--cluster", str(file), "--json"]
     printed = host.run(*typed, expect=expect, seconds=SECONDS)
     found = json.JSONDecoder().raw_decode(printed[printed.index("{") :])[0]["results"]
     return {result["check"]: result for result in sorted(found, key=lambda result: result["level"] == "red")}

@@ -14,7 +14,7 @@ import pytest
 from tests.processes import ROOT
 from tests.stages import pretrain_arguments
 
-DOCTOR = [sys.executable, "-m", "launch.doctor", "--json"]
+DOCTOR = [sys.executable, "-m", "launch", "doctor", "--json"]
 LONG_TIMEOUT = ["--timeout", "240"]  # processes of a busy machine start late
 
 

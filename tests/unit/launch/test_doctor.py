@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from launch.cli import main
 from launch.doctor import hardware, network, storage, system
-from launch.doctor.__main__ import CHECKS, main
 from launch.doctor.check import (
     Answer,
     Check,
@@ -23,6 +23,7 @@ from launch.doctor.check import (
     run_checks,
     worst_level,
 )
+from launch.doctor.runner import CHECKS
 from pretrain.config import PretrainConfig
 from tests.processes import ROOT
 from tests.tiny import world_of_one
@@ -254,15 +255,22 @@ def test_ranks_that_do_not_answer_leave_what_rank_0_knows(monkeypatch: pytest.Mo
 def test_json_and_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(hardware, "SECONDS", 0.01)
-    assert main(["--json"]) == 0
+    assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {result["check"] for result in found["results"]} >= {"versions", "devices", "limits", "disk", "W&B"}
-    assert main([]) == 0
+    assert (
+        main(
+            [
+                "doctor",
+            ]
+        )
+        == 0
+    )
     assert "what to do" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["configs/demo/pretrian.yaml"]) == 2
+    assert main(["doctor", "configs/demo/pretrian.yaml"]) == 2
     assert "did you mean configs/demo/pretrain.yaml" in capsys.readouterr().err
-    assert main([str(DEMO), "speling=1"]) == 2
+    assert main(["doctor", str(DEMO), "speling=1"]) == 2
     assert "unknown key 'speling'" in capsys.readouterr().err

@@ -69,5 +69,5 @@ def test_following_ends_with_the_run(run: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(logs, "_POLL", 0.001)
     monkeypatch.setattr(logs, "_INSPECT", 0.0)
     monkeypatch.setattr(logs, "inspect_run", lambda run: next(states))
-    said = "".join(logs.follow(run, 0, 1, raw=False))
+    said = "".join(logs.follow_log(run, 0, 1, raw=False))
     assert said == "three\nfour\nanew\nend\n"

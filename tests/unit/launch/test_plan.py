@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.plan_memory import Case, measure
-from launch.plan.__main__ import main
+from launch.cli import main
 from launch.plan.activations import PassConfig
 from launch.plan.devices import ASSUMED_MFU, DEVICES, Machines, Mfu, choose_mfu, find_device, recognize_device
 from launch.plan.estimate import RunPlan, clips_per_core, plan_run
@@ -244,7 +244,7 @@ def test_devices_are_recognized_by_the_drivers_name() -> None:
 
 
 def test_json_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(DEMO), "--gpus", "2", "--json", "--mfu", "0.25", "batch=64"]) == 0
+    assert main(["plan", str(DEMO), "--gpus", "2", "--json", "--mfu", "0.25", "batch=64"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["micro_batch"] * plan["micro_batches"] == 32
     assert plan["parameters"] == 2_286_336
@@ -256,7 +256,7 @@ def test_json_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_page_shows_memory_and_time(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(DEMO), "--gpus", "2", "--device", "H200", "--samples", "240"]) == 0
+    assert main(["plan", str(DEMO), "--gpus", "2", "--device", "H200", "--samples", "240"]) == 0
     page = capsys.readouterr().out
     for shown in ("2.29 M", "GPU hours", "GB on each device", "35.0% (assumed", "bound by", "cores a node"):
         assert shown in page
@@ -279,7 +279,7 @@ def test_the_page_shows_memory_and_time(capsys: pytest.CaptureFixture[str]) -> N
     ],
 )
 def test_mistakes_are_one_line(typed: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(typed) == 2
+    assert main(["plan", *typed]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
@@ -287,5 +287,5 @@ def test_mistakes_are_one_line(typed: list[str], said: str, capsys: pytest.Captu
 
 def test_another_file_than_a_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
-    assert main([str(tmp_path / "list.yaml")]) == 2
+    assert main(["plan", str(tmp_path / "list.yaml")]) == 2
     assert "expected a mapping" in capsys.readouterr().err
