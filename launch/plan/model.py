@@ -50,7 +50,7 @@ class TrainingData:
     error: str | None  # why no manifest can be read
 
 
-def read_config(file: Path, overrides: list[str]) -> Config:
+def read_config(file: Path, overrides: Sequence[str]) -> Config:
     """The config of a stage that trains.
 
     Raises:
