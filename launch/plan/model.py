@@ -6,7 +6,7 @@ Parameters, FLOPs and activation memory are read from the very classes that trai
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
