@@ -6,7 +6,8 @@ In `PAIRWISE`, which every test run covers, any two values of two factors occur 
 from dataclasses import dataclass
 from itertools import product
 
-STEPS = 20
+STEPS = 10  # of a case in the test suite
+MATRIX_STEPS = 20  # of a case in the full matrix
 BATCH = 16  # clips per step, over all processes
 CLIP = 0.1  # below the norms that occur, so that it has an effect
 EMA = 0.9

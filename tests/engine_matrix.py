@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tests.engine_cases import FULL, REFERENCES, STEPS
+from tests.engine_cases import FULL, MATRIX_STEPS, REFERENCES
 from tests.engine_runs import reference_results
 from tests.processes import run_processes
 
@@ -40,7 +40,7 @@ def distance(ours: dict[str, Any], reference: dict[str, Any], state: dict[str, t
 
 def compare(folder: Path) -> dict[str, dict[str, float]]:
     """Return each case's distance from its reference."""
-    references = {reference: reference_results(reference) for reference in REFERENCES}
+    references = {reference: reference_results(reference, steps=MATRIX_STEPS) for reference in REFERENCES}
     found = {count: json.loads((folder / f"full-{count}.json").read_text()) for count in (1, 2, 4)}
     return {
         case.name: distance(
@@ -64,9 +64,9 @@ def main() -> int:
     bad = [name for name, found in distances.items() if any(found[key] > limit for key, limit in limits.items())]
     worst = {key: max(found[key] for found in distances.values()) for key in limits}
     if given.json:
-        print(json.dumps({"cases": len(distances), "steps": STEPS, "worst": worst, "disagree": bad}))
+        print(json.dumps({"cases": len(distances), "steps": MATRIX_STEPS, "worst": worst, "disagree": bad}))
     else:
-        print(f"{len(distances)} cases of {STEPS} steps, {len(bad)} disagree; largest relative differences:")
+        print(f"{len(distances)} cases of {MATRIX_STEPS} steps, {len(bad)} disagree; largest relative differences:")
         print("\n".join(f"  {key:<8} {value:.1e} of {limits[key]:.0e} allowed" for key, value in worst.items()))
         print("\n".join(bad), end="\n" if bad else "")
     return 1 if bad else 0

@@ -84,10 +84,10 @@ def run_steps(engine: Engine, *, accumulation: int = 1, first: int = 0, count: i
     }
 
 
-def reference_results(reference: Reference) -> dict[str, Any]:
+def reference_results(reference: Reference, *, steps: int = STEPS) -> dict[str, Any]:
     """Return losses, norms and the full state of the reference engine."""
     engine = make_engine(world_of_one(), reference, kind="local")
-    results: dict[str, Any] = run_steps(engine)
+    results: dict[str, Any] = run_steps(engine, count=steps)
     results["state"] = {f"master.{name}": value for name, value in engine.full_state().items()}
     if reference.ema:
         results["state"] |= {f"ema.{name}": value for name, value in engine.full_state(ema=True).items()}

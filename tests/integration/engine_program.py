@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import torch
 
-from tests.engine_cases import FULL, PAIRWISE, Case, Reference
+from tests.engine_cases import FULL, MATRIX_STEPS, PAIRWISE, STEPS, Case, Reference
 from tests.engine_runs import make_engine, run_step, run_steps, saved
 from videomae.core.distributed import World, distributed_context, end_process
 from videomae.engine.protocol import Engine
@@ -28,14 +28,14 @@ STAGES = (0, 1, 2, 3)
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
-def cases(world: World, folder: Path, chosen: list[Case]) -> dict[str, Any]:
+def cases(world: World, folder: Path, chosen: list[Case], *, steps: int) -> dict[str, Any]:
     """Run the steps of each case, and store its full state."""
     results = {}
     for case in (case for case in chosen if case.processes == world.size):
         engine = make_engine(
             world, case.reference, accumulation=case.accumulation, kind="deepspeed", zero_stage=case.stage
         )
-        results[case.name] = run_steps(engine, accumulation=case.accumulation)
+        results[case.name] = run_steps(engine, accumulation=case.accumulation, count=steps)
         store_full(engine, folder / case.name, ema=case.reference.ema)
     return results
 
@@ -193,8 +193,8 @@ def scale_of(snapshot: Snapshot) -> float | None:
 
 
 JOBS = {
-    "pairwise": lambda world, folder: cases(world, folder, PAIRWISE),
-    "full": lambda world, folder: cases(world, folder, FULL),
+    "pairwise": lambda world, folder: cases(world, folder, PAIRWISE, steps=STEPS),
+    "full": lambda world, folder: cases(world, folder, FULL, steps=MATRIX_STEPS),
     "resume": resume,
     "reshard": lambda world, folder: reshard(world, folder, source=2),
     "begin": lambda world, folder: travel(world, folder, place="", stage=1, first=0, to="after-3"),

@@ -1,4 +1,4 @@
-"""`engine.deterministic` sets what CUDA needs for the same bits at each run, and changes nothing on a CPU."""
+"""`engine.deterministic` sets what CUDA needs for bit-equal runs, and changes nothing on a CPU."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The switch is for good; the next test has it off again."""
+    """Reset the process-wide settings after each test."""
     monkeypatch.setenv(CUBLAS, "")
     monkeypatch.delenv(CUBLAS)
     cudnn = torch.backends.cudnn
@@ -34,14 +34,14 @@ def flags() -> tuple[bool, str | None, bool, bool]:
 
 @pytest.mark.usefixtures("joining")
 @pytest.mark.parametrize("kind", ["local", "deepspeed"])
-def test_the_switch_sets_what_cuda_needs_and_nothing_is_set_without_it(kind: str) -> None:
+def test_it_sets_what_cuda_needs_and_nothing_otherwise(kind: str) -> None:
     make_engine(world_of_one(), PLAIN, kind=kind)
     assert flags() == (False, None, False, True)
     make_engine(world_of_one(), PLAIN, kind=kind, deterministic=True)
     assert flags() == (True, ":4096:8", True, False)
 
 
-def test_what_the_user_gave_cublas_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_cublas_workspace_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CUBLAS, ":16:8")
     make_engine(world_of_one(), PLAIN, kind="local", deterministic=True)
     assert flags()[1] == ":16:8"

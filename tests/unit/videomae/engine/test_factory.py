@@ -1,5 +1,6 @@
-"""Activation checkpointing and compiling change memory and speed, not numbers."""
+"""Activation checkpointing and compilation change memory and speed, not numbers."""
 
+import functools
 import shutil
 
 import pytest
@@ -21,7 +22,7 @@ compiles = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*", "ign
 
 
 def saved_bytes(model: nn.Module) -> int:
-    """What the backward pass of one batch keeps."""
+    """Return the bytes saved for the backward pass of one batch."""
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -61,7 +62,7 @@ def test_checkpointing_computes_the_same_and_keeps_less() -> None:
     assert saved_bytes(engines[1].module) < 0.7 * saved_bytes(engines[0].module)
 
 
-def test_checkpointing_drops_the_same_paths_again() -> None:
+def test_checkpointing_recomputes_with_the_same_drop_path() -> None:
     losses = []
     for on in (False, True):
         torch.manual_seed(0)
@@ -72,9 +73,19 @@ def test_checkpointing_drops_the_same_paths_again() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*losses, strict=True))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="the default compiler of torch.compile needs g++ on a CPU")
+INDUCTOR = pytest.param(
+    "inductor",
+    marks=[
+        pytest.mark.long,
+        pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's inductor needs g++ on a CPU"),
+    ],
+)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", INDUCTOR])
 @compiles
-def test_compiled_blocks_compute_the_same_under_the_same_names() -> None:
+def test_compiled_blocks_compute_the_same_under_the_same_names(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     torch.compiler.reset()
     plain, compiled = (make_engine(world_of_one(), PLAIN, kind="local", compile=on) for on in (False, True))
     losses = run_steps(plain, count=3)["losses"]
