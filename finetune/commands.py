@@ -58,7 +58,7 @@ def benchmark(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> int
     rows are reused. Prints the table and writes DIRECTORY/benchmark.json and DIRECTORY/report.html.
     """
     with handle_signals():  # between the rows too
-        from finetune.benchmark import run_benchmark
+        from finetune.benchmark.protocol import run_benchmark
 
         return finish(guarded(lambda: run_benchmark(config, overrides, as_json=as_json)))
 
@@ -115,7 +115,7 @@ def report(folder: Path, pretraining: str | None) -> None:
 
     FOLDER is the directory of the benchmark; it holds benchmark.json.
     """
-    from finetune.report import rewrite
+    from finetune.benchmark.report import rewrite
     from videomae.core.progress import log_to, logger
 
     log_to(None)
@@ -139,7 +139,7 @@ def import_classifier(
 
     SOURCE is an official VideoMAE checkpoint or a folder of Hugging Face transformers, OUT the export folder to write.
     """
-    from finetune.adopt import import_classifier
+    from finetune.import_classifier import import_classifier
 
     names = [name.strip() for name in classes.split(",")]
     import_classifier(source, out, classes=names, frames=frames, size=size, heads=heads)

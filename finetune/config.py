@@ -14,7 +14,7 @@ from videomae.run.config import TrainingConfig
 
 @configclass
 class FinetuneDataConfig(ClipsConfig):
-    """Which videos, and how training clips are cut and altered."""
+    """Data and augmentation of training clips."""
 
     shards: str  # folder with the splits train and val, as `videomae shards build` writes it
     scale: tuple[float, float] = (0.5, 1.0)  # area of the random crop, as a share of the frame
@@ -31,12 +31,12 @@ class FinetuneDataConfig(ClipsConfig):
 
 @configclass
 class EvaluationConfig:
-    """How the val split is looked at. Nothing is chosen by it: the last weights are the result."""
+    """Evaluation on the val split, which selects nothing: the weights of the last step are the result."""
 
     every: str = "5 epochs"  # also at the end
-    clips: int = 2  # temporal views of a video; the mean of their probabilities decides
+    clips: int = 2  # temporal views per video; probabilities are averaged over views
     crops: int = 1  # spatial views: 1 centre, 3 along the long side
-    batch: int = 16  # clips a forward pass
+    batch: int = 16  # clips per forward pass
 
     def __post_init__(self) -> None:
         if self.clips < 1 or self.crops < 1 or self.batch < 1:
@@ -47,20 +47,20 @@ class EvaluationConfig:
 
 @configclass
 class FinetuneConfig(TrainingConfig):
-    """Everything that decides a fine-tuning run."""
+    """All settings of a fine-tuning run."""
 
     stage: Literal["finetune"] = "finetune"
     data: FinetuneDataConfig
     model: ModelConfig
     mixup: MixupConfig = MixupConfig()
-    layer_decay: float = 1.0  # factor from a layer's rate to that of the one below; official .75, small sets .7
+    layer_decay: float = 1.0  # factor per layer on the learning rate; official 0.75, small data sets 0.7
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:
         if self.engine.zero_stage == 3:
             raise UserError(
-                "engine.zero_stage=3 cannot evaluate: ranks have different numbers of videos, and there a forward pass "
-                "is a meeting of all; type engine.zero_stage=2, or less"
+                "engine.zero_stage=3 cannot evaluate: ranks have different numbers of videos, but its forward pass "
+                "is a collective operation; set engine.zero_stage=2 or less"
             )
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")

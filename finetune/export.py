@@ -1,4 +1,4 @@
-"""The exported classifier: `classifier.safetensors` beside `classifier.json`, all that using it needs."""
+"""The exported classifier: `classifier.safetensors` and `classifier.json`, written by a run or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor, nn
 
+from finetune.config import FinetuneConfig
 from finetune.models import ModelConfig, build
-from videomae.core.config import configclass, parse, to_dict
+from finetune.stream import split
+from videomae.core.config import configclass, load, parse, to_dict
 from videomae.core.files import atomic_path, write_json
+from videomae.engine.state.rank_file import EMA, MASTER
+from videomae.engine.state.reader import read_full
 from videomae.models.weights.files import WeightsError, load_strictly, read_state
+from videomae.run.checkpoint.inspection import pick_checkpoint
+from videomae.run.directory import RunDirectory
 
 TENSORS = "classifier.safetensors"
 DESCRIPTION = "classifier.json"
@@ -21,16 +27,16 @@ DESCRIPTION = "classifier.json"
 
 @configclass
 class ClassifierDescription:
-    """What classifier.json holds: the model's config and the classes in the order of the logits."""
+    """Content of classifier.json: the model's config and the classes in the order of the logits."""
 
     model: ModelConfig
     classes: tuple[str, ...]
-    ema: float | None = None  # optimizer.ema of a moving average of the weights; null: the last weights
+    ema: float | None = None  # decay of the exported moving average; null: the weights of the last step
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained model on the host, in evaluation mode."""
+    """A trained model on the CPU, in evaluation mode."""
 
     module: nn.Module
     model: ModelConfig
@@ -49,7 +55,7 @@ def load_classifier(folder: Path) -> Classifier:
     """Read an exported classifier.
 
     Raises:
-        WeightsError: a file is missing or damaged, or tensors and description do not belong together.
+        WeightsError: a file is missing or damaged, or the tensors do not fit the description.
     """
     file = folder / DESCRIPTION
     if not file.is_file():
@@ -60,3 +66,25 @@ def load_classifier(folder: Path) -> Classifier:
     module = build(description.model, len(description.classes), initialise=False)
     load_strictly(module, read_state(folder / TENSORS), source=str(folder / TENSORS))
     return Classifier(module.eval(), description.model, description.classes)
+
+
+def export_classifier(
+    run: Path, *, step: int | None = None, average: bool | None = None, out: Path | None = None
+) -> Path:
+    """Write the classifier of the latest valid checkpoint of `run`, or of that at `step`; returns the folder.
+
+    `average` selects the moving average of the weights; None exports it if the run keeps one. The folder is `out`, or
+    `export-step-...` in the run directory; the classes are read from the run's shards. The run may still train.
+
+    Raises:
+        UserError: there is no valid checkpoint, or the shards of the run are missing.
+    """
+    config = load(FinetuneConfig, RunDirectory(run).config)
+    checkpoint = pick_checkpoint(run, step)
+    averaged = config.optimizer.ema is not None if average is None else average
+    state = read_full(checkpoint.folder, EMA if averaged else MASTER)
+    folder = out or run / f"export-{checkpoint.folder.name}"
+    ema = config.optimizer.ema if averaged else None
+    classes = split(config, "train").classes
+    save_classifier(state, ClassifierDescription(model=config.model, classes=classes, ema=ema), folder)
+    return folder

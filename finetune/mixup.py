@@ -1,8 +1,8 @@
-"""Mixup and CutMix on a batch of clips, and smoothed labels.
+"""Mixup and CutMix on a batch of clips, and label smoothing.
 
-Mixup (Zhang et al. 2018) blends each clip with its partner, CutMix (Yun et al. 2019) pastes a box of it, the same box
-in all frames; partners are the batch in reverse order, one of the two is drawn a batch, as in the official fine-tuning.
-Clips that only fill up a batch are no real clip's partner.
+Mixup (Zhang et al. 2018) blends each clip with a partner, CutMix (Yun et al. 2019) pastes a box of the partner, the
+same in all frames. As in the official fine-tuning, partners are the batch in reverse order and each batch draws one of
+the two. Padding clips are never partners of real clips.
 
 Shapes: B batch, C channels, T frames, H height, W width, K classes.
 """
@@ -21,7 +21,7 @@ from videomae.data.sample_weights import weighted_mean
 
 @configclass
 class MixupConfig:
-    """Strengths; zero switches a part off."""
+    """Strengths; zero disables a part."""
 
     mixup: float = 0.0  # alpha of the beta distribution; official 0.8
     cutmix: float = 0.0  # alpha; official 1.0
@@ -41,9 +41,9 @@ def soft_labels(label_B: Tensor, *, classes: int, smoothing: float) -> Tensor:
 
 
 def partners(weight_B: Tensor) -> Tensor:
-    """partner_B: the real clips in reverse order, and each that weighs nothing by itself.
+    """partner_B: real clips are paired in reverse order, clips of weight 0 with themselves.
 
-    Waits for the device that the weights are on.
+    Synchronises with the device of `weight_B`.
     """
     real_R = weight_B.nonzero()[:, 0]
     partner_B = torch.arange(len(weight_B), device=weight_B.device)
@@ -58,7 +58,7 @@ def mix(
     rng: np.random.Generator,
     partner_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mix each clip of a float batch, and its target, with its partner; without a strength both come back unchanged.
+    """Mix each clip of a float batch, and its target, with its partner; unchanged if both strengths are zero.
 
     Without `partner_B` the partners are the whole batch in reverse order.
     """
@@ -75,14 +75,14 @@ def mix(
 
 
 def _others(values: Tensor, partner_B: Tensor | None) -> Tensor:
-    """Of values (B, ...), those of each clip's partner."""
+    """The values (B, ...) of each clip's partner."""
     return values.flip(0) if partner_B is None else values[partner_B]
 
 
 def _paste_box(
     video_BCTHW: Tensor, kept: float, rng: np.random.Generator, partner_B: Tensor | None
 ) -> tuple[Tensor, float]:
-    """Paste the partner's box that covers about 1 - `kept` of the frame; returns the share that really stays."""
+    """Paste a box of the partner that covers about 1 - `kept` of the frame; returns the exact share that is kept."""
     height, width = video_BCTHW.shape[-2:]
     share = float(np.sqrt(1 - kept))
     middle_y, middle_x = rng.integers(height), rng.integers(width)
@@ -94,6 +94,6 @@ def _paste_box(
 
 
 def cross_entropy(logits_BK: Tensor, target_BK: Tensor, weight_B: Tensor | None = None) -> Tensor:
-    """Cross-entropy with soft targets, mean over the batch, clips weighed, in float32."""
+    """Cross-entropy with soft targets in float32, averaged over the batch with the weights of the clips."""
     loss_B = torch.sum(-target_BK * functional.log_softmax(logits_BK.float(), dim=-1), dim=-1)
     return weighted_mean(loss_B, weight_B)

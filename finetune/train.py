@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from finetune.config import FinetuneConfig
-from finetune.cost import workload
 from finetune.evaluate import FILE, Evaluation, Evaluator
 from finetune.export import ClassifierDescription, save_classifier
 from finetune.layer_decay import layer_lr_scales
 from finetune.models import build
-from finetune.objective import Objective
+from finetune.objective import Objective, workload
 from finetune.stream import open_stream, split
 from videomae.core.distributed import World
 from videomae.core.errors import UserError

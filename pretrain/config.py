@@ -17,7 +17,7 @@ from videomae.run.config import TrainingConfig
 
 @configclass
 class PretrainDataConfig(ClipsConfig):
-    """Which clips, and how they are cut."""
+    """Data and cropping of clips."""
 
     shards: Shards  # folder of one split, as `videomae shards build` writes it, or a list of {shards, weight}
     stride: int = 4  # stored frames from one sampled frame to the next
@@ -32,7 +32,7 @@ class PretrainDataConfig(ClipsConfig):
 
 @configclass
 class PretrainConfig(TrainingConfig):
-    """Everything that decides a pretraining run; the defaults are ViT-B at 16 x 224 x 224, tube mask 0.9."""
+    """All settings of a pretraining run; the defaults are ViT-B at 16 x 224 x 224, tube mask 0.9."""
 
     stage: Literal["pretrain"] = "pretrain"
     data: PretrainDataConfig
@@ -40,12 +40,14 @@ class PretrainConfig(TrainingConfig):
     decoder: DecoderConfig = DecoderConfig()
     mask: MaskConfig = MaskConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    visualizations: int = 4  # clips drawn as original / masked / reconstructed at the end
+    visualizations: int = 4  # clips rendered as original / masked / reconstructed at the end
     visualize_every: str | None = None  # and during training, for example 100 epochs
 
     def __post_init__(self) -> None:
         if self.encoder.drop_path:
-            raise UserError(f"pretraining drops no paths (VideoMAE, appendix), got {self.encoder.drop_path}; set 0")
+            raise UserError(
+                f"pretraining has no drop path (VideoMAE), got {self.encoder.drop_path}; set encoder.drop_path=0"
+            )
         hidden_count(self.mask, self.encoder)
         if self.batch % self.data.repeated_aug:
             raise UserError(f"batch={self.batch} must be a multiple of data.repeated_aug={self.data.repeated_aug}")

@@ -25,9 +25,9 @@ def export(run: Path, *, step: int | None, weights: str | None, out: Path | None
     RUN is the directory of a pretraining or fine-tuning run, which may still train. The folder has the form that a
     finished run leaves in its export/.
     """
-    from finetune.export_step import export_classifier
+    from finetune.export import export_classifier
     from launch.job import Job
-    from pretrain.export_step import export_encoder
+    from pretrain.export import export_encoder
     from videomae.core.progress import log_to
     from videomae.run.directory import RunDirectory
 

@@ -16,7 +16,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-import finetune.cost
 import finetune.objective
 import pretrain.cost
 import pretrain.objective
@@ -112,7 +111,7 @@ class ModelProfile:
         if isinstance(config, PretrainConfig):
             return pretrain.cost.workload(config.encoder, config.decoder, config.mask).flops
         model, shape = self._build(), config.model.input
-        return finetune.cost.workload(model, input=shape, classes=self.classes, lr_scale=lambda name: 1.0).flops
+        return finetune.objective.workload(model, input=shape, classes=self.classes, lr_scale=lambda name: 1.0).flops
 
     def count_parameters(self, *, max_size: int) -> int:
         """Parameters in tensors of at most `max_size` values."""

@@ -8,11 +8,10 @@ import safetensors.torch
 import torch
 
 from benchmarks.checkpoint import measure
-from finetune.export import load_classifier
-from finetune.export_step import export_classifier
+from finetune.export import export_classifier, load_classifier
 from finetune.train import train as finetune
 from launch.cli import main
-from pretrain.export_step import export_encoder
+from pretrain.export import export_encoder
 from pretrain.train import train
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one

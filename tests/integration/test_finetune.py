@@ -173,7 +173,7 @@ def test_layer_decay_needs_blocks(shards: Path, tmp_path: Path) -> None:
     config = finetune_config(
         tmp_path / "run", shards, "model={name: early_fusion, frames: 4, size: 32}", "layer_decay=0.7"
     )
-    with pytest.raises(ValueError, match="needs a model of transformer blocks"):
+    with pytest.raises(ValueError, match="needs a model with transformer blocks"):
         train(config, world_of_one())
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.accuracy import Accuracy, confusion
+from finetune.evaluate import Accuracy, confusion
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune import report
-from finetune.curves import MOST_POINTS, Axes, draw, thin
-from finetune.results import About, ReportError, read_rows
+from finetune.benchmark import report
+from finetune.benchmark.curves import MAX_POINTS, Axes, draw, thin
+from finetune.benchmark.results import About, ReportError, read_rows
 from launch.cli import main
 
 HOSTILE = "<script>alert('x')</script> & \"co\" $\\alpha_1$"
@@ -32,7 +32,7 @@ def row(**changes: object) -> dict[str, object]:
     values: dict[str, object] = {
         "model": "s3d",
         "title": "S3D",
-        "pretrained": "none",
+        "pretrained": "scratch",
         "params": 9_100_000,
         "gmacs": 1.23456,
         "accuracy": 0.75,
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
     """A whole result: two models, one pretraining run, an environment."""
     rows = [
         row(),
-        row(model="single", title="Single frame", run="runs/single", accuracy=0.5, gmacs=None, published=None),
+        row(model="single", title="Single frame", run="runs/single", accuracy=0.5, published=None),
     ]
     (tmp_path / "benchmark.json").write_text(json.dumps(rows))
     for name in ("s3d", "single"):
@@ -120,14 +120,14 @@ def test_the_table_holds_every_figure(folder: Path) -> None:
         "from scratch",
     )
     assert [part for part in figures if part not in text] == []
-    assert "Of 2 models, S3D did best: it named the right class of 15 of 20 validation clips" in text
-    assert "Always giving the most frequent class would score 50.0 %." in text
+    assert "Of 2 models, S3D has the highest accuracy: it classified 15 of 20 validation clips correctly" in text
+    assert "Always predicting the most frequent class would reach 50.0 %." in text
     assert "Ten clips of a yard. One protocol for all." in text
 
 
 def test_the_number_of_clips_stands_in_for_missing_words(folder: Path) -> None:
     text = " ".join(Elements(made(folder, About(train_clips=40))).text.split())
-    assert "40 clips trained each model, 20 others tested it." in text
+    assert "Each model was trained on 40 clips and tested on 20 others." in text
 
 
 def test_nothing_is_fetched_and_nothing_runs(folder: Path) -> None:
@@ -177,7 +177,7 @@ def test_many_classes_are_told_by_their_worst_confusions(folder: Path) -> None:
     confusion[4][8] = 9
     (folder / "runs/s3d/evaluation.json").write_text(json.dumps({"classes": classes, "confusion": confusion}))
     text = " ".join(Elements(made(folder)).text.split())
-    assert "class-4 taken for class-8: 9 class-3 taken for class-7: 5" in text
+    assert "class-4 predicted as class-8: 9 class-3 predicted as class-7: 5" in text
 
 
 def test_private_facts_stay_out_of_the_environment(folder: Path) -> None:
@@ -218,15 +218,15 @@ def damage_metrics(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (remove_metrics, "Without values: S3D."),
-        (damage_metrics, "Without values: S3D."),
+        (remove_metrics, "No values for: S3D."),
+        (damage_metrics, "No values for: S3D."),
         (remove_runs, "evaluation.json is missing (runs/s3d)"),
-        (remove_runs, "No such values stand in metrics.jsonl of: S3D, Single frame."),
-        (remove_pretraining, "The pretraining run pretraining holds no pictures in reconstructions/."),
+        (remove_runs, "metrics.jsonl has no such values for: S3D, Single frame."),
+        (remove_pretraining, "The pretraining run pretraining has no images in reconstructions/."),
         (remove_environment, "environment.json is missing"),
-        (damage_evaluation, "evaluation.json cannot be used: got"),
+        (damage_evaluation, "evaluation.json is invalid: got"),
         (damage_evaluation, "2 classes need a confusion matrix of 2 x 2"),
-        (damage_panels, "holds no pictures"),
+        (damage_panels, "has no images"),
     ],
 )
 def test_a_missing_piece_is_named(folder: Path, harm: Callable[[Path], None], says: str) -> None:
@@ -272,7 +272,7 @@ def test_the_command_makes_the_same_page_again(folder: Path, capsys: pytest.Capt
     assert main(["report", str(folder)]) == 0
     assert (folder / "report.html").read_text() == first
     assert main(["report", str(folder), "--pretraining", "elsewhere"]) == 0
-    assert "The pretraining run elsewhere holds no pictures" in (folder / "report.html").read_text()
+    assert "The pretraining run elsewhere has no images" in (folder / "report.html").read_text()
     assert main(["report", str(folder / "nowhere")]) == 2
     assert "no results at" in capsys.readouterr().err
 
@@ -281,8 +281,8 @@ def test_thinning_keeps_short_curves_and_averages_long_ones() -> None:
     short = [(0.0, 1.0), (1.0, 3.0)]
     assert thin(short) == short
     assert thin([]) == []
-    long = [(float(n), float(n % 2)) for n in range(MOST_POINTS * 10)]
-    assert len(thin(long)) == MOST_POINTS
+    long = [(float(n), float(n % 2)) for n in range(MAX_POINTS * 10)]
+    assert len(thin(long)) == MAX_POINTS
     assert thin(long)[0] == (4.5, 0.5)
 
 

@@ -1,12 +1,12 @@
-"""What a benchmark left on disk, read and checked: rows, evaluations, curves, panels, environment.
+"""Read and validate the files of a benchmark: rows, evaluations, curves, reconstructions, environment.
 
-    FOLDER/benchmark.json                the rows; must be there and whole
-    FOLDER/about.json                    title, data and protocol in words; may be missing
-    FOLDER/<row.run>/evaluation.json     confusion matrix of a row; may be missing
-    FOLDER/<row.run>/metrics.jsonl       its curves; may be missing
-    <about.pretraining>/metrics.jsonl, reconstructions/*.png       may be missing
+    FOLDER/benchmark.json                the rows; required
+    FOLDER/about.json                    title and descriptions of data and protocol; optional
+    FOLDER/<row.run>/evaluation.json     confusion matrix of a row; optional
+    FOLDER/<row.run>/metrics.jsonl       its curves; optional
+    <about.pretraining>/metrics.jsonl, reconstructions/*.png       optional
 
-What may be missing and is damaged counts as missing, and says so: a report must not fail for a picture.
+A damaged optional file counts as missing, and the report names it: a report does not fail for one image.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from videomae.core.errors import UserError
 from videomae.core.files import write_json
 from videomae.run.metrics import read_metrics as read_metrics
 
+RESULT = "benchmark.json"
 PNG = b"\x89PNG\r\n\x1a\n"
-_OPEN = pydantic.ConfigDict(extra="ignore")  # a producer may say more than a report shows
+_OPEN = pydantic.ConfigDict(extra="ignore")  # the files may hold more than the report shows
 
 
 class ReportError(UserError):
-    """Results that a report cannot be made of; the message names the file, what is wrong and what to type."""
+    """Results that cannot be reported; the message names the file, the error and the command that fixes it."""
 
 
 @configclass
 class About:
-    """The words of a report that no measurement gives; `pretraining` is a run directory, relative to the folder."""
+    """Texts of a report; `pretraining` is a run directory relative to the benchmark's."""
 
     title: str = "Benchmark"
-    data: str = ""  # a sentence: what the clips show and where they come from
-    protocol: str = ""  # sentences: what was the same for every model
+    data: str = ""  # a sentence about the clips and their source
+    protocol: str = ""  # sentences about the settings shared by all models
     train_clips: int | None = None
     pretraining: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """From about.json, or the defaults if there is none."""
+        """Read about.json; the defaults if it is missing."""
         file = folder / "about.json"
         if not file.is_file():
             return cls()
@@ -57,50 +58,50 @@ class About:
 
 
 @dataclass(frozen=True, kw_only=True, config=_OPEN)
-class Row:
-    """One line of benchmark.json. Accuracies are shares of 1, `published` is in percent, `params` a plain count."""
+class BenchmarkRow:
+    """One row of benchmark.json: a fine-tuned model and its measurements."""
 
     model: str
     title: str
-    pretrained: str | bool | None
+    pretrained: str  # label of the initial weights
     params: int
-    gmacs: float | None
-    accuracy: float
+    gmacs: float
+    accuracy: float  # in [0, 1], as is the interval
     interval: tuple[float, float]
-    clips_per_second: float | None
-    seconds: float | None
-    seed: int | None
-    published: float | None
-    run: str
+    clips_per_second: float
+    seconds: float
+    seed: int
+    published: float | None  # accuracy on RWF-2000, in percent
+    run: str  # relative to the benchmark's directory
     correct: int
     total: int
 
 
 @dataclass(frozen=True, kw_only=True, config=_OPEN)
-class Evaluation:
-    """evaluation.json: `confusion` counts clips, a row a true class, a column a predicted one."""
+class RecordedEvaluation:
+    """evaluation.json; `confusion` counts clips by true class (rows) and predicted class (columns)."""
 
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
     views: int | str | None = None
 
     def __post_init__(self) -> None:
-        side = len(self.classes)
-        if len(self.confusion) != side or any(len(row) != side for row in self.confusion):
-            raise UserError(f"{side} classes need a confusion matrix of {side} x {side}")
+        count = len(self.classes)
+        if len(self.confusion) != count or any(len(row) != count for row in self.confusion):
+            raise UserError(f"{count} classes need a confusion matrix of {count} x {count}")
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """The rows of benchmark.json.
+def read_rows(folder: Path) -> list[BenchmarkRow]:
+    """Read benchmark.json.
 
     Raises:
-        ReportError: the file is missing or empty, or a row lacks a key or has a value of the wrong type.
+        ReportError: the file is missing or empty, or a row misses a key or has a value of the wrong type.
     """
-    file = folder / "benchmark.json"
+    file = folder / RESULT
     if not file.is_file():
         raise ReportError(f"no results at {file}; make them with: videomae benchmark CONFIG")
     try:
-        rows = pydantic.TypeAdapter(list[Row]).validate_json(file.read_bytes())
+        rows = pydantic.TypeAdapter(list[BenchmarkRow]).validate_json(file.read_bytes())
     except pydantic.ValidationError as error:
         raise ReportError(f"{file}: {_first(error)}; make it again with: videomae benchmark CONFIG") from None
     if not rows:
@@ -108,19 +109,19 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def read_evaluation(run: Path) -> Evaluation | str:
-    """The run's evaluation, or the reason why there is none."""
+def read_evaluation(run: Path) -> RecordedEvaluation | str:
+    """The run's evaluation, or the reason why it is missing."""
     file = run / "evaluation.json"
     if not file.is_file():
         return "evaluation.json is missing"
     try:
-        return pydantic.TypeAdapter(Evaluation).validate_json(file.read_bytes())
+        return pydantic.TypeAdapter(RecordedEvaluation).validate_json(file.read_bytes())
     except pydantic.ValidationError as error:
-        return f"evaluation.json cannot be used: {_first(error)}"
+        return f"evaluation.json is invalid: {_first(error)}"
 
 
 def read_curve(run: Path, *, kind: str, value: str) -> list[tuple[float, float]]:
-    """(epoch, value) of every line of that kind in the run's metrics.jsonl; the step where there is no epoch."""
+    """(epoch, value) of every record of `kind` in the run's metrics.jsonl; the step where a record has no epoch."""
     lines = [
         line for line in read_metrics(run / "metrics.jsonl") if isinstance(line, dict) and line.get("kind") == kind
     ]
@@ -129,14 +130,14 @@ def read_curve(run: Path, *, kind: str, value: str) -> list[tuple[float, float]]
 
 
 def read_visualizations(pretraining: Path) -> dict[str, bytes]:
-    """The reconstruction pictures by name, in order of name; files that are no PNG are left out."""
+    """The reconstructions by name, sorted; files that are not PNG are skipped."""
     files = sorted((pretraining / "reconstructions").glob("*.png"))
-    pictures = {file.stem: file.read_bytes() for file in files}
-    return {name: picture for name, picture in pictures.items() if picture.startswith(PNG)}
+    images = {file.stem: file.read_bytes() for file in files}
+    return {name: image for name, image in images.items() if image.startswith(PNG)}
 
 
 def read_environment(folders: list[Path]) -> dict[str, Any]:
-    """The first environment.json found in `folders`, or nothing."""
+    """The first valid environment.json in `folders`, or an empty dict."""
     for folder in folders:
         file = folder / "environment.json"
         if file.is_file():
@@ -150,7 +151,7 @@ def read_environment(folders: list[Path]) -> dict[str, Any]:
 
 
 def _first(error: pydantic.ValidationError) -> str:
-    """The first complaint in words: which row and key, what was got, what was wanted."""
+    """Describe the first error: row and key, value, expected value."""
     detail = error.errors()[0]
     place = [
         f"row {part + 1}" if isinstance(part, int) and not index else str(part)

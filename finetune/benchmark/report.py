@@ -1,7 +1,8 @@
 """The benchmark as one self-contained HTML page: `videomae report FOLDER` writes FOLDER/report.html.
 
-Reads what the runs left on disk, so a page can be made again at any time. A missing piece is named where it would
-stand. Everything is inlined, the page forbids itself every request, and all texts are escaped.
+The report is made from the files of the benchmark and of its runs, so it can be written again at any time. It names
+missing files in their places. All resources are inlined, a content security policy forbids requests, and all texts are
+escaped.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from finetune.curves import DASHES, SERIES, Axes, Points, draw
-from finetune.results import (
+from finetune.benchmark.curves import DASHES, SERIES, Axes, Points, draw
+from finetune.benchmark.results import (
     About,
-    Evaluation,
-    Row,
+    BenchmarkRow,
+    RecordedEvaluation,
     read_curve,
     read_environment,
     read_evaluation,
@@ -28,17 +29,17 @@ from finetune.results import (
 )
 from videomae.core.files import write_atomic
 
-MOST_CLASSES = 12  # larger confusion matrices are told by their most frequent mistakes
-MOST_PANELS = 6
-MOST_MISTAKES = 10
+MAX_CLASSES = 12  # with more classes, the most frequent confusions replace the matrix
+MAX_IMAGES = 6
+MAX_CONFUSIONS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A drawn chart, or `missing`: why there is none. `told` says in words what the lines show, `note` what is not."""
+    """A chart, or the reason in `missing`; `description` is its text alternative, `note` its caption."""
 
     title: str
-    told: str = ""
+    description: str = ""
     note: str = ""
     svg: Markup | None = None
     missing: str = ""
@@ -46,21 +47,21 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """The confusion matrix of a row, or `missing`: why there is none. `mistakes` are (true, predicted, clips)."""
+    """The confusion matrix of a row, or the reason in `missing`; `confusions` are (true, predicted, clips)."""
 
     title: str
-    evaluation: Evaluation | None = None
-    mistakes: Sequence[tuple[str, str, int]] = ()
+    evaluation: RecordedEvaluation | None = None
+    confusions: Sequence[tuple[str, str, int]] = ()
     missing: str = ""
 
 
 def write(folder: Path, *, about: About | None = None) -> Path:
-    """Make FOLDER/report.html from FOLDER/benchmark.json and the runs it names; returns the page's path.
+    """Write FOLDER/report.html from FOLDER/benchmark.json and its runs; returns the path.
 
-    `about` is kept as about.json for the next time; without it the one kept is used.
+    `about` is saved as about.json; without it, the saved one is used.
 
     Raises:
-        ReportError: benchmark.json or about.json cannot be used.
+        ReportError: benchmark.json is missing, or it or about.json is invalid.
     """
     rows = read_rows(folder)
     if about is not None:
@@ -70,8 +71,8 @@ def write(folder: Path, *, about: About | None = None) -> Path:
     return page
 
 
-def render(folder: Path, rows: Sequence[Row], about: About) -> str:
-    """The page's text: a function of what stands on disk."""
+def render(folder: Path, rows: Sequence[BenchmarkRow], about: About) -> str:
+    """The HTML of the report."""
     evaluations = [read_evaluation(folder / row.run) for row in rows]
     runs = [folder / row.run for row in rows]
     pretraining = folder / about.pretraining if about.pretraining else None
@@ -79,27 +80,33 @@ def render(folder: Path, rows: Sequence[Row], about: About) -> str:
     page = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page.filters |= {"percent": percent, "count": count, "duration": duration, "figure": figure, "start": start_of}
+    page.filters |= {
+        "percent": percent,
+        "count": count,
+        "duration": duration,
+        "figure": figure,
+        "initial_weights": initial_weights,
+    }
     return page.get_template("report.html.jinja").render(
         about=about,
         rows=rows,
         best=max(rows, key=lambda row: row.accuracy),
-        chance=majority(evaluations),
+        chance=majority_accuracy(evaluations),
         dashes=DASHES,
         series=SERIES,
-        charts=_charts(rows, runs, majority(evaluations)),
+        charts=_charts(rows, runs, majority_accuracy(evaluations)),
         pretraining=_pretraining_chart(pretraining),
         matrices=[_matrix(row, found) for row, found in zip(rows, evaluations, strict=True)],
-        most_classes=MOST_CLASSES,
-        panels=_panels(pretraining),
+        max_classes=MAX_CLASSES,
+        reconstructions=_reconstructions(pretraining),
         environment=_environment(read_environment([folder, *runs])),
     )
 
 
-def majority(evaluations: Sequence[Evaluation | str]) -> float | None:
-    """The accuracy of always answering with the most frequent class; None without a confusion matrix."""
+def majority_accuracy(evaluations: Sequence[RecordedEvaluation | str]) -> float | None:
+    """The accuracy of always predicting the most frequent class; None without a confusion matrix."""
     for found in evaluations:
-        if isinstance(found, Evaluation):
+        if isinstance(found, RecordedEvaluation):
             counts = [sum(row) for row in found.confusion]
             return max(counts) / sum(counts) if sum(counts) else None
     return None
@@ -109,35 +116,29 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def figure(value: float | None) -> str:
-    """Three figures, or a dash."""
-    if value is None:
-        return "–"
+def figure(value: float) -> str:
+    """Three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def count(value: int) -> str:
-    """A count of parameters: 11.5 M."""
+    """A number of parameters, such as 11.5 M."""
     return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value / 1e3:.1f} k" if value >= 1e3 else str(value)
 
 
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
+def duration(seconds: float) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.0f} s"
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def start_of(pretrained: str | bool | None) -> str:
-    """Where a model's weights started, in words; of a path it says no more than that."""
-    if pretrained in (None, False, "", "none", "scratch"):
-        return "from scratch"
-    return "pretrained" if pretrained is True or "/" in str(pretrained) else str(pretrained)
+def initial_weights(pretrained: str) -> str:
+    """The label of a model's initial weights; hides paths."""
+    return "from scratch" if pretrained == "scratch" else "pretrained" if "/" in pretrained else pretrained
 
 
-def _charts(rows: Sequence[Row], runs: Sequence[Path], chance: float | None) -> list[Chart]:
+def _charts(rows: Sequence[BenchmarkRow], runs: Sequence[Path], chance: float | None) -> list[Chart]:
     accuracies = [read_curve(run, kind="evaluation", value="accuracy") for run in runs]
     losses = [read_curve(run, kind="train", value="loss") for run in runs]
     names = [row.title for row in rows]
@@ -153,54 +154,56 @@ def _pretraining_chart(run: Path | None) -> Chart:
     if run is None:
         return Chart(title=title, missing="No pretraining run belongs to this benchmark.")
     curve = read_curve(run, kind="train", value="loss")
-    return _chart(title, [run.name], [curve], Axes(x="epoch", y="squared error of hidden cubes"))
+    return _chart(title, [run.name], [curve], Axes(x="epoch", y="mean squared error of hidden patches"))
 
 
 def _chart(title: str, names: Sequence[str], series: Sequence[Points], axes: Axes) -> Chart:
     empty = [name for name, points in zip(names, series, strict=True) if not points]
     if len(empty) == len(names):
-        return Chart(title=title, missing=f"No such values stand in metrics.jsonl of: {', '.join(names)}.")
-    ends = [f"{name} {_tell(points, axes)}" for name, points in zip(names, series, strict=True) if points]
-    note = f"Without values: {', '.join(empty)}." if empty else ""
+        return Chart(title=title, missing=f"metrics.jsonl has no such values for: {', '.join(names)}.")
+    ends = [f"{name} {_describe(points, axes)}" for name, points in zip(names, series, strict=True) if points]
+    note = f"No values for: {', '.join(empty)}." if empty else ""
     key = title.lower().replace(" ", "-")
-    return Chart(title=title, told="; ".join(ends), note=note, svg=Markup(draw(key, series, axes)))
+    return Chart(title=title, description="; ".join(ends), note=note, svg=Markup(draw(key, series, axes)))
 
 
-def _tell(points: Points, axes: Axes) -> str:
+def _describe(points: Points, axes: Axes) -> str:
     first, last = points[0][1], points[-1][1]
     if axes.percent:
         return f"from {percent(first)} to {percent(last)}"
     return f"from {first:.3g} to {last:.3g}"
 
 
-def _matrix(row: Row, found: Evaluation | str) -> Matrix:
+def _matrix(row: BenchmarkRow, found: RecordedEvaluation | str) -> Matrix:
     if isinstance(found, str):
         return Matrix(title=row.title, missing=f"{found} ({row.run})")
     names = found.classes
     cells = [
         (line[j], names[i], names[j]) for i, line in enumerate(found.confusion) for j in range(len(names)) if i != j
     ]
-    worst = sorted((cell for cell in cells if cell[0]), reverse=True)[:MOST_MISTAKES]
-    return Matrix(title=row.title, evaluation=found, mistakes=[(true, guess, clips) for clips, true, guess in worst])
+    largest = sorted((cell for cell in cells if cell[0]), reverse=True)[:MAX_CONFUSIONS]
+    return Matrix(
+        title=row.title, evaluation=found, confusions=[(true, predicted, clips) for clips, true, predicted in largest]
+    )
 
 
-def _panels(pretraining: Path | None) -> dict[str, Any]:
-    """`pictures`: data URIs by name; `skipped`: how many more there are; `missing`: why there are none."""
+def _reconstructions(pretraining: Path | None) -> dict[str, Any]:
+    """`images`: data URIs by name; `skipped`: number of further images; `missing`: the reason for none."""
     if pretraining is None:
-        return {"pictures": {}, "skipped": 0, "missing": "No pretraining run belongs to this benchmark."}
+        return {"images": {}, "skipped": 0, "missing": "No pretraining run belongs to this benchmark."}
     found = read_visualizations(pretraining)
-    shown = dict(list(found.items())[:MOST_PANELS])
+    shown = dict(list(found.items())[:MAX_IMAGES])
     uris = {name: f"data:image/png;base64,{base64.b64encode(data).decode()}" for name, data in shown.items()}
-    missing = "" if found else f"The pretraining run {pretraining.name} holds no pictures in reconstructions/."
-    return {"pictures": uris, "skipped": len(found) - len(shown), "missing": missing}
+    missing = "" if found else f"The pretraining run {pretraining.name} has no images in reconstructions/."
+    return {"images": uris, "skipped": len(found) - len(shown), "missing": missing}
 
 
 def _environment(found: dict[str, Any]) -> dict[str, str]:
-    """What a reader needs to judge speed and to repeat a run; nothing private such as host or user names."""
+    """Facts needed to judge speed and to reproduce a run; nothing private such as host or user names."""
     packages = found.get("packages") or {}
     git = found.get("git") or {}
     changed = f", {git['changed_files']} files changed" if git.get("changed_files") else ""
-    told = {
+    facts = {
         "Machine": ", ".join(
             filter(None, [", ".join(found.get("devices") or []), f"{found['cpus']} CPUs" if found.get("cpus") else ""])
         ),
@@ -210,7 +213,7 @@ def _environment(found: dict[str, Any]) -> dict[str, str]:
         "Packages": ", ".join(f"{name} {version}" for name, version in packages.items() if version),
         "Code": f"commit {git['commit'][:12]}{changed}" if git.get("commit") else None,
     }
-    return {name: str(value) for name, value in told.items() if value}
+    return {name: str(value) for name, value in facts.items() if value}
 
 
 def rewrite(folder: Path, *, pretraining: str | None = None) -> Path:

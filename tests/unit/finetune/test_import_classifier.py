@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_one_clear_line(
 ):
     theirs.save_pretrained(tmp_path / "theirs")
     assert import_classifier(tmp_path / "theirs", tmp_path / "export", "walk,run") == 2
-    assert "3 classes apart, but 2 names" in capsys.readouterr().err
+    assert "has 3 classes, but --classes has 2 names" in capsys.readouterr().err
     state = {key: value for key, value in theirs.state_dict().items() if not key.startswith("classifier.")}
     torch.save(state, tmp_path / "headless.pth")
     assert import_classifier(tmp_path / "headless.pth", tmp_path / "export", "walk,run,fight") == 2

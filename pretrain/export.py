@@ -1,6 +1,6 @@
-"""Export the encoder of a checkpoint, in the form that the end of the run exports: `videomae export RUN`.
+"""Export the encoder of a checkpoint, in the form of a finished run's export: `videomae export RUN`.
 
-For fine-tuning from the middle of a run that still trains, or that has stopped; nothing of the run is changed.
+The run may still train or may have stopped; it is not changed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from videomae.run.directory import RunDirectory
 
 
 def export_encoder(run: Path, *, step: int | None = None, average: bool | None = None, out: Path | None = None) -> Path:
-    """Write the encoder of the latest valid checkpoint of `run`, or that of `step`; gives the folder.
+    """Write the encoder of the latest valid checkpoint of `run`, or of that at `step`; returns the folder.
 
-    `average` chooses the moving average of the weights; None takes it if one is kept. The folder is `out`, or
-    `export-step-...` in the run's directory.
+    `average` selects the moving average of the weights; None exports it if the run keeps one. The folder is `out`, or
+    `export-step-...` in the run directory.
 
     Raises:
-        UserError: there is no whole checkpoint, or it has no average.
+        UserError: there is no valid checkpoint, or it has no average.
     """
     config = load(PretrainConfig, RunDirectory(run).config)
     checkpoint = pick_checkpoint(run, step)

@@ -1,7 +1,7 @@
-"""The benchmark: many models, one protocol, one table. `videomae benchmark CONFIG` runs it.
+"""Train and compare many models under one protocol: `videomae benchmark CONFIG`.
 
-Every row is a fine-tuning run of its own below the benchmark's directory, with the same data, epochs, augmentation and
-views; a row may set what its family needs (its rate, layer decay). Rows that are finished are reused.
+Every row of the table is a fine-tuning run below the benchmark's directory, with the same data, epochs, augmentation
+and views; a row may override settings for its architecture (learning rate, layer decay). Finished rows are reused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,22 +23,19 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from finetune.benchmark.results import RESULT, About, BenchmarkRow
 from finetune.config import FinetuneConfig
 from finetune.evaluate import FILE
 from finetune.export import load_classifier
 from finetune.models import ModelConfig, published
-from finetune.results import About
 from finetune.stream import split
 from finetune.train import train
-from videomae.command import run_command
 from videomae.core.config import ConfigError, configclass, load, parse, set_value, to_dict
 from videomae.core.distributed import World, distributed_context
 from videomae.core.errors import UserError
 from videomae.core.files import write_json
 from videomae.core.progress import console, log_to, logger
 from videomae.models.flops import count_flops
-
-RESULT = "benchmark.json"
 
 
 @configclass
@@ -47,13 +44,13 @@ class RowConfig:
 
     title: str
     model: ModelConfig
-    from_encoder: bool = False  # start from the benchmark's exported encoder
-    settings: dict[str, Any] = Field(default_factory=dict)  # dotted, beside the protocol's: {optimizer.lr: 1e-3}
+    from_encoder: bool = False  # initialise from `BenchmarkConfig.encoder`
+    settings: dict[str, Any] = Field(default_factory=dict)  # overrides of the protocol: {optimizer.lr: 1e-3}
 
 
 @configclass
 class BenchmarkConfig:
-    """All rows and the protocol that they share: the settings of a fine-tuning run but for run, seed and model."""
+    """The rows and their shared protocol: settings of a fine-tuning run except run, seed and model."""
 
     stage: Literal["benchmark"] = "benchmark"
     run: str
@@ -73,10 +70,10 @@ class BenchmarkConfig:
             self.finetuning(row, self.seeds[0])
 
     def finetuning(self, row: RowConfig, seed: int) -> FinetuneConfig:
-        """The config of a row's run.
+        """The config of the run of `row`.
 
         Raises:
-            ConfigError: protocol and settings make no valid fine-tuning run.
+            ConfigError: protocol and settings are no valid config of a fine-tuning run.
         """
         values = json.loads(json.dumps(self.protocol))
         for key, value in row.settings.items():
@@ -91,28 +88,8 @@ class BenchmarkConfig:
         return parse(FinetuneConfig, values, source=f"row {row.title!r}")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of benchmark.json."""
-
-    model: str
-    title: str
-    pretrained: str
-    params: int
-    gmacs: float
-    accuracy: float
-    interval: tuple[float, float]
-    correct: int
-    total: int
-    clips_per_second: float
-    seconds: float
-    seed: int
-    published: float | None  # accuracy on RWF-2000, in percent
-    run: str  # relative to the benchmark's directory
-
-
-def benchmark(config: BenchmarkConfig, world: World) -> list[Row]:
-    """Train and evaluate every row for every seed, and write benchmark.json; called by all ranks."""
+def benchmark(config: BenchmarkConfig, world: World) -> list[BenchmarkRow]:
+    """Train and evaluate every row with every seed and write benchmark.json; all ranks call it."""
     folder = Path(config.run)
     rows = []
     for seed in config.seeds:
@@ -131,23 +108,23 @@ def benchmark(config: BenchmarkConfig, world: World) -> list[Row]:
 
 
 def _about(config: BenchmarkConfig) -> About:
-    """What data and protocol were, in words, for the report."""
-    common = config.finetuning(config.rows[0], config.seeds[0])
-    train_split, val_split = split(common, "train"), split(common, "val")
-    differing = [f"{row.title}: {', '.join(row.settings)}" for row in config.rows if row.settings]
+    """Describe data and protocol for the report."""
+    first = config.finetuning(config.rows[0], config.seeds[0])
+    train_split, val_split = split(first, "train"), split(first, "val")
+    overrides = [f"{row.title}: {', '.join(row.settings)}" for row in config.rows if row.settings]
     return About(
         title=config.title,
         data=f"{train_split.samples} training and {val_split.samples} validation clips of the classes "
         f"{', '.join(val_split.classes)}.",
-        protocol=f"Every model is trained for {common.schedule.duration} in batches of {common.batch}, with the same "
-        f"augmentation, and tested on {common.evaluation.clips} x {common.evaluation.crops} views a video. Nothing is "
-        "chosen by the validation clips: the last weights count."
-        + (f" Settings of their own: {'; '.join(differing)}." if differing else ""),
+        protocol=f"Every model is trained for {first.schedule.duration} in batches of {first.batch}, with the same "
+        f"augmentation, and tested on {first.evaluation.clips} x {first.evaluation.crops} views per video. The "
+        "validation clips select nothing: the weights of the last step are tested."
+        + (f" Overridden settings: {'; '.join(overrides)}." if overrides else ""),
         train_clips=train_split.samples,
     )
 
 
-def _describe(title: str, config: FinetuneConfig, *, folder: Path, device: torch.device) -> Row:
+def _describe(title: str, config: FinetuneConfig, *, folder: Path, device: torch.device) -> BenchmarkRow:
     run, model = config.directory, config.model
     evaluation = json.loads((run.path / FILE).read_text())
     summary = json.loads(run.summary.read_text())
@@ -155,7 +132,7 @@ def _describe(title: str, config: FinetuneConfig, *, folder: Path, device: torch
     example_BCTHW = torch.zeros(1, *model.input.shape)
     counted = count_flops(module, example_BCTHW)
     figures = published(model.name)
-    return Row(
+    return BenchmarkRow(
         model=model.name,
         title=title,
         pretrained=model.pretrained,
@@ -175,7 +152,7 @@ def _describe(title: str, config: FinetuneConfig, *, folder: Path, device: torch
 
 @torch.no_grad()
 def _throughput(module: nn.Module, example_BCTHW: torch.Tensor, device: torch.device, *, batch: int = 8) -> float:
-    """Clips a second of the forward pass alone: the median of five batches after one to warm up."""
+    """Clips per second of the forward pass: the median of five batches after one warm-up batch."""
     module = module.to(device)
     video_BCTHW = example_BCTHW.expand(batch, -1, -1, -1, -1).contiguous().to(device)
     times = []
@@ -192,7 +169,7 @@ def _slug(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[BenchmarkRow]) -> Table:
     table = Table(title="Accuracy on the val split")
     for heading, justify in _COLUMNS:
         table.add_column(heading, justify=justify)
@@ -236,9 +213,3 @@ def run_benchmark(config: Path, overrides: Sequence[str], *, as_json: bool) -> N
             sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
         elif world.is_main:
             Console(width=None if console.is_terminal else 160).print(_table(rows))
-
-
-if __name__ == "__main__":  # for torchrun, deepspeed and srun; a person types `videomae benchmark`
-    from finetune import commands
-
-    sys.exit(run_command(commands.benchmark, name="python -m finetune.benchmark"))

@@ -1,7 +1,7 @@
-"""Line charts as inline SVG that follow the page: its font, its colours, its light and dark scheme.
+"""Line charts as inline SVG with the font, colours and light or dark scheme of the page.
 
-Matplotlib draws with placeholder colours, which are then replaced by the page's CSS variables. No text that a user
-wrote enters a chart: the page holds the legend. The same points give the same bytes.
+Matplotlib draws with placeholder colours, which CSS variables of the page then replace. Charts hold no text of users:
+the page holds the legend. Equal points give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import matplotlib
 import matplotlib.axes
 from matplotlib.figure import Figure
 
-SERIES = 8  # colours that the page defines, --series-0 to --series-7
-DASHES = ("", "6 2.2", "1.6 1.6", "7 2 1.6 2", "3.2 1.4")  # so that no series is told by its colour alone
-MOST_POINTS = 40
+SERIES = 8  # colours defined by the page, --series-0 to --series-7
+DASHES = ("", "6 2.2", "1.6 1.6", "7 2 1.6 2", "3.2 1.4")  # a second distinction beside colour
+MAX_POINTS = 40
 _INK, _GRID = "#5e00aa", "#5e00bb"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -43,7 +43,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """What the axes say. `percent` draws shares of 1 on a scale of 0 to 100 %; `level` is a dashed reference line."""
+    """Axes of a chart; `percent` shows values in [0, 1] as 0 to 100 %, `level` is a dashed reference line."""
 
     x: str
     y: str
@@ -52,7 +52,7 @@ class Axes:
 
 
 def draw(name: str, series: Sequence[Points], axes: Axes) -> str:
-    """An `<svg>` element of the `series`, series i in colour i; `name` makes its element ids unique on the page."""
+    """Draw `series` as an `<svg>` element, series i in colour i; `name` makes its element ids unique on the page."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.0, 2.9), layout="constrained")
         plot = figure.add_subplot()
@@ -74,10 +74,10 @@ def draw(name: str, series: Sequence[Points], axes: Axes) -> str:
 
 
 def thin(points: Points) -> list[tuple[float, float]]:
-    """At most `MOST_POINTS` points, each the mean of a run of neighbours."""
-    length = -(-len(points) // MOST_POINTS)
-    runs = [points[start : start + length] for start in range(0, len(points), max(1, length))]
-    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+    """Reduce to at most `MAX_POINTS` points, each the mean of consecutive points."""
+    length = -(-len(points) // MAX_POINTS)
+    chunks = [points[start : start + length] for start in range(0, len(points), max(1, length))]
+    return [(sum(x for x, _ in chunk) / len(chunk), sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
 
 
 def _draw_series(plot: matplotlib.axes.Axes, number: int, points: Points) -> None:
@@ -94,7 +94,7 @@ def _draw_series(plot: matplotlib.axes.Axes, number: int, points: Points) -> Non
 
 
 def _inline(name: str, text: str) -> str:
-    """Strip what only a file of its own needs, make ids unique, put the page's variables in place of colours."""
+    """Strip the parts of a standalone file, make ids unique and replace colours by CSS variables of the page."""
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(

@@ -1,7 +1,7 @@
-"""Import a classifier that others fine-tuned: `videomae weights import-classifier CHECKPOINT OUT`.
+"""Import a fine-tuned VideoMAE classifier: `videomae weights import-classifier CHECKPOINT OUT`.
 
-Takes official VideoMAE and VideoMAEv2 files and folders or files of Hugging Face transformers, head included. The
-result is what a run's `export/` holds, for predictions and for evaluation.
+Reads official VideoMAE and VideoMAEv2 checkpoints and Hugging Face transformers, including the head. The result has the
+form of a run's `export/`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from videomae.models.weights.official import encoder_config, take_apart
 def import_classifier(
     source: Path, out: Path, *, classes: Sequence[str], frames: int | None, size: int | None, heads: int | None
 ) -> None:
-    """Write the classifier in `source` to the folder `out`; settings given win over a folder's config.json.
+    """Write the classifier in `source` to the folder `out`; arguments take precedence over the folder's config.json.
 
     Raises:
-        WeightsError: no fine-tuned checkpoint, unused or missing keys, or another number of classes.
+        WeightsError: the checkpoint has no head, unused or missing keys, or another number of classes.
     """
     state, theirs = read_official(source)
     parts = take_apart(state, source=str(source))
     if "head.weight" not in parts.rest:
-        raise WeightsError(f"{source} has no head; take its encoder in with: videomae weights import")
+        raise WeightsError(f"{source} has no head; import its encoder with: videomae weights import")
     if len(parts.rest["head.weight"]) != len(classes):
         raise WeightsError(
-            f"{source} tells {len(parts.rest['head.weight'])} classes apart, but {len(classes)} names are given; "
-            "type --classes with one name for each, in the order of its logits"
+            f"{source} has {len(parts.rest['head.weight'])} classes, but --classes has {len(classes)} names; "
+            "give one name per class, in the order of the logits"
         )
     encoder = encoder_config(
         parts.encoder,

@@ -1,0 +1,1 @@
+"""Training and comparing many models under one protocol, and the report of the results."""
