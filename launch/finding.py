@@ -1,4 +1,4 @@
-"""What there is of a run: nothing, waiting, running, stopped, failed, broken or finished, wherever it was started."""
+"""Find the state of a run, wherever it was started: new, waiting, running, stopped, failed, broken or finished."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RESULTS = ("summary.json", "benchmark.json")  # written last
 
 @dataclass(frozen=True)
 class RunState:
-    """A run's state and what is known of it."""
+    """The state of a run, with its progress, launcher and host as far as they are known."""
 
     run: str
     state: State
@@ -30,7 +30,7 @@ class RunState:
     job: str | None
     host: str | None
     updated: str | None  # ISO 8601, UTC
-    message: str  # in words, with what to type
+    message: str  # one sentence for the user, with what to type
 
     @property
     def alive(self) -> bool:
@@ -38,12 +38,12 @@ class RunState:
 
 
 def inspect_run(run: Path) -> RunState:
-    """Find out what there is of the run in the folder `run`."""
+    """The state of the run in the folder `run`."""
     return inspect_runs([run])[0]
 
 
 def inspect_runs(runs: Sequence[Path]) -> list[RunState]:
-    """The same for many runs; Slurm is asked once."""
+    """The states of several runs; Slurm is queried once."""
     known = [(run, read_launch(run), newest_status(run)) for run in runs]
     jobs = [job for _, launch, last in known for job in _jobs(launch, last)]
     try:
@@ -68,17 +68,17 @@ def _find(
         job=next(iter((*queued, *jobs)), None),
         host=last.host if last else (launch.host if launch else None),
         updated=last.updated if last else None,
-        message=_say(run, state, detail, last),
+        message=_describe(run, state, detail, last),
     )
 
 
 def newest_status(run: Path) -> Status | None:
-    """The run's status; of a benchmark, that of the row that was last at work."""
+    """The status of the run; of a benchmark, that of the row that was active last."""
     return status.read_status(active_run_dir(run) / status.FILE)
 
 
 def active_run_dir(run: Path) -> Path:
-    """The folder of what is at work in a run: itself, or the row of a benchmark that was last at work."""
+    """The run directory that is active: `run`, or of a benchmark the row that was active last."""
     found = [
         (last.updated, file.parent)
         for file in (run / status.FILE, *run.glob(f"rows/*/{status.FILE}"))
@@ -88,9 +88,9 @@ def active_run_dir(run: Path) -> Path:
 
 
 def _jobs(launch: LaunchRecord | None, last: Status | None) -> list[str]:
-    """Slurm's jobs that may hold the run: the one that was submitted, and one that somebody submitted by hand since."""
+    """The Slurm jobs that may run it: the one that was submitted, and one that was submitted by hand since."""
     jobs = [launch.job] if launch is not None and launch.job is not None else []
-    # What was launched within an allocation, and not as a job, tells by its processes whether it lives.
+    # A run that was launched inside an allocation is not a job; its processes tell whether it is alive.
     if (launch is None or jobs) and last is not None and last.state == "running" and last.launcher.kind == "slurm":
         jobs += [last.launcher.job] if last.launcher.job is not None else []
     return list(dict.fromkeys(jobs))
@@ -99,7 +99,7 @@ def _jobs(launch: LaunchRecord | None, last: Status | None) -> list[str]:
 def _state(
     run: Path, launch: LaunchRecord | None, last: Status | None, queue: dict[str, str] | slurm.SlurmError
 ) -> tuple[State, str]:
-    """The state, and what tells it beside the status."""
+    """The state, and the evidence for it if that is not the status."""
     if launch is None and last is None:
         return ("finished", "") if _finished(run) else ("new", "")
     jobs = _jobs(launch, last)
@@ -108,23 +108,23 @@ def _state(
             return "running", ""
     elif isinstance(queue, slurm.SlurmError):
         if last is None and not _finished(run):
-            return "running", f"perhaps, as Slurm's job {jobs[-1]}; {queue}"
+            return "running", f"possibly, as Slurm's job {jobs[-1]}; {queue}"
         if last is not None and last.state == "running" and read_lock(active_run_dir(run)).is_alive():
-            return "running", f"Slurm's job {jobs[-1]}, by its status, for {queue}"
+            return "running", f"Slurm's job {jobs[-1]} according to its status; {queue}"
     elif entries := [(job, queue[job]) for job in jobs if job in queue]:
         job, entry = entries[-1]
         return ("waiting" if entry.startswith("PENDING") else "running"), f"Slurm's job {job}: {entry}"
     if _finished(run):
         return "finished", ""
     if launch is not None and launch.members:
-        return "new", ""  # an array that is over leaves the word to its runs
+        return "new", ""  # an array that has ended: its runs have states of their own
     if last is None or last.state == "running":
-        gone = ""
+        detail = ""
         if isinstance(queue, slurm.SlurmError) and jobs:
-            gone = f" ({queue})"
+            detail = f" ({queue})"
         elif jobs:
-            gone = f" (Slurm on job {jobs[-1]}: {slurm.read_final_state(jobs[-1])})"
-        return "broken", gone
+            detail = f" (Slurm's job {jobs[-1]}: {slurm.read_final_state(jobs[-1])})"
+        return "broken", detail
     return ("failed" if last.state == "failed" else "stopped"), ""
 
 
@@ -137,20 +137,20 @@ def _is_alive(run: Path, launch: LaunchRecord | None) -> bool:
     return (launch is not None and launch.process.is_alive() is True) or read_lock(active_run_dir(run)).is_alive()
 
 
-def _say(run: Path, state: State, detail: str, last: Status | None) -> str:
-    at = f"step {last.step} of {last.total or '?'}" if last else "its beginning"
+def _describe(run: Path, state: State, detail: str, last: Status | None) -> str:
+    at = f"step {last.step} of {last.total or '?'}" if last else "its start"
     where = detail or (f"process {last.pid} on {last.host}" if last else "its launcher")
     reason = f" ({last.reason})" if last and last.reason else ""
     name = shlex.quote(str(run))
-    logs = f"`videomae logs {name}` shows what it said"
+    logs = f"`videomae logs {name}` shows its output"
     return {
-        "new": f"{run} holds no run yet",
-        "waiting": f"{run} waits: {where}. To take it out: videomae stop {name}",
+        "new": f"{run} contains no run",
+        "waiting": f"{run} is waiting: {where}. To cancel it: videomae stop {name}",
         "running": f"{run} is running at {at}: {where}. To see it: videomae logs {name} -f; to end it: "
         f"videomae stop {name}",
-        "stopped": f"{run} stopped and saved at {at}; the same command goes on",
-        "failed": f"{run} failed at {at}{reason}; {logs}, and the same command goes on from its newest checkpoint",
-        "broken": f"{run} ended at {at} without a word{detail}; {logs}, and the same command goes on from its newest "
-        "checkpoint",
+        "stopped": f"{run} stopped and saved at {at}; the same command resumes it",
+        "failed": f"{run} failed at {at}{reason}; {logs}, and the same command resumes from its newest checkpoint",
+        "broken": f"{run} ended at {at} without reporting an exit{detail}; {logs}, and the same command resumes "
+        "from its newest checkpoint",
         "finished": f"{run} is finished; remove the folder to start it again",
     }[state]

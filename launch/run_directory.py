@@ -1,14 +1,14 @@
-"""What a launch leaves in the run's directory, so that others can see, follow and stop the run wherever it was started.
+"""The record of a launch in the run directory, by which status, logs and stop find the run on any machine.
 
 RUN/launch/
-  launch.json       what was typed, where, and the job's number: see `Launch`
+  launch.json       command, host and job id: see `LaunchRecord`
   config.yaml       the resolved config that the processes read
-  code/             the packages as they were, with their git state
-  job.sh task.sh    the scripts of Slurm; host.sh, rank.sh, hostfile: those of other launchers
-  host-N.pid        the process that started the others on host N, and when it began
+  code/             a copy of the packages, with their git state
+  job.sh task.sh    the scripts of a Slurm job; host.sh, rank.sh, hostfile: those of other launchers
+  host-N.pid        the first process on host N, and its start time
   exit              the last exit code of a Slurm job
-  held              there after `stop`: a job that saved does not come back by itself
-RUN/launch.1/ ...   those of earlier launches of the run
+  held              created by `stop`: the job is not requeued
+RUN/launch.1/ ...   the records of earlier launches
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from videomae.core.progress import logger
 
 @dataclass(frozen=True)
 class LaunchRecord:
-    """What is known of the last launch of a run."""
+    """The last launch of a run."""
 
     kind: str  # local, torchrun, deepspeed or slurm
     module: str
     command: str  # what was typed
     submitted: str  # ISO 8601, UTC
     host: str  # where it was typed
-    process: ProcessId  # of `videomae launch` there, which stays while the ranks run; not so under Slurm
-    job: str | None = None  # Slurm's number; of one task of an array: NUMBER_TASK
+    process: ProcessId  # of `videomae launch`, which runs as long as the ranks do, except under Slurm
+    job: str | None = None  # Slurm's job id; of a task of an array: ID_TASK
     hosts: tuple[str, ...] = ()  # of processes that were started over ssh
     ssh: tuple[str, ...] = ()  # the words that reach them
     commit: str | None = None  # of the code
-    members: tuple[str, ...] = ()  # of an array: the folders of its runs
+    members: tuple[str, ...] = ()  # of an array: the run directories of its tasks
 
 
 @dataclass(frozen=True)
 class LaunchDir:
-    """Where a run lies and where its relative paths start; both absolute."""
+    """The paths of a launch. Both fields are absolute; relative paths of the config start from `root`."""
 
     root: Path
     run: Path
@@ -77,7 +77,7 @@ class LaunchDir:
         return self.run / "STOP"
 
     def make(self, settings: Any, scripts: Mapping[str, str], *, code: bool = True) -> str | None:
-        """Write the record of a new launch; an earlier one is kept under a number. Returns the commit of the code."""
+        """Write config, scripts and code of a new launch, keep an earlier one as launch.N; return the code's commit."""
         self.run.mkdir(parents=True, exist_ok=True)
         if self.record.exists():
             numbers = (count for count in range(1, 1_000_000) if not self.run.joinpath(f"launch.{count}").exists())
@@ -92,7 +92,7 @@ class LaunchDir:
         return snapshot.copy_packages(self.code).commit if code else None
 
     def note(self, kind: str, module: str, **values: Any) -> LaunchRecord:
-        """Write launch.json for what this process has started."""
+        """Write launch.json for the processes or the job of this launch."""
         launch = LaunchRecord(
             kind=kind,
             module=module,
@@ -108,10 +108,10 @@ class LaunchDir:
 
 @contextmanager
 def launch_lock(run: Path) -> Iterator[None]:
-    """Look at a run and note its new launch with nobody else between: who looks meanwhile is refused.
+    """Hold the lock under which a run is inspected and its new launch is recorded.
 
     Raises:
-        UserError: somebody else is at it.
+        UserError: another process holds it.
     """
     run.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
@@ -119,16 +119,15 @@ def launch_lock(run: Path) -> Iterator[None]:
             held.enter_context(file_lock(run / ".launching", blocking=False))
         except BlockingIOError:
             raise UserError(
-                f"{run} is being launched by somebody else at this moment; wait, then type "
-                f"`videomae status {shlex.quote(str(run))}`"
+                f"{run} is being launched by another process; wait, then type `videomae status {shlex.quote(str(run))}`"
             ) from None
-        except OSError as error:  # a filesystem without locks; the run's own processes look as well (health.owner)
+        except OSError as error:  # a file system without locks; the ranks also lock the run
             logger.debug("%s cannot be locked: %s", run, error)
         yield
 
 
 def read_launch(run: Path) -> LaunchRecord | None:
-    """The last launch of the run in the folder `run`, or None if it was not started by `videomae launch`."""
+    """The last launch of the run in the folder `run`, or None if `videomae launch` did not start it."""
     try:
         values = json.loads((run / "launch" / "launch.json").read_text())
         lists = {name: tuple(values.get(name, ())) for name in ("hosts", "ssh", "members")}

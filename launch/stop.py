@@ -22,10 +22,10 @@ from videomae.run.liveness import read_lock
 
 
 def stop(run: Path, *, now: bool = False) -> str:
-    """Ask a run to stop, or end it; returns in words what was done.
+    """Ask a run to stop, or with `now` kill it; return what was done as a sentence.
 
     Raises:
-        UserError: there is no such run, or it cannot be ended from here.
+        UserError: there is no such run, or it cannot be killed from this machine.
     """
     found = inspect_run(run)
     if found.state == "new":
@@ -37,22 +37,22 @@ def stop(run: Path, *, now: bool = False) -> str:
         return "\n".join(stop(Path(member)) for member in launch.members)
     if found.job is not None:
         (run / "launch").mkdir(exist_ok=True)
-        (run / "launch" / "held").touch()  # it shall not come back by itself
+        (run / "launch" / "held").touch()  # so that it is not requeued
         if now or found.state == "waiting":
             slurm.cancel(found.job)
-            return f"{run}: Slurm's job {found.job} is cancelled; the same command goes on from its newest checkpoint"
+            return f"{run}: Slurm's job {found.job} is cancelled; the same command resumes from its newest checkpoint"
     elif now:
         _kill(run, found)
         (active_run_dir(run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
-        return f"{run} is ended; the same command goes on from its newest checkpoint"
-    return f"{run} is asked by {request_stop(run)}: it saves after its step and leaves; --now would end it at once"
+        return f"{run} is killed; the same command resumes from its newest checkpoint"
+    return f"{request_stop(run)} is created: the run saves after its current step and exits; --now kills it at once"
 
 
 def wait(run: Path, *, seconds: float) -> RunState:
     """Wait until a run has ended.
 
     Raises:
-        UserError: it has not within `seconds`.
+        UserError: it has not ended within `seconds`.
     """
     until = time.monotonic() + seconds
     while (found := inspect_run(run)).alive:

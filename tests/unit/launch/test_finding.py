@@ -74,9 +74,9 @@ def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 @pytest.mark.parametrize(
     ("state", "found", "said"),
     [
-        ("stopped", "stopped", "stopped and saved at step 40 of 100; the same command goes on"),
+        ("stopped", "stopped", "stopped and saved at step 40 of 100; the same command resumes it"),
         ("failed", "failed", "failed at step 40 of 100 (OSError: disk full); `videomae logs"),
-        ("running", "broken", "ended at step 40 of 100 without a word"),
+        ("running", "broken", "ended at step 40 of 100 without reporting an exit"),
     ],
 )
 def test_runs_whose_processes_are_gone(tmp_path: Path, state: State, found: str, said: str) -> None:
@@ -116,7 +116,7 @@ def test_slurm_is_asked_once_for_all_runs(tmp_path: Path, slurm_says: Callable[.
     assert [one.state for one in found] == ["running", "waiting", "broken"]
     assert "Slurm's job 17: RUNNING (n[1-2])" in found[0].message
     assert "Slurm's job 18_0: PENDING (Priority)" in found[1].message
-    assert "Slurm on job 20: NODE_FAIL" in found[2].message
+    assert "Slurm's job 20: NODE_FAIL" in found[2].message
     assert (tmp_path / "bin/squeue.told").read_text().count("\n") == 1
     slurm_says(squeue="")
     (tmp_path / "bin/squeue").write_text(
@@ -141,7 +141,7 @@ def test_where_slurm_is_not_its_runs_are_judged_by_their_status(
 ) -> None:
     write_launch(tmp_path / "run")
     assert inspect_run(tmp_path / "run").alive, "it may wait in the queue that cannot be asked"
-    assert "perhaps, as Slurm's job 17; squeue is not on this machine" in inspect_run(tmp_path / "run").message
+    assert "possibly, as Slurm's job 17; squeue is not on this machine" in inspect_run(tmp_path / "run").message
     write_status(tmp_path / "run", "running", host="n1")
     assert inspect_run(tmp_path / "run").state == "running"
     assert "squeue is not on this machine" in inspect_run(tmp_path / "run").message
@@ -153,7 +153,7 @@ def test_stopping_under_slurm_holds_the_job_back(tmp_path: Path, slurm_says: Cal
     run = tmp_path / "run"
     write_launch(run)
     slurm_says(squeue="17|17|RUNNING|n1\\n", scancel="")
-    assert "it saves after its step and leaves" in stop(run)
+    assert "the run saves after its current step and exits" in stop(run)
     assert (run / "STOP").exists()
     assert (run / "launch/held").exists()
     assert not (tmp_path / "bin/scancel.told").exists()

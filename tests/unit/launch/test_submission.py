@@ -75,7 +75,7 @@ def test_two_do_not_submit_a_run_at_once(
         with launch_lock(tmp_path / "r"):
             assert main(["launch", PRETRAIN, *words, *cluster]) == 2
             assert main(["chain", PRETRAIN, "run=r", *cluster]) == 2
-        assert capsys.readouterr().err.count("is being launched by somebody else at this moment") == 2
+        assert capsys.readouterr().err.count("is being launched by another process") == 2
     assert not (tmp_path / "bin/sbatch.told").exists()
     assert main(["launch", PRETRAIN, "run=r", *cluster]) == 0
 
@@ -138,7 +138,7 @@ def test_a_chain_says_what_is_wrong_with_its_last_stage_first(
     assert not (tmp_path / "bin/sbatch.told").exists()
     with launch_lock(begun):
         assert main([*words, *cluster]) == 2
-    assert "is being launched by somebody else" in capsys.readouterr().err
+    assert "is being launched by another process" in capsys.readouterr().err
     assert not (tmp_path / "bin/sbatch.told").exists()
 
 
@@ -200,8 +200,8 @@ def test_a_sweep_is_an_array_of_runs(
     squeue.write_text("#!/bin/bash\necho '100_0|101|RUNNING|n1'; echo '100_1|100|PENDING|(Resources)'\n")
     for words in (["--sweep", "seed=0,1"], []):
         assert main(["launch", PRETRAIN, "run=s", *words, *cluster]) == 2
-        assert "s is running at its beginning: Slurm's job 100: RUNNING (n1)" in capsys.readouterr().err
-    assert "s/lr-1e-3 is asked by" in stop(tmp_path / "s")
+        assert "s is running at its start: Slurm's job 100: RUNNING (n1)" in capsys.readouterr().err
+    assert "s/lr-1e-3/STOP is created" in stop(tmp_path / "s")
     assert "s/lr-3e-3: Slurm's job 100_1 is cancelled" in stop(tmp_path / "s")
     squeue.write_text("#!/bin/bash\n")
     assert inspect_run(tmp_path / "s").state == "new"
