@@ -138,7 +138,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """Everything an engine needs beside the module and its parameter groups."""
+    """Everything an engine needs besides the module and its parameter groups."""
 
     config: EngineConfig
     optimizer: OptimizerConfig

@@ -156,7 +156,7 @@ class StateReader:
 
 
 def read_full(folder: Path, key: str = MASTER) -> dict[str, Tensor]:
-    """Read every parameter whole, float32: `key` is master, ema or a moment. Weights come with the buffers.
+    """Read every full parameter, float32: `key` is master, ema or a moment. Weights come with the buffers.
 
     A parameter that is not trained has no moments, and is its own EMA.
 

@@ -66,7 +66,7 @@ class Snapshot:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the tensors; the file has a header beside them."""
+        """Bytes of the tensors; the file also has a header."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
     def write(self, folder: Path) -> None:
@@ -84,7 +84,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Extras:
-    """State beside parameters and moments."""
+    """State besides parameters and moments."""
 
     buffers: Mapping[str, Tensor] = field(default_factory=dict)  # this rank's
     scaler: Tensor | None = None  # float64: loss scale, steps since it changed

@@ -23,7 +23,7 @@ from videomae.run.checkpoint.manifest import PROGRESS, FileRecord, hash_files
 STAGING = ".staging"
 VISIBILITY_TIMEOUT = 5.0  # seconds until a file created on one node must be visible on the others
 _TOKEN = ".token"
-_OVERHEAD = 1 << 17  # bytes per rank beside its tensors: header, its part of the manifest
+_OVERHEAD = 1 << 17  # bytes per rank besides its tensors: header, its part of the manifest
 
 
 class SaveError(OSError):

@@ -155,7 +155,7 @@ class CheckpointStore:
 
     def _recover(self) -> None:
         self._delete_removed()
-        shutil.rmtree(self.folder / STAGING, ignore_errors=True)  # it may be as large as a whole checkpoint
+        shutil.rmtree(self.folder / STAGING, ignore_errors=True)  # it may be as large as a checkpoint
         for part in self.folder.glob(".*.part"):  # of `latest`
             part.unlink()
         replaced = self.folder / _REPLACED

@@ -31,7 +31,7 @@ ODD = torch.tensor([0x7FC12345, -0x80000000, 0x7F800001, -0x00400000, 1], dtype=
 
 def full_state(*, frozen: tuple[str, ...] = (), seed: int | None = 0) -> list[ParamShard]:
     """The full state as shards; unusual bit patterns included, or zeros without a seed."""
-    held = []
+    shards = []
     for number, (name, shape) in enumerate(SHAPES.items()):
         keys = ("master",) if name in frozen else ("master", *MOMENTS)
         values = {key: torch.zeros(prod(shape)) for key in keys}
@@ -41,8 +41,8 @@ def full_state(*, frozen: tuple[str, ...] = (), seed: int | None = 0) -> list[Pa
                 value.copy_(torch.randn(value.shape, generator=generator))
                 value.view(torch.int32)[:5] = ODD[: value.numel()]
         steps = None if name in frozen else torch.tensor(0.0 if seed is None else 3.0 + number)
-        held.append(ParamShard(name, shape, 0, values, steps))
-    return held
+        shards.append(ParamShard(name, shape, 0, values, steps))
+    return shards
 
 
 LAYOUTS = {"contiguous": split_replicated, "partitioned": partition}
@@ -119,8 +119,8 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(
     write(tmp_path, layout=how, size=int(count), frozen=frozen)
     monkeypatch.setattr("videomae.engine.state.restore.PART", 50)
     for size in (1, 2, 3, 4, 8):
-        held = on_threads(size, lambda world: load(tmp_path, world, layout=layout, frozen=frozen))
-        assert [differs(parts, frozen) if isinstance(parts, list) else parts for parts in held] == [[]] * size
+        shards = on_threads(size, lambda world: load(tmp_path, world, layout=layout, frozen=frozen))
+        assert [differs(parts, frozen) if isinstance(parts, list) else parts for parts in shards] == [[]] * size
 
 
 @given(size=st.integers(1, 6), bucket=st.integers(1, 400), written=st.integers(1, 4))
@@ -130,14 +130,14 @@ def test_a_bucket_may_have_any_size(tmp_path: Path, size: int, bucket: int, writ
     write(folder, layout="partitioned", size=written)
 
     def fill(world: World) -> list[ParamShard]:
-        held = full_state(seed=None)
+        shards = full_state(seed=None)
         with StateReader.open_on_all_ranks(folder, world) as state:
-            read_and_all_gather(plan_reads(held, state), state, world, bucket=bucket)
-        return held
+            read_and_all_gather(plan_reads(shards, state), state, world, bucket=bucket)
+        return shards
 
-    for held in on_threads(size, fill):
-        assert isinstance(held, list), held
-        assert {line for line in differs(held) if not line.startswith("steps")} == set()
+    for shards in on_threads(size, fill):
+        assert isinstance(shards, list), shards
+        assert {line for line in differs(shards) if not line.startswith("steps")} == set()
 
 
 @pytest.mark.parametrize("how", ["contiguous", "partitioned"])
@@ -148,10 +148,10 @@ def test_replicated_values_are_read_once_by_all_ranks_together(
     write(tmp_path, layout=how, size=8)
 
     def act(world: World) -> tuple[int, int]:
-        held = full_state(seed=None)
+        shards = full_state(seed=None)
         with StateReader.open_on_all_ranks(tmp_path, world) as state:
             before = reads.files(), reads.bytes[threading.current_thread()]
-            restore([], held, state, world)
+            restore([], shards, state, world)
         return reads.files() - before[0], reads.bytes[threading.current_thread()] - before[1]
 
     found = [result for result in on_threads(size, act) if not isinstance(result, Exception)]
@@ -234,7 +234,7 @@ def test_a_file_that_differs_on_another_host_is_an_error_on_every_rank(
 @pytest.mark.parametrize("layout", ["replicated", "contiguous", "partitioned"])
 def test_a_range_that_one_rank_lacks_is_an_error_on_every_rank_and_changes_nothing(tmp_path: Path, layout: str) -> None:
     write(tmp_path, layout="contiguous", size=4)
-    part = [held for held in split_replicated(full_state(), rank=3, size=4) if held.name != "table"]
+    part = [shards for shards in split_replicated(full_state(), rank=3, size=4) if shards.name != "table"]
     snapshot_to_host(part, Extras({"mean": torch.tensor([3.5])}), rank=3, size=4).write(tmp_path)
     kept: dict[int, list[ParamShard]] = {}
 
@@ -249,12 +249,12 @@ def test_a_range_that_one_rank_lacks_is_an_error_on_every_rank_and_changes_nothi
     assert {type(error) for error in errors} == {StateError}
     assert len({str(error) for error in errors}) == 1
     assert "of table from value" in str(errors[0])
-    assert not any(value.any() for held in kept.values() for part in held for value in part.values.values())
+    assert not any(value.any() for shards in kept.values() for part in shards for value in part.values.values())
 
 
 def test_a_missing_ema_is_refused_with_what_to_type(tmp_path: Path) -> None:
-    held = [ParamShard("w", (2,), 0, {"master": torch.ones(2)})]
-    snapshot_to_host(held, Extras(), rank=0, size=1).write(tmp_path)
+    shards = [ParamShard("w", (2,), 0, {"master": torch.ones(2)})]
+    snapshot_to_host(shards, Extras(), rank=0, size=1).write(tmp_path)
     wanted = [ParamShard("w", (2,), 0, {"master": torch.zeros(2), "ema": torch.zeros(2)})]
 
     def act(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Engine state on disk: whole from parts, exact, and refused where it does not fit."""
+"""Engine state on disk: assembled from shards, exact, and refused where it does not fit."""
 
 import json
 import threading
@@ -102,8 +102,8 @@ def test_a_snapshot_is_of_its_moment_also_when_written_later(tmp_path: Path) -> 
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), size=st.integers(1, 9))
 def test_ranks_share_what_all_of_them_have(sizes: list[int], size: int) -> None:
-    held = [ParamShard(str(i), (numel,), 0, {"master": torch.arange(numel).float()}) for i, numel in enumerate(sizes)]
-    parts = [split_replicated(held, rank=rank, size=size) for rank in range(size)]
+    shards = [ParamShard(str(i), (numel,), 0, {"master": torch.arange(numel).float()}) for i, numel in enumerate(sizes)]
+    parts = [split_replicated(shards, rank=rank, size=size) for rank in range(size)]
     counts = [sum(part.stop - part.start for part in own) for own in parts]
     assert sum(counts) == sum(sizes)
     assert max(counts) - min(counts) <= 1
@@ -114,10 +114,10 @@ def test_ranks_share_what_all_of_them_have(sizes: list[int], size: int) -> None:
 
 def write_parts(folder: Path, *, size: int, numel: int = 10, rank_value: float = 0.0) -> None:
     """A parameter w of 0, 1, ... and a buffer, written by `size` ranks."""
-    held = [ParamShard("w", (2, numel // 2), 0, {"master": torch.arange(numel).float()}, torch.tensor(3.0))]
+    shards = [ParamShard("w", (2, numel // 2), 0, {"master": torch.arange(numel).float()}, torch.tensor(3.0))]
     for rank in range(size):
         extras = Extras({"mean": torch.tensor([rank + rank_value]), "count": torch.tensor(rank)})
-        snapshot_to_host(split_replicated(held, rank=rank, size=size), extras, rank=rank, size=size).write(folder)
+        snapshot_to_host(split_replicated(shards, rank=rank, size=size), extras, rank=rank, size=size).write(folder)
 
 
 def test_any_range_is_read_out_of_the_parts_of_all_ranks(tmp_path: Path) -> None:
@@ -208,11 +208,11 @@ def test_parts_of_ranks_that_count_steps_together_take_the_largest(tmp_path: Pat
     steps = torch.tensor(0.0)
     values = torch.zeros(prod((2, 5)))
     with StateReader(tmp_path) as state:
-        held = [
+        shards = [
             ParamShard("w", (2, 5), 0, {"master": values[:5]}, steps),
             ParamShard("w", (2, 5), 5, {"master": values[5:]}),
         ]
-        restore(held, [], state, world_of_one())
+        restore(shards, [], state, world_of_one())
     assert steps.item() == 3.0
     assert values.tolist() == list(range(10))
     assert json.loads(safetensors.safe_open(tmp_path / rank_file_name(0), "pt").metadata()["index"])["steps"] == ["w"]

@@ -21,7 +21,7 @@ def write(staging: Path) -> None:
 
 
 def killed_at(folder: Path, point: int) -> int:
-    """Run in a fork; gives the last step that was saved before the kill, or 0 if it came to the end."""
+    """Run in a fork; return the last step saved before the kill, or 0 if there was no kill."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
