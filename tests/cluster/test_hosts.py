@@ -1,4 +1,4 @@
-"""The hosts that the other tests stand on: apart from each other and from the machine, and gone with their owner."""
+"""The hosts of the other tests: isolated from each other and the machine, and gone with the process that made them."""
 
 import os
 import signal
@@ -13,12 +13,11 @@ from tests.cluster.slurm import Slurm
 from tests.processes import ROOT
 
 pytestmark = pytest.mark.cluster
+
 _OWNER = """
 import sys, time
 from pathlib import Path
 from tests.cluster.hosts import network
-
-pytestmark = pytest.mark.cluster
 with network(Path(sys.argv[1]), ["one"]) as hosts:
     hosts["one"].start("sleep", "600")
     print(hosts["one"].init, flush=True)
