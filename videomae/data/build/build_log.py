@@ -13,8 +13,6 @@ from typing import Any
 
 from videomae.data.build.sources import Listing
 from videomae.data.errors import ShardError
-from videomae.data.build.sources import Listing
-from videomae.data.errors import ShardError
 from videomae.data.shards.manifest import Shard, SkippedSource
 
 BUILD_RECORD = "build.json"

@@ -105,7 +105,7 @@ def write_contact_sheet(manifest: Manifest, file: Path, *, clips: int = 12, fram
         index_T = uniform_segments(sample.frames, frames, None)
         (clip_TCHW,) = uniform_crops(decode(sample.video, index_T), _SIDE)
         for column, frame_CHW in enumerate(clip_TCHW.numpy()):
-            picture = Image.fromarray(np.ascontiguousarray(frame_CHW.transpose(1, 2, 0)))
-            sheet.paste(picture, (_GAP + column * (_SIDE + _GAP), top + _TEXT))
+            frame = Image.fromarray(np.ascontiguousarray(frame_CHW.transpose(1, 2, 0)))
+            sheet.paste(frame, (_GAP + column * (_SIDE + _GAP), top + _TEXT))
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)

@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from videomae.core.files import file_sha256, write_atomic
-from videomae.data.errors import ShardError
 from videomae.core import progress
+from videomae.core.files import file_sha256, write_atomic
+from videomae.data.build.packing import MIN_FRAMES
+from videomae.data.errors import ShardError
 from videomae.data.shards.index import Entry, Index, TarSample, tar_samples
-from videomae.data.shards.manifest import SkippedSource, Manifest, Shard
+from videomae.data.shards.manifest import Manifest, Shard, SkippedSource
 from videomae.data.video import VideoError, probe
 
-_MIN_FRAMES = 2
 _Labelled = tuple[Entry, str | int | None]
 
 
@@ -71,8 +71,8 @@ def _read_entry(sample: TarSample) -> _Labelled:
         raise VideoError(f"no video among its members: {', '.join(sample.parts)}")
     offset, video = sample.video
     info = probe(video)
-    if info.frames < _MIN_FRAMES:
-        raise VideoError(f"{info.frames} frame(s); a video needs at least {_MIN_FRAMES}")
+    if info.frames < MIN_FRAMES:
+        raise VideoError(f"{info.frames} frame(s); a video needs at least {MIN_FRAMES}")
     meta = _read_meta(sample)
     entry = Entry(
         key=sample.key,

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from videomae.data.shards.manifest import SkippedSource
-from videomae.data.shards.index import SampleMeta
 from videomae.data.build.sources import Source
+from videomae.data.shards.index import SampleMeta
+from videomae.data.shards.manifest import SkippedSource
 from videomae.data.video import EncodingConfig, FrameHWC, VideoError, encode, probe, transcode
 
 MIN_FRAMES = 2
@@ -102,7 +102,9 @@ def _pack_in_pool(
                 future.cancel()
 
 
-def _pack_one_by_one(sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float) -> Iterator[Packed | SkippedSource]:
+def _pack_one_by_one(
+    sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float
+) -> Iterator[Packed | SkippedSource]:
     """Pack one source at a time, so that a dead process identifies its source."""
     pool = _pool(1)
     for source in sources:
@@ -138,15 +140,13 @@ def _load_frames(files: list[Path]) -> Iterator[FrameHWC]:
     for file in files:
         try:
             with Image.open(file) as image:
-                picture = image.convert("RGB")
+                frame = image.convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise VideoError(f"frame {file.name}: {error}") from None
-        size = size or picture.size
-        if picture.size != size:
-            raise VideoError(
-                f"frame {file.name} is {picture.size}, the first is {size}; wanted frames of one size"
-            )
-        yield np.asarray(picture)
+        size = size or frame.size
+        if frame.size != size:
+            raise VideoError(f"frame {file.name} is {frame.size}, the first is {size}; wanted frames of one size")
+        yield np.asarray(frame)
 
 
 def _require_frames(frames: int) -> None:

@@ -29,7 +29,9 @@ def list_from_files(folder: Path, lists: Mapping[str, Path], *, classes: Sequenc
         highest = max(int(label) for label in labels)
         names = tuple(classes) or tuple(str(number) for number in range(highest + 1))
         if highest >= len(names):
-            raise SourceError(f"label {highest} in the lists, but only {len(names)} classes are named; name all of them")
+            raise SourceError(
+                f"label {highest} in the lists, but only {len(names)} classes are named; name all of them"
+            )
         named = {split: [(path, names[int(label)]) for path, label in found] for split, found in rows.items()}
         return _listing(folder, named, names)
     names = tuple(classes) or tuple(sorted(labels))
@@ -50,7 +52,7 @@ def list_ucf101(folder: Path, splits: Path, number: int) -> Listing:
 
 
 def list_hmdb51(folder: Path, splits: Path, number: int) -> Listing:
-    """List HMDB51's split 1, 2 or 3 from <class>_test_splitN.txt in `splits`: 1 is train, 2 becomes val, 0 is unused."""
+    """List HMDB51's split 1, 2 or 3 from <class>_test_splitN.txt in `splits`: 1 is train, 2 val, 0 unused."""
     pattern = re.compile(rf"^(.+)_test_split{number}\.txt$")
     rows: dict[str, list[_Row]] = {"train": [], "val": []}
     files = sorted(splits.glob(f"*_test_split{number}.txt")) if splits.is_dir() else []

@@ -65,7 +65,7 @@ class Listing:
 
 
 def find_sources(folder: Path, *, unlabelled: bool = False) -> Listing:
-    """List the videos of `folder` by its layout; `unlabelled` lists all videos below it as a train split without classes.
+    """List the videos of `folder` by its layout; `unlabelled` lists all below it as train, without classes.
 
     Raises:
         SourceError: no folder, no videos, fewer than two classes, or a class without videos in a split.
@@ -89,7 +89,9 @@ def _find_unlabelled(folder: Path) -> Listing:
     if not files:
         raise SourceError(f"no videos under {folder}; wanted files ending in {', '.join(SUFFIXES)}")
     sources = tuple(
-        Source(path=file, name=_name(folder, file), split="train", class_name="", label=-1, group=source_group(file.stem))
+        Source(
+            path=file, name=_name(folder, file), split="train", class_name="", label=-1, group=source_group(file.stem)
+        )
         for file in files
     )
     return Listing(classes=(), splits={"train": sources})

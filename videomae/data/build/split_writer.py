@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from types import TracebackType
 
-from videomae.data.build.build_log import ShardRecord, BuildLog
-from videomae.data.shards.manifest import Duplicate, SkippedSource, Manifest
+from videomae.data.build.build_log import BuildLog, ShardRecord
 from videomae.data.build.packing import Packed
+from videomae.data.shards.manifest import Duplicate, Manifest, SkippedSource
 from videomae.data.shards.writer import ShardWriter
 
 _log = logging.getLogger(__name__)
@@ -40,9 +40,7 @@ class SplitWriter:
     def source_by_digest(self) -> dict[str, str]:
         """SHA-256 -> name of the first source with it."""
         return {
-            record.digests[key]: source
-            for record in reversed(self._finished)
-            for key, source in record.sources.items()
+            record.digests[key]: source for record in reversed(self._finished) for key, source in record.sources.items()
         }
 
     def add(self, result: Packed | SkippedSource, *, max_samples: int, max_bytes: int | None) -> None:

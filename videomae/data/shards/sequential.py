@@ -47,9 +47,7 @@ def read_sequentially(
     """
     shards_of_rank = list(shards)[rank::size]
     if not shards_of_rank:
-        raise ShardError(
-            f"{len(shards)} shard(s) for {size} ranks leave rank {rank} without shards; build smaller shards"
-        )
+        raise ShardError(f"got {len(shards)} shard(s) for {size} ranks, none for rank {rank}; build smaller shards")
     for shard in shards_of_rank:
         if not allow_pipe and as_url(shard) is None and ":" in shard.partition("/")[0]:
             raise ShardError(

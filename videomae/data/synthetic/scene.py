@@ -167,20 +167,20 @@ def _draw_background(generator: np.random.Generator, *, height: int, width: int)
     cloud_4HW = np.fft.irfft2(spectrum, s=shape)
     cloud_4HW /= cloud_4HW.std(axis=(1, 2), keepdims=True)
     tint = generator.uniform(0.35, 0.6) + generator.uniform(-0.08, 0.08, 3)
-    picture_HWC = tint + CLOUD_STD * cloud_4HW[:1].transpose(1, 2, 0) + CLOUD_STD / 3 * cloud_4HW[1:].transpose(1, 2, 0)
-    return picture_HWC.clip(0.1, 0.8).astype(np.float32)
+    texture_HWC = tint + CLOUD_STD * cloud_4HW[:1].transpose(1, 2, 0) + CLOUD_STD / 3 * cloud_4HW[1:].transpose(1, 2, 0)
+    return texture_HWC.clip(0.1, 0.8).astype(np.float32)
 
 
 def _pan(scene: Scene) -> Floats:
     """Pan slowly over the background: one bilinear crop per frame."""
     time_T = np.arange(scene.frames, dtype=np.float64) / scene.fps
     frames_THWC = np.empty((scene.frames, scene.height, scene.width, 3), np.float32)
-    picture = scene.background_HWC
+    texture = scene.background_HWC
     for frame_HWC, y, x in zip(frames_THWC, scene.pan[0] * time_T, scene.pan[1] * time_T, strict=True):
         top, left = int(np.floor(y)), int(np.floor(x))
-        rows = np.arange(top, top + scene.height + 1) % picture.shape[0]
-        columns = np.arange(left, left + scene.width + 1) % picture.shape[1]
-        crop = picture[rows[:, None], columns]
+        rows = np.arange(top, top + scene.height + 1) % texture.shape[0]
+        columns = np.arange(left, left + scene.width + 1) % texture.shape[1]
+        crop = texture[rows[:, None], columns]
         lines = crop[:-1] + np.float32(y - top) * (crop[1:] - crop[:-1])
         frame_HWC[:] = lines[:, :-1] + np.float32(x - left) * (lines[:, 1:] - lines[:, :-1])
     return frames_THWC

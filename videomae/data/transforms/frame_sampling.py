@@ -9,8 +9,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from videomae.core.errors import UserError
-
 Indices = npt.NDArray[np.int64]
 
 
@@ -29,7 +27,7 @@ def dense_clip(total: int, frames: int, stride: int, rng: np.random.Generator | 
     """
     _check(total, frames)
     if stride < 1:
-        raise UserError(f"stride must be at least 1, got {stride}")
+        raise ValueError(f"stride must be at least 1, got {stride}")
     slack = total - ((frames - 1) * stride + 1)
     if slack < 0:
         return _evenly_spaced(total, frames)
@@ -45,7 +43,7 @@ def multi_view_clips(total: int, frames: int, stride: int | None, clips: int) ->
     """
     _check(total, frames)
     if clips < 1:
-        raise UserError(f"clips must be at least 1, got {clips}")
+        raise ValueError(f"clips must be at least 1, got {clips}")
     if stride is None:
         offset_N1 = (np.arange(clips)[:, None] + 0.5) / clips
         position_NT = (np.arange(frames)[None, :] + offset_N1) * (total / frames)
@@ -63,4 +61,4 @@ def _evenly_spaced(total: int, frames: int) -> Indices:
 
 def _check(total: int, frames: int) -> None:
     if total < 1 or frames < 1:
-        raise UserError(f"a clip needs at least one frame, got {frames} frames of a video of {total}")
+        raise ValueError(f"a clip needs at least one frame, got {frames} frames of a video of {total}")

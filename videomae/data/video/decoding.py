@@ -98,14 +98,13 @@ def decode_with_demuxer(
         select = _select_by_time if has_timestamps(container) else _select_by_count
         for index, frame in select(stream, packets, set(wanted), budget):
             crops.add(index, frame)
-        if crops.missing and has_timestamps(
-            container
-        ):  # such as intra-refresh, whose keyframes are not decodable alone
+        # Streams with intra-refresh mark keyframes that cannot be decoded alone.
+        if crops.missing and has_timestamps(container):
             for index, frame in _select_by_time(stream, packets, set(crops.missing), budget, seek=False):
                 crops.add(index, frame)
     if crops.missing:
         raise VideoError(
-            f"{len(crops.missing)} requested frames could not be decoded, first number {min(crops.missing)}"
+            f"{len(crops.missing)} requested frames could not be decoded, the first is number {min(crops.missing)}"
         )
     return crops.frames_BTHWC
 

@@ -15,14 +15,12 @@ import pytest
 import webdataset
 from PIL import Image
 
-from videomae.data.shards.reader import read_manifest
-from videomae.data.build import packing
 from launch.cli import main
+from videomae.data.build import packing
 from videomae.data.build.build import BuildConfig, BuildError, build
-from videomae.data.shards.manifest import Manifest
 from videomae.data.build.packing import pack
-from videomae.data.shards.reader import ShardReader
 from videomae.data.build.sources import Source, SourceError, find_sources
+from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter
 from videomae.data.video import EncodingConfig, decode, probe
 
@@ -172,9 +170,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
                 build(find_sources(videos), out, SMALL)
         assert not out.exists()
         with monkeypatch.context() as patched:
-            patched.setattr(
-                packing, "pack", lambda *args, packed=packed: (packed.append(args[0].name), pack(*args))[1]
-            )
+            patched.setattr(packing, "pack", lambda *args, packed=packed: (packed.append(args[0].name), pack(*args))[1])
             build(find_sources(videos), out, SMALL)
         assert contents(out) == contents(tmp_path / "whole")
         assert len(packed) == moment + 12 - finished  # only what stood in the open shard is packed again
@@ -208,7 +204,9 @@ def test_a_video_that_kills_its_decoder_is_skipped(
 
 def test_bytes_can_bound_a_shard(videos: Path, tmp_path: Path) -> None:
     config = BuildConfig(encoding=SMALL.encoding, bytes_per_shard=1)
-    assert [shard.samples for shard in build(find_sources(videos), tmp_path / "out", config).manifests["val"].shards] == [1] * 4
+    assert [
+        shard.samples for shard in build(find_sources(videos), tmp_path / "out", config).manifests["val"].shards
+    ] == [1] * 4
 
 
 def test_another_folder_is_never_overwritten_unasked(videos: Path, tmp_path: Path) -> None:
@@ -237,7 +235,9 @@ def test_frame_folders_are_videos(tmp_path: Path, videos: Path) -> None:
         folder.mkdir(parents=True)
         for number in range(1, 12):
             Image.fromarray(np.full((32, 32, 3), 20 * number, np.uint8)).save(folder / f"{number}.png")
-    manifest = build(find_sources(videos), tmp_path / "out", BuildConfig(encoding=EncodingConfig(fps=15.0))).manifests["train"]
+    manifest = build(find_sources(videos), tmp_path / "out", BuildConfig(encoding=EncodingConfig(fps=15.0))).manifests[
+        "train"
+    ]
     reader = ShardReader(manifest)
     assert manifest.classes == ("Calm", "Fight")
     assert reader.entry(0).group == "abcdefghijk"
@@ -259,7 +259,9 @@ def test_groups_come_from_the_csv_the_name_or_the_clip(videos: Path, write_video
 
 
 def test_splits_are_found_whatever_their_case(videos: Path) -> None:
-    names = {split: [source.name.lower() for source in sources] for split, sources in find_sources(videos).splits.items()}
+    names = {
+        split: [source.name.lower() for source in sources] for split, sources in find_sources(videos).splits.items()
+    }
     (videos / "train").rename(videos / "Train")
     (videos / "val").rename(videos / "VAL")
     found = find_sources(videos).splits

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from videomae.data.shards.reader import read_manifest
 from launch.cli import main
 from videomae.data.build.build import BuildConfig, BuildError, build
-from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.reader import ShardReader
-from videomae.data.build.source_lists import list_hmdb51, list_from_files, list_ucf101
+from videomae.data.build.source_lists import list_from_files, list_hmdb51, list_ucf101
 from videomae.data.build.sources import SourceError
+from videomae.data.shards.reader import ShardReader, read_manifest
 
 
 @pytest.mark.parametrize("separator", [" ", ",", "\t", ", "])

@@ -81,7 +81,7 @@ def test_resized_boxes_have_the_area_and_aspect_asked_for() -> None:
     assert 1.7 < aspects.max() < 2.05
 
 
-def test_even_crops_are_centre_or_along_the_long_side() -> None:
+def test_uniform_crops_are_central_or_spread_along_the_long_side() -> None:
     ramp = np.zeros((2, 40, 120, 3), np.uint8) + np.arange(120, dtype=np.uint8)[:, None]
     assert uniform_crops(ramp, 40)[0][0, 0, 0].tolist() == list(range(40, 80))
     assert [int(crop[0, 0, 0, 0]) for crop in uniform_crops(ramp, 40, crops=3)] == [0, 40, 80]
