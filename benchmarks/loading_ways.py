@@ -29,8 +29,10 @@ from webdataset.compat import WebDataset
 
 from benchmarks.loading_clips import Clips
 from benchmarks.official_loading import OfficialWay
-from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
-from videomae.data.loader.stacking import alloc_clip, stack_clips
+from videomae.data.batch import AllocClip, stack_clips
+from videomae.data.loader.loader import train_stream
+from videomae.data.loader.micro_batches import Pipeline, RankSlice
+from videomae.data.loader.workers import LoaderConfig
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader
@@ -65,14 +67,11 @@ def ways(clips: Clips, *, official: bool) -> dict[str, Way]:
     return found
 
 
-def crop_clips(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Tensor]:
+def crop_clips(sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: AllocClip | None = None) -> list[Tensor]:
     """One uint8 clip_TCHW for every generator, from one decoding that converts only the crops."""
     index_T = uniform_segments(sample.frames, FRAMES, rngs[0])
     boxes = [multi_scale_box(sample.height, sample.width, rng) for rng in rngs]
-    return [
-        resize(frames_THWC, SIZE, out_THWC=alloc_clip(FRAMES, SIZE, SIZE, 3))
-        for frames_THWC in decode_boxes(sample.video, index_T, boxes)
-    ]
+    return [resize(frames_THWC, SIZE, alloc) for frames_THWC in decode_boxes(sample.video, index_T, boxes)]
 
 
 def _ours(clips: Clips, *, repeats: int, workers: int) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from finetune.mixup import MixupConfig
 from finetune.models import ModelConfig
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
-from videomae.data.clips import ClipsConfig
+from videomae.data.stream import ClipsConfig
 from videomae.run.config import TrainingConfig
 
 

@@ -23,7 +23,9 @@ from finetune.models.interface import ModelInput
 from finetune.stream import EvaluationViews, LabelledBatch, collate, split
 from videomae.core.config import load
 from videomae.core.distributed import World, read_world
-from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, evaluation_stream
+from videomae.data.loader.loader import evaluation_stream
+from videomae.data.loader.micro_batches import Pipeline, RankSlice
+from videomae.data.loader.workers import LoaderConfig
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader
 from videomae.data.transforms.augment import normalize

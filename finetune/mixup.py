@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
-from videomae.data.sample_weights import weighted_mean
+from videomae.data.batch import weighted_mean
 
 
 @configclass

@@ -16,10 +16,8 @@ from torch import Tensor
 from finetune.config import EvaluationConfig, FinetuneConfig, FinetuneDataConfig
 from finetune.models.interface import ModelInput
 from videomae.core.distributed import World
-from videomae.data.batch import TensorBatch
+from videomae.data.batch import AllocClip, TensorBatch, stack_clips, stack_weights
 from videomae.data.datasets import DataSets
-from videomae.data.loader.stacking import stack_clips
-from videomae.data.sample_weights import stack_weights
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, read_manifest
 from videomae.data.stream import BatchStream
@@ -47,10 +45,10 @@ class LabelledBatch(TensorBatch):
     weight_B: Tensor | None = None  # float32; None: each clip counts alike
 
 
-def collate(clips: Sequence[LabelledClip]) -> LabelledBatch:
-    """Stack clips into a batch."""
+def collate(clips: Sequence[LabelledClip], alloc: AllocClip | None = None) -> LabelledBatch:
+    """Stack clips into a batch, in memory from `alloc`."""
     return LabelledBatch(
-        video_BCTHW=stack_clips([clip.frames_TCHW for clip in clips]),
+        video_BCTHW=stack_clips([clip.frames_TCHW for clip in clips], alloc),
         label_B=torch.tensor([clip.label for clip in clips]),
         weight_B=stack_weights(clip.weight for clip in clips),
     )
@@ -63,7 +61,9 @@ class TrainingClips:
     data: FinetuneDataConfig
     input: ModelInput
 
-    def __call__(self, sample: Sample, rngs: Sequence[np.random.Generator]) -> list[LabelledClip]:
+    def __call__(
+        self, sample: Sample, rngs: Sequence[np.random.Generator], alloc: AllocClip | None = None
+    ) -> list[LabelledClip]:
         index_RT = np.stack([self._index(sample.frames, rng) for rng in rngs])
         frames_NHWC = decode(sample.video, index_RT.reshape(-1))  # one decoding for all clips
         frames_RTHWC = frames_NHWC.reshape(*index_RT.shape, *frames_NHWC.shape[1:])
@@ -93,7 +93,9 @@ class EvaluationViews:
     evaluation: EvaluationConfig
     input: ModelInput
 
-    def __call__(self, sample: Sample, rngs: Sequence[np.random.Generator]) -> list[LabelledClip]:
+    def __call__(
+        self, sample: Sample, rngs: Sequence[np.random.Generator], alloc: AllocClip | None = None
+    ) -> list[LabelledClip]:
         stride = None if self.input.frame_sampling == "video" else self.input.stride
         index_RT = multi_view_clips(sample.frames, self.input.frames, stride, self.evaluation.clips)
         frames_NHWC = decode(sample.video, index_RT.reshape(-1))

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from pretrain.masking import Mask
-from videomae.data.batch import TensorBatch
-from videomae.data.loader.stacking import stack_clips
-from videomae.data.sample_weights import stack_weights
+from videomae.data.batch import AllocClip, TensorBatch, stack_clips, stack_weights
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,10 @@ class PretrainBatch(TensorBatch):
     weight_B: Tensor | None = None  # float32; None: all clips weigh the same
 
 
-def collate(items: Sequence[PretrainItem]) -> PretrainBatch:
-    """Stack items into a batch."""
+def collate(items: Sequence[PretrainItem], alloc: AllocClip | None = None) -> PretrainBatch:
+    """Stack items into a batch, in memory from `alloc`."""
     return PretrainBatch(
-        video_BCTHW=stack_clips([item.frames_TCHW for item in items]),
+        video_BCTHW=stack_clips([item.frames_TCHW for item in items], alloc),
         visible_BV=torch.from_numpy(np.stack([item.mask.visible_V for item in items])),
         hidden_BH=torch.from_numpy(np.stack([item.mask.hidden_H for item in items])),
         ignored_BS=torch.from_numpy(np.stack([item.mask.ignored_S for item in items])),

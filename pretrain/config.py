@@ -9,8 +9,8 @@ from pretrain.masking import MaskConfig, hidden_count
 from pretrain.objective import ObjectiveConfig
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
-from videomae.data.clips import ClipsConfig
 from videomae.data.datasets import Shards
+from videomae.data.stream import ClipsConfig
 from videomae.models.encoder import EncoderConfig
 from videomae.run.config import TrainingConfig
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pretrain.batch import PretrainBatch
 from videomae.core.config import configclass
-from videomae.data.sample_weights import Ratio, weighted_mean
+from videomae.data.batch import Ratio, weighted_mean
 from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from videomae.models.encoder import EncoderConfig, take_tokens
 from videomae.run.metrics.plateau import TrivialLoss
@@ -170,5 +170,6 @@ class Objective:
 
 def _mean(ratios: Sequence[Ratio]) -> Ratio:
     return Ratio(
-        torch.stack([ratio.part for ratio in ratios]).mean(), torch.stack([ratio.whole for ratio in ratios]).mean()
+        torch.stack([ratio.numerator for ratio in ratios]).mean(),
+        torch.stack([ratio.denominator for ratio in ratios]).mean(),
     )

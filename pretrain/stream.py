@@ -12,9 +12,9 @@ from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
 from videomae.core.distributed import World
 from videomae.core.progress import logger
+from videomae.data.batch import AllocClip
 from videomae.data.datasets import DataSets
 from videomae.data.errors import ShardError
-from videomae.data.loader.stacking import alloc_clip
 from videomae.data.shards.reader import Sample
 from videomae.data.stream import BatchStream
 from videomae.data.transforms.augment import multi_scale_box, random_horizontal_flip, resize
@@ -28,14 +28,15 @@ class MaskedClips:
 
     config: PretrainConfig
 
-    def __call__(self, sample: Sample, rngs: Sequence[np.random.Generator]) -> list[PretrainItem]:
+    def __call__(
+        self, sample: Sample, rngs: Sequence[np.random.Generator], alloc: AllocClip | None = None
+    ) -> list[PretrainItem]:
         data, encoder = self.config.data, self.config.encoder
         index_T = dense_clip(sample.frames, encoder.frames, data.stride, rngs[0])
         boxes = [multi_scale_box(sample.height, sample.width, rng, data.scales) for rng in rngs]
         items = []
         for frames_THWC, rng in zip(decode_boxes(sample.video, index_T, boxes), rngs, strict=True):
-            out_THWC = alloc_clip(encoder.frames, encoder.size, encoder.size, 3)
-            frames_TCHW = resize(frames_THWC, encoder.size, out_THWC=out_THWC)
+            frames_TCHW = resize(frames_THWC, encoder.size, alloc)
             frames_TCHW = random_horizontal_flip(frames_TCHW, rng, probability=data.flip, in_place=True)
             items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng), sample.weight))
         return items

@@ -20,9 +20,12 @@ import pytest
 
 from launch.cli import main
 from videomae.core.files import file_sha256
+from videomae.data.batch import AllocClip
 from videomae.data.errors import ChangedError, RemoteError
-from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
-from videomae.data.loader.prefetch import follow
+from videomae.data.loader.loader import train_stream
+from videomae.data.loader.micro_batches import Pipeline, RankSlice
+from videomae.data.loader.prefetch import make_prefetchers
+from videomae.data.loader.workers import LoaderConfig
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.remote import cache
@@ -202,11 +205,11 @@ def test_an_address_without_a_server_is_an_error(tmp_path: Path) -> None:
         read_manifest(f"http://127.0.0.1:{free_port()}/train")
 
 
-def look(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[tuple[str, int]]:
+def look(sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: AllocClip | None) -> list[tuple[str, int]]:
     return [(sample.key, len(sample.video))]
 
 
-def as_list(items: list[tuple[str, int]]) -> list[tuple[str, int]]:
+def as_list(items: list[tuple[str, int]], alloc: AllocClip | None) -> list[tuple[str, int]]:
     return items
 
 
@@ -297,16 +300,16 @@ def test_verify_and_show_work_from_afar(
 def test_a_mixture_of_remote_sets_is_fetched_ahead(server: str, published: Path, tmp_path: Path) -> None:
     manifests = [read_manifest(f"{server}/good"), read_manifest(published), read_manifest(f"{server}/slow")]
     mixture = Mixture(OrderConfig(), manifests, weights=[2, 1, 1], batch=8)
-    followers = follow(MixedReader(manifests), mixture, start=0, stop=8)
-    assert len(followers) == 2  # the local set needs none
-    for follower in followers:
-        follower.advance(0)
+    prefetchers = make_prefetchers(MixedReader(manifests), mixture, start=0, stop=8)
+    assert len(prefetchers) == 2  # the local set needs none
+    for prefetcher in prefetchers:
+        prefetcher.advance(0)
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "cache").rglob("*.tar"))) < 6 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(list((tmp_path / "cache" / "plans").glob(f"{os.getpid()}-*.json"))) == 2
-    for follower in followers:
-        follower.close()
+    for prefetcher in prefetchers:
+        prefetcher.close()
     assert not list((tmp_path / "cache" / "plans").iterdir())
     assert len(list((tmp_path / "cache").rglob("*.tar"))) == 6
     remote = MixedReader(manifests)

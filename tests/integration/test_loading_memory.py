@@ -1,8 +1,9 @@
-"""Loading keeps memory flat over many epochs of real videos, and never lays a batch over one that is still held."""
+"""Loading keeps memory flat over many epochs of real videos, and never overwrites a batch that is still held."""
 
 import itertools
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import psutil
 import pytest
 import torch
 
-from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
+from videomae.data.batch import AllocClip, stack_clips
+from videomae.data.loader.loader import train_stream
+from videomae.data.loader.micro_batches import Pipeline, RankSlice
 from videomae.data.loader.shared_batches import SharedBatchPool
-from videomae.data.loader.stacking import alloc_clip, stack_clips
+from videomae.data.loader.workers import LoaderConfig
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader, read_manifest
@@ -21,10 +24,10 @@ from videomae.data.transforms.frame_sampling import uniform_segments
 from videomae.data.video import decode_boxes
 
 
-def clips(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[torch.Tensor]:
+def clips(sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: AllocClip | None) -> list[torch.Tensor]:
     index_T = uniform_segments(sample.frames, 8, rngs[0])
     boxes = [multi_scale_box(sample.height, sample.width, rng) for rng in rngs]
-    return [resize(frames_THWC, 64) for frames_THWC in decode_boxes(sample.video, index_T, boxes)]
+    return [resize(frames_THWC, 64, alloc) for frames_THWC in decode_boxes(sample.video, index_T, boxes)]
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 1}, {"workers": 1, "start_method": "spawn"}])
@@ -50,8 +53,9 @@ def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, option
     assert grown(50) - warm < 16 << 20
 
 
-def paint(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[torch.Tensor]:
-    return [alloc_clip(4, 6, 6, 3).fill_(int(rng.integers(256)) ^ sample.id % 256).permute(0, 3, 1, 2) for rng in rngs]
+def paint(sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: AllocClip | None) -> list[torch.Tensor]:
+    shape, empty = (4, 6, 6, 3), alloc or partial(torch.empty, dtype=torch.uint8)
+    return [empty(shape).fill_(int(rng.integers(256)) ^ sample.id % 256).permute(0, 3, 1, 2) for rng in rngs]
 
 
 def stream(manifest: Manifest, **options: object) -> Iterator[torch.Tensor]:
@@ -69,7 +73,7 @@ def stream(manifest: Manifest, **options: object) -> Iterator[torch.Tensor]:
 def test_what_is_held_is_never_overwritten(
     shards: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
 ) -> None:
-    monkeypatch.setattr("videomae.data.loader.loader._FEW", 1)  # less than is held below
+    monkeypatch.setattr("videomae.data.loader.workers._SPARE_BUFFERS", 1)  # less than is held below
     manifest = read_manifest(shards / "train")
     kept, seen = [], []
     for batch in itertools.islice(stream(manifest, **options), 12):
@@ -79,8 +83,8 @@ def test_what_is_held_is_never_overwritten(
     assert seen == [batch.tolist() for batch in itertools.islice(stream(manifest, workers=0), 12)]
 
 
-def test_few_slabs_are_ever_written_to(shards: Path) -> None:
-    """As many as are under way at once: the rest of the file stays without memory."""
+def test_few_buffers_are_ever_written_to(shards: Path) -> None:
+    """Only as many as are in flight at once; the rest of the sparse file takes no memory."""
     made: list[SharedBatchPool] = []
     original = SharedBatchPool.__init__
 

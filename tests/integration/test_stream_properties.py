@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from pretrain.masking import MaskConfig, draw_mask
 from tests.tiny import TINY_ENCODER
-from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, Transform, train_stream
+from videomae.data.batch import AllocClip
+from videomae.data.loader.loader import train_stream
+from videomae.data.loader.micro_batches import Pipeline, RankSlice, Transform
+from videomae.data.loader.workers import LoaderConfig
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest
@@ -45,7 +48,7 @@ def shard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def look(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Seen]:
+def look(sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: AllocClip | None) -> list[Seen]:
     assert sample.video == sample.key.encode()
     return [(sample.key, drawn(rng), sample.weight) for rng in rngs]
 
@@ -56,13 +59,13 @@ def drawn(rng: np.random.Generator) -> tuple[object, ...]:
     return box, flip, mask.visible_V.tobytes(), mask.hidden_H.tobytes()
 
 
-def kill_yourself(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Seen]:
+def kill_yourself(sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: AllocClip | None) -> list[Seen]:
     if sample.key == "0100":
         os.kill(os.getpid(), signal.SIGKILL)
-    return look(sample, rngs)
+    return look(sample, rngs, alloc)
 
 
-def as_list(items: list[Seen]) -> list[Seen]:
+def as_list(items: list[Seen], alloc: AllocClip | None) -> list[Seen]:
     return items
 
 

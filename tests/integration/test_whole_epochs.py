@@ -47,9 +47,9 @@ def test_an_epoch_of_a_run_meets_each_sample_once_with_weight(
     clips = MaskedClips if stage == "pretrain" else TrainingClips
     original = clips.__call__
 
-    def look(self: object, sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[object]:
+    def look(self: object, sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: object) -> list[object]:
         seen.append((sample.key, sample.weight))
-        return original(self, sample, rngs)  # pyright: ignore[reportArgumentType]
+        return original(self, sample, rngs, alloc)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(clips, "__call__", look)
     settings = (*PAD, f"data.partial={partial}")

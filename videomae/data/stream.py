@@ -1,22 +1,40 @@
-"""The training batches of a run on one rank; which samples they hold depends on the config alone."""
+"""The training batches of one rank. Which samples a global batch holds does not depend on ranks or workers."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from videomae.core.config import configclass
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
-from videomae.data.clips import ClipsConfig
 from videomae.data.datasets import DataSets
-from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, Transform, train_stream
-from videomae.data.order.order import OrderConfig
+from videomae.data.loader.loader import train_stream
+from videomae.data.loader.micro_batches import Collate, Pipeline, RankSlice, Transform
+from videomae.data.loader.workers import LoaderConfig
+from videomae.data.order.order import OrderConfig, Partial
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
+
+
+@configclass
+class ClipsConfig:
+    """The data settings that every training stage shares; the configs of the stages add their own."""
+
+    repeated_aug: int = 1  # clips from one decoded video, each cropped and masked anew (VideoMAEv2, section 3.2: 4)
+    # The last, incomplete batch of an epoch. drop: its samples are left out, different ones in each epoch. pad: each
+    # sample comes exactly once an epoch, and the batch is filled with samples of weight 0 in loss and gradients. Such a
+    # step averages over the real samples alone: the fewer they are, the noisier it is (health.spike covers it like any
+    # step). Batch norm statistics include the padding, and samples_per_second counts it.
+    partial: Partial = "drop"
+
+    def __post_init__(self) -> None:
+        if self.repeated_aug < 1:
+            raise UserError(f"repeated_aug must be at least 1, got {self.repeated_aug}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +50,7 @@ class BatchPlan:
 
 
 class BatchStream(Generic[Item, Batch]):
-    """One rank's part of global batches of `plan.batch` clips; `data.repeated_aug` clips come from one decoded video.
+    """One rank's share of global batches of `plan.batch` clips; `data.repeated_aug` clips come from each decoded video.
 
     Raises:
         UserError: the batch does not divide into ranks, micro-batches and whole videos.
@@ -46,10 +64,10 @@ class BatchStream(Generic[Item, Batch]):
         *,
         data: ClipsConfig,
         transform: Transform[Item],
-        collate: Callable[[list[Item]], Batch],
+        collate: Collate[Item, Batch],
     ) -> None:
         self._plan, self._sets, self._world = plan, sets, world
-        self._transform, self._collate, self._repeats = transform, collate, data.repeated_aug
+        self._pipeline = Pipeline(transform, collate, repeated_aug=data.repeated_aug)
         if plan.micro_batch % data.repeated_aug:
             raise UserError(
                 f"a micro-batch of {plan.micro_batch} clips does not hold whole videos: "
@@ -61,15 +79,15 @@ class BatchStream(Generic[Item, Batch]):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Global batches in an epoch; of several data sets, in an epoch of the one that takes longest."""
+        """Global batches in an epoch; with several data sets, in an epoch of the one that takes longest."""
         return self._order.batches
 
     def batches(self, start: int) -> Iterator[list[Batch]]:
-        """This rank's micro-batches of every global batch from number `start` on, without end."""
+        """Yield this rank's micro-batches of each global batch from number `start` on, without end."""
         stream = train_stream(
             self._sets.reader(),
             self._order,
-            Pipeline(self._transform, self._collate, repeated_aug=self._repeats),
+            self._pipeline,
             RankSlice(self._world.rank, self._world.size, micro_batch=self._videos, start=start),
             config=self._plan.loader,
             quarantine=self._plan.quarantine,

@@ -9,7 +9,7 @@ from torch import nn
 
 from videomae.core.config import configclass
 from videomae.core.distributed import World
-from videomae.data.loader.loader import LoaderConfig
+from videomae.data.loader.workers import LoaderConfig
 from videomae.data.stream import BatchPlan
 from videomae.engine.factory import build_engine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from videomae.data.batch import AllocClip
 from videomae.data.video import Box, FramesTHWC
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -73,10 +74,10 @@ def crop(frames_THWC: FramesTHWC, box: Box) -> FramesTHWC:
     return frames_THWC[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def resize(frames_THWC: FramesTHWC, size: int, *, out_THWC: Tensor | None = None) -> Tensor:
-    """Resize to size x size, antialiased and bilinear, in uint8. Returns frames_TCHW, a view of `out_THWC` if given."""
+def resize(frames_THWC: FramesTHWC, size: int, alloc: AllocClip | None = None) -> Tensor:
+    """Resize to size x size, bilinear and antialiased, in uint8; returns frames_TCHW, a view of memory from `alloc`."""
     frames_TCHW = torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(0, 3, 1, 2)
-    out_TCHW = None if out_THWC is None else out_THWC.permute(0, 3, 1, 2)
+    out_TCHW = None if alloc is None else alloc((len(frames_THWC), size, size, 3)).permute(0, 3, 1, 2)
     if frames_TCHW.shape[2:] == (size, size):
         return frames_TCHW if out_TCHW is None else out_TCHW.copy_(frames_TCHW)
     if out_TCHW is None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from videomae.core.distributed import World
 from videomae.core.files import write_json
 from videomae.core.progress import logger
-from videomae.data.sample_weights import Ratio
+from videomae.data.batch import Ratio
 from videomae.engine.protocol import StepResult
 from videomae.engine.schedule import Schedule
 from videomae.run.config import TrainingConfig
@@ -155,7 +155,7 @@ class Recorder:
 def _parts(figure: Tensor | Ratio) -> Tensor:
     """What is averaged of a figure, and what that is divided by, float32."""
     if isinstance(figure, Ratio):
-        return torch.stack([figure.part.float(), figure.whole.float()])
+        return torch.stack([figure.numerator.float(), figure.denominator.float()])
     return torch.stack([figure.float(), torch.ones_like(figure, dtype=torch.float32)])
 
 

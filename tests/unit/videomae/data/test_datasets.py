@@ -8,7 +8,7 @@ import torch
 from pretrain.config import PretrainConfig
 from videomae.core.config import ConfigError, dump, parse, to_dict
 from videomae.data.datasets import DataSets, WeightedShards, manifest_files, names
-from videomae.data.loader.loader import LoaderConfig
+from videomae.data.loader.workers import LoaderConfig
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest, Shard

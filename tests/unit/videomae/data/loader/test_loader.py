@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, evaluation_stream, train_stream
+from videomae.data.batch import AllocClip
+from videomae.data.loader.loader import evaluation_stream, train_stream
+from videomae.data.loader.micro_batches import Pipeline, RankSlice
 from videomae.data.loader.quarantine import BadSampleError, QuotaConfig
+from videomae.data.loader.workers import LoaderConfig
 from videomae.data.order.order import Order, OrderConfig, Partial
 from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest
@@ -37,12 +40,12 @@ def folder(tmp_path: Path) -> Path:
     return target
 
 
-def look(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[Seen]:
+def look(sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: AllocClip | None) -> list[Seen]:
     assert sample.video == sample.key.lstrip("0").encode() * 50 or sample.key == "000"
     return [(sample.key, float(rng.random()), sample.weight) for rng in rngs]
 
 
-def as_list(items: list[Seen]) -> list[Seen]:
+def as_list(items: list[Seen], alloc: AllocClip | None) -> list[Seen]:
     return items
 
 

@@ -149,4 +149,4 @@ def test_a_plan_that_cannot_be_written_does_not_end_the_run(
         ShardCache(remote, config(folder, 20)), manifest, Order.of(manifest, 8, OrderConfig()), start=0, stop=8
     )
     ahead.advance(0)
-    assert "cannot tell the cache" in caplog.text
+    assert "cannot publish the prefetch plan" in caplog.text

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videomae.data.loader.loader import LoaderConfig, Pipeline, RankSlice, train_stream
+from videomae.data.batch import AllocClip
+from videomae.data.loader.loader import train_stream
+from videomae.data.loader.micro_batches import Pipeline, RankSlice
+from videomae.data.loader.workers import LoaderConfig
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import OrderConfig, OrderError, SampleSlot
 from videomae.data.shards.index import SampleMeta
@@ -76,11 +79,13 @@ def test_weights_that_cannot_be_are_refused(weights: list[float], said: str) -> 
         Mixture(OrderConfig(), [manifest(30), manifest(50)], weights=weights, batch=8)
 
 
-def look(sample: Sample, rngs: tuple[np.random.Generator, ...]) -> list[tuple[str, int, float]]:
+def look(
+    sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: AllocClip | None
+) -> list[tuple[str, int, float]]:
     return [(sample.key, sample.id, float(rng.random())) for rng in rngs]
 
 
-def as_list(items: list[tuple[str, int, float]]) -> list[tuple[str, int, float]]:
+def as_list(items: list[tuple[str, int, float]], alloc: AllocClip | None) -> list[tuple[str, int, float]]:
     return items
 
 

@@ -1,16 +1,18 @@
-"""The heap keeps what batches need, also where the C library takes no threshold above 32 MiB."""
+"""glibc's heap keeps the memory of batches, also where it accepts no threshold above 32 MiB."""
 
 import ctypes
 
 import pytest
 
-from videomae.data.loader.malloc import tune_malloc
+from videomae.data.loader.workers import tune_malloc
 
 MMAP_THRESHOLD = -3
 
 
 @pytest.mark.parametrize(("most", "set_to"), [(1 << 62, 1 << 30), (1 << 25, 1 << 25)])
-def test_the_largest_threshold_that_the_library_takes(monkeypatch: pytest.MonkeyPatch, most: int, set_to: int) -> None:
+def test_tune_malloc_sets_the_largest_accepted_threshold(
+    monkeypatch: pytest.MonkeyPatch, most: int, set_to: int
+) -> None:
     taken: dict[int, int] = {}
 
     class Library:
