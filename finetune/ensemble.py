@@ -60,7 +60,7 @@ def fuse(members: Sequence[Member], fusion: str, world: World) -> Evaluation:
         raise FusionError(f"a fusion needs at least 2 runs, got {len(members)}")
     classes = {member.classifier.classes for member in members}
     if len(classes) > 1:
-        raise FusionError(f"the runs tell different classes apart: {sorted(classes)}; give runs on the same data")
+        raise FusionError(f"the runs have different classes: {sorted(classes)}; give runs on the same data")
     scored = [member.probabilities("val", world) for member in members]
     labels_S = scored[0][1]
     if any(not np.array_equal(labels_S, labels) for _, labels in scored):

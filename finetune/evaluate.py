@@ -1,4 +1,4 @@
-"""Accuracy on a split: every video once, several views a video, the mean of their probabilities decides.
+"""Accuracy on a split: every video once, averaging probabilities over several views per video.
 
 `videomae evaluate RUN` evaluates a finished run without DeepSpeed.
 """
@@ -37,7 +37,7 @@ FILE = "evaluation.json"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of videos classified right, and its 95 % interval."""
+    """Share of correctly classified videos, and its 95 % interval."""
 
     correct: int
     total: int
@@ -48,7 +48,7 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's score interval (1927): right at small counts and near 0 and 1, where the normal one is not."""
+        """Wilson score interval (1927): unlike the normal interval, accurate for small counts and near 0 and 1."""
         z = 1.959964
         spread = z**2 / self.total
         middle = (self.value + spread / 2) / (1 + spread)
@@ -67,7 +67,7 @@ class Evaluation:
     views: str  # clips x crops
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in evaluation.json."""
+        """The content of evaluation.json."""
         return {
             "accuracy": self.accuracy.value,
             "interval": list(self.accuracy.interval),
@@ -81,19 +81,19 @@ class Evaluation:
 
 
 class Pace(Protocol):
-    """Hands on batches, of which no rank has more than `most`, and may raise between them."""
+    """Yields batches, at most `most` on any rank, and may raise between them."""
 
     def __call__(self, batches: Iterable[T], *, most: int) -> Iterable[T]: ...
 
 
 def unpaced(batches: Iterable[T], *, most: int) -> Iterable[T]:
-    """All `batches`, without a break."""
+    """All `batches`, unchanged."""
     return batches
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates modules of one input on one split; every rank takes a share of the videos."""
+    """Evaluates modules of one input on one split; each rank evaluates its share of the videos."""
 
     manifest: Manifest
     input: ModelInput
@@ -105,7 +105,7 @@ class Evaluator:
         """Evaluate `module`, the same result on every rank; `pace` may stop between two batches.
 
         Raises:
-            BadSampleError: a video cannot be read; none is left out of an evaluation.
+            BadSampleError: a video cannot be read; an evaluation skips none.
         """
         return self.summary(*self.probabilities(module, pace))
 
@@ -122,7 +122,7 @@ class Evaluator:
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def summary(self, probabilities_SK: np.ndarray, labels_S: np.ndarray) -> Evaluation:
-        """What probabilities of this split's videos amount to."""
+        """The evaluation from the probabilities of this split's videos."""
         predictions_S = probabilities_SK.argmax(axis=1)
         return Evaluation(
             accuracy=Accuracy(int((predictions_S == labels_S).sum()), len(labels_S)),
@@ -134,12 +134,12 @@ class Evaluator:
 
     @property
     def _videos(self) -> int:
-        """Videos in a batch."""
+        """Videos per batch."""
         return max(1, self.evaluation.batch // (self.evaluation.clips * self.evaluation.crops))
 
     @property
     def _most_batches(self) -> int:
-        """The largest number of batches that a rank has."""
+        """The largest number of batches on any rank."""
         return math.ceil(math.ceil(self.manifest.samples / self.world.size) / self._videos)
 
     def _batches(self) -> Iterator[LabelledBatch]:
@@ -152,9 +152,9 @@ class Evaluator:
 
     @torch.no_grad()
     def _probabilities(self, module: nn.Module, batch: LabelledBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Mean probabilities (S, K) and labels (S,) of the videos whose views stand side by side in `batch`."""
+        """Mean probabilities (S, K) and labels (S,) of the videos, whose views are consecutive in `batch`."""
         views = self.evaluation.clips * self.evaluation.crops
-        labels_S = batch.label_B[::views].numpy().copy()  # a view would keep the clips
+        labels_S = batch.label_B[::views].numpy().copy()  # a view would keep the batch in memory
         batch = batch.to(self.world.device)
         logits_BK = module(normalize(batch.video_BCTHW, self.input.mean, self.input.std))
         mean_SK = logits_BK.float().softmax(dim=1).unflatten(0, (-1, views)).mean(dim=1)
@@ -179,7 +179,7 @@ def evaluate_run(folder: Path, *, clips: int | None = None, crops: int | None = 
 
 
 def describe(result: Evaluation) -> str:
-    """The result as a few lines of text."""
+    """The evaluation as text."""
     low, high = result.accuracy.interval
     width = max(len(name) for name in result.classes)
     lines = [

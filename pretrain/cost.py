@@ -61,7 +61,7 @@ PUBLISHED = {
 
 
 def workload(encoder: EncoderConfig, decoder: DecoderConfig, mask: MaskConfig) -> Workload:
-    """What a training step does with one clip: the encoder on its visible tokens, the decoder on all that are drawn."""
+    """The cost of a training step per clip: the encoder on visible tokens, the decoder on visible and mask tokens."""
     with torch.device("meta"):
         model = MaskedAutoencoder(encoder, decoder)
         video_BCTHW = torch.empty(1, 3, encoder.frames, encoder.size, encoder.size)
@@ -76,7 +76,7 @@ def workload(encoder: EncoderConfig, decoder: DecoderConfig, mask: MaskConfig) -
 
 
 def measure(size: str) -> Cost:
-    """The cost at one of the published sizes; nothing is given memory."""
+    """The cost at a published size, measured on the meta device."""
     encoder = parse(EncoderConfig, dict(SIZES[size]), source=f"size {size}")
     with torch.device("meta"):
         model = MaskedAutoencoder(encoder, DECODERS[size])

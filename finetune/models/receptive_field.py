@@ -1,8 +1,8 @@
-"""The receptive field of every layer, measured: which input pixels can reach the middle of its output.
+"""Measure the receptive field of every layer: the input pixels that can influence the centre of its output.
 
-The model runs once with every layer that mixes its inputs replaced by a plain sum over what it may look at, on values
-that are kept at one. The gradient of a middle output is then the number of paths from each pixel, positive wherever
-there is one and exactly zero elsewhere; weights, however unlucky, cannot hide a path.
+The model runs once with every layer that mixes its inputs replaced by a plain sum over them, on values kept at one. The
+gradient of a central output is then the number of paths from each pixel: positive where a path exists, exactly zero
+elsewhere, independent of weights.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from torch.overrides import TorchFunctionMode
 
 @dataclass(frozen=True, kw_only=True)
 class ReceptiveField:
-    """Extent in pixels of the input, borders cut off."""
+    """Extent in pixels of the input, clipped at its borders."""
 
     frames: int
     height: int
     width: int
 
     def __str__(self) -> str:
-        """T x H x W, or a dash where nothing with a gradient leads from the input (optical flow)."""
+        """T x H x W, or a dash if no gradient reaches the input (optical flow)."""
         return "-" if not self.frames else f"{self.frames}x{self.height}x{self.width}"
 
 
 def receptive_fields(module: nn.Module, shape: tuple[int, ...]) -> dict[str, ReceptiveField]:
-    """The receptive field of the middle output of every called submodule, by dotted name.
+    """The receptive field of the central output of every called submodule, by dotted name.
 
     Args:
         shape: (channels, frames, height, width) of one video.
@@ -51,7 +51,7 @@ def receptive_fields(module: nn.Module, shape: tuple[int, ...]) -> dict[str, Rec
 
 
 class _Paths(TorchFunctionMode):
-    """Puts sums in the place of layers while the model runs."""
+    """Reindices layers by sums while the model runs."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         replacement = _REPLACED.get(func)
@@ -59,7 +59,7 @@ class _Paths(TorchFunctionMode):
 
 
 def _one(paths: Tensor) -> Tensor:
-    """Value one, gradient of `paths`."""
+    """A tensor of ones with the gradient of `paths`."""
     return paths - paths.detach() + 1
 
 
@@ -68,7 +68,7 @@ def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None = None, *set
     names = ("stride", "padding", "dilation")
     given = dict(zip(names, settings, strict=False)) | {key: value for key, value in more.items() if key in names}
     groups = more.get("groups", settings[3] if len(settings) > 3 else 1)
-    if groups > 1 and groups == input.shape[1] == weight.shape[0]:  # each channel by itself: all see alike
+    if groups > 1 and groups == input.shape[1] == weight.shape[0]:  # depthwise: all channels have the same field
         groups = 1
     ones = torch.ones(1, 1, *weight.shape[2:], dtype=input.dtype)
     convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[weight.dim() - 2]
@@ -101,7 +101,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def _last_axis(input: Tensor, *_: Any, **__: Any) -> Tensor:
-    """A norm over channels: every channel sees what all see."""
+    """A norm over channels: every channel depends on all channels."""
     return _one(input.sum(-1, keepdim=True)).expand_as(input)
 
 
@@ -115,12 +115,12 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) ->
 
 
 def _softmax(input: Tensor, dim: int = -1, *_: Any, **__: Any) -> Tensor:
-    """One where attention is allowed, zero where a mask of large negative scores forbids it."""
+    """One where attention is allowed, zero where large negative scores mask it."""
     return (input.detach() > input.detach().amax(dim, keepdim=True) - 50).to(input.dtype)
 
 
 def _add(input: Tensor, other: Tensor, **_: Any) -> Tensor:
-    return input + other  # in place would fail on a tensor that shares its values
+    return input + other  # an in-place operation would fail on expanded tensors
 
 
 _REPLACED: dict[Any, Callable[..., Tensor]] = {
@@ -168,12 +168,12 @@ def _kept(name: str, layer: nn.Module, outputs: dict[str, Tensor]) -> Iterator[N
 
 
 def _middle(output: Tensor) -> Tensor:
-    """One value in the middle of every axis; after sums over channels, it has seen what all channels there have."""
+    """The value at the centre of every axis; the sums over channels make it depend on all channels there."""
     return output[tuple(size // 2 for size in output.shape)]
 
 
 def _extent(output: Tensor, video_BCTHW: Tensor) -> ReceptiveField:
-    """From the first to the last pixel along each axis that reaches the middle of `output`; none if none does."""
+    """Extent along each axis of the pixels that reach the centre of `output`; zero if none does."""
     if not output.requires_grad:
         return ReceptiveField(frames=0, height=0, width=0)
     (gradient,) = torch.autograd.grad(
@@ -182,6 +182,6 @@ def _extent(output: Tensor, video_BCTHW: Tensor) -> ReceptiveField:
     reached_THW = (gradient[0] != 0).any(0)
     spans = []
     for others in ((1, 2), (0, 2), (0, 1)):
-        places = reached_THW.any(others[1]).any(others[0]).nonzero()
-        spans.append(int(places.max() - places.min()) + 1 if len(places) else 0)
+        indices = reached_THW.any(others[1]).any(others[0]).nonzero()
+        spans.append(int(indices.max() - indices.min()) + 1 if len(indices) else 0)
     return ReceptiveField(frames=spans[0], height=spans[1], width=spans[2])

@@ -1,4 +1,4 @@
-"""What the models measure: a table of all beside the published figures, and one of a model's layers."""
+"""Tables of parameters and GMACs: of all models with published figures, and of the layers of one model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from videomae.models.flops import FlopCount, count_flops
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A measured figure beside the published one."""
+    """A measured figure and the published one."""
 
     measured: float
     published: float | None
@@ -28,13 +28,13 @@ class Figure:
         return None if self.published is None else self.measured / self.published - 1
 
     def to_dict(self) -> dict[str, float | None]:
-        """As it stands in JSON."""
+        """The JSON form."""
         return {"measured": self.measured, "published": self.published, "deviation": self.deviation}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRow:
-    """One model in the setting that its published figures count."""
+    """One model in the setting of its published figures."""
 
     name: str
     frames: int
@@ -46,14 +46,14 @@ class ModelRow:
     note: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in JSON."""
+        """The JSON form."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return plain | {"parameters": self.parameters.to_dict(), "gmacs": self.gmacs.to_dict()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRow:
-    """One layer: sizes as C x T x H x W or whatever axes it has, the batch left out where it is 1."""
+    """One layer; `output` is its shape, such as C x T x H x W, without a batch axis of 1."""
 
     name: str
     kind: str
@@ -64,7 +64,7 @@ class LayerRow:
 
 
 def model_row(name: str) -> ModelRow:
-    """Measure the model `name` on the built module, in the setting of its published figures."""
+    """Measure the model `name` in the setting of its published figures."""
     figures = published(name) or Published(source="")
     config = _published_setting(name, figures)
     counted = counted_on_meta(config, figures.classes)
@@ -86,7 +86,7 @@ def model_rows() -> list[ModelRow]:
 
 
 def layer_rows(config: ModelConfig, classes: int, *, fields: bool = True) -> list[LayerRow]:
-    """The layers of a model that hold parameters, multiply or change the size; receptive fields if `fields`."""
+    """The layers of a model with parameters or multiply-adds, and all leaves; receptive fields if `fields`."""
     counted = counted_on_meta(config, classes)
     spans = receptive_fields(build(config, classes, initialise=False), config.input.shape) if fields else {}
     rows = []
@@ -106,7 +106,7 @@ def layer_rows(config: ModelConfig, classes: int, *, fields: bool = True) -> lis
 
 
 def counted_on_meta(config: ModelConfig, classes: int) -> FlopCount:
-    """Counts of a model that is never given memory."""
+    """Count a model on the meta device, without allocating memory."""
     with torch.device("meta"):
         module: nn.Module = build(config, classes, initialise=False)
     return count_flops(module, torch.empty(1, *config.input.shape, device="meta"))

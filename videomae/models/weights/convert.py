@@ -1,4 +1,4 @@
-"""Whole files between our export and the forms of others."""
+"""Convert checkpoints between our export, official VideoMAE and Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import found."""
+    """The result of an import."""
 
     config: EncoderConfig
-    skipped: tuple[str, ...]  # names of parts that are no encoder's: decoder, head
+    skipped: tuple[str, ...]  # modules outside the encoder: decoder, head
 
 
 def read_official(path: Path) -> tuple[State, dict[str, Any]]:
-    """A VideoMAE checkpoint of any known form under official names, and transformers' config if it has one.
+    """Read a VideoMAE checkpoint of any known form: the state under official names, and transformers' config, if any.
 
     Args:
         path: a file, or a folder of transformers (config.json beside model.safetensors or pytorch_model.bin).
 
     Raises:
-        WeightsError: nothing there can be read, or keys are unknown.
+        WeightsError: nothing can be read, or keys are unknown.
     """
     config: dict[str, Any] = {}
     if path.is_dir():
@@ -54,10 +54,10 @@ def read_official(path: Path) -> tuple[State, dict[str, Any]]:
 def import_encoder(
     source: Path, out: Path, *, frames: int | None = None, size: int | None = None, heads: int | None = None
 ) -> ImportReport:
-    """Write the encoder of a foreign checkpoint as our export; settings given win over the folder's config.json.
+    """Write the encoder of a foreign checkpoint as our export; arguments take precedence over the folder's config.json.
 
     Raises:
-        WeightsError: the checkpoint has unknown keys, lacks some, or does not show how many heads it has.
+        WeightsError: the checkpoint has unknown or missing keys, or its number of heads is unknown.
     """
     state, theirs = read_official(source)
     parts = take_apart(state, source=str(source))
@@ -67,7 +67,7 @@ def import_encoder(
         size=size or theirs.get("image_size", 224),
         heads=heads or theirs.get("num_attention_heads"),
     )
-    if parts.pretraining and not theirs.get("use_mean_pooling", False):  # transformers leaves the norm out with it
+    if parts.pretraining and not theirs.get("use_mean_pooling", False):  # with it, transformers has no final norm
         config = dataclasses.replace(config, final_norm=True)
     run = source.name if source.is_dir() else source.stem
     save_encoder(parts.encoder, config, out, {"run": run, "source": source.name})
@@ -79,11 +79,11 @@ def export_to_huggingface(source: Path, out: Path, *, form: Form = "v4") -> None
     """Write our exported encoder as a folder that transformers' VideoMAEModel loads.
 
     Raises:
-        WeightsError: `source` is no exported encoder.
+        WeightsError: `source` is not an exported encoder.
     """
     export = load_encoder(source)
     if not export.config.final_norm:
-        raise WeightsError(f"{source} has no final norm, which VideoMAEModel wants; export a pretraining run's encoder")
+        raise WeightsError(f"{source} has no final norm, which VideoMAEModel needs; export a pretraining run's encoder")
     prefixed = {f"encoder.{key}": value for key, value in export.state.items()}
     write_huggingface(prefixed, export.config, out, form=form)
 

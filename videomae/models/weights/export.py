@@ -1,6 +1,6 @@
-"""The exported encoder: `encoder.safetensors` beside `encoder.json`, all that pretraining hands on.
+"""The exported encoder: `encoder.safetensors` beside `encoder.json`, the result of pretraining.
 
-The keys are those of `VideoEncoder`, final norm included; the JSON holds the encoder's config and what made it.
+The keys are those of `VideoEncoder`, final norm included; the JSON holds the encoder's config and its origin.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DESCRIPTION = "encoder.json"
 
 
 class EncoderExport(NamedTuple):
-    """An encoder as it stands on disk."""
+    """The content of an exported encoder."""
 
     config: EncoderConfig
     state: State
@@ -35,7 +35,7 @@ def save_encoder(state: Mapping[str, Tensor], config: EncoderConfig, folder: Pat
     """Write the two files into `folder`; each appears whole or not at all, the JSON last.
 
     Raises:
-        WeightsError: `state` has not exactly the keys and shapes of `VideoEncoder(config)`.
+        WeightsError: the keys and shapes of `state` are not those of `VideoEncoder(config)`.
     """
     _check(state, config, source=f"the state to be exported to {folder}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def load_encoder(path: Path | str) -> EncoderExport:
     """Read an exported encoder from its folder or from the path of its `encoder.safetensors`.
 
     Raises:
-        WeightsError: a file is missing or damaged, or tensors and config do not belong together.
+        WeightsError: a file is missing or damaged, or the tensors do not fit the config.
     """
     config, metadata = describe_encoder(path)
     state = read_state(Path(path) if Path(path).suffix == ".safetensors" else Path(path) / TENSORS)
@@ -58,7 +58,7 @@ def load_encoder(path: Path | str) -> EncoderExport:
 
 
 def is_export(path: Path) -> bool:
-    """Whether `path` is, or stands in, the folder of an exported encoder."""
+    """Whether `path` is the folder of an exported encoder or its safetensors file."""
     folder = path.parent if path.suffix == ".safetensors" else path
     return (folder / DESCRIPTION).is_file()
 

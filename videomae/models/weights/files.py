@@ -1,6 +1,6 @@
-"""Reading a file of tensors, and putting tensors into a module with nothing left over and nothing left out.
+"""Read files of tensors, and load tensors into modules strictly.
 
-Files are safetensors or PyTorch's own format read with `weights_only=True`: neither can run code.
+Files are safetensors, or PyTorch's format read with `weights_only=True`; neither can execute code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ State = dict[str, Tensor]
 
 
 class WeightsError(UserError):
-    """Weights that cannot be read or do not fit; the message names the file and the keys."""
+    """Weights that cannot be read or do not fit the model; the message names the file and the keys."""
 
 
 def read_state(path: Path) -> State:
@@ -37,7 +37,7 @@ def read_state(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        # Official checkpoints keep their command line as a Namespace, which is plain attributes and runs nothing.
+        # Official checkpoints hold their arguments as a Namespace, which executes nothing when unpickled.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -55,15 +55,15 @@ def _tensors(content: object, path: Path) -> State:
         raise WeightsError(f"{path}: expected tensors by key, got {type(content).__name__}")
     odd = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if odd:
-        raise WeightsError(f"{path}: expected only tensors, but these are none: {listing(odd)}")
+        raise WeightsError(f"{path}: expected only tensors, but these are not: {listing(odd)}")
     return dict(content)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str, fresh: Sequence[str] = ()) -> None:
     """Copy `state` into `module`; every key must be used, present and of the right shape.
 
-    Keys that begin with one of `fresh`, a head for other classes for example, are left as they are in the module and
-    not read from the state.
+    Parameters whose keys start with one of `fresh`, such as a head for other classes, keep their values in the module
+    and are ignored in the state.
 
     Raises:
         WeightsError: lists unused keys, missing keys and differing shapes; the module is then unchanged.
@@ -93,11 +93,11 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
 
 
 def without(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> State:
-    """The state without the keys that begin with one of `prefixes`: what is left out is always named."""
+    """The state without keys that start with one of `prefixes`."""
     return {key: value for key, value in state.items() if not key.startswith(tuple(prefixes))}
 
 
 def listing(keys: Sequence[str], limit: int = 12) -> str:
-    """Up to `limit` keys, then how many more there are."""
+    """Up to `limit` keys and the number of further ones."""
     more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
     return ", ".join(keys[:limit]) + more

@@ -1,8 +1,8 @@
-"""VideoMAE in the key form of Hugging Face transformers, from and to the official names.
+"""Convert VideoMAE states between the key names of Hugging Face transformers and the official ones.
 
-Version 4 keeps the biases of queries and values as `q_bias` and `v_bias`; version 5 renamed them to `query.bias` and
-`value.bias`, and some of its releases read older files with those biases silently at zero. Here both forms are read,
-and a key's bias, which some releases write, must be zero.
+Version 4 stores the biases of queries and values as `q_bias` and `v_bias`; version 5 renamed them to `query.bias` and
+`value.bias`, and some of its releases silently load older files with zero biases. Both forms are read here; a
+key bias, which some releases write, must be zero.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def from_huggingface(state: Mapping[str, Tensor], *, source: str) -> State:
     """The same tensors under official names, a fine-tuned model's encoder without its prefix.
 
     Raises:
-        WeightsError: a key is unknown, a key's bias is not zero, or a layer lacks one of query, key and value.
+        WeightsError: a key is unknown, a key bias is not zero, or a layer misses one of query, key and value.
     """
     renamed: State = {}
     parts: dict[str, dict[str, Tensor]] = {}

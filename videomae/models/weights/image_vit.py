@@ -1,4 +1,4 @@
-"""Weights of an image ViT in timm's key form, turned into the names of our blocks."""
+"""Weights of timm's image ViTs under the parameter names of our blocks."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from videomae.models.encoder import SIZES
 from videomae.models.weights.files import State, WeightsError, read_state, without
 
-_SIZES = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large"}
+_TIMM_SIZES = {(size["dim"], size["depth"]): name for name, size in SIZES.items()}
 
 
 def image_label(source: str | None) -> str:
-    """What a table says of a model that starts from `source`."""
+    """The label of the weights `source` in tables."""
     if source is None:
         return "scratch"
     return "ImageNet ViT" if source == "imagenet" else f"file {Path(source).name}"
 
 
 def image_vit_state(source: str, *, dim: int, depth: int, patch: int) -> State:
-    """The state of an image ViT under our names, its classifier left out.
+    """The state of an image ViT under our parameter names, without its classifier.
 
     Args:
         source: "imagenet" for timm's weights of the ViT of this size, from its cache or a download; or a file.
-        dim, depth, patch: the size that is wanted.
+        dim, depth, patch: the size of the ViT.
 
     Raises:
-        WeightsError: the file cannot be read, or timm has no such weights or cannot get them.
+        WeightsError: the file cannot be read, or timm has no such weights or cannot download them.
     """
     state = _timm_state(dim, depth, patch) if source == "imagenet" else read_state(Path(source))
     return split_qkv_bias(without(state, ["head.", "pre_logits.", "head_dist."]))
 
 
 def split_qkv_bias(state: State) -> State:
-    """timm's `attn.qkv.bias` as `q_bias` and `v_bias`; the key's share is left out, softmax does not see it."""
+    """Split timm's `attn.qkv.bias` into `q_bias` and `v_bias`; the key's bias is dropped, since softmax cancels it."""
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         if key.endswith("attn.qkv.bias"):
@@ -48,10 +49,10 @@ def split_qkv_bias(state: State) -> State:
 
 
 def _timm_state(dim: int, depth: int, patch: int) -> State:
-    import_module("videomae.core.torchvision_compat")  # timm imports torchvision, which the door makes importable
+    import_module("videomae.core.torchvision_compat")  # timm imports torchvision, which this module makes importable
     import timm
 
-    size = _SIZES.get((dim, depth))
+    size = _TIMM_SIZES.get((dim, depth))
     name = f"vit_{size}_patch{patch}_224"
     if size is None or not timm.is_model_pretrained(name):
         raise WeightsError(f"timm has no image ViT of dim {dim}, depth {depth} and patch {patch}; give a file")
@@ -59,7 +60,7 @@ def _timm_state(dim: int, depth: int, patch: int) -> State:
         model = timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(
-            f"the weights of timm's {name} are not in the cache and cannot be fetched ({error}); "
-            "type model.weights=PATH of a file with its state, or model.weights=null"
+            f"the weights of timm's {name} are not in the cache and cannot be downloaded ({error}); "
+            "set model.weights=PATH of a file with its state, or model.weights=null"
         ) from None
     return {key: torch.as_tensor(value) for key, value in model.state_dict().items()}

@@ -1,6 +1,6 @@
-"""Checkpoints of the official VideoMAE and VideoMAEv2 releases, and of whoever keeps their key names.
+"""Checkpoints of the official VideoMAE and VideoMAEv2 releases, and others with their key names.
 
-Pretraining files hold `encoder.*`, `encoder_to_decoder.weight`, `mask_token` and `decoder.*`, which are our names too.
+Pretraining files hold `encoder.*`, `encoder_to_decoder.weight`, `mask_token` and `decoder.*`, which equal our names.
 Fine-tuned files hold the encoder without a prefix, then `fc_norm.*` and `head.*`. Files of compiled models prefix
 `_orig_mod.`, those of wrapped ones `module.`.
 """
@@ -26,9 +26,9 @@ _HEAD = re.compile(r"(fc_norm|head)\.(weight|bias)")
 
 @dataclass(frozen=True)
 class OfficialState:
-    """A checkpoint taken apart: `encoder` under the keys of VideoEncoder, the rest under its official keys.
+    """A split checkpoint: `encoder` under the keys of VideoEncoder, `rest` under the official keys.
 
-    `rest` is the decoder's side of a pretraining file, the head's of a fine-tuned file, or nothing.
+    `rest` is the decoder of a pretraining checkpoint, the head of a fine-tuned one, or empty.
     """
 
     encoder: State
@@ -37,10 +37,10 @@ class OfficialState:
 
 
 def take_apart(state: Mapping[str, Tensor], *, source: str) -> OfficialState:
-    """Sort the keys of an official checkpoint.
+    """Split the state of an official checkpoint.
 
     Raises:
-        WeightsError: a key belongs to neither a pretraining nor a fine-tuned file; all such keys are listed.
+        WeightsError: a key belongs to neither a pretraining nor a fine-tuned checkpoint; all such keys are listed.
     """
     plain = {re.sub(r"^((_orig_mod|module)\.)+", "", key): value for key, value in state.items()}
     plain = {key.replace("._orig_mod.", "."): value for key, value in plain.items()}
@@ -58,7 +58,7 @@ def take_apart(state: Mapping[str, Tensor], *, source: str) -> OfficialState:
             unknown.append(key)
     if unknown or not encoder:
         raise WeightsError(
-            f"{source} is no VideoMAE checkpoint: "
+            f"{source} is not a VideoMAE checkpoint: "
             + (f"unused keys: {listing(unknown)}" if unknown else "it has no encoder")
             + "; it must hold exactly the keys of an official pretraining or fine-tuned file"
         )
@@ -66,12 +66,12 @@ def take_apart(state: Mapping[str, Tensor], *, source: str) -> OfficialState:
 
 
 def encoder_config(state: Mapping[str, Tensor], *, frames: int, size: int, heads: int | None) -> EncoderConfig:
-    """The settings that tensors show, with the input and the heads that they do not.
+    """The encoder's config, inferred from its tensors and from the arguments that tensors do not determine.
 
     Args:
         state: under the keys of VideoEncoder.
-        frames, size: of the input; positions are computed, so any that divide will do.
-        heads: None takes the published number for this width.
+        frames, size: of the input; any multiples of the patch, since positions are computed.
+        heads: None: the published number for this width.
 
     Raises:
         WeightsError: the patch kernel is missing, or the width is no published one and `heads` is not given.
@@ -81,7 +81,7 @@ def encoder_config(state: Mapping[str, Tensor], *, frames: int, size: int, heads
     dim, _, tubelet, patch, _ = state["patch_embed.proj.weight"].shape
     known = {int(settings["dim"]): int(settings["heads"]) for settings in SIZES.values()}
     if heads is None and dim not in known:
-        raise WeightsError(f"width {dim} is none of the published ones {sorted(known)}; say how many heads it has")
+        raise WeightsError(f"width {dim} is not a published one {sorted(known)}; give the number of heads")
     return EncoderConfig(
         frames=frames,
         size=size,

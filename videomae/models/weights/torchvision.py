@@ -1,7 +1,6 @@
-"""Weights that torchvision publishes, from its cache, a download, or a file of the user's.
+"""Weights published by torchvision, from its cache, a download or a file.
 
-A weight's source is a string in a config: None for none, "imagenet" or "kinetics" for what torchvision publishes, else
-the path of a file.
+The config names the source: None for random weights, "imagenet" or "kinetics" for torchvision's, else a file's path.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _LABELS = {"imagenet": "ImageNet", "kinetics": "Kinetics-400"}
 
 
 def source_label(source: str | None) -> str:
-    """What a table says of a network that starts from `source`."""
+    """The label of the weights `source` in tables."""
     if source is None:
         return "scratch"
     return _LABELS.get(source, f"file {Path(source).name}")
@@ -30,7 +29,7 @@ def torchvision_state(architecture: str, source: str) -> State:
     """The published state of torchvision's `architecture`, or that in the file `source`.
 
     Raises:
-        WeightsError: nothing is published under that name, or it is neither cached nor can be downloaded.
+        WeightsError: torchvision has no such weights, or they are not cached and cannot be downloaded.
     """
     if source not in _TAGS:
         if is_export(Path(source)):
@@ -47,6 +46,6 @@ def torchvision_state(architecture: str, source: str) -> State:
     except (URLError, OSError, RuntimeError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints" / Path(published.url).name
         raise WeightsError(
-            f"the {source} weights of {architecture} are not in the cache and cannot be fetched from {published.url} "
-            f"({error}); put the file at {cache}, or type model.weights=PATH or model.weights=null"
+            f"the {source} weights of {architecture} are not in the cache and cannot be downloaded from "
+            f"{published.url} ({error}); put the file at {cache}, or set model.weights=PATH or model.weights=null"
         ) from None

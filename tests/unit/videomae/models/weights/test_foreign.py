@@ -220,7 +220,7 @@ def test_huggingface_keys_that_do_not_belong_are_refused(their_classifier: nn.Mo
 
 def test_settings_that_tensors_do_not_show_must_be_known(tmp_path: Path):
     state = VideoEncoder(ENCODER).state_dict()
-    with pytest.raises(WeightsError, match="how many heads"):
+    with pytest.raises(WeightsError, match="number of heads"):
         encoder_config(state, frames=4, size=32, heads=None)
     base = VideoEncoder(EncoderConfig(frames=4, size=32, dim=192, depth=1, heads=3)).state_dict()
     assert encoder_config(base, frames=4, size=32, heads=None).heads == 3
