@@ -47,7 +47,7 @@ def test_a_nan_on_one_rank_is_skipped_by_all_and_many_are_passed_over(shards: Pa
     # Batches 7, 8 and 9 were skipped, the verdict fell after batch 10; back to step 6, on with batch 11.
     (rollback,) = lines(run, "rollback")
     assert (rollback["step"], rollback["from_step"], rollback["from_batch"], rollback["to_batch"]) == (6, 11, 6, 11)
-    assert "3 steps in a row were skipped" in rollback["reason"]
+    assert "3 consecutive steps were skipped" in rollback["reason"]
     assert progress(run)["step"] == 12
     assert progress(run)["batches"] == 17
     assert progress(run)["health"]["rollbacks"] == 1
@@ -74,7 +74,7 @@ def test_a_slow_rank_is_named_and_one_that_hangs_ends_the_run_with_the_stacks_of
     named = lines(run, "straggler")
     assert [(line["rank"], line["host"]) for line in named] == [(1, socket.gethostname())]
     assert named[0]["seconds"] > 1 > named[0]["median_seconds"]
-    assert f"rank 1 on {socket.gethostname()} holds the others up" in (run / "logs" / "rank-0.log").read_text()
+    assert f"rank 1 on {socket.gethostname()} slows down all ranks" in (run / "logs" / "rank-0.log").read_text()
     status = status_of(started)
     assert (status.state, status.exit_code) == ("failed", 1)
     assert "step 6 has not ended" in (status.reason or "")

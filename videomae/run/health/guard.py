@@ -1,12 +1,12 @@
-"""Whether the optimization is healthy: steps that are skipped, when to go back, and when to give up.
+"""Detect unhealthy optimization: which steps to skip, and when to roll back.
 
-Before each step the guard gives a ceiling for the global gradient norm; the engine skips a step above it, or one that
-is not finite, on every rank alike. The guard then reads what happened. A few skips are let pass; too many, or a loss
-that stays far above where it was, ask for the last good checkpoint and for other data. Everything is decided from
-globally reduced values, by the same arithmetic on every rank, so that no rank has to ask another.
+Before each step the guard computes a threshold for the global gradient norm. On every rank, the engine skips a step
+whose norm is above it or not finite. The guard tolerates a few skipped steps. Too many of them, or a loss that stays
+far above its running median, request a rollback to the last healthy checkpoint, with other data. Every rank computes
+this from globally reduced values with the same arithmetic, so the ranks need no communication.
 
-The values of a step are read when the next step has been queued, so that a GPU never waits for the host: the ceiling of
-step k comes from the steps up to k - 2, on every device alike. The guard's state stands in the checkpoint.
+The guard reads the values of a step after the next step is queued, so a GPU never waits for the host: the threshold of
+step k depends on the steps up to k - 2. The checkpoint holds the guard's state.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.engine.protocol import StepResult
 
-_TO_DEVIATION = 1.4826  # from the median absolute deviation to the standard deviation of a normal distribution
-_LEAST_SPREAD = 0.02  # of the median: a flat window makes no spike of noise
+_MAD_TO_STD = 1.4826  # from the median absolute deviation to the standard deviation of a normal distribution
+_MIN_RELATIVE_STD = 0.02  # of the median: noise after a constant window is not a spike
 
 
 @configclass
 class HealthConfig:
-    """Limits of a run's health. They say when to step in; a run that never comes near them is not changed by them."""
+    """Limits of a run's health. They do not affect a run that stays within them."""
 
-    spike: float | None = 10.0  # times the running median of the gradient's norm, and so many deviations; None: off
-    window: int = 128  # steps that the running medians look back on
-    warmup: int = 100  # accepted steps before there is a ceiling
-    skips: int = 16  # steps in a row that may be skipped
-    skip_fraction: float = 0.25  # of the window that may be skipped
-    diverged: int = 64  # steps in a row whose loss may be `spike` deviations above its running median
-    rollbacks: int = 3  # times that a run may go back to a checkpoint and take other data
-    hang_seconds: float = 600.0  # without a step, an evaluated batch or a written file before the run is ended
-    start_seconds: float = 1800.0  # the same for what takes longer: the start with its first step, and each save
-    straggler: float = 1.5  # times the median time of its own work at which a rank is named
-    straggler_windows: int = 3  # log lines in a row that it takes
-    starts_without_progress: int = 3  # starts in a row that may end without a new checkpoint
-    owner_seconds: float = 45.0  # without a sign of life, after which a start on another machine is taken for dead
+    spike: float | None = 10.0  # skip above this factor of the running median and this many deviations; None: off
+    window: int = 128  # steps of the running medians
+    warmup: int = 100  # accepted steps before the first threshold
+    skips: int = 16  # consecutive steps that may be skipped
+    skip_fraction: float = 0.25  # fraction of the window that may be skipped
+    diverged: int = 64  # consecutive steps whose loss may be `spike` deviations above its running median
+    rollbacks: int = 3  # how often a run may roll back
+    hang_seconds: float = 600.0  # without a step, evaluated batch or written file, until the run is ended
+    start_seconds: float = 1800.0  # the same for slow operations: start-up with the first step, each save, a rollback
+    straggler: float = 1.5  # factor of the median compute time from which a rank is reported
+    straggler_windows: int = 3  # consecutive log lines before it is reported
+    starts_without_progress: int = 3  # consecutive starts that may end without a new checkpoint
+    owner_seconds: float = 45.0  # without a heartbeat, until the owner on another machine counts as dead
 
     def __post_init__(self) -> None:
         for name in ("window", "warmup", "skips", "diverged", "straggler_windows", "starts_without_progress"):
@@ -64,23 +64,23 @@ class HealthConfig:
 
     @property
     def collective_seconds(self) -> float:
-        """How long a collective may take: longer than the watchdog waits, which says more when it ends a run."""
+        """Timeout of a collective: longer than the watchdog's, whose report says more."""
         return max(self.hang_seconds, self.start_seconds) + 120.0
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the guard wants to know of a step, on its way from the device to the host."""
+class PendingOutcome:
+    """An `Outcome` on its way from the device to the host."""
 
     values_3: Tensor  # loss, gradient norm, skipped
-    ready: Any = None  # CUDA event behind the copy
+    ready: Any = None  # CUDA event after the copy
 
     @classmethod
-    def of(cls, update: StepResult) -> Reading:
-        """Start the copy; does not wait for the device."""
-        norm = update.gradient_norm.detach()
+    def copy_from(cls, result: StepResult) -> PendingOutcome:
+        """Start the copy, without waiting for the device."""
+        norm = result.gradient_norm.detach()
         values = torch.stack(
-            [value.detach().to(norm.device, torch.float64) for value in (update.loss, norm, update.skipped)]
+            [value.detach().to(norm.device, torch.float64) for value in (result.loss, norm, result.skipped)]
         )
         if values.device.type != "cuda":
             return cls(values)
@@ -90,8 +90,8 @@ class Reading:
         event.record()
         return cls(host, event)
 
-    def read(self) -> Outcome:
-        """The values; waits for this step, not for those queued after it."""
+    def wait(self) -> Outcome:
+        """Wait for this step, but not for those queued after it."""
         if self.ready is not None:
             self.ready.synchronize()
         loss, norm, skipped = self.values_3.tolist()
@@ -109,18 +109,18 @@ class Outcome:
 
 @dataclass
 class Guard:
-    """Watches the steps of a run; one on every rank, all with the same state."""
+    """Observes the steps of a run; every rank has one, with the same state."""
 
     config: HealthConfig
     rollbacks: int = 0
     _norms: deque[float] = field(init=False)
     _losses: deque[float] = field(init=False)
     _skipped: deque[int] = field(init=False)
-    _row: int = 0  # skipped steps up to now
-    _high: int = 0  # steps with a high loss up to now
+    _skip_streak: int = 0  # consecutive skipped steps, up to now
+    _high_streak: int = 0  # consecutive steps with a high loss, up to now
     _accepted: int = 0
     _last: Outcome | None = None
-    _pending: Reading | Outcome | None = None
+    _pending: PendingOutcome | Outcome | None = None
 
     def __post_init__(self) -> None:
         self._norms, self._losses, self._skipped = (deque(maxlen=self.config.window) for _ in range(3))
@@ -130,51 +130,51 @@ class Guard:
         """The largest gradient norm with which the next step may be taken."""
         return self._limit(self._norms, self.config.spike)
 
-    def observe(self, update: StepResult) -> None:
-        """Take in a step that has been queued, and read the one before it."""
+    def observe(self, result: StepResult) -> None:
+        """Register the step that was just queued, and read the one before it."""
         self._absorb()
-        self._pending = Reading.of(update)
+        self._pending = PendingOutcome.copy_from(result)
 
     @property
     def failure(self) -> str | None:
-        """Why the run should go back to a checkpoint, or None."""
+        """Why the run has to roll back, or None."""
         config, last = self.config, self._last
-        seen = f"the last had the loss {last.loss:.4g} and the gradient norm {last.gradient_norm:.4g}" if last else ""
-        if self._row > config.skips:
-            return f"{self._row} steps in a row were skipped (health.skips={config.skips}); {seen}"
+        seen = f"last loss {last.loss:.4g}, gradient norm {last.gradient_norm:.4g}" if last else ""
+        if self._skip_streak > config.skips:
+            return f"{self._skip_streak} consecutive steps were skipped (health.skips={config.skips}); {seen}"
         if sum(self._skipped) > config.skip_fraction * config.window:
             return (
                 f"{sum(self._skipped)} of the last {len(self._skipped)} steps were skipped "
                 f"(health.skip_fraction={config.skip_fraction}); {seen}"
             )
-        if self._high >= config.diverged:
+        if self._high_streak >= config.diverged:
             return (
-                f"the loss has stayed above {self._loss_limit:.4g} for {self._high} steps "
+                f"the loss has stayed above {self._loss_limit:.4g} for {self._high_streak} steps "
                 f"(health.diverged={config.diverged}); {seen}"
             )
         return None
 
     @property
     def healthy(self) -> bool:
-        """Whether the last step was taken and the loss is where it was; waits for the last step."""
+        """Whether the last step was not skipped and the loss is not high; waits for the last step."""
         pending = self._read_pending()
-        return not self._row and not self._high and (pending is None or not pending.skipped)
+        return not self._skip_streak and not self._high_streak and (pending is None or not pending.skipped)
 
     @staticmethod
     def was_healthy(state: dict[str, Any] | None) -> bool:
-        """Whether a checkpoint with this `state` was taken while all was well; one without is believed to be."""
+        """Whether a checkpoint with this `state` was saved while the run was healthy; without a state, yes."""
         return state is None or bool(state["healthy"])
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as JSON; waits for the last step."""
+        """The state as JSON values; waits for the last step."""
         pending = self._read_pending()
         return {
             "healthy": self.healthy,
             "norms": list(self._norms),
             "losses": list(self._losses),
             "skipped": list(self._skipped),
-            "row": self._row,
-            "high": self._high,
+            "skip_streak": self._skip_streak,
+            "high_streak": self._high_streak,
             "accepted": self._accepted,
             "rollbacks": self.rollbacks,
             "pending": None
@@ -183,13 +183,17 @@ class Guard:
         }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Take over a checkpoint's `state`; another window keeps what fits, and None is a fresh start."""
+        """Restore a checkpoint's `state`; a shorter window keeps the newest values, None keeps the initial state."""
         if state is None:
             return
         self._norms.extend(state["norms"])
         self._losses.extend(state["losses"])
         self._skipped.extend(state["skipped"])
-        self._row, self._high, self._accepted = state["row"], state["high"], state["accepted"]
+        self._skip_streak, self._high_streak, self._accepted = (
+            state["skip_streak"],
+            state["high_streak"],
+            state["accepted"],
+        )
         self.rollbacks = state["rollbacks"]
         if state["pending"] is not None:
             loss, norm, skipped = state["pending"]
@@ -200,17 +204,17 @@ class Guard:
         return self._limit(self._losses, None)
 
     def _limit(self, accepted: Sequence[float], factor: float | None) -> float:
-        """`spike` deviations above the running median, and at least `factor` times it."""
+        """`spike` standard deviations above the running median, and at least `factor` times the median."""
         if self.config.spike is None or self._accepted < self.config.warmup:
             return math.inf
         median = statistics.median(accepted)
-        spread = _TO_DEVIATION * statistics.median(abs(value - median) for value in accepted)
-        limit = median + self.config.spike * max(spread, _LEAST_SPREAD * abs(median))
+        spread = _MAD_TO_STD * statistics.median(abs(value - median) for value in accepted)
+        limit = median + self.config.spike * max(spread, _MIN_RELATIVE_STD * abs(median))
         return max(limit, (factor or 0.0) * median)
 
     def _read_pending(self) -> Outcome | None:
-        if isinstance(self._pending, Reading):
-            self._pending = self._pending.read()
+        if isinstance(self._pending, PendingOutcome):
+            self._pending = self._pending.wait()
         return self._pending
 
     def _absorb(self) -> None:
@@ -219,12 +223,12 @@ class Guard:
             return
         self._last, self._pending = outcome, None
         self._skipped.append(int(outcome.skipped))
-        self._row = self._row + 1 if outcome.skipped else 0
+        self._skip_streak = self._skip_streak + 1 if outcome.skipped else 0
         if outcome.skipped:
             return
-        self._high = self._high + 1 if outcome.loss > self._loss_limit else 0
+        self._high_streak = self._high_streak + 1 if outcome.loss > self._loss_limit else 0
         self._norms.append(outcome.gradient_norm)
-        if not self._high:
+        if not self._high_streak:
             self._losses.append(outcome.loss)
         self._accepted += 1
 

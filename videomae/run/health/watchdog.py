@@ -1,10 +1,10 @@
-"""Ends a run that hangs, with the stacks of every rank: each rank has a watchdog of its own.
+"""End a run that hangs, and write the stacks of every rank; each rank has its own watchdog.
 
-The training says what it is about to do and for how long that may take. A thread looks once a second whether it has got
-on. If not, it writes the Python stacks of all threads to `logs/rank-N.stacks.txt`, gives the other ranks time to do the
-same (they wait in a collective for this one, and their watchdogs see no progress either), and ends the process with
-exit code 1. Should a library hang while it holds the interpreter's lock, no Python thread runs; a timer of faulthandler
-in C, which the thread puts off as long as it runs itself, then does the same.
+Training announces its next operation and that operation's time limit. A thread checks the limit once a second. When it
+is exceeded, the thread writes the Python stacks of all threads to `logs/rank-N.stacks.txt`, gives the other ranks time
+to do the same (they wait for this one in a collective, and their watchdogs see no progress either), and ends the
+process with exit code 1. If a library hangs while it holds the interpreter lock, no Python thread runs; then a C timer
+of faulthandler, which the thread postpones while it runs, does the same.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from typing import NoReturn
 from videomae.core.progress import logger
 from videomae.core.signals import EXIT_FAILED
 
-_INTERVAL = 1.0  # seconds between two looks
-_GRACE = (
-    5.0  # seconds that the other ranks get to write their stacks before this one leaves and breaks their collective
-)
-_LAST_RESORT = 10.0  # seconds beside twice the grace, after which a process leaves that cannot even write its stacks
+_INTERVAL = 1.0  # seconds between checks
+_GRACE = 5.0  # seconds for the other ranks to write their stacks, before this exit breaks their collective
+_LAST_RESORT = 10.0  # seconds, beyond twice the grace, until a process exits that cannot write its stacks
 
 
 class Watchdog:
-    """Watches one process; open from `with` on.
+    """Watches one process; a context manager.
 
-    `timeout` is how long a piece of work may take when nothing else is said; `startup_timeout` until the first beat.
+    An operation may take `timeout` seconds unless `allow` says otherwise, and start-up, until the first beat,
+    `startup_timeout`. `poll` is called at every check, `on_hang(reason)` before a hung process ends.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Watchdog:
         self._file = self._path.open("a")
         self._since = time.monotonic()
         self._poll()
-        self._put_off()
+        self._postpone_timer()
         self._thread.start()
         return self
 
@@ -75,12 +74,12 @@ class Watchdog:
             self._path.unlink()
 
     def beat(self, work: str) -> None:
-        """Something is done, and `work` is next; it has the usual time."""
+        """Report progress: `work` is next, with the usual timeout."""
         self._set(work, self._timeout)
 
     @contextmanager
     def allow(self, work: str, seconds: float | None) -> Iterator[None]:
-        """Give `work` at most, or at least, `seconds`; None leaves it the time that is left."""
+        """Set the time limit of `work`, the block, to `seconds`; None keeps the limit that is running."""
         before = self._work, self._limit
         if seconds is not None:
             self._set(work, seconds)
@@ -95,33 +94,32 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._closed.wait(self._interval):
-            self._put_off()
+            self._postpone_timer()
             self._poll()
-            late = time.monotonic() - self._since
-            if late > self._limit:
+            if time.monotonic() - self._since > self._limit:
                 self._end(f"{self._work} has not ended within {self._limit:g} s")
 
-    def _put_off(self) -> None:
+    def _postpone_timer(self) -> None:
         faulthandler.dump_traceback_later(self._limit + self._grace, exit=True, file=self._file)
 
     def _end(self, reason: str) -> NoReturn:
-        # What hangs may be the shared filesystem, or hold a lock of the log: from here on nothing may be waited for.
-        # The timer in C is the last resort, with nowhere to write to: dumping stacks holds the interpreter's lock.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        faulthandler.dump_traceback_later(2 * self._grace + _LAST_RESORT, exit=True, file=nowhere)
+        # The shared filesystem may hang, or a thread may hold the log's lock: from here on, never wait without a limit.
+        # The C timer is the last resort. It writes to /dev/null: dumping stacks to a hung file would block it too.
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        faulthandler.dump_traceback_later(2 * self._grace + _LAST_RESORT, exit=True, file=devnull)
         began = time.monotonic()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._file.write(f"--- {now} process {os.getpid()}: {reason}\n")
         self._file.flush()
         faulthandler.dump_traceback(file=self._file, all_threads=True)
-        telling = threading.Thread(target=self._tell, args=(reason,), name="last-words", daemon=True)
-        telling.start()
-        telling.join(self._grace)
+        reporter = threading.Thread(target=self._report, args=(reason,), name="hang-report", daemon=True)
+        reporter.start()
+        reporter.join(self._grace)
         time.sleep(max(0.0, began + self._grace - time.monotonic()))
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(EXIT_FAILED)
 
-    def _tell(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         self._on_hang(reason)
-        logger.critical("the run hangs and is ended: %s; where it stood is in %s", reason, self._path)
+        logger.critical("the run hangs and is ended: %s; its stacks are in %s", reason, self._path)

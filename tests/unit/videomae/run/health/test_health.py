@@ -70,7 +70,7 @@ def test_too_many_skips_in_a_row_are_trouble() -> None:
     assert guard.failure is None  # the last of them is read one step later
     guard.observe(update(math.nan, math.nan, skipped=True))
     assert guard.failure is not None
-    assert "4 steps in a row were skipped (health.skips=3)" in guard.failure
+    assert "4 consecutive steps were skipped (health.skips=3)" in guard.failure
 
 
 def test_too_large_a_share_of_skips_is_trouble() -> None:

@@ -20,7 +20,7 @@ class Ranks(Stragglers):
         self._hosts, self._streaks = ["a", "a", "b", "b"], [0] * 4
 
     def see(self, step: int, *seconds: float, wall: float = 1.0) -> None:
-        self._name(step, seconds, wall)
+        self._report_slow(step, seconds, wall)
 
 
 @pytest.fixture
