@@ -172,7 +172,7 @@ def differences(run: Path, undisturbed: Path, *, steps: int) -> list[str]:
 
 
 def _values(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: line[name] for name in ("step", "epoch", "loss", "gradient_norm", "lr")}
+    return {name: line[name] for name in ("step", "epoch", "loss", "grad_norm", "lr")}
 
 
 def _state_differences(ours: Path, theirs: Path) -> list[str]:

@@ -113,22 +113,22 @@ def measure(
     normalized: bool,
     weight_B: Tensor | None = None,
 ) -> dict[str, Ratio]:
-    """The scalar errors `pixel_loss` (pixels in [0, 1]) and `normalised_loss` of predictions."""
+    """The scalar errors `pixel_loss` (pixels in [0, 1]) and `normalized_loss` of predictions."""
     error_BHP = nn.functional.mse_loss(predictions_BHP.float(), targets_BHP, reduction="none")
     error_BH1C = rearrange(error_BHP, "b h (x c) -> b h x c", c=3).mean(dim=2, keepdim=True)
     variance = statistics.deviation.square()
     error, one = weighted_mean(error_BH1C, weight_B), error_BHP.new_ones(())
     if normalized:
         pixel_error = weighted_mean(error_BH1C * variance, weight_B)
-        return {"normalised_loss": Ratio(error, one), "pixel_loss": Ratio(pixel_error, one)}
-    return {"normalised_loss": Ratio(error, weighted_mean(variance, weight_B)), "pixel_loss": Ratio(error, one)}
+        return {"normalized_loss": Ratio(error, one), "pixel_loss": Ratio(pixel_error, one)}
+    return {"normalized_loss": Ratio(error, weighted_mean(variance, weight_B)), "pixel_loss": Ratio(error, one)}
 
 
 def trivial_loss(encoder: EncoderConfig) -> TrivialLoss:
     """The normalised error of a model that predicts the mean of each patch and channel."""
     pixels = encoder.tubelet * encoder.patch**2
     return TrivialLoss(
-        key="normalised_loss",
+        key="normalized_loss",
         value=(pixels - 1) / pixels,
         answer="predicting the mean of every patch",
         advice="if it stays there, raise optimizer.lr or the duration, lower mask.ratio for small data sets, and look "

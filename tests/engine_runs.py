@@ -79,7 +79,7 @@ def run_steps(engine: Engine, *, accumulation: int = 1, first: int = 0, count: i
     results = [run_step(engine, step, accumulation=accumulation) for step in range(first, first + count)]
     return {
         "losses": [result.loss.item() for result in results],
-        "norms": [result.gradient_norm.item() for result in results],
+        "norms": [result.grad_norm.item() for result in results],
         "skipped": [result.skipped.item() for result in results],
     }
 

@@ -22,7 +22,7 @@ DOORS = {
     "deepspeed": "videomae/engine/deepspeed_engine.py",
     "webdataset": "videomae/data/shards/",
     "fsspec": "videomae/data/remote/",
-    "wandb": "videomae/run/metrics/wandb_mirror.py",
+    "wandb": "videomae/run/metrics/wandb_process.py",
     "av": "videomae/data/video/",
     "torchvision": "videomae/core/torchvision_compat.py",
     "timm": "videomae/models/weights/image_vit.py",

@@ -60,15 +60,15 @@ def compare(runs: tuple[Path, ...], *, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from videomae.run.metrics.compare import compare, rows
     from videomae.run.metrics.log import plain
+    from videomae.run.metrics.view import comparison, comparison_table
     from videomae.run.report import RunReader
 
-    found = rows([RunReader(run).read() for run in runs])
+    rows = comparison([RunReader(run).read() for run in runs])
     if as_json:
-        click.echo(json.dumps(plain(found), allow_nan=False))
+        click.echo(json.dumps(plain(rows), allow_nan=False))
     else:
-        Console().print(compare(found))
+        Console().print(comparison_table(rows))
 
 
 @click.command(context_settings=SETTINGS, epilog=examples("videomae sync runs/NAME"))
@@ -78,7 +78,7 @@ def sync(run: Path) -> None:
 
     RUN is a run directory.
     """
-    from videomae.run.metrics.wandb_mirror import send
+    from videomae.run.metrics.wandb_process import send
     from videomae.run.report import RunReader
 
     RunReader(run)

@@ -169,7 +169,7 @@ def skip(world: World, settings: dict[str, Any]) -> dict[str, Any]:
         results[name] = {
             "same": all(world.all_gather_object(equal(before, engine.snapshot(), ignore=("scaler",)))),
             "skipped": world.all_gather_object(update.skipped.item()),
-            "finite": [math.isfinite(norm) for norm in world.all_gather_object(update.gradient_norm.item())],
+            "finite": [math.isfinite(norm) for norm in world.all_gather_object(update.grad_norm.item())],
         }
         results[name]["scales"] = [scale_of(before), scale_of(engine.snapshot())]
     after, straight = step_on(engine, 2), step_on(reference, 2)

@@ -44,7 +44,7 @@ def test_a_run_leaves_what_its_docstring_lists(undisturbed: Path) -> None:
     } <= names
     lines = [line for line in read_metrics(undisturbed / "metrics.jsonl") if line["kind"] == "train"]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert {"loss", "gradient_norm", "lr", "samples_per_second", "data_seconds", "epoch"} <= lines[0].keys()
+    assert {"loss", "grad_norm", "lr", "samples_per_second", "data_seconds", "epoch"} <= lines[0].keys()
     export = load_encoder(undisturbed / "export")
     assert export.config.dim == 48
     with Image.open(undisturbed / "reconstructions" / "clip-0.png") as picture:

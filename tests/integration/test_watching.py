@@ -33,7 +33,7 @@ def test_a_pretraining_run_logs_both_errors_the_work_and_the_pictures(plain: Pat
     assert [line["step"] for line in train_lines] == [1, 2, 3, 4, 5, 6]
     for line in train_lines:
         assert line["pixel_loss"] == pytest.approx(line["loss"])  # the demo trains on plain pixels
-        assert line["normalised_loss"] > line["pixel_loss"]
+        assert line["normalized_loss"] > line["pixel_loss"]
         assert line["loss_max"] == line["loss"]
         assert 0 <= line["data_percent"] <= 100
         assert line["teraflops"] > 0

@@ -88,7 +88,7 @@ def after_one_step(config: PretrainConfig, batch: PretrainBatch) -> dict[str, to
     objective = Objective(config.objective, encoder=config.encoder, device=torch.device("cpu"))
     update = engine.train_step([batch], objective, lr=1e-3)
     moved = {name: value - before[name] for name, value in engine.full_state().items()}
-    return {"loss": update.loss, "norm": update.gradient_norm, **moved}
+    return {"loss": update.loss, "norm": update.grad_norm, **moved}
 
 
 def test_one_and_two_processes_and_micro_batches_see_the_same_losses(
@@ -99,7 +99,7 @@ def test_one_and_two_processes_and_micro_batches_see_the_same_losses(
     assert read_epochs(padded)[2::3] == [1.0, 2.0]
     ours, theirs = (
         [
-            (line["loss"], line["gradient_norm"], line["normalised_loss"], line["pixel_loss"])
+            (line["loss"], line["grad_norm"], line["normalized_loss"], line["pixel_loss"])
             for line in read_metrics(run / "metrics.jsonl")
             if line["kind"] == "train"
         ]

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from videomae.core.distributed import World, init_distributed
 from videomae.core.errors import UserError
-from videomae.engine.deepspeed_state import ZeroShardedState, allow_min_loss_scale, zero_gradient_norm
-from videomae.engine.local import ReplicatedParams, gradient_norm
+from videomae.engine.deepspeed_state import ZeroShardedState, allow_min_loss_scale, zero_grad_norm
+from videomae.engine.local import ReplicatedParams, grad_norm
 from videomae.engine.mixed_precision import GROWTH_STEPS, INITIAL_SCALE_POWER, MixedPrecision
 from videomae.engine.optimizer import AdamW, StepDecision, decide_step
 from videomae.engine.protocol import Batch, EnginePlan, StepResult, reduce_losses, require_ema
@@ -143,7 +143,7 @@ class DeepSpeedEngine:
         return loss.detach()
 
     def _norm(self) -> Tensor:
-        return zero_gradient_norm(self._zero) if self._partitioned else gradient_norm(self.module)
+        return zero_grad_norm(self._zero) if self._partitioned else grad_norm(self.module)
 
     def _overflow(self) -> StepDecision:
         """The decision after ZeRO found gradients that are not finite and did not call the optimizer."""

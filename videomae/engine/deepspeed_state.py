@@ -124,6 +124,6 @@ def allow_min_loss_scale(zero: Any) -> None:
         zero.loss_scaler.raise_error_at_min_scale = False
 
 
-def zero_gradient_norm(zero: Any) -> Tensor:
+def zero_grad_norm(zero: Any) -> Tensor:
     """Return the norm, over all ranks, of the gradients of the current step."""
     return zero._global_grad_norm

@@ -51,7 +51,7 @@ class LocalEngine:
             losses.append(loss.detach())
         mean, highest = reduce_losses(losses, self.world)
         self._precision.unscale(self._optimizer)
-        norm = gradient_norm(self.module)
+        norm = grad_norm(self.module)
         decision = decide_step(norm, mean, clip=self._config.clip, skip_threshold=skip_threshold)
         self._optimizer.set_lr(lr)
         self._optimizer.set_decision(lambda: decision)
@@ -107,7 +107,7 @@ class ReplicatedParams:
         self._precision.load(scaler)
 
 
-def gradient_norm(module: nn.Module) -> Tensor:
+def grad_norm(module: nn.Module) -> Tensor:
     """Return the total norm of the gradients in `module`."""
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)

@@ -69,7 +69,7 @@ class StepResult:
 
     loss: Tensor  # mean over micro-batches and ranks
     loss_max: Tensor  # maximum over ranks of each rank's mean; of the weighted clips where a batch is padded
-    gradient_norm: Tensor  # over all ranks and parameters, before clipping; not finite if a gradient is not
+    grad_norm: Tensor  # over all ranks and parameters, before clipping; not finite if a gradient is not
     skipped: Tensor  # 1 if the step changed nothing, else 0
 
 

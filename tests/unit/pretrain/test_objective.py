@@ -81,7 +81,7 @@ def test_both_errors_are_the_same_whichever_target_is_trained_on() -> None:
     painted = to_pixels(predictions, statistics, normalize=True)
     normalised = measure(predictions, targets, statistics, normalized=True)
     plain = measure(painted, pixels, statistics, normalized=False)
-    torch.testing.assert_close(normalised["normalised_loss"].value, reconstruction_loss(predictions, targets))
+    torch.testing.assert_close(normalised["normalized_loss"].value, reconstruction_loss(predictions, targets))
     torch.testing.assert_close(plain["pixel_loss"].value, (painted - pixels).square().mean())
     torch.testing.assert_close(normalised["pixel_loss"].value, plain["pixel_loss"].value, rtol=1e-3, atol=0)
 
@@ -93,5 +93,5 @@ def test_predicting_the_mean_has_the_trivial_loss_in_both_units() -> None:
         means = torch.zeros_like(predictions)
         if not normalized:
             means = to_pixels(means, statistics, normalize=True)
-        measured = measure(means, targets, statistics, normalized=normalized)["normalised_loss"].value
+        measured = measure(means, targets, statistics, normalized=normalized)["normalized_loss"].value
         assert abs(measured.item() - trivial_loss(ENCODER).value) < 1e-4

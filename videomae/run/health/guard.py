@@ -78,7 +78,7 @@ class PendingOutcome:
     @classmethod
     def copy_from(cls, result: StepResult) -> PendingOutcome:
         """Start the copy, without waiting for the device."""
-        norm = result.gradient_norm.detach()
+        norm = result.grad_norm.detach()
         values = torch.stack(
             [value.detach().to(norm.device, torch.float64) for value in (result.loss, norm, result.skipped)]
         )
@@ -103,7 +103,7 @@ class Outcome:
     """A step's global loss and gradient norm, and whether it was skipped."""
 
     loss: float
-    gradient_norm: float
+    grad_norm: float
     skipped: bool
 
 
@@ -139,7 +139,7 @@ class Guard:
     def failure(self) -> str | None:
         """Why the run has to roll back, or None."""
         config, last = self.config, self._last
-        seen = f"last loss {last.loss:.4g}, gradient norm {last.gradient_norm:.4g}" if last else ""
+        seen = f"last loss {last.loss:.4g}, gradient norm {last.grad_norm:.4g}" if last else ""
         if self._skip_streak > config.skips:
             return f"{self._skip_streak} consecutive steps were skipped (health.skips={config.skips}); {seen}"
         if sum(self._skipped) > config.skip_fraction * config.window:
@@ -179,7 +179,7 @@ class Guard:
             "rollbacks": self.rollbacks,
             "pending": None
             if pending is None
-            else [_to_json(pending.loss), _to_json(pending.gradient_norm), pending.skipped],
+            else [_to_json(pending.loss), _to_json(pending.grad_norm), pending.skipped],
         }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
@@ -227,7 +227,7 @@ class Guard:
         if outcome.skipped:
             return
         self._high_streak = self._high_streak + 1 if outcome.loss > self._loss_limit else 0
-        self._norms.append(outcome.gradient_norm)
+        self._norms.append(outcome.grad_norm)
         if not self._high_streak:
             self._losses.append(outcome.loss)
         self._accepted += 1

@@ -1,9 +1,9 @@
-"""What is measured: metrics.jsonl on disk is the truth, all else (W&B, the live view) reads it.
+"""Metrics of a run. metrics.jsonl is the source of truth; W&B and the live view read it.
 
-recorder  what a training run measures and where it goes; it asks meter (times, rates, MFU by the peak of the device),
-          plateau (a loss that sits where a model that has learnt nothing would) and profiler (a window of traces)
-log       appends to the file, cuts it back, reads and follows it
-mirror    keeps a W&B run like the file, from a process of its own
+recorder  measures a training run, with meter (times, throughput, MFU from the device's peak), plateau (a warning when
+          the loss stays at its trivial value) and profiler (traces of some steps)
+log       appends to the file, truncates, reads and follows it
+wandb_*   send the file to W&B, from a separate process
 view      a run in the terminal: `videomae watch RUN`; standing and plot are its figures
 
 The last three need no torch, so that the view starts at once.

@@ -1,4 +1,4 @@
-"""How often a run is measured, and where the figures go."""
+"""Configuration of metrics and profiling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from videomae.core.errors import UserError
 
 @configclass
 class ProfileConfig:
-    """A window of steps that torch.profiler records; outside of it nothing is paid."""
+    """The steps that torch.profiler records; there is no cost outside of them."""
 
     start: int  # 0-based step
     steps: int = 3
@@ -23,12 +23,12 @@ class ProfileConfig:
 
 @configclass
 class MetricsConfig:
-    """How often to log, and where the mirror goes."""
+    """How often to log, and to which W&B project."""
 
     every: int = 10  # steps
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online when logged in, else offline
     project: str = "videomae"
-    peak_tflops: float | None = None  # of one device, for the MFU; None: from the table in videomae/run/metrics/peak.py
+    peak_tflops: float | None = None  # of one device, for the MFU; None: looked up in videomae/run/metrics/peak.py
     profile: ProfileConfig | None = None
 
     def __post_init__(self) -> None:

@@ -1,12 +1,12 @@
-"""metrics.jsonl: appending to it, cutting it back, reading it and following its growth.
+"""metrics.jsonl: append, truncate, read and follow.
 
-Each line is a JSON object with `kind` (train, evaluation, checkpoint, ...), `step` and values. After a resume the lines
-past the resumed step are cut off, so the file reads as if the run had never stopped.
+Each line is a JSON object with `kind` (train, evaluation, checkpoint, ...), `step` and values. On resume the lines
+after the resumed step are removed, so the file reads as if the run had never stopped.
 
-JSON has no word for a float that is no number: such values are written as the strings "NaN", "Infinity" and
-"-Infinity", as W&B does, and `read` gives the floats back. A line that a crash cut short is left out.
+JSON cannot express non-finite floats: they are written as the strings "NaN", "Infinity" and "-Infinity", as W&B does,
+and `read_metrics` returns floats. Readers ignore an incomplete line, which a crash may leave.
 
-A disk that is full, or fails, does not end a run: its lines wait in memory and go out with the first write that works.
+A full or failing disk does not end a run: the lines are kept in memory until a write succeeds.
 """
 
 from __future__ import annotations
@@ -24,65 +24,62 @@ from videomae.core.files import write_atomic
 from videomae.core.progress import logger
 from videomae.run.directory import RunDirectory
 from videomae.run.metrics.config import MetricsConfig
-from videomae.run.metrics.mirror import WandbSync, start_wandb_sync
+from videomae.run.metrics.wandb_sync import WandbSync, start_wandb_sync
 
 if TYPE_CHECKING:
     from videomae.core.distributed import World
 
 Line = dict[str, Any]
-_WAITING = 10_000  # lines at most that wait for a disk; the oldest go first
-_NO_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_MAX_UNWRITTEN = 10_000  # lines kept in memory; the oldest are dropped first
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class MetricsLog:
-    """Appends to a run's metrics.jsonl; only rank 0 writes, and keeps the mirror."""
+    """Appends to a run's metrics.jsonl and starts its W&B process, on rank 0 only."""
 
     def __init__(self, run: RunDirectory, metrics: MetricsConfig, *, world: World) -> None:
         self._run, self._metrics = run, metrics
         self._world, self._writes = world, world.is_main
-        self._mirror: WandbSync | None = None
-        self._mirrored = False  # the mirror is started with the first line
-        self._waiting: deque[str] = deque(maxlen=_WAITING)  # encoded lines that are not in the file yet
+        self._sync: WandbSync | None = None
+        self._sync_started = False  # it starts with the first line
+        self._unwritten: deque[str] = deque(maxlen=_MAX_UNWRITTEN)  # encoded lines that are not in the file yet
         self._failing = False  # the last write failed
 
-    def cut_back(self, step: int, *, again: Sequence[str] = ()) -> None:
-        """Drop what was logged after `step`, and the kinds `again` at it: it will be done again. Called by all ranks.
+    def truncate(self, step: int, *, again: Sequence[str] = ()) -> None:
+        """Remove the lines after `step`, and those of the kinds `again` at `step`, which are repeated. On all ranks.
 
         Raises:
-            OSError: the disk does not take the shorter file; the longer one is as it was.
+            OSError: the shorter file cannot be written; the file is unchanged.
         """
 
-        def stays(line: Line) -> bool:
+        def keep(line: Line) -> bool:
             return line.get("step", 0) <= step - (line.get("kind") in again)
 
-        self._world.main_only(lambda: _cut(self._run.metrics, stays))
-        waiting = [text for text in self._waiting if stays(decode(text) or {})]
-        self._waiting = deque(waiting, maxlen=_WAITING)
+        self._world.main_only(lambda: _filter(self._run.metrics, keep))
+        kept = [text for text in self._unwritten if keep(decode(text) or {})]
+        self._unwritten = deque(kept, maxlen=_MAX_UNWRITTEN)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Append one line; `kind` and `step` come first. Where the disk does not take it, it waits for the next."""
+        """Append one line; `kind` and `step` come first. If the disk fails, it is written with a later one."""
         if not self._writes:
             return
-        self._waiting.append(encode({"kind": kind, "step": step, **values}))
+        self._unwritten.append(encode({"kind": kind, "step": step, **values}))
         self._append()
-        if not self._mirrored:
-            self._mirrored, self._mirror = True, start_wandb_sync(self._run, self._metrics)
-        if self._mirror is not None:
-            self._mirror.look()
+        if not self._sync_started:
+            self._sync_started, self._sync = True, start_wandb_sync(self._run, self._metrics)
+        if self._sync is not None:
+            self._sync.poll()
 
     def close(self, *, seconds: float = math.inf) -> None:
-        """Try once more to write what waits, and give the mirror a bounded time to take the rest of the file.
-
-        That is at most `seconds`, where a launcher waits for this process to end.
-        """
-        if self._waiting:
+        """Retry unwritten lines, then give the W&B process a bounded time of at most `seconds` to send the rest."""
+        if self._unwritten:
             self._append()
-        if self._mirror is not None:
-            self._mirror.close(seconds=seconds)
+        if self._sync is not None:
+            self._sync.close(seconds=seconds)
 
     def _append(self) -> None:
-        """Write all that waits, or leave the file as it was; an error on rank 0 alone would make the others hang."""
-        data, size = "".join(self._waiting).encode(), None
+        """Write all unwritten lines or none. Never raises: an error on rank 0 alone would hang the others."""
+        data, size = "".join(self._unwritten).encode(), None
         try:
             with self._run.metrics.open("ab", buffering=0) as file:
                 size = file.seek(0, os.SEEK_END)
@@ -91,63 +88,63 @@ class MetricsLog:
         except OSError as error:
             if size is not None:
                 with suppress(OSError):
-                    os.truncate(self._run.metrics, size)  # half a line would spoil the next one
+                    os.truncate(self._run.metrics, size)  # an incomplete line would corrupt the next one
             if not self._failing:
-                logger.error("%s cannot be written (%s); its lines are kept for later", self._run.metrics, error)
+                logger.error("%s cannot be written (%s); its lines are kept in memory", self._run.metrics, error)
             self._failing = True
         else:
-            self._waiting.clear()
+            self._unwritten.clear()
             self._failing = False
 
 
-def _cut(file: Path, stays: Callable[[Line], bool]) -> None:
-    """Keep the lines of `file` that stay; on a full disk by cutting its end off, if that is all that has to go."""
+def _filter(file: Path, keep: Callable[[Line], bool]) -> None:
+    """Keep only some lines of `file`; on a full disk in place, if the lines to remove are at its end."""
     if not file.exists():
         return
-    kept = "".join(encode(line) for line in read_metrics(file) if stays(line))
+    kept = "".join(encode(line) for line in read_metrics(file) if keep(line))
     try:
         write_atomic(file, kept)
     except OSError as error:
         data = kept.encode()
         if not file.read_bytes().startswith(data):
             raise OSError(
-                f"{file} cannot be cut back to where the run goes on ({error.strerror or error}); nothing of it is "
-                "lost, and no step was done: free some space there, then start the same command again"
+                f"{file} cannot be truncated to the resumed step ({error.strerror or error}); nothing is lost, "
+                "and no step was done: free some space there, then start the same command again"
             ) from error
         os.truncate(file, len(data))
-        logger.warning("%s was cut back in place, as the disk does not take a copy (%s)", file, error.strerror)
+        logger.warning("%s was truncated in place, because a copy cannot be written (%s)", file, error.strerror)
 
 
 def encode(line: Line) -> str:
-    """One line of valid JSON, its end included."""
+    """One line of valid JSON, with its newline."""
     return json.dumps(plain(line), allow_nan=False) + "\n"
 
 
 def decode(text: str) -> Line | None:
-    """The inverse of `encode`; None for what is no JSON object, such as half a line."""
+    """The inverse of `encode`; None if `text` is not a JSON object, such as an incomplete line."""
     try:
         line = json.loads(text)
     except ValueError:
         return None
     if not isinstance(line, dict):
         return None
-    return {key: _NO_NUMBERS.get(value, value) if isinstance(value, str) else value for key, value in line.items()}
+    return {key: _NON_FINITE.get(value, value) if isinstance(value, str) else value for key, value in line.items()}
 
 
 def read_metrics(file: Path) -> list[Line]:
-    """The lines of a metrics.jsonl; what is no line, such as a last one cut short by a crash, is left out."""
+    """The lines of a metrics.jsonl, without incomplete ones."""
     lines = []
     for number, text in enumerate(file.read_text().splitlines() if file.exists() else [], start=1):
         line = decode(text)
         if line is None:
-            logger.warning("%s:%d is cut short and left out", file, number)
+            logger.warning("%s:%d is incomplete and ignored", file, number)
         else:
             lines.append(line)
     return lines
 
 
 class Follower:
-    """Reads a growing metrics.jsonl piece by piece, and from its start again when it was cut back."""
+    """Reads a growing metrics.jsonl incrementally, and from its start again when it was truncated."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -155,7 +152,7 @@ class Follower:
         self._offset = 0
 
     def new(self) -> tuple[bool, list[Line]]:
-        """Whether the file is another one than before, and its whole lines that were not given yet."""
+        """Whether reading restarted from the beginning, and the complete lines that are new."""
         try:
             handle = self._file.open("rb")
         except FileNotFoundError:
@@ -163,24 +160,24 @@ class Follower:
         with handle:
             status = os.fstat(handle.fileno())
             identity = (status.st_dev, status.st_ino)
-            again = identity != self._identity or status.st_size < self._offset
-            if again:
+            restarted = identity != self._identity or status.st_size < self._offset
+            if restarted:
                 self._identity, self._offset = identity, 0
             handle.seek(self._offset)
-            whole, newline, _ = handle.read().rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        return again, list(_decoded(whole))
+            complete, newline, _ = handle.read().rpartition(b"\n")
+        self._offset += len(complete) + len(newline)
+        return restarted, list(_decode_lines(complete))
 
 
-def _decoded(whole: bytes) -> Iterator[Line]:
-    for text in whole.decode(errors="replace").splitlines():
+def _decode_lines(complete: bytes) -> Iterator[Line]:
+    for text in complete.decode(errors="replace").splitlines():
         line = decode(text)
         if line is not None:
             yield line
 
 
 def plain(value: Any) -> Any:
-    """`value` with every float that is no number as its string, inside of dictionaries and lists too."""
+    """`value` with every non-finite float replaced by its string, recursively."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""What training costs: time in steps, in waiting and beside them, and from it throughput, MFU and memory.
+"""Measure the time of steps, data waits and other work, and from it throughput, MFU and memory.
 
-A window runs from one log line to the next. Time that is spent `aside`, such as in an evaluation or a save, is told
-apart and is no part of the window's `seconds`, so samples a second are those of training alone.
+A window lasts from one log line to the next. Excluded time, such as that of an evaluation or a save, is reported
+separately and is not part of the window's `seconds`, so the throughput is that of training alone.
 """
 
 from __future__ import annotations
@@ -21,79 +21,79 @@ from videomae.run.metrics.plateau import TrivialLoss
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What a stage says of its own work, for those who measure it."""
+    """Size of a stage's model and cost of its training, for MFU and logs."""
 
     multiply_adds: Mapping[str, int]  # of one clip, forward and backward, by part of the model
     parameters: int
-    lr_min_scale: float = 1.0  # the smallest factor on any parameter's rate
-    trivial: TrivialLoss | None = None  # the loss of a model that has learnt nothing, where that is known
+    lr_min_scale: float = 1.0  # the smallest learning rate factor of any parameter
+    trivial: TrivialLoss | None = None  # the loss of an untrained model, where it is known
 
     @property
     def flops(self) -> int:
-        """Operations on one clip: a multiply-add is two."""
+        """Floating-point operations per clip: two per multiply-add."""
         return 2 * sum(self.multiply_adds.values())
 
 
 @dataclass
 class Span:
-    """How long something took, once it is over."""
+    """The duration of a finished block."""
 
     seconds: float = 0.0
 
 
 @dataclass
 class Meter:
-    """Measures the windows of one rank; `batch` is the global batch, of clips, and `devices` share it."""
+    """Measures the windows of one rank; `batch` is the global batch in clips, over `devices`."""
 
     batch: int
     devices: int
-    flops: int  # operations on one clip
+    flops: int  # per clip
     peak: PeakFlops  # of one device
     clock: Callable[[], float] = time.perf_counter
     _steps: int = field(default=0, init=False)
     _waited: float = field(default=0.0, init=False)
-    _aside: dict[str, float] = field(default_factory=dict, init=False)
+    _excluded: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._since = self.clock()
 
     def step(self) -> None:
-        """A step is done."""
+        """Count a finished step."""
         self._steps += 1
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """What is done inside is waiting for data."""
+    def data_wait(self) -> Iterator[None]:
+        """Count the block as waiting for data."""
         start = self.clock()
         yield
         self._waited += self.clock() - start
 
     @contextmanager
-    def exclude_time(self, what: str) -> Iterator[Span]:
-        """What is done inside is no training; this window's line tells it as `what`_seconds, and so does the span."""
+    def exclude_time(self, name: str) -> Iterator[Span]:
+        """Exclude the block from the training time; the window reports it as `name`_seconds."""
         start, span = self.clock(), Span()
         try:
             yield span
         finally:
             span.seconds = self.clock() - start
-            self._aside[what] = self._aside.get(what, 0.0) + span.seconds
+            self._excluded[name] = self._excluded.get(name, 0.0) + span.seconds
 
     @property
     def waited(self) -> float:
-        """Seconds that this rank has waited for data in this window."""
+        """Seconds that this rank waited for data in this window."""
         return self._waited
 
     def restart(self) -> None:
-        """Begin the window anew, as after going back to a checkpoint."""
-        self._steps, self._waited, self._since, self._aside = 0, 0.0, self.clock(), {}
+        """Restart the window, as after a rollback."""
+        self._steps, self._waited, self._since, self._excluded = 0, 0.0, self.clock(), {}
 
     def read(self, *, waited: float | None = None) -> dict[str, float | None]:
-        """The window's figures, after which the next one begins; `waited` is the longest wait of any rank.
+        """The window's metrics, and start the next window; `waited` is the longest data wait of any rank.
 
-        seconds, samples_per_second, step_seconds, data_seconds, data_percent; teraflops a device and `mfu`, its share
-        of the peak, None where the peak is unknown; and what was spent aside.
+        seconds, step_seconds, samples_per_second, data_seconds, data_percent, teraflops per device, mfu (None if the
+        peak is unknown), and `name`_seconds of each kind of excluded time.
         """
-        seconds = max(self.clock() - self._since - sum(self._aside.values()), 1e-9)
+        seconds = max(self.clock() - self._since - sum(self._excluded.values()), 1e-9)
         longest = self._waited if waited is None else waited
         samples = self._steps * self.batch / seconds
         teraflops = samples * self.flops / self.devices / 1e12
@@ -106,13 +106,13 @@ class Meter:
             "teraflops": _significant(teraflops),
             "mfu": None if self.peak.tflops is None else _significant(teraflops / self.peak.tflops),
         }
-        values |= {f"{what}_seconds": round(spent, 4) for what, spent in self._aside.items()}
+        values |= {f"{name}_seconds": round(spent, 4) for name, spent in self._excluded.items()}
         self.restart()
         return values
 
 
 def memory_gb(device: torch.device) -> float:
-    """Memory in units of 1e9 bytes: the most that tensors took on a GPU so far, or what this process holds now."""
+    """Memory in 1e9 bytes: the peak of tensors on the GPU so far, or this process's resident memory now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     pages = int(Path("/proc/self/statm").read_text().split()[1])

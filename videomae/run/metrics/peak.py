@@ -1,7 +1,7 @@
-"""How many operations a device could do in a second: what a model's own are held against for the MFU.
+"""Peak FLOP/s of a device, the reference of the MFU.
 
-GPUs stand in a table with the makers' figures for dense matrices; of a CPU there is no honest figure, so the product of
-two matrices is timed. A device that is not known has no peak, and a run on it no MFU, unless its config gives one.
+GPUs are in a table with the vendors' figures for dense matrix products. On a CPU a matrix product is timed. An unknown
+device has no peak, and a run on it no MFU, unless metrics.peak_tflops gives one.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 
 from videomae.core.progress import logger
 
-_SIDE = 512  # of the matrices timed on a CPU
-_SECONDS = 0.05  # for timing them, and at least three times
+_MATRIX_SIZE = 512  # of the matrix product timed on a CPU
+_SECONDS = 0.05  # at least, and at least three products
 
 
 @dataclass(frozen=True)
 class PeakFlops:
-    """Operations a second of one device, in units of 1e12 (a multiply-add is two), None if unknown; and who says so."""
+    """Peak of one device in 1e12 FLOP/s (two per multiply-add), None if unknown, and its source."""
 
     tflops: float | None
     source: str
@@ -36,7 +36,7 @@ class _Device:
     source: str
 
 
-# The first name that stands, as a word, in what CUDA calls the device counts.
+# The first key that occurs as a word in the CUDA device name is used.
 _DEVICES = {
     "GB200": _Device(2500.0, 1250.0, 80.0, "NVIDIA GB200 NVL72 data sheet"),
     "B200": _Device(2250.0, 1100.0, 75.0, "NVIDIA HGX B200 data sheet"),
@@ -66,22 +66,22 @@ _DEVICES = {
 
 
 def peak_of(device: torch.device, *, precision: str, given: float | None = None) -> PeakFlops:
-    """The peak of `device` for the matrices in `precision` (fp32, bf16 or fp16); `given` outranks the table."""
+    """The peak of `device` in `precision` (fp32, bf16 or fp16); `given` overrides it."""
     if given is not None:
         return PeakFlops(given, "metrics.peak_tflops")
     if device.type == "cpu":
         return PeakFlops(
-            _measure(torch.bfloat16 if precision == "bf16" else torch.float32), "a matrix product timed here"
+            _measure(torch.bfloat16 if precision == "bf16" else torch.float32), "a matrix product timed on this machine"
         )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     known = lookup(name, precision=precision, tf32=torch.get_float32_matmul_precision() != "highest")
     if known.tflops is None:
-        logger.info("no peak is known for %s, so there is no MFU; give one by metrics.peak_tflops=...", name)
+        logger.info("no peak FLOP/s known for %s, so no MFU; set metrics.peak_tflops=...", name)
     return known
 
 
 def lookup(name: str, *, precision: str, tf32: bool) -> PeakFlops:
-    """The table's figure for a device of that name."""
+    """The table's peak for a CUDA device name."""
     for part, device in _DEVICES.items():
         if re.search(rf"\b{part}\b", name) and "Laptop" not in name:
             if precision != "fp32":
@@ -91,11 +91,11 @@ def lookup(name: str, *, precision: str, tf32: bool) -> PeakFlops:
 
 
 def _measure(dtype: torch.dtype) -> float:
-    """The best of some products of two square matrices, with the threads that the run has; draws nothing at random."""
-    left = torch.full((_SIDE, _SIDE), 1.5, dtype=dtype)
+    """The fastest of several products of two square matrices, with the run's threads; uses no random numbers."""
+    left = torch.full((_MATRIX_SIZE, _MATRIX_SIZE), 1.5, dtype=dtype)
     seconds: list[float] = []
     while len(seconds) < 3 or sum(seconds) < _SECONDS:
         start = time.perf_counter()
         torch.mm(left, left)
         seconds.append(time.perf_counter() - start)
-    return 2 * _SIDE**3 / min(seconds) / 1e12
+    return 2 * _MATRIX_SIZE**3 / min(seconds) / 1e12

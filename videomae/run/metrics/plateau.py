@@ -1,4 +1,4 @@
-"""Notices a loss that sits where a model that has learnt nothing has it, and says so once."""
+"""Warn once when the loss stays at the value of a model that has learnt nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOLERANCE = 0.02  # of the trivial loss
 
 @dataclass(frozen=True)
 class TrivialLoss:
-    """The value of a trivial answer, under which key it is logged, what that answer is, and what to do about it."""
+    """The loss `value` of a trivial `answer`, the metric's `key`, and `advice` for the user."""
 
     key: str
     value: float
@@ -21,15 +21,15 @@ class TrivialLoss:
 
 @dataclass
 class Plateau:
-    """Looks at logged values after the warm-up; both halves of a window at the trivial loss are worth a warning."""
+    """Checks logged values after the warm-up; it warns when both halves of a window are at the trivial loss."""
 
     trivial: TrivialLoss
-    warmup: int  # steps, in which nothing is expected of the loss
+    warmup: int  # steps that are ignored
     _seen: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW), init=False)
     _warned: bool = field(default=False, init=False)
 
-    def look(self, step: int, value: float) -> str | None:
-        """The warning, when it is due after `step`; at most once."""
+    def check(self, step: int, value: float) -> str | None:
+        """The warning if it is due after `step`; at most once."""
         if self._warned or step <= self.warmup:
             return None
         self._seen.append(value)
@@ -38,8 +38,9 @@ class Plateau:
             return None
         self._warned = True
         return (
-            f"{self.trivial.key} has sat at {sum(values) / WINDOW:.3f} for {WINDOW} log lines up to step {step}: "
-            f"{self.trivial.answer} gives {self.trivial.value:.3f}, so nothing is learnt yet; {self.trivial.advice}"
+            f"{self.trivial.key} has stayed at {sum(values) / WINDOW:.3f} for {WINDOW} log lines up to step {step}: "
+            f"{self.trivial.answer} gives {self.trivial.value:.3f}, "
+            f"so the model has learnt nothing yet; {self.trivial.advice}"
         )
 
     def _is_trivial(self, values: list[float]) -> bool:

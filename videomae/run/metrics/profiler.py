@@ -1,6 +1,6 @@
-"""A window of steps under torch.profiler: a trace for Perfetto or chrome://tracing, and a table of the dearest work.
+"""Profile some steps with torch.profiler: a trace for Perfetto or chrome://tracing, and a table of the top operators.
 
-Outside of the window nothing is imported, and a comparison a step is all that is paid.
+Outside of these steps the cost is one comparison per step.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ _ROWS = 40  # of the table
 
 
 class ProfilerWindow:
-    """Records the config's steps on its ranks into `folder`; a fault of the profiler is no fault of the run."""
+    """Records the configured steps on the configured ranks into `folder`; a profiler error does not end the run."""
 
     def __init__(self, config: ProfileConfig | None, *, folder: Path, world: World) -> None:
-        wanted = config is not None and world.rank in config.ranks
-        self._window = range(config.start, config.start + config.steps) if config is not None and wanted else range(0)
+        enabled = config is not None and world.rank in config.ranks
+        self._window = range(config.start, config.start + config.steps) if config is not None and enabled else range(0)
         self._folder, self._world = folder, world
         self._profiler: Any = None
         self._first = self._last = 0
 
     def begin(self, step: int) -> None:
-        """Before the 0-based `step`: starts recording in the window, also in its middle when a run resumes there."""
+        """Before the 0-based `step`: start recording in the window, even in its middle if a run resumes there."""
         if step in self._window and self._profiler is None:
             self._profiler, self._first = self._start(), step
             self._last = step
 
     def end(self, step: int) -> None:
-        """After `step`: writes what was recorded when the window is over."""
+        """After `step`: write the profile at the end of the window."""
         if self._profiler is not None:
             self._last = step
             if step + 1 not in self._window:
                 self.close()
 
     def close(self) -> None:
-        """Write what was recorded, if a run ends within the window."""
+        """Write the profile, also if a run ends within the window."""
         if self._profiler is not None:
             self._write(self._profiler)
             self._profiler, self._window = None, range(0)
@@ -47,12 +47,12 @@ class ProfilerWindow:
     def _start(self) -> Any:
         from torch.profiler import ProfilerActivity, profile
 
-        kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._world.device.type == "cuda" else [])]
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._world.device.type == "cuda" else [])]
         try:
-            profiler = profile(activities=kinds, record_shapes=True, acc_events=True)
+            profiler = profile(activities=activities, record_shapes=True, acc_events=True)
             profiler.start()
         except RuntimeError as error:
-            logger.warning("the profiler does not start: %s; training goes on", error)
+            logger.warning("the profiler cannot start: %s; training continues", error)
             self._window = range(0)
             return None
         return profiler
@@ -66,6 +66,6 @@ class ProfilerWindow:
             profiler.export_chrome_trace(f"{name}.json")
             Path(f"{name}.txt").write_text(profiler.key_averages().table(sort_by=key, row_limit=_ROWS) + "\n")
         except (RuntimeError, OSError) as error:
-            logger.warning("the profile of steps %d to %d is not written: %s", self._first, self._last, error)
+            logger.warning("the profile of steps %d to %d cannot be written: %s", self._first, self._last, error)
             return
         logger.info("profile of steps %d to %d: %s.json (for ui.perfetto.dev) and .txt", self._first, self._last, name)

@@ -1,6 +1,6 @@
-"""Everything that is measured of a training run and where it goes: the meter's figures, the log's lines, the warnings.
+"""Record the metrics of a training run: measure windows, write log lines, warn of plateaus, profile.
 
-`cost.json` says what the figures rest on: operations a clip by part of the model, the device's peak and its source.
+`cost.json` documents the basis of MFU: operations per clip by part of the model, the device's peak and its source.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from videomae.run.metrics.peak import peak_of
 from videomae.run.metrics.plateau import Plateau
 from videomae.run.metrics.profiler import ProfilerWindow
 
-_BETWEEN = ("evaluation", "reconstructions")  # kinds of what is done between two steps, after the first one's save
-ExtraMetrics = Mapping[str, Tensor | Ratio]  # scalars of one rank that are logged as their mean over all ranks
+_BETWEEN_STEPS = ("evaluation", "reconstructions")  # kinds logged after the save of their step
+ExtraMetrics = Mapping[str, Tensor | Ratio]  # scalars of one rank, logged as their mean over ranks
 
 
 class Recorder:
-    """Measures one stage's run on every rank; rank 0 writes. Methods with a step are called by all ranks alike."""
+    """Records one run; rank 0 writes. All ranks call the methods with a step alike."""
 
     def __init__(self, config: TrainingConfig, *, world: World, schedule: Schedule, workload: Workload | None) -> None:
         run, metrics, precision, batch = config.directory, config.metrics, config.engine.precision, config.batch
@@ -49,11 +49,11 @@ class Recorder:
         self._skipped: list[Tensor] = []
         self.note = ""  # the latest loss, for a progress bar
         if world.is_main:
-            self._describe(batch, precision)
+            self._write_cost(batch, precision)
 
-    def _describe(self, batch: int, precision: str) -> None:
+    def _write_cost(self, batch: int, precision: str) -> None:
         work, meter = self._workload, self._meter
-        described = {
+        cost = {
             "parameters": work.parameters,
             "training_gmacs_per_clip": {part or "other": n / 1e9 for part, n in work.multiply_adds.items() if n},
             "tflop_per_step": work.flops * batch / 1e12,
@@ -61,43 +61,40 @@ class Recorder:
             "precision": precision,
             "devices": meter.devices,
         }
-        write_json(self._run.path / "cost.json", described)
+        write_json(self._run.path / "cost.json", cost)
 
     def should_log(self, step: int) -> bool:
         """Whether the 0-based `step` is logged."""
         return (step + 1) % self._every == 0 or step + 1 == self._schedule.total
 
     def truncate(self, step: int) -> None:
-        """Training begins, or begins again, after `step` steps: drop what was logged beyond.
-
-        What follows the save of its step is done again too.
-        """
-        self._log.cut_back(step, again=_BETWEEN)
+        """Training starts or restarts after `step` steps: remove what was logged later or is repeated."""
+        self._log.truncate(step, again=_BETWEEN_STEPS)
         self._skipped = []
         self._meter.restart()
 
     @contextmanager
     def data_wait(self, step: int) -> Iterator[None]:
-        """The 0-based `step` begins with what is done inside: waiting for its data."""
+        """The 0-based `step` begins with the block, which waits for its data."""
         self._profiler.begin(step)
-        with self._meter.waiting():
+        with self._meter.data_wait():
             yield
 
-    def exclude_time(self, what: str) -> AbstractContextManager[Span]:
-        """What is done inside is no training, and its seconds are told apart."""
-        return self._meter.exclude_time(what)
+    def exclude_time(self, name: str) -> AbstractContextManager[Span]:
+        """Exclude the block from the training time; it is logged as `name`_seconds."""
+        return self._meter.exclude_time(name)
 
-    def record(self, step: int, update: StepResult, extra_metrics: ExtraMetrics) -> None:
-        """Take in the 0-based `step`, and log when due."""
+    def record(self, step: int, result: StepResult, extra_metrics: ExtraMetrics) -> None:
+        """Record the 0-based `step`, and log when due."""
         self._meter.step()
-        self._skipped.append(update.skipped.detach())
+        self._skipped.append(result.skipped.detach())
         if self.should_log(step):
-            self._write_line(step, update, extra_metrics)
+            self._write_line(step, result, extra_metrics)
         self._profiler.end(step)
 
-    def _write_line(self, step: int, update: StepResult, beside: ExtraMetrics) -> None:
-        means, done = self._means(beside), step + 1
-        loss = float(update.loss)  # waits for the device: the window ends with the step
+    def _write_line(self, step: int, result: StepResult, extra_metrics: ExtraMetrics) -> None:
+        means, done = self._means(extra_metrics), step + 1
+        loss = float(result.loss)  # waits for the device, so that the window ends with the step
         waited, memory = self._world.all_reduce_max((self._meter.waited, memory_gb(self._world.device)))
         skipped = int(torch.stack(self._skipped).sum())
         self._skipped = []
@@ -105,9 +102,9 @@ class Recorder:
         line: dict[str, Any] = {
             "epoch": round(self._schedule.epoch(done), 4),
             "loss": loss,
-            "loss_max": float(update.loss_max),
+            "loss_max": float(result.loss_max),
             **means,
-            "gradient_norm": float(update.gradient_norm),
+            "grad_norm": float(result.grad_norm),
             "lr": lr,
             "lr_min": lr * self._workload.lr_min_scale,
             **self._meter.read(waited=waited),
@@ -119,22 +116,24 @@ class Recorder:
         self._warn_of_plateau(done, line)
         self.note = f"loss {loss:.4f}"
 
-    def _means(self, beside: ExtraMetrics) -> dict[str, float]:
-        """Over all ranks, in one collective."""
-        names = sorted(beside)
+    def _means(self, extra_metrics: ExtraMetrics) -> dict[str, float]:
+        """Means over all ranks, in one collective."""
+        names = sorted(extra_metrics)
         if not names:
             return {}
-        means_N2 = self._world.all_reduce_mean(torch.stack([_parts(beside[name]) for name in names]))
+        means_N2 = self._world.all_reduce_mean(
+            torch.stack([_numerator_and_denominator(extra_metrics[name]) for name in names])
+        )
         return dict(zip(names, (means_N2[:, 0] / means_N2[:, 1]).tolist(), strict=True))
 
     def _warn_of_plateau(self, done: int, line: dict[str, Any]) -> None:
         if self._plateau is not None and self._plateau.trivial.key in line and self._world.is_main:
-            warning = self._plateau.look(done, line[self._plateau.trivial.key])
+            warning = self._plateau.check(done, line[self._plateau.trivial.key])
             if warning:
                 logger.warning("%s", warning)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Log something else that happened after `step` steps."""
+        """Log a line of another kind after `step` steps."""
         self._log.write(kind, step, epoch=round(self._schedule.epoch(step), 4), **values)
 
     def summary(self) -> dict[str, Any]:
@@ -147,26 +146,26 @@ class Recorder:
         }
 
     def close(self, *, seconds: float = math.inf) -> None:
-        """Write what is open and let the mirror finish, for at most `seconds`."""
+        """Write the open profile and the log, and let W&B finish for at most `seconds`."""
         self._profiler.close()
         self._log.close(seconds=seconds)
 
 
-def _parts(figure: Tensor | Ratio) -> Tensor:
-    """What is averaged of a figure, and what that is divided by, float32."""
-    if isinstance(figure, Ratio):
-        return torch.stack([figure.numerator.float(), figure.denominator.float()])
-    return torch.stack([figure.float(), torch.ones_like(figure, dtype=torch.float32)])
+def _numerator_and_denominator(metric: Tensor | Ratio) -> Tensor:
+    """Numerator and denominator of a metric's mean, float32."""
+    if isinstance(metric, Ratio):
+        return torch.stack([metric.numerator.float(), metric.denominator.float()])
+    return torch.stack([metric.float(), torch.ones_like(metric, dtype=torch.float32)])
 
 
 class LineCount:
-    """The number of lines in a file that only grows; reads it only when it has."""
+    """The number of lines in an append-only file; reads it only when it has grown."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._size, self._lines = file, 0, 0
 
     def read(self) -> int:
-        """The number now; 0 for a file that is not there."""
+        """The current number; 0 if the file does not exist."""
         try:
             size = self._file.stat().st_size
         except FileNotFoundError:

@@ -1,9 +1,11 @@
-"""The picture of a run in a terminal: where it stands, the course of its loss, each figure with its own, and events."""
+"""Render runs in a terminal: one run with progress, loss curve, metrics and events; or several runs side by side."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -15,15 +17,17 @@ from videomae.run.metrics.log import Line
 from videomae.run.metrics.plot import chart, sparkline
 from videomae.run.report import RunReport
 
-NARROW = 76  # columns, below which the ranges of the figures are left out
+NARROW = 76  # columns; a narrower terminal shows no minima and maxima
 CHART_ROWS = 8
-LOGARITHMIC_FROM = 10  # times that the highest loss is the lowest
-_COLOURS = {"running": "green", "finished": "blue", "stopped": "yellow", "failed": "red", "unknown": "white"}
+LOGARITHMIC_FROM = 10  # ratio of the highest to the lowest loss
+_COMPARED = ("epoch", "loss", "normalized_loss", "pixel_loss", "samples_per_second", "mfu", "data_percent", "memory_gb")
+
+_COLORS = {"running": "green", "finished": "blue", "stopped": "yellow", "failed": "red", "unknown": "white"}
 
 
 @dataclass(frozen=True)
-class _Figure:
-    """A row of the table: what it is called here and in the file, and how its values are shown."""
+class _Row:
+    """A row of the metrics table: its title, its key in metrics.jsonl, and the format of its values."""
 
     title: str
     key: str
@@ -31,53 +35,53 @@ class _Figure:
     factor: float = 1.0
 
 
-_FIGURES = (
-    _Figure("loss", "loss", "{:.4f}"),
-    _Figure("loss, worst rank", "loss_max", "{:.4f}"),
-    _Figure("loss, normalised", "normalised_loss", "{:.4f}"),
-    _Figure("loss in pixels", "pixel_loss", "{:.3g}"),
-    _Figure("gradient norm", "gradient_norm", "{:.3g}"),
-    _Figure("lr", "lr", "{:.2e}"),
-    _Figure("clips a second", "samples_per_second"),
-    _Figure("MFU %", "mfu", "{:.1f}", 100.0),
-    _Figure("waiting for data %", "data_percent", "{:.1f}"),
-    _Figure("memory GB", "memory_gb", "{:.2f}"),
+_ROWS = (
+    _Row("loss", "loss", "{:.4f}"),
+    _Row("loss, worst rank", "loss_max", "{:.4f}"),
+    _Row("normalized loss", "normalized_loss", "{:.4f}"),
+    _Row("pixel loss", "pixel_loss", "{:.3g}"),
+    _Row("gradient norm", "grad_norm", "{:.3g}"),
+    _Row("lr", "lr", "{:.2e}"),
+    _Row("clips/s", "samples_per_second"),
+    _Row("MFU %", "mfu", "{:.1f}", 100.0),
+    _Row("waiting for data %", "data_percent", "{:.1f}"),
+    _Row("memory GB", "memory_gb", "{:.2f}"),
 )
 
 
-def view(standing: RunReport, *, width: int) -> RenderableType:
-    """All of it, for a terminal of `width` columns."""
-    parts: list[RenderableType] = [_progress(standing, width)]
-    if standing.train:
-        parts += [_loss_chart(standing.train, width), _figures(standing.train, width)]
+def view(report: RunReport, *, width: int) -> RenderableType:
+    """The view of a run for a terminal of `width` columns."""
+    parts: list[RenderableType] = [_progress(report, width)]
+    if report.train:
+        parts += [_loss_chart(report.train, width), _metrics_table(report.train, width)]
     else:
         parts.append(Text("no step is logged yet", style="dim"))
-    parts.append(_events(standing))
-    title = Text.assemble((standing.folder.name, "bold"), " · ", (standing.state, f"bold {_COLOURS[standing.state]}"))
+    parts.append(_events(report))
+    title = Text.assemble((report.folder.name, "bold"), " · ", (report.state, f"bold {_COLORS[report.state]}"))
     return Panel(Group(*parts), title=title, box=box.ROUNDED, width=width, padding=(0, 1))
 
 
-def _progress(standing: RunReport, width: int) -> RenderableType:
-    words = Text()
-    total = standing.total
-    words.append(f"step {standing.step}" + (f" of {total} ({standing.step / total:.0%})" if total else ""))
-    if "epoch" in standing.latest:
-        words.append(f", epoch {standing.latest['epoch']:.4g}")
-    if standing.seconds_left is not None:
-        words.append(f", {duration(standing.seconds_left)} left")
-    told = standing.status
-    if told is not None:
-        job = f" job {told.launcher.job[:12]}" if told.launcher.job else ""
-        words.append(f" · {told.processes} processes on {told.host}, {told.launcher.kind}{job}", style="dim")
-    parts: list[RenderableType] = [words]
+def _progress(report: RunReport, width: int) -> RenderableType:
+    text = Text()
+    total = report.total
+    text.append(f"step {report.step}" + (f" of {total} ({report.step / total:.0%})" if total else ""))
+    if "epoch" in report.latest:
+        text.append(f", epoch {report.latest['epoch']:.4g}")
+    if report.seconds_left is not None:
+        text.append(f", {duration(report.seconds_left)} left")
+    status = report.status
+    if status is not None:
+        job = f" job {status.launcher.job[:12]}" if status.launcher.job else ""
+        text.append(f" · {status.processes} processes on {status.host}, {status.launcher.kind}{job}", style="dim")
+    parts: list[RenderableType] = [text]
     if total:
-        done = round((width - 4) * min(1.0, standing.step / total))
-        parts.append(Text.assemble(("━" * done, _COLOURS[standing.state]), ("─" * (width - 4 - done), "dim")))
-    if standing.stale:
-        age = duration(standing.lock.heartbeat_age)
+        done = round((width - 4) * min(1.0, report.step / total))
+        parts.append(Text.assemble(("━" * done, _COLORS[report.state]), ("─" * (width - 4 - done), "dim")))
+    if report.stale:
+        age = duration(report.lock.heartbeat_age)
         parts.append(Text(f"its process has ended, or has had no heartbeat for {age}", style="bold red"))
-    if told is not None and told.reason and standing.state in ("stopped", "failed"):
-        parts.append(Text(told.reason, style=_COLOURS[standing.state]))
+    if status is not None and status.reason and report.state in ("stopped", "failed"):
+        parts.append(Text(status.reason, style=_COLORS[report.state]))
     return Group(*parts)
 
 
@@ -88,74 +92,74 @@ def _loss_chart(train: list[Line], width: int) -> RenderableType:
     logarithmic = min(finite) > 0 and max(finite) > LOGARITHMIC_FROM * min(finite)
     shown = [math.log10(loss) if math.isfinite(loss) else loss for loss in losses] if logarithmic else losses
     rows, low, high = chart(shown, width=columns, height=CHART_ROWS)
-    places = ((0, high), (CHART_ROWS // 2, (low + high) / 2), (CHART_ROWS - 1, low))
-    edges = {row: f"{10**value if logarithmic else value:.4g}" for row, value in places}
+    labels = ((0, high), (CHART_ROWS // 2, (low + high) / 2), (CHART_ROWS - 1, low))
+    edges = {row: f"{10**value if logarithmic else value:.4g}" for row, value in labels}
     drawn = Text()
     for number, row in enumerate(rows):
         drawn.append(f"{edges.get(number, ''):>8} ┤" if number in edges else " " * 9 + "│", style="dim")
         drawn.append(row + "\n", style="cyan")
     first, last = f"step {train[0]['step']}", str(train[-1]["step"])
-    name = "loss, logarithmic" if logarithmic else "loss"
+    name = "loss (log scale)" if logarithmic else "loss"
     drawn.append(" " * 10 + first + name.center(columns - len(first) - len(last)) + last, style="dim")
     return drawn
 
 
-def _figures(train: list[Line], width: int) -> RenderableType:
+def _metrics_table(train: list[Line], width: int) -> RenderableType:
     narrow = width < NARROW
     table = Table(box=None, padding=(0, 1), show_edge=False, expand=False, header_style="dim")
     table.add_column("")
     table.add_column("now", justify="right")
-    table.add_column("course", no_wrap=True)
+    table.add_column("history", no_wrap=True)
     if not narrow:
-        table.add_column("lowest", justify="right")
-        table.add_column("highest", justify="right")
-    for figure in _FIGURES:
-        values = [value * figure.factor for value in _values(train, figure.key)]
+        table.add_column("min", justify="right")
+        table.add_column("max", justify="right")
+    for row in _ROWS:
+        values = [value * row.factor for value in _values(train, row.key)]
         finite = [value for value in values if math.isfinite(value)]
-        if not finite or _repeats_loss(train, figure.key):
+        if not finite or _repeats_loss(train, row.key):
             continue
-        ends = () if narrow else (figure.form.format(min(finite)), figure.form.format(max(finite)))
-        course = sparkline(values, max(8, width - (36 if narrow else 58)))
-        table.add_row(figure.title, figure.form.format(values[-1]), Text(course, style="cyan"), *ends)
+        ends = () if narrow else (row.form.format(min(finite)), row.form.format(max(finite)))
+        history = sparkline(values, max(8, width - (36 if narrow else 58)))
+        table.add_row(row.title, row.form.format(values[-1]), Text(history, style="cyan"), *ends)
     return table
 
 
 def _repeats_loss(train: list[Line], key: str) -> bool:
-    """Whether that figure says nothing beside the loss, as the worst rank of one does."""
-    return key in ("loss_max", "normalised_loss", "pixel_loss") and all(
+    """Whether a metric equals the loss, as `loss_max` does on a single rank."""
+    return key in ("loss_max", "normalized_loss", "pixel_loss") and all(
         math.isclose(line[key], line["loss"], rel_tol=1e-4) for line in train[-20:] if key in line
     )
 
 
-def _events(standing: RunReport) -> RenderableType:
+def _events(report: RunReport) -> RenderableType:
     table = Table(box=None, padding=(0, 1), show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    evaluation = _last(standing, "evaluation")
+    evaluation = _last(report, "evaluation")
     if evaluation is not None:
         shown = {key: value for key, value in evaluation.items() if key not in ("kind", "step", "epoch")}
-        table.add_row("evaluation", f"step {evaluation['step']}: {_words(shown)}")
-    table.add_row("checkpoint", _checkpoint(standing))
-    counts = f"{_many(standing.skipped, 'step')} skipped, {_many(standing.quarantined, 'sample')} quarantined"
-    rollbacks = standing.lines.get("rollback", [])
-    table.add_row("health", counts + (f", gone back {_many(len(rollbacks), 'time')}" if rollbacks else ""))
-    straggler = _last(standing, "straggler")
+        table.add_row("evaluation", f"step {evaluation['step']}: {_format_numbers(shown)}")
+    table.add_row("checkpoint", _checkpoint(report))
+    counts = f"{_plural(report.skipped, 'step')} skipped, {_plural(report.quarantined, 'sample')} quarantined"
+    rollbacks = report.lines.get("rollback", [])
+    table.add_row("health", counts + (f", {_plural(len(rollbacks), 'rollback')}" if rollbacks else ""))
+    straggler = _last(report, "straggler")
     if straggler is not None:
-        compared = f"{straggler['seconds']:.3g} s a step, the median rank {straggler['median_seconds']:.3g} s"
+        compared = f"{straggler['seconds']:.3g} s per step, the median rank {straggler['median_seconds']:.3g} s"
         table.add_row("straggler", f"rank {straggler['rank']} on {straggler['host']}: {compared}")
     return table
 
 
-def _checkpoint(standing: RunReport) -> str:
-    if standing.checkpoint is None:
+def _checkpoint(report: RunReport) -> str:
+    if report.checkpoint is None:
         return "none yet"
-    step = int(standing.checkpoint.name.rpartition("-")[2])
-    words = f"step {step}, {duration(standing.checkpoint_age or 0.0)} ago"
-    saved = _last(standing, "checkpoint")
+    step = int(report.checkpoint.name.rpartition("-")[2])
+    text = f"step {step}, {duration(report.checkpoint_age or 0.0)} ago"
+    saved = _last(report, "checkpoint")
     if saved is not None and "seconds" in saved:
         blocked = saved.get("blocked_seconds", saved["seconds"])
-        words += f", saved in {saved['seconds']:.3g} s of which {blocked:.3g} s held training up"
-    return words + (f"; {saved['fault']}" if saved is not None and saved.get("fault") else "")
+        text += f", saved in {saved['seconds']:.3g} s of which {blocked:.3g} s blocked training"
+    return text + (f"; {saved['fault']}" if saved is not None and saved.get("fault") else "")
 
 
 def _values(lines: list[Line], key: str) -> list[float]:
@@ -163,21 +167,21 @@ def _values(lines: list[Line], key: str) -> list[float]:
     return [float(value) if isinstance(value, int | float) else math.nan for value in found]
 
 
-def _last(standing: RunReport, kind: str) -> Line | None:
-    lines = standing.lines.get(kind)
+def _last(report: RunReport, kind: str) -> Line | None:
+    lines = report.lines.get(kind)
     return lines[-1] if lines else None
 
 
-def _words(values: Line) -> str:
+def _format_numbers(values: Line) -> str:
     return ", ".join(f"{key} {value:.4g}" for key, value in values.items() if isinstance(value, int | float))
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def duration(seconds: float) -> str:
-    """A time that a person reads at a glance."""
+    """`seconds` in a readable unit."""
     if not math.isfinite(seconds):
         return "an unknown time"
     minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
@@ -186,3 +190,33 @@ def duration(seconds: float) -> str:
     if hours >= 1:
         return f"{int(hours)} h {int(minutes) % 60:02d} min"
     return f"{int(minutes)} min {int(seconds) % 60:02d} s" if minutes >= 1 else f"{seconds:.0f} s"
+
+
+def comparison(reports: list[RunReport]) -> list[dict[str, Any]]:
+    """One row per run: its state, its last training metrics and the accuracy of its last evaluation."""
+    found = []
+    for report in reports:
+        evaluations = report.lines.get("evaluation", [])
+        row: dict[str, Any] = {"run": str(report.folder), "state": report.state, "step": report.step}
+        row |= {key: report.latest.get(key) for key in _COMPARED}
+        row["accuracy"] = evaluations[-1].get("accuracy") if evaluations else None
+        found.append(row)
+    used = [key for key in found[0] if any(row[key] is not None for row in found)]
+    return [{key: row[key] for key in used} for row in found]
+
+
+def comparison_table(rows: list[dict[str, Any]]) -> Table:
+    """The rows of `comparison` as a table with one column per run."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for row in rows:
+        table.add_column(Path(row["run"]).name, justify="right", overflow="fold")
+    for key in list(rows[0])[1:]:
+        table.add_row(key.replace("_", " "), *(_cell(row[key]) for row in rows))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

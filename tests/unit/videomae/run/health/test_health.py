@@ -15,7 +15,7 @@ QUICK = HealthConfig(window=20, warmup=10, skips=3, skip_fraction=0.5, diverged=
 
 def update(norm: float, loss: float = 1.0, *, skipped: bool = False) -> StepResult:
     values = [torch.tensor(value) for value in (loss, loss, norm, float(skipped))]
-    return StepResult(loss=values[0], loss_max=values[1], gradient_norm=values[2], skipped=values[3])
+    return StepResult(loss=values[0], loss_max=values[1], grad_norm=values[2], skipped=values[3])
 
 
 def run(guard: Guard, updates: list[StepResult]) -> list[float]:
@@ -43,7 +43,7 @@ def test_a_quiet_run_is_never_troubled() -> None:
     guard = Guard(HealthConfig(warmup=20))
     steps = quiet(2000)
     ceilings = run(guard, steps)
-    assert all(float(step.gradient_norm) < ceiling for step, ceiling in zip(steps, ceilings, strict=True))
+    assert all(float(step.grad_norm) < ceiling for step, ceiling in zip(steps, ceilings, strict=True))
     assert guard.failure is None
     assert guard.healthy
 
@@ -52,7 +52,7 @@ def test_a_norm_that_grows_tenfold_in_fifty_steps_is_followed() -> None:
     guard = Guard(HealthConfig(warmup=20))
     steps = [update(10 ** (max(0, step - 100) / 50)) for step in range(150)]
     ceilings = run(guard, steps)
-    assert all(float(step.gradient_norm) < ceiling for step, ceiling in zip(steps, ceilings, strict=True))
+    assert all(float(step.grad_norm) < ceiling for step, ceiling in zip(steps, ceilings, strict=True))
 
 
 def test_a_skipped_step_leaves_the_medians_alone_and_is_forgiven() -> None:

@@ -25,7 +25,7 @@ def test_lines_are_cut_back_to_the_resumed_step(tmp_path: Path) -> None:
     log = open_log(tmp_path)
     for step in range(1, 6):
         log.write("train", step, loss=1 / step)
-    log.cut_back(3)
+    log.truncate(3)
     log.write("train", 4, loss=9.0)
     assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")][2:] == [
         (3, 1 / 3),
@@ -38,7 +38,7 @@ def test_a_line_cut_short_by_a_crash_is_skipped_and_gone_after_the_resume(tmp_pa
     file.write_text('{"kind": "train", "step": 1}\n{"kind": "tra')
     assert read_metrics(file) == [{"kind": "train", "step": 1}]
     log = open_log(tmp_path)
-    log.cut_back(1)
+    log.truncate(1)
     log.write("train", 2, loss=0.5)
     assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2]
 
@@ -47,12 +47,12 @@ def test_what_is_no_number_is_valid_json_and_comes_back_as_a_float(tmp_path: Pat
     def refuse(word: str) -> float:
         raise AssertionError(f"{word} is not JSON")
 
-    open_log(tmp_path).write("train", 1, loss=math.nan, gradient_norm=math.inf, low=-math.inf, mfu=None)
+    open_log(tmp_path).write("train", 1, loss=math.nan, grad_norm=math.inf, low=-math.inf, mfu=None)
     text = (tmp_path / "metrics.jsonl").read_text()
-    assert json.loads(text, parse_constant=refuse)["gradient_norm"] == "Infinity"
+    assert json.loads(text, parse_constant=refuse)["grad_norm"] == "Infinity"
     (line,) = read_metrics(tmp_path / "metrics.jsonl")
     assert math.isnan(line["loss"])
-    assert (line["gradient_norm"], line["low"], line["mfu"]) == (math.inf, -math.inf, None)
+    assert (line["grad_norm"], line["low"], line["mfu"]) == (math.inf, -math.inf, None)
 
 
 def test_the_bare_words_of_older_files_are_read_too(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_follower_gives_whole_lines_once_and_all_again_after_a_cut(tmp_path: P
         assert follower.new() == (False, [])
         growing.write('ep": 3}\n')
     assert follower.new() == (False, [{"kind": "train", "step": 3}])
-    log.cut_back(1)
+    log.truncate(1)
     log.write("train", 2, loss=0.5)
     assert follower.new() == (True, [{"kind": "train", "step": 1}, {"kind": "train", "step": 2, "loss": 0.5}])
 
@@ -122,7 +122,7 @@ def test_waiting_lines_are_cut_back_too(tmp_path: Path) -> None:
     with largest_file(0):
         for step in (1, 2, 3):
             log.write("train", step)
-    log.cut_back(2)
+    log.truncate(2)
     log.close()
     assert [line["step"] for line in read_metrics(file)] == [1, 2]
 
@@ -132,7 +132,7 @@ def test_a_full_disk_takes_a_cut_of_the_end(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         log.write("train", step)
     with largest_file(10):
-        log.cut_back(2)
+        log.truncate(2)
     assert [line["step"] for line in read_metrics(file)] == [1, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
@@ -145,12 +145,12 @@ def test_a_full_disk_that_does_not_take_the_cut_loses_nothing_and_says_what_to_d
     with (
         largest_file(10),
         pytest.raises(
-            OSError, match=r"metrics.jsonl cannot be cut back .*\(File too large\); nothing .* free some space"
+            OSError, match=r"metrics.jsonl cannot be truncated .*\(File too large\); nothing .* free some space"
         ),
     ):
-        log.cut_back(1, again=("evaluation",))
+        log.truncate(1, again=("evaluation",))
     assert file.read_bytes() == before
-    log.cut_back(1, again=("evaluation",))
+    log.truncate(1, again=("evaluation",))
     assert [line["kind"] for line in read_metrics(file)] == ["train", "checkpoint"]
 
 

@@ -19,7 +19,7 @@ def test_a_window_counts_training_alone_and_tells_the_rest_apart() -> None:
     clock = Clock()
     meter = Meter(batch=32, devices=2, flops=10**12, peak=PeakFlops(8.0, "given"), clock=clock)
     for _ in range(5):
-        with meter.waiting():
+        with meter.data_wait():
             clock.now += 0.5
         clock.now += 1.5
         meter.step()
@@ -66,7 +66,7 @@ def test_time_aside_counts_when_what_is_done_there_fails() -> None:
 def test_a_window_begun_anew_forgets() -> None:
     clock = Clock()
     meter = Meter(batch=1, devices=1, flops=1, peak=PeakFlops(1.0, "given"), clock=clock)
-    with meter.waiting():
+    with meter.data_wait():
         clock.now += 5
     meter.restart()
     clock.now += 1

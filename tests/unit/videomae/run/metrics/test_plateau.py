@@ -12,7 +12,7 @@ TRIVIAL = TrivialLoss(key="loss", value=math.log(2), answer="guessing", advice="
 
 def warnings(losses: list[float], *, warmup: int = 0) -> list[str]:
     plateau = Plateau(TRIVIAL, warmup)
-    found = (plateau.look(step, loss) for step, loss in enumerate(losses, start=1))
+    found = (plateau.check(step, loss) for step, loss in enumerate(losses, start=1))
     return [warning for warning in found if warning]
 
 

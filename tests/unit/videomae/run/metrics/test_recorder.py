@@ -23,7 +23,7 @@ WORK = Workload(
     multiply_adds={"encoder": 3 * 10**9, "decoder": 10**9},
     parameters=7,
     lr_min_scale=0.25,
-    trivial=TrivialLoss(key="normalised_loss", value=1.0, answer="the mean", advice="raise the rate"),
+    trivial=TrivialLoss(key="normalized_loss", value=1.0, answer="the mean", advice="raise the rate"),
 )
 
 
@@ -40,7 +40,7 @@ def train(recorder: Recorder, steps: range, *, loss: float = 0.5, skipped: tuple
     for step in steps:
         with recorder.data_wait(step):
             pass
-        recorder.record(step, update(loss, skipped=step in skipped), {"normalised_loss": torch.tensor(loss)})
+        recorder.record(step, update(loss, skipped=step in skipped), {"normalized_loss": torch.tensor(loss)})
 
 
 def test_a_line_has_every_figure(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_line_has_every_figure(tmp_path: Path) -> None:
     train(recorder, range(5), skipped=(1, 3))
     (line,) = read_metrics(tmp_path / "metrics.jsonl")
     assert list(line) == [
-        *("kind", "step", "epoch", "loss", "loss_max", "normalised_loss", "gradient_norm", "lr", "lr_min"),
+        *("kind", "step", "epoch", "loss", "loss_max", "normalized_loss", "grad_norm", "lr", "lr_min"),
         *("seconds", "step_seconds", "samples_per_second", "data_seconds", "data_percent", "teraflops", "mfu"),
         *("evaluation_seconds", "memory_gb", "skipped", "quarantined"),
     ]
@@ -86,9 +86,9 @@ def test_a_loss_that_sits_at_the_trivial_value_is_told_once(
     monkeypatch.setattr(logging.getLogger("videomae"), "propagate", True)
     recorder = recorder_in(tmp_path, every=1)
     train(recorder, range(2 + WINDOW + 10), loss=1.003)
-    (record,) = {record for record in caplog.records if "nothing is learnt" in record.getMessage()}  # some stand twice
+    (record,) = {record for record in caplog.records if "learnt nothing" in record.getMessage()}  # some stand twice
     warning = record.getMessage()
-    assert "normalised_loss has sat at 1.003" in warning
+    assert "normalized_loss has stayed at 1.003" in warning
     assert "the mean gives 1.000" in warning
 
 

@@ -22,9 +22,9 @@ from videomae.run.status import FILE, StatusFile
 
 
 def train_line(step: int, **values: Any) -> dict[str, Any]:
-    figures = {"loss": 1 / step, "loss_max": 1.1 / step, "normalised_loss": 1 / step, "pixel_loss": 0.02 / step}
+    figures = {"loss": 1 / step, "loss_max": 1.1 / step, "normalized_loss": 1 / step, "pixel_loss": 0.02 / step}
     times = {"seconds": 5.0, "step_seconds": 0.5, "samples_per_second": 64.0, "data_seconds": 1.0, "data_percent": 20.0}
-    more = {"gradient_norm": 0.3, "lr": 1e-3, "mfu": 0.31, "memory_gb": 1.5, "skipped": 0, "quarantined": 0}
+    more = {"grad_norm": 0.3, "lr": 1e-3, "mfu": 0.31, "memory_gb": 1.5, "skipped": 0, "quarantined": 0}
     return {"kind": "train", "step": step, "epoch": step / 40, **figures, **times, **more, **values}
 
 
@@ -63,16 +63,16 @@ def test_the_view_says_where_the_run_stands(run: Path) -> None:
         "8 processes on",
         "slurm job 17",
         "accuracy 0.85, loss 0.4, seconds 12",
-        "step 100, 0 s ago, saved in 2.5 s of which 0.25 s held training up",
-        "2 steps skipped, 2 samples quarantined, gone back 1 time",
-        "rank 3 on n7: 0.9 s a step, the median rank 0.5 s",
+        "step 100, 0 s ago, saved in 2.5 s of which 0.25 s blocked training",
+        "2 steps skipped, 2 samples quarantined, 1 rollback",
+        "rank 3 on n7: 0.9 s per step, the median rank 0.5 s",
         "MFU %",
         "waiting for data %",
         "gradient norm",
     ):
         assert part in text, part
-    assert "loss, normalised" not in text  # the same as the loss
-    assert "loss in pixels" in text
+    assert "normalized loss" not in text  # the same as the loss
+    assert "pixel loss" in text
 
 
 @pytest.mark.parametrize("width", [40, 56, 80, 100, 200])
@@ -118,8 +118,8 @@ def test_a_run_without_a_status_or_a_step_is_shown_too(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("batch: 8\nschedule: {duration: 10 epochs}\n")
     assert "no step is logged yet" in shown(tmp_path)
     add(tmp_path, train_line(20, loss=math.nan, mfu=None))
-    standing = RunReader(tmp_path).read()
-    assert (standing.state, standing.total) == ("unknown", 400)  # 40 steps an epoch
+    report = RunReader(tmp_path).read()
+    assert (report.state, report.total) == ("unknown", 400)  # 40 steps an epoch
     assert "nan" in shown(tmp_path)
 
 

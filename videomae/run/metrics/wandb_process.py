@@ -1,13 +1,13 @@
-"""The process that keeps a W&B run like a run's metrics.jsonl, and the one place that imports wandb.
+"""The process that sends metrics.jsonl to W&B; the only module that imports wandb.
 
-    python -m videomae.run.metrics.wandb_mirror RUN PROJECT online|offline PARENT
+    python -m videomae.run.metrics.wandb_process RUN PROJECT online|offline PARENT
 
-It follows the file until standard input says `finish` or the process PARENT, which started it, is gone. A server that
-cannot be reached is asked again, later and later; nothing is lost meanwhile, as the file is still there. It says on
-standard output `connected ADDRESS` and `warning TEXT`, a line each, and keeps its own log on standard error.
+It follows the file until standard input says `finish` or its parent process PARENT is gone. It retries an unreachable
+server at growing intervals; nothing is lost meanwhile, because the file stays. It writes `connected ADDRESS` and
+`warning TEXT` lines to standard output, and its own log to standard error.
 
-All starts of a run share one id, so W&B shows them as one run. A value's place on the axis is the step in its line, and
-what was sent up to some step is not sent again when a resumed run does these steps once more: nothing goes backwards.
+All starts of a run share one id, so W&B shows them as one run. The x axis is the step in each line. Steps that were
+already sent are not sent again when a resumed run repeats them, so the axis never goes backwards.
 """
 
 from __future__ import annotations
@@ -30,50 +30,52 @@ from videomae.core.files import write_json
 from videomae.run.directory import RunDirectory
 from videomae.run.metrics.config import MetricsConfig
 from videomae.run.metrics.log import Follower, Line
-from videomae.run.metrics.mirror import CONNECTED, mode_of, run_id
+from videomae.run.metrics.wandb_sync import CONNECTED, mode_of, run_id
 
-LOOK_SECONDS = 0.5
-ORPHAN_SECONDS = 5.0
+POLL_SECONDS = 0.5
+ORPHAN_SECONDS = 5.0  # for an orphaned process to finish
 INIT_SECONDS = 60.0
-PAUSES = (30.0, 60.0, 300.0, 900.0)  # between attempts to connect; the last one again and again
+RETRY_SECONDS = (30.0, 60.0, 300.0, 900.0)  # between attempts to connect; the last one repeats
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The process; returns its exit code, 0 when all of the file was taken."""
+    """Run the process; its exit code is 0 if the whole file was sent."""
     folder, project, mode, parent = sys.argv[1:] if arguments is None else arguments
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # the end of training is told, or seen
-    end = End(int(parent))
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # training tells this process when to end, or it sees that its parent is gone
+    end = EndSignal(int(parent))
     run = RunDirectory(Path(folder))
     wandb_run = connect(run, project, mode, end)
     if wandb_run is None:
         return 3
-    _say(CONNECTED, str(getattr(wandb_run, "url", "") or ""))
+    _message(CONNECTED, str(getattr(wandb_run, "url", "") or ""))
     sent = follow(run, wandb_run, end)
     wandb_run.finish()
-    _remember(run, sent)
+    _record_sent(run, sent)
     return 0
 
 
 def send(folder: Path) -> str:
-    """Send what W&B has missed of a run, now; returns the run's address there, or where it was written.
+    """Send the lines of a run that W&B does not have yet; returns the run's address there.
 
     Raises:
-        UserError: nobody is logged in, or the server cannot be reached.
+        UserError: W&B is not logged in, or its server cannot be reached.
     """
     run = RunDirectory(folder)
     mode = mode_of(MetricsConfig())
     if mode != "online":
-        raise UserError(f"W&B is {mode} here; log in by `wandb login`, or set WANDB_API_KEY")
+        raise UserError(f"W&B is {mode} here; type `wandb login`, or set WANDB_API_KEY")
     wandb_run = connect(run, project_of(run), mode, None)
     if wandb_run is None:
-        raise UserError("W&B cannot be reached; the lines above say why")
+        raise UserError("W&B cannot be reached; see the lines above")
     try:
         sent = follow(run, wandb_run, None)
         wandb_run.finish()
     except Exception as error:  # as in connect
-        raise UserError(f"W&B did not take everything ({_first_line(error)}); type the same again later") from error
-    _remember(run, sent)
+        raise UserError(f"W&B did not accept everything ({_first_line(error)}); repeat the command later") from error
+    _record_sent(run, sent)
     return str(getattr(wandb_run, "url", ""))
 
 
@@ -83,34 +85,34 @@ def project_of(run: RunDirectory) -> str:
     return str(values.get("metrics", {}).get("project", MetricsConfig().project))
 
 
-class End:
-    """Knows when to finish: told so on standard input, or the parent process is gone.
+class EndSignal:
+    """Tells when to finish: standard input says so, or the parent process is gone.
 
-    Without a parent nobody ends this process when W&B hangs, so then it ends itself after a while.
+    An orphaned process exits after ORPHAN_SECONDS, in case W&B hangs.
     """
 
     def __init__(self, parent: int) -> None:
         self._parent = parent
-        threading.Thread(target=self._outlive_parent_briefly, daemon=True).start()
+        threading.Thread(target=self._exit_after_parent, daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait that long, or until the end; whether it has come."""
+        """Wait at most `seconds`; whether it is time to finish."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            readable, _, _ = select.select([sys.stdin], [], [], min(left, LOOK_SECONDS))
+            readable, _, _ = select.select([sys.stdin], [], [], min(left, POLL_SECONDS))
             if readable or os.getppid() != self._parent:
                 return True
         return False
 
-    def _outlive_parent_briefly(self) -> None:
+    def _exit_after_parent(self) -> None:
         while os.getppid() == self._parent:
             time.sleep(1)
         time.sleep(ORPHAN_SECONDS)
         os._exit(4)
 
 
-def connect(run: RunDirectory, project: str, mode: str, end: End | None) -> Any:
-    """The run at W&B, begun or resumed; None if the end came first, or at the first failure where there is no `end`."""
+def connect(run: RunDirectory, project: str, mode: str, end: EndSignal | None) -> Any:
+    """Create or resume the W&B run; None if `end` came first, or on the first failure without an `end`."""
     import wandb
 
     settings = wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off", x_stats_pid=os.getppid())
@@ -127,19 +129,19 @@ def connect(run: RunDirectory, project: str, mode: str, end: End | None) -> Any:
                 mode="online" if mode == "online" else "offline",
                 settings=settings,
             )
-        except Exception as error:  # W&B raises many kinds, and all mean the same here
+        except Exception as error:  # W&B raises exceptions of many types
             sys.stderr.write(f"W&B: {error!r}\n")
             if attempt == 0:
-                _say("warning", f"not available ({_first_line(error)}), asked again later")
-        if end is None or end.wait(PAUSES[min(attempt, len(PAUSES) - 1)]):
+                _message("warning", f"not available ({_first_line(error)}), will retry")
+        if end is None or end.wait(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]):
             return None
         attempt += 1
 
 
-def follow(run: RunDirectory, wandb_run: Any, end: End | None) -> dict[str, int]:
-    """Send what stands in the file and what is added to it, up to the end; returns the last step sent of every kind."""
+def follow(run: RunDirectory, wandb_run: Any, end: EndSignal | None) -> dict[str, int]:
+    """Send the lines of the file, and those appended to it, until `end`; returns the last step sent of each kind."""
     follower, sent = Follower(run.metrics), _sent_before(run, wandb_run)
-    done = dict(sent)  # what the file holds again after it was cut back
+    done = dict(sent)  # while reading a truncated file again, up to which step to skip
     finishing = False
     while True:
         again, lines = follower.new()
@@ -154,23 +156,23 @@ def follow(run: RunDirectory, wandb_run: Any, end: End | None) -> dict[str, int]
             sent[kind] = max(step, sent.get(kind, -1))
         if finishing:
             return sent
-        finishing = end is None or end.wait(LOOK_SECONDS)  # and once more round, for what was written last
+        finishing = end is None or end.wait(POLL_SECONDS)  # then read once more, for the last lines
 
 
 def _values(run: RunDirectory, kind: str, line: Line) -> dict[str, Any]:
     values = {f"{kind}/{name}": value for name, value in line.items() if name not in ("kind", "files")}
-    pictures = [run.path / name for name in line.get("files", []) if (run.path / name).is_file()]
-    if pictures:
+    images = [run.path / name for name in line.get("files", []) if (run.path / name).is_file()]
+    if images:
         import wandb
 
-        values[kind] = [wandb.Image(str(path), caption=path.stem) for path in pictures]
+        values[kind] = [wandb.Image(str(path), caption=path.stem) for path in images]
     return values
 
 
 def _sent_before(run: RunDirectory, wandb_run: Any) -> dict[str, int]:
-    """The last step sent of every kind: what the server knows, and what an earlier mirror left in its note."""
+    """The last step sent of each kind: from the server, and from the record of an earlier process."""
     try:
-        sent = {str(kind): int(step) for kind, step in json.loads(_note(run).read_text()).items()}
+        sent = {str(kind): int(step) for kind, step in json.loads(_sent_file(run).read_text()).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         sent = {}
     for key, value in dict(wandb_run.summary).items():
@@ -180,15 +182,15 @@ def _sent_before(run: RunDirectory, wandb_run: Any) -> dict[str, int]:
     return sent
 
 
-def _remember(run: RunDirectory, sent: dict[str, int]) -> None:
-    write_json(_note(run), sent)
+def _record_sent(run: RunDirectory, sent: dict[str, int]) -> None:
+    write_json(_sent_file(run), sent)
 
 
-def _note(run: RunDirectory) -> Path:
+def _sent_file(run: RunDirectory) -> Path:
     return run.path / "wandb" / "sent.json"
 
 
-def _say(level: str, text: str) -> None:
+def _message(level: str, text: str) -> None:
     sys.stdout.write(f"{level} {text}\n")
     sys.stdout.flush()
 

@@ -1,7 +1,7 @@
-"""The training's end of the W&B mirror, a process of its own that follows metrics.jsonl: how it is started and ended.
+"""Start and stop the W&B process, which follows metrics.jsonl and sends it to W&B.
 
-Whatever W&B does, hang, fail or eat memory, it does there. Training writes a line to the file and looks, without
-waiting, at what the mirror has to say. Nothing is queued, because the file is the queue. Only the end waits, not long.
+If W&B hangs, fails or runs out of memory, only that process is affected. Training appends a line to the file and reads
+the process's messages without blocking. There is no queue other than the file. Only `close` waits, for a bounded time.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from videomae.core.progress import logger
 from videomae.run.directory import RunDirectory
 from videomae.run.metrics.config import MetricsConfig
 
-CONNECTED = "connected"  # said by the mirror, then the address of the run
-CONNECT_SECONDS = {"online": 4.0, "offline": 20.0}  # at the end, for a mirror that has not begun
-FINISH_SECONDS = 15.0  # at the end, for one that has
-KILL_SECONDS = 2.0  # for one that was killed to be gone
-_CHILD = "videomae.run.metrics.wandb_mirror"
-_ONLY_FILE = "metrics.jsonl holds everything, and `videomae sync {run}` sends it later"
+CONNECTED = "connected"  # a message of the process, followed by the address of the run
+CONNECT_SECONDS = {"online": 4.0, "offline": 20.0}  # to finish, for a process that has not connected
+FINISH_SECONDS = 15.0  # to finish, for one that has
+KILL_SECONDS = 2.0  # for a killed process to exit
+_MODULE = "videomae.run.metrics.wandb_process"
+_ONLY_FILE = "metrics.jsonl is complete; send it later with `videomae sync {run}`"
 
 
 def start_wandb_sync(run: RunDirectory, metrics: MetricsConfig) -> WandbSync | None:
-    """The mirror of a run, or None where it is switched off or cannot be started."""
+    """Start the W&B process of a run; None if W&B is disabled or the process cannot be started."""
     mode = mode_of(metrics)
     if mode == "disabled":
         return None
-    command = [sys.executable, "-m", _CHILD, str(run.path), metrics.project, mode, str(os.getpid())]
-    environment = {"WANDB_ERROR_REPORTING": "false", **os.environ}  # what goes wrong is told here, not to W&B's makers
+    command = [sys.executable, "-m", _MODULE, str(run.path), metrics.project, mode, str(os.getpid())]
+    environment = {"WANDB_ERROR_REPORTING": "false", **os.environ}  # do not report crashes to W&B's developers
     log = run.path / "logs" / "wandb.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
-            process = subprocess.Popen(  # its own group: ctrl-C and a launcher's signals are for the training
+            process = subprocess.Popen(  # own process group: ctrl-C and the launcher's signals are meant for training
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -53,17 +53,17 @@ def start_wandb_sync(run: RunDirectory, metrics: MetricsConfig) -> WandbSync | N
 
 
 def mode_of(metrics: MetricsConfig) -> str:
-    """online, offline or disabled; `auto` follows WANDB_MODE, then whether the user is logged in."""
+    """online, offline or disabled; `auto` uses WANDB_MODE, else online if the user is logged in, else offline."""
     if metrics.wandb != "auto":
         return metrics.wandb
-    asked = os.environ.get("WANDB_MODE", "")
-    if asked in ("online", "offline", "disabled"):
-        return asked
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode in ("online", "offline", "disabled"):
+        return mode
     return "online" if _logged_in() else "offline"
 
 
 def run_id(run: RunDirectory) -> str:
-    """The id of the run at W&B, drawn once and kept in the run's directory, so that all its parts are one run."""
+    """The W&B id of the run, drawn once and kept in its directory, so that all starts are one W&B run."""
     file = run.path / "wandb_id"
     if not file.exists() or not file.read_text().strip():
         file.write_text(secrets.token_hex(4) + "\n")
@@ -71,7 +71,7 @@ def run_id(run: RunDirectory) -> str:
 
 
 class WandbSync:
-    """A running mirror process."""
+    """The running W&B process."""
 
     def __init__(self, process: subprocess.Popen[bytes], run: RunDirectory, mode: str) -> None:
         self._process, self._run, self._mode = process, run, mode
@@ -81,57 +81,57 @@ class WandbSync:
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
 
-    def look(self) -> None:
-        """Pass on what the mirror says; never waits."""
+    def poll(self) -> None:
+        """Log the messages of the process; never waits."""
         if self._ended:
             return
         alive = self._process.poll() is None
-        self._listen()
+        self._read_messages()
         if not alive:
             self._ended = True
             if self._process.returncode:
                 reason = f"ended with code {self._process.returncode}, see {self._run.path / 'logs' / 'wandb.log'}"
-                logger.warning("the W&B mirror %s; %s", reason, _ONLY_FILE.format(run=self._run.path))
+                logger.warning("the W&B process %s; %s", reason, _ONLY_FILE.format(run=self._run.path))
 
     def close(self, *, seconds: float = math.inf) -> None:
-        """Let the mirror take the rest of the file, for a bounded time and at most `seconds`, then end it."""
+        """Let the process send the rest of the file, for a bounded time of at most `seconds`, then end it."""
         if self._process.poll() is None:
-            self._ask_to_finish()
+            self._request_finish()
             start = time.monotonic()
-            while self._process.poll() is None and time.monotonic() - start < min(seconds, self._patience()):
+            while self._process.poll() is None and time.monotonic() - start < min(seconds, self._timeout()):
                 time.sleep(0.02)
-                self._listen()
+                self._read_messages()
             if self._process.poll() is None:
                 self._process.kill()
                 self._ended = True
-                after = f"was ended after {time.monotonic() - start:.0f} s"
-                logger.warning("W&B did not take everything and %s; %s", after, _ONLY_FILE.format(run=self._run.path))
-        self.look()
-        with suppress(subprocess.TimeoutExpired):  # a killed process may still wait for a filesystem that hangs
+                seconds = time.monotonic() - start
+                logger.warning("W&B did not finish within %.0f s; %s", seconds, _ONLY_FILE.format(run=self._run.path))
+        self.poll()
+        with suppress(subprocess.TimeoutExpired):  # a killed process may be blocked in a filesystem that hangs
             self._process.wait(KILL_SECONDS)
         self._ended = True
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
 
-    def _patience(self) -> float:
+    def _timeout(self) -> float:
         return FINISH_SECONDS if self._connected else CONNECT_SECONDS[self._mode]
 
-    def _ask_to_finish(self) -> None:
+    def _request_finish(self) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(b"finish\n")
             self._process.stdin.close()
-        except OSError:  # it ended in this moment
-            self._listen()
+        except OSError:  # the process has just ended
+            self._read_messages()
 
-    def _listen(self) -> None:
+    def _read_messages(self) -> None:
         assert self._process.stdout is not None
         try:
-            said = os.read(self._process.stdout.fileno(), 65536)
+            data = os.read(self._process.stdout.fileno(), 65536)
         except BlockingIOError:
             return
-        *lines, self._unread = (self._unread + said).split(b"\n")
+        *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
             level, _, text = line.decode(errors="replace").partition(" ")
             if level == CONNECTED:
@@ -139,7 +139,7 @@ class WandbSync:
                 if text:
                     logger.info("W&B: %s", text)
             elif level == "warning":
-                logger.warning("W&B: %s; training goes on, %s", text, _ONLY_FILE.format(run=self._run.path))
+                logger.warning("W&B: %s; training continues, %s", text, _ONLY_FILE.format(run=self._run.path))
 
 
 def _logged_in() -> bool:
