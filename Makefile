@@ -27,7 +27,7 @@ lint: install
 	$(BIN)/basedpyright
 
 docs: install
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 install: $(INSTALLED)
 

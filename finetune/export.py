@@ -60,7 +60,7 @@ def load_classifier(folder: Path) -> Classifier:
     file = folder / DESCRIPTION
     if not file.is_file():
         raise WeightsError(
-            f"no {DESCRIPTION} in {folder}; finish the run first: python -m finetune {folder.parent}/config.yaml"
+            f"no {DESCRIPTION} in {folder}; finish the run first: videomae finetune {folder.parent}/config.yaml"
         )
     description = parse(ClassifierDescription, json.loads(file.read_text()), source=str(file))
     module = build(description.model, len(description.classes), initialise=False)
