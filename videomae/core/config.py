@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class ConfigError(UserError):
-    """A config file or override that cannot be used; the message says where, what was got and what was wanted."""
+    """A config file or override is invalid; the message says where, what was got and what was wanted."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -59,12 +59,12 @@ def parse(schema: type[T], values: dict[str, Any], *, source: str) -> T:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The config as plain JSON-like values, defaults included."""
+    """Return the config as JSON-like values, including defaults."""
     return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
 def dump(config: Any) -> str:
-    """The config as YAML text that `load` takes."""
+    """Return the config as YAML text that `load` accepts."""
     return yaml.safe_dump(to_dict(config), sort_keys=False, width=120)
 
 
@@ -101,7 +101,7 @@ def _apply(schema: Any, values: dict[str, Any], override: str) -> None:
 
 
 def set_value(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set the dotted `key` in nested plain values, making sections where there are none.
+    """Set the dotted `key` in nested plain values, creating missing sections.
 
     Raises:
         ConfigError: a part of the key is a single value.

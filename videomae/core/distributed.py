@@ -1,7 +1,7 @@
-"""Who this process is among all: rank, size and device, and the few things that all ranks agree on.
+"""The process group: rank, world size, device, and the collectives that the project uses.
 
-The world is read from the variables of the launcher (`videomae.core.ranks`), or from nothing: one process. This module
-owns torch.distributed; nobody else calls it. Every collective here is a no-op in a world of one.
+`videomae.core.ranks` reads the launcher's variables; without any, the world is one process. No other module calls
+torch.distributed. Every collective is a no-op in a world of one.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _SHUTDOWN_TIMEOUT = 60.0  # seconds for leaving the others and for what librarie
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size` processes; rank 0 writes what is written once."""
+    """This process in a world of `size` processes; rank 0 writes what is written once."""
 
     rank: int
     size: int
     local_rank: int
     device: torch.device
-    address: str | None = None  # where all ranks meet; None in a world of one
+    address: str | None = None  # rendezvous address; None in a world of one
     port: int | None = None
 
     @property
@@ -53,7 +53,7 @@ class World:
             torch.distributed.barrier()
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
-        """The mean of a scalar over all ranks, on this rank's device."""
+        """Return the mean of a scalar over all ranks, on this rank's device."""
         if self.size == 1:
             return value
         total = value.detach().clone().float()
@@ -61,7 +61,7 @@ class World:
         return total / self.size
 
     def all_gather_scalar(self, value: Tensor) -> Tensor:
-        """A scalar of each rank, in rank order and float32, on this rank's device; one collective, no wait for it."""
+        """Return every rank's scalar as float32 in rank order, on this rank's device, without synchronizing it."""
         values = value.new_zeros(self.size, dtype=torch.float32)
         values[self.rank] = value.detach()
         self.all_reduce(values)
@@ -73,14 +73,14 @@ class World:
             torch.distributed.all_reduce(tensor)
 
     def all_gather_into(self, part: Tensor, *, into: Tensor) -> None:
-        """Fill `into` with every rank's 1-D `part`, all of one length, in rank order; bits stay as they are."""
+        """Fill `into` with every rank's 1-D `part` in rank order, bit for bit; all parts have the same length."""
         if self.size == 1:
             into.copy_(part)
         else:
             torch.distributed.all_gather(list(into.chunk(self.size)), part)
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """Every rank's picklable `value`, in rank order, on every rank."""
+        """Return every rank's picklable `value` in rank order, on every rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -88,7 +88,7 @@ class World:
         return values
 
     def broadcast_object(self, value: Any) -> Any:
-        """Rank 0's `value` on every rank."""
+        """Return rank 0's picklable `value` on every rank."""
         if self.size == 1:
             return value
         values = [value if self.is_main else None]
@@ -96,12 +96,12 @@ class World:
         return values[0]
 
     def run_on_main(self, action: Callable[[], T]) -> T:
-        """What `action` gives on rank 0, on every rank; an error there is raised on every rank, so that none hangs."""
+        """Run `action` on rank 0 and return its result on every rank; an error is raised on every rank too."""
         result, fault = None, None
         if self.is_main:
             try:
                 result = action()
-            except Exception as error:  # whatever it is, the others must hear of it
+            except Exception as error:  # of any kind: the other ranks must raise it too
                 fault = error if self.size == 1 else _picklable(error)
         result, fault = self.broadcast_object((result, fault))
         if fault is not None:
@@ -109,15 +109,15 @@ class World:
         return cast(T, result)
 
     def main_only(self, action: Callable[[], object]) -> None:
-        """Run `action` on rank 0 while the others wait; errors as in `from_first`."""
+        """Run `action` on rank 0 while the others wait; errors as in `run_on_main`."""
         self.run_on_main(lambda: (action(), None)[1])
 
     def run_all_or_raise(self, action: Callable[[], T]) -> T:
-        """What `action` gives here; it talks to no other rank. An error on one rank is raised on every rank."""
+        """Run `action`, which is local, and return its result; an error on any rank is raised on every rank."""
         result, fault = None, None
         try:
             result = action()
-        except Exception as error:  # as in `from_first`
+        except Exception as error:  # as in `run_on_main`
             if self.size == 1:
                 raise
             fault = _picklable(error)
@@ -133,15 +133,11 @@ class World:
                 torch.distributed.all_reduce(tensor)
                 tensor /= self.size
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on at least one rank; the same answer on every rank."""
-        return self.any_rank([flag])[0]
-
     def any_rank(self, flags: Sequence[bool]) -> tuple[bool, ...]:
-        """For each of `flags`, whether it is set on at least one rank; one exchange for all of them.
+        """Return for each flag whether it is set on at least one rank, in one exchange.
 
-        Every rank passes on what it has heard to the rank 1, 2, 4, ... further on, so that all know after log2(size)
-        messages (Hensgen, Finkel and Manber 1988). Gloo's own sum goes twice round all ranks, one after the other.
+        Dissemination (Hensgen, Finkel and Manber 1988): each rank sends what it knows to the rank 1, 2, 4, ... ahead,
+        which takes log2(size) messages. Gloo's all-reduce passes around the ring twice.
         """
         found = torch.tensor([int(flag) for flag in flags], dtype=torch.uint8)
         distance = 1
@@ -156,7 +152,7 @@ class World:
         return tuple(bool(flag) for flag in found.tolist())
 
     def all_reduce_max(self, values: Sequence[float]) -> tuple[float, ...]:
-        """The largest of all ranks for each of `values`; one collective for all of them."""
+        """Return the maximum over all ranks of each of `values`, in one collective."""
         if self.size == 1:
             return tuple(values)
         found = torch.tensor(values, dtype=torch.float64)
@@ -165,10 +161,10 @@ class World:
 
 
 def read_world(environment: Mapping[str, str]) -> World:
-    """Resolve the world from the environment's variables.
+    """Read the world from the environment variables of the launcher.
 
     Raises:
-        UserError: the variables of a launcher are only partly set, or the process has no GPU where there are some.
+        UserError: a launcher's variables are only partly set, or there are GPUs but none for this process.
     """
     ranks = read_ranks(environment)
     return World(ranks.rank, ranks.size, ranks.local_rank, _device(ranks, environment), ranks.address, ranks.port)
@@ -179,7 +175,7 @@ def _device(ranks: Ranks, environment: Mapping[str, str]) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if count == 1 and ranks.tasks_own_gpus and "," not in environment.get("CUDA_VISIBLE_DEVICES", ","):
-        return torch.device("cuda", 0)  # the one GPU that this task sees is its own
+        return torch.device("cuda", 0)  # the task sees one GPU, its own
     if ranks.local_rank >= count:
         raise UserError(f"local rank {ranks.local_rank} has no GPU: {count} visible; start one process per GPU")
     return torch.device("cuda", ranks.local_rank)
@@ -187,12 +183,12 @@ def _device(ranks: Ranks, environment: Mapping[str, str]) -> torch.device:
 
 @contextmanager
 def distributed_context(environment: Mapping[str, str], *, timeout: float = _COLLECTIVE_TIMEOUT) -> Iterator[World]:
-    """The world of `environment`, its ranks connected for as long as the context is open.
+    """Yield the world of `environment` with its process group initialized; destroy the group on exit.
 
-    A world of one is not connected before an engine asks for it.
+    In a world of one, the group is initialized only when an engine needs it.
 
     Raises:
-        UserError: see `read_world`; or some ranks have a GPU and others have none.
+        UserError: see `read_world` and `check_devices`.
     """
     world = read_world(environment)
     try:
@@ -209,10 +205,10 @@ def distributed_context(environment: Mapping[str, str], *, timeout: float = _COL
 
 
 def check_devices(found: Sequence[tuple[str, str]]) -> None:
-    """Refuse a world of which some ranks have a GPU and others have none; `found` is each rank's host and device type.
+    """Check that all ranks or no ranks have a GPU; `found` holds each rank's host and device type.
 
     Raises:
-        UserError: it is one; the message names the ranks without a GPU.
+        UserError: only some ranks have a GPU; the message names the others.
     """
     if len({kind for _, kind in found}) > 1:
         odd = [f"{rank} on {host}" for rank, (host, kind) in enumerate(found) if kind != "cuda"]
@@ -224,15 +220,15 @@ def check_devices(found: Sequence[tuple[str, str]]) -> None:
 
 
 def init_distributed(world: World, *, timeout: float = _COLLECTIVE_TIMEOUT) -> None:
-    """Connect all ranks: NCCL on CUDA (gloo for tensors on the host), gloo on CPUs. Does nothing if connected.
+    """Initialize the default process group once: NCCL for CUDA tensors, gloo for tensors on the host.
 
-    A collective that takes longer than `patience` seconds is an error.
+    A collective that takes longer than `timeout` seconds raises an error.
     """
     if torch.distributed.is_initialized():
         return
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
-    # A world of one is connected too: DeepSpeed wants a process group even there, and these variables.
+    # DeepSpeed needs a process group and these variables even in a world of one.
     os.environ["MASTER_ADDR"] = world.address or "127.0.0.1"
     os.environ["MASTER_PORT"] = str(world.port or 0)  # 0: torch takes a free one
     device = world.local_rank if world.device.index is None else world.device.index
@@ -250,21 +246,21 @@ def init_distributed(world: World, *, timeout: float = _COLLECTIVE_TIMEOUT) -> N
 
 
 def end_process(code: int) -> NoReturn:
-    """End a process that has been one of several, without the interpreter's last clean-up.
+    """End a process of a multi-process job without the interpreter's teardown.
 
-    There gloo's threads now and then abort a process whose work is done ("terminate called without an active
-    exception", seen in about one of two hundred two-process runs), and a launcher counts that as a failed job.
+    During teardown, gloo's threads sometimes abort a process whose work is done ("terminate called without an active
+    exception", in about one of 200 two-process runs), which a launcher counts as a failed job.
     """
     with bounded(_SHUTDOWN_TIMEOUT):
         atexit._run_exitfuncs()  # what libraries registered, such as the end of loader workers
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # nobody may be left to read it
+            with suppress(OSError):  # the reader may be gone
                 stream.flush()
     os._exit(code)
 
 
 def _picklable(error: Exception) -> Exception:
-    """`error`, or its text as an OSError where it does not survive the way to other ranks."""
+    """Return `error`, or an OSError with its text if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # an exception may hold anything, and its class may ask for any arguments
@@ -273,7 +269,7 @@ def _picklable(error: Exception) -> Exception:
 
 
 def _allow_many_files() -> None:
-    """Raise the limit of open files as far as allowed: gloo connects each rank to every other one."""
+    """Raise the limit on open files to the hard limit: gloo connects every pair of ranks."""
     with suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

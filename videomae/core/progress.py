@@ -1,6 +1,6 @@
-"""What a person watches: progress bars on a terminal, plain lines in a log, both on standard error.
+"""Progress and logging on standard error: bars on a terminal, plain lines elsewhere.
 
-Standard output stays free for results, so `--json` prints them alone.
+Standard output carries only results, so that `--json` prints nothing else.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ logger = logging.getLogger("videomae")
 
 
 class Task(Protocol):
-    """A piece of work with a known number of units."""
+    """A task with a known number of units."""
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """Count `units` as done and show `note` beside the count."""
+        """Add `units` to the count and show `note` beside it."""
 
 
 class _BarTask:
@@ -64,7 +64,7 @@ class _SilentTask:
 
 @contextmanager
 def track(title: str, *, total: int, done: int = 0, show: bool = True) -> Iterator[Task]:
-    """Show the progress of `total` units of which `done` are done; `show=False` (other ranks) shows nothing."""
+    """Show the progress of a task of `total` units; `show=False`, for ranks other than 0, shows nothing."""
     if not show:
         yield _SilentTask()
     elif console.is_terminal:

@@ -1,14 +1,14 @@
-"""Who this process is among all, as its launcher's variables say: torchrun, deepspeed, Slurm, MPI, or none of them.
+"""Rank, world size and rendezvous address from the launcher's environment variables.
 
-Pure functions of the environment; the first launcher whose variables are there counts, in this order:
+Pure functions of the environment. The first launcher whose variables are set is used, in this order:
 
     RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT       torchrun, deepspeed, or by hand
     OMPI_COMM_WORLD_*, MV2_COMM_WORLD_*, PMI_*               mpirun, with MASTER_ADDR and MASTER_PORT beside them
-    SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID          a task of srun; the meeting point is derived if it is unset
+    SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID          a task of srun; the rendezvous is derived if it is unset
     nothing                                                  one process
 
-Half a set of variables is an error, for the process would wait for others that never come; but srun --mpi=pmi2 sets a
-part of PMI_*, so half a set of MPI stands behind Slurm's.
+A partial set is an error: the process would wait for ranks that never come. srun --mpi=pmi2 sets a part of PMI_*, so a
+partial MPI set is considered after Slurm's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HOSTS = re.compile(r"([^\[\],]+(?:\[[^\]]+\][^\[\],]*)*|(?:\[[^\]]+\][^\[\],]*)
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process among `size`; where all meet is None in a world of one."""
+    """One process of `size`; address and port are None in a world of one."""
 
     rank: int
     size: int
@@ -43,15 +43,15 @@ class Ranks:
 
 
 def read_ranks(environment: Mapping[str, str]) -> Ranks:
-    """Resolve the process's place from `environment`.
+    """Read the ranks of this process from `environment`.
 
     Raises:
-        UserError: a launcher's variables are only partly set, or are no ranks; or Slurm's shell was mistaken for srun.
+        UserError: a launcher's variables are partly set or invalid, or the process runs in a Slurm shell without srun.
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return _by_launcher(environment)
     for names in _MPI:
-        if all(name in environment for name in names):  # within an allocation all of them see the task of mpirun
+        if all(name in environment for name in names):  # Slurm's variables describe the task of mpirun
             return _by_mpi(environment, names)
     if "SLURM_PROCID" in environment or _number(environment, "SLURM_NTASKS", "1") > 1:
         return _by_slurm(environment)
@@ -62,7 +62,7 @@ def read_ranks(environment: Mapping[str, str]) -> Ranks:
 
 
 def first_host(nodes: str) -> str:
-    """The first host of Slurm's shortened list, such as `n[08-11,20],login` or `rack[1-2]-n[1-4]`.
+    """Return the first host of a Slurm host list, such as `n[08-11,20],login` or `rack[1-2]-n[1-4]`.
 
     Raises:
         UserError: the list is empty or malformed.
@@ -74,7 +74,7 @@ def first_host(nodes: str) -> str:
 
 
 def plain_address(address: str) -> str:
-    """An address of IPv6 without the brackets that set it off from a port; any other as it is."""
+    """Return `address` without the brackets of an IPv6 literal."""
     return address[1:-1] if address.startswith("[") and address.endswith("]") else address
 
 

@@ -1,9 +1,9 @@
-"""A polite stop: a signal, a file or the launcher's death asks, all ranks agree on the step, the run saves and leaves.
+"""Graceful stop requests and the exit codes of commands.
 
-SIGTERM, SIGUSR1 and SIGINT ask for a stop; so do a file called STOP in the run's directory and the end of the launcher
-(see `videomae.core.processes`), which the run's watchdog looks for. This module remembers that somebody asked, lets
-the main thread stop waiting for data then, and owns the exit codes. It imports nothing heavy, so that a command can
-listen before its slow imports.
+SIGTERM, SIGUSR1 and SIGINT request a stop. So do a file named STOP in the run directory and the death of the launcher
+(see `videomae.core.processes`), both of which the watchdog checks. All ranks then agree on a step, save and exit. This
+module records the request and interrupts a wait for data. It imports nothing heavy, so that a command can install its
+signal handlers before its slow imports.
 """
 
 from __future__ import annotations
@@ -25,58 +25,58 @@ from videomae.core.processes import find_launchers
 
 T = TypeVar("T")
 EXIT_FAILED = 1
-EXIT_MISTAKE = 2  # the user's: bad config, bad data
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on where it stopped
-EXIT_LIMIT = 76  # a limit of health is reached: starting again would do the same again
+EXIT_MISTAKE = 2  # a user error: bad config, bad data
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes the run
+EXIT_LIMIT = 76  # a health limit is reached: a restart would end in the same way
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-# Within this time a second SIGINT is an echo: a terminal's ctrl-C reaches a worker directly and through its launcher.
+# A second SIGINT within this time is a duplicate: ctrl-C reaches a worker directly and through its launcher.
 _ECHO_SECONDS = 3.0
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved; the same command continues it."""
+    """The run was asked to stop and has saved its state; the same command resumes it."""
 
 
 class LimitReached(Exception):
-    """The run has used up a limit of its health; somebody has to look before it is started again."""
+    """The run has reached a health limit; somebody has to look at it before it is started again."""
 
 
 class _Interrupted(BaseException):
-    """Raised in the main thread while it waits for data; no `except Exception` on the way may swallow it."""
+    """Raised in the main thread while it waits for data; `except Exception` does not catch it."""
 
 
 class StopRequest:
-    """Whether and why this process was asked to stop, and since when."""
+    """Whether, why and when this process was asked to stop."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.asked_at: float | None = None  # time.monotonic()
-        self.launchers = find_launchers()  # above this process, as long as they are sure to be there
+        self.launchers = find_launchers()  # parents of this process, read while they are certain to exist
         self._owner = os.getpid()
         self._waits = False
 
     def ask(self, reason: str) -> None:
-        """Ask for a stop, from any thread; the first reason counts. Ends a wait for data."""
+        """Request a stop, from any thread, and interrupt a wait for data. The first reason is kept."""
         if self.reason is None:
             self.reason, self.asked_at = reason, time.monotonic()
         self.interrupt()
 
     def left(self, deadline: float | None) -> float:
-        """Seconds for what may be broken off: what is left of `deadline` since a stop was asked for, but at least one.
+        """Return the seconds left of `deadline` since the stop was requested, at least one.
 
-        Without a stop or a deadline there is no limit: nobody will kill this process.
+        Without a stop or a deadline the result is infinite: nothing will kill this process.
         """
         if self.asked_at is None or deadline is None:
             return math.inf
         return max(1.0, self.asked_at + deadline - time.monotonic())
 
     def interrupt(self) -> None:
-        """End the main thread's wait for data, if it waits and a stop is asked for."""
+        """Interrupt the main thread if it waits for data and a stop is requested."""
         if self._waits and self.reason is not None and threading.current_thread() is not threading.main_thread():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     def interruptible(self, wait: Callable[[], T]) -> T | None:
-        """What `wait` gives, or None as soon as a stop is asked for; what `wait` was doing is then broken off."""
+        """Return the result of `wait`, or None as soon as a stop is requested, which interrupts `wait`."""
         try:
             self._waits = True
             return None if self.reason is not None else wait()
@@ -86,7 +86,7 @@ class StopRequest:
             self._waits = False
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal; a second SIGINT by hand leaves at once, unsaved."""
+        """Record the signal; a second SIGINT exits at once without saving."""
         if os.getpid() != self._owner:
             return  # a forked child that has not set its own handlers yet
         late = self.asked_at is not None and time.monotonic() - self.asked_at > _ECHO_SECONDS
@@ -104,7 +104,7 @@ class _Listener:
 
 @contextmanager
 def handle_signals() -> Iterator[StopRequest]:
-    """Turn the signals into requests while open; inside an open one, it gives that one's request again."""
+    """Turn signals into stop requests inside the context; a nested context yields the request of the outer one."""
     if _Listener.current is not None:
         yield _Listener.current
         return
@@ -120,7 +120,7 @@ def handle_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Hold the signals back; processes that are started inside never see them, however early they come."""
+    """Block the signals; processes that are started inside inherit the mask and never receive them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -129,15 +129,15 @@ def block_signals() -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """Leave the signals to the process that started this one."""
+    """Ignore the signals; the parent process handles them."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_workers() -> None:
-    """End the processes that `ignore` the signals and are still there; to be called before the interpreter's exit.
+    """Kill the remaining worker processes; call it before the interpreter exits.
 
-    There multiprocessing ends its daemons by SIGTERM and waits for them, for these without end.
+    At exit, multiprocessing sends SIGTERM to its daemons and joins them. Workers ignore SIGTERM, so it would hang.
     """
     workers = [child for child in multiprocessing.active_children() if child.daemon]
     if workers:
@@ -148,7 +148,7 @@ def end_workers() -> None:
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """End the process with its stacks on standard error, should what is done inside take longer: the last farewells."""
+    """Exit with all stacks on standard error if the body takes longer than `seconds`; for the shutdown."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
     try:
         yield

@@ -1,16 +1,16 @@
-"""A run is a directory: what was asked for, on which machine, what happened, and what came out.
+"""The run directory: config, environment, metrics, checkpoints and exports of one run.
 
-config.yaml         the resolved config; runs again as it is
+config.yaml         the resolved config, itself a config
 ds_config.json      DeepSpeed's settings, derived (runs with that engine)
-inputs.json         SHA-256 of what the run is made from
+inputs.json         SHA-256 of the run's inputs
 environment.json    versions, machine, command, git state
-status.json         where it stands, as long as it runs and after it ended
+status.json         state, step and reason, while the run is active and afterwards
 lock/               which process group owns the run; see videomae.run.lock
-metrics.jsonl       every logged value, a JSON object a line
-quarantine.jsonl    samples that could not be used
-logs/rank-N.log     what each rank said; rank-N.stacks.txt where it stood when it hung
+metrics.jsonl       every logged value, one JSON object per line
+quarantine.jsonl    samples that could not be read
+logs/rank-N.log     log of each rank; rank-N.stacks.txt: its stacks if it hung
 checkpoints/        see videomae.run.checkpoint
-export/             what later stages read
+export/             the weights that later stages read
 summary.json        written last: the run is finished
 """
 
@@ -40,7 +40,7 @@ _PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "timm", "av", "n
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Names of everything in a run's directory."""
+    """Paths of the files in a run directory."""
 
     path: Path
 
@@ -76,10 +76,10 @@ class RunDirectory:
         return self.path / "logs" / f"rank-{rank}.log"
 
     def ensure_same_config(self, config: Any) -> None:
-        """Make sure that the run that the directory holds, if any, is one of this config.
+        """Check that the directory holds no run with another config.
 
         Raises:
-            ConfigError: it is a run whose results would differ; how a run is executed may change.
+            ConfigError: a setting differs that changes results; settings of execution may change.
         """
         begun = self.summary.exists() or any(self.checkpoints.glob("*step-*"))
         if begun and self.config.exists():
@@ -91,10 +91,10 @@ class RunDirectory:
                 )
 
     def prepare(self, config: Any, world: World) -> None:
-        """Create the directory and write what describes the run; rank 0 writes, all wait.
+        """Create the directory and write config and environment on rank 0 while the others wait.
 
         Raises:
-            ConfigError: see `refuse_other`.
+            ConfigError: see `ensure_same_config`.
         """
         world.main_only(lambda: self._prepare(config, world))
 
@@ -108,7 +108,7 @@ class RunDirectory:
 
 
 def describe_environment(world: World) -> dict[str, Any]:
-    """Versions, machine, command and git state, for the record."""
+    """Return versions, machine, command and git state."""
     import torch  # here alone: what only reads a run starts without it
 
     versions = {}
@@ -152,7 +152,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _settings(file: Path, schema: type[Any]) -> dict[str, Any]:
-    """What a run's config says, with defaults for what is newer than the run; as it stands if `schema` refuses it."""
+    """Return a run's config with defaults for keys newer than the run, or unparsed if `schema` refuses it."""
     values = yaml.safe_load(file.read_text())
     try:
         return to_dict(parse(schema, values, source=str(file)))
@@ -161,7 +161,7 @@ def _settings(file: Path, schema: type[Any]) -> dict[str, Any]:
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """The dotted settings that differ, but for those of execution."""
+    """Return the dotted keys that differ, except settings of execution."""
     changes = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)

@@ -1,6 +1,6 @@
-"""What a run is made from beside its config, such as its shards' manifests: their SHA-256, in inputs.json.
+"""The inputs of a run besides its config, such as shard manifests: their SHA-256 in inputs.json.
 
-A run that goes on with other data than it began with is neither the one run nor the other, and nothing would show it.
+A run that resumes with other data than it started with would mix two runs silently.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ FILE = "inputs.json"
 
 
 def check_inputs(run: RunDirectory, inputs: Sequence[Path]) -> None:
-    """Record the `inputs` of a run that begins; check them for one that has checkpoints or is finished.
+    """Record the `inputs` of a new run; verify them for a run with checkpoints or a finished one.
 
-    An input may be a file or its URL. What is not there is recorded as that: the stage itself says what it needs.
+    An input is a file or a URL. A missing input is recorded as missing: the stage reports what it needs.
 
     Raises:
-        UserError: an input is another than that which the run began with.
+        UserError: an input differs from the one that the run started with.
     """
     now = {str(path): _digest(path) for path in inputs}
     file = run.path / FILE

@@ -1,6 +1,6 @@
-"""Where a run stands, put together from its directory: running, stopped, failed or finished, here or on another host.
+"""The report on a run from its directory: running, stopped, failed or finished, here or on another host.
 
-Everything may be missing: a run that has just begun has no line yet, an old one no status.
+Any file may be missing: a run that has just started has no metrics yet.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RECENT = 20  # lines, for the time left
 
 @dataclass
 class RunReport:
-    """What is known of a run at one moment."""
+    """A snapshot of a run."""
 
     folder: Path
     status: status.Status | None
@@ -47,12 +47,12 @@ class RunReport:
 
     @property
     def stale(self) -> bool:
-        """Whether the status says that it runs, but its process has ended or has no heartbeat."""
+        """Whether the status says running, but the process has ended or its heartbeat is too old."""
         return self.state == "running" and self.lock.record is not None and not self.lock.is_alive()
 
     @property
     def train(self) -> list[Line]:
-        """The lines of training steps."""
+        """Metric lines of kind `train`."""
         return self.lines.get("train", [])
 
     @property
@@ -62,17 +62,17 @@ class RunReport:
 
     @property
     def step(self) -> int:
-        """Steps done, as far as they are logged."""
+        """Optimizer steps that are logged."""
         return int(self.latest.get("step", 0))
 
     @property
     def skipped(self) -> int:
-        """Steps that changed nothing."""
+        """Skipped steps."""
         return sum(line.get("skipped", 0) for line in self.train)
 
     @property
     def step_seconds(self) -> float | None:
-        """Recent time a step, with its share of evaluations and saves."""
+        """Recent seconds per step, including the share of evaluations and saves."""
         recent = self.train[-RECENT:]
         steps = recent[-1]["step"] - recent[0]["step"] if len(recent) > 1 else 0
         if steps <= 0:
@@ -82,14 +82,14 @@ class RunReport:
 
     @property
     def seconds_left(self) -> float | None:
-        """To the end of training at the recent pace; None when it is not running or the pace is unknown."""
+        """Seconds to the end of training at the recent speed; None if not running or the speed is unknown."""
         pace = self.step_seconds
         if self.state not in ("running", "unknown") or self.total is None or not pace:
             return None
         return (self.total - self.step) * pace
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is printed for programs; figures of the last line of each kind."""
+        """Return JSON values, with the latest line of each kind."""
         newest, age = self.checkpoint, self.checkpoint_age
         return {
             "run": str(self.folder),
@@ -108,7 +108,7 @@ class RunReport:
 
 
 class RunReader:
-    """Reads a run's directory again and again; of metrics.jsonl only what is new.
+    """Reads a run directory repeatedly, and of metrics.jsonl only the new lines.
 
     Raises:
         UserError: there is no run at `folder`.
@@ -122,7 +122,7 @@ class RunReader:
         self._lines: dict[str, list[Line]] = defaultdict(list)
 
     def read(self) -> RunReport:
-        """The run at this moment."""
+        """Return the present report."""
         again, new = self._follower.new()
         if again:
             self._lines.clear()
@@ -147,7 +147,7 @@ class RunReader:
 
 
 def _planned(config: Path, line: Line) -> int | None:
-    """Steps of the schedule, worked out from the config and how many steps an epoch has taken."""
+    """Return the total steps of the schedule, from the config and the measured steps per epoch."""
     if not line.get("epoch") or not config.exists():
         return None
     try:

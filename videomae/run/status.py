@@ -1,4 +1,4 @@
-"""Where a run stands, in one small file: `status.json` of the run's directory, rewritten whole by rank 0.
+"""The status of a run: `status.json` in the run directory, replaced atomically by rank 0.
 
 Written at the start, at every logged step, and at the end; read by whoever starts, watches or stops the run. It also
 counts the starts in a row that ended without a new checkpoint, so that a requeue that gets nowhere stops itself.
@@ -24,14 +24,14 @@ State = Literal["running", "stopped", "failed", "finished"]
 
 @dataclass(frozen=True)
 class LauncherStatus:
-    """What started the processes, and the job's name there, if it has one."""
+    """The launcher of the processes and its job id, if it has one."""
 
     kind: Literal["local", "torchrun", "deepspeed", "slurm"]
     job: str | None
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> LauncherStatus:
-        """Read it off the variables that launchers set."""
+        """Read the launcher from the environment variables that it sets."""
         if "SLURM_JOB_ID" in environment:
             return cls("slurm", environment["SLURM_JOB_ID"])
         if "TORCHELASTIC_RUN_ID" in environment:
@@ -41,7 +41,7 @@ class LauncherStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """A run's status; times are ISO 8601 in UTC."""
+    """The status of a run; times are ISO 8601 in UTC."""
 
     state: State
     step: int
@@ -58,7 +58,7 @@ class Status:
 
 
 def read_status(path: Path) -> Status | None:
-    """The status at `path`, or None if there is none that can be read."""
+    """Return the status at `path`, or None if it is missing or unreadable."""
     try:
         values = json.loads(path.read_text())
         status = Status(**{**values, "launcher": LauncherStatus(**values["launcher"])})
@@ -69,7 +69,7 @@ def read_status(path: Path) -> Status | None:
 
 @dataclass
 class StatusFile:
-    """Writes the status of one start of a run; used by rank 0 alone."""
+    """Writes the status of one start of a run; only rank 0 uses it."""
 
     path: Path
     processes: int
@@ -94,16 +94,16 @@ class StatusFile:
         self._write(status)
 
     def running(self, *, step: int, total: int) -> None:
-        """The run stands at `step` of `total`."""
+        """Record that the run is at `step` of `total`."""
         self._write(replace(self.status, step=step, total=total))
 
     def progressed(self) -> None:
-        """This start has committed a checkpoint."""
+        """Record that this start has committed a checkpoint."""
         if self.status.starts_without_progress:
             self._write(replace(self.status, starts_without_progress=0))
 
     def ended(self, state: State, reason: str | None, *, exit_code: int) -> None:
-        """The last word of this start.
+        """Record how this start ended.
 
         One that finished the run was not in vain; a user's mistake is no start, and neither is one that was stopped.
         """
