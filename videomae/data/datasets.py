@@ -1,4 +1,7 @@
-"""What a config says of its data: one folder of shards, or several with weights; and what reads and orders them."""
+"""Describe the data sets of a run in its config, and build their order and reader.
+
+The config names one folder or URL of shards, or a weighted list of them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from videomae.data.shards.reader import ShardReader, read_manifest
 
 @configclass
 class WeightedShards:
-    """One data set of several: a split's folder or URL, and its weight beside the others'."""
+    """One data set of a mixture: the folder or URL of a split, and its weight relative to the other sets."""
 
     shards: str
     weight: float = 1.0
@@ -30,7 +33,10 @@ class WeightedShards:
 
 
 def _as_sets(value: Any) -> Any:
-    """A folder as it is, or a list of data sets; errors say which entry is wrong and why."""
+    """Validate the config value: return a folder unchanged and a list as a tuple of `WeightedShards`.
+
+    Raises UserError, which names the invalid entry and the reason.
+    """
     if isinstance(value, str):
         return value
     if not isinstance(value, Sequence) or not value:
@@ -57,41 +63,41 @@ Shards = Annotated[str | tuple[WeightedShards, ...], BeforeValidator(_as_sets)]
 
 @dataclass(frozen=True)
 class DataSets:
-    """The manifests of a run's data sets, opened, and their weights."""
+    """The loaded manifests of a run's data sets, and their weights."""
 
     manifests: tuple[Manifest, ...]
     weights: tuple[float, ...] = (1.0,)
 
     @classmethod
     def read(cls, shards: str | tuple[WeightedShards, ...]) -> DataSets:
-        """Read every set's manifest. Raises ShardError, RemoteError."""
+        """Read the manifest of every data set. Raises ShardError, RemoteError."""
         sets = _listed(shards)
         manifests = tuple(read_manifest(each.shards) for each in sets)
         return cls(manifests=manifests, weights=tuple(each.weight for each in sets))
 
     @property
     def samples(self) -> int:
-        """Of all sets together; their ids count through the sets in turn."""
+        """The total number of samples. Sample ids are numbered consecutively across the sets."""
         return sum(manifest.samples for manifest in self.manifests)
 
     def order(self, config: OrderConfig, batch: int) -> Order | Mixture:
-        """What stands where in every global batch. Raises OrderError."""
+        """Return the sample order, in global batches of `batch` samples. Raises OrderError."""
         if len(self.manifests) == 1:
             return Order.of(self.manifests[0], batch, config)
         return Mixture(config, self.manifests, weights=self.weights, batch=batch)
 
     def reader(self) -> ShardReader | MixedReader:
-        """Reads samples under the ids that the order speaks of."""
+        """Return a reader that takes the sample ids of `order`."""
         return ShardReader(self.manifests[0]) if len(self.manifests) == 1 else MixedReader(self.manifests)
 
 
 def manifest_files(shards: str | tuple[WeightedShards, ...]) -> list[Path]:
-    """Where the manifests lie; the path of one behind a URL is that URL."""
+    """Return the paths of the manifests. For a remote data set, the path is built from its URL."""
     return [Path(each.shards) / MANIFEST for each in _listed(shards)]
 
 
 def names(shards: str | tuple[WeightedShards, ...]) -> str:
-    """The data in words, for the record: a folder, or folders with their weights."""
+    """Describe the data sets for logs and records: a folder, or folders with their weights."""
     if isinstance(shards, str):
         return shards
     return ", ".join(f"{each.shards} (weight {each.weight:g})" for each in shards)

@@ -1,8 +1,9 @@
-"""Several data sets in one stream, mixed by weight, with the guarantees of each one's own order.
+"""Mix several data sets by weight into one sample order.
 
 Every global batch takes a fixed number of samples from each set (the weights, rounded to whole samples of a batch),
-spread evenly over its slots. Within a set they come in the set's own order, so that each is met once in every epoch of
-its own, any batch is found directly, and ranks and workers change nothing. Sample ids count through the sets in turn.
+spread evenly over the slots of the batch. Each set keeps its own `Order` and its guarantees: a sample occurs once per
+epoch of its set, any batch is computed directly, and the order does not depend on the number of ranks or workers.
+Sample ids are numbered consecutively across the sets.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from videomae.data.shards.reader import Sample, ShardReader
 
 @dataclass(frozen=True, kw_only=True)
 class MixedReplacements:
-    """A bad sample is replaced by another of its own set."""
+    """Replace a bad sample with another sample of the same data set."""
 
     each: tuple[Replacements, ...]
     starts: tuple[int, ...]
 
     def sample(self, place: SampleSlot, attempt: int) -> int:
-        """As `Replacements.sample`."""
+        """See `Replacements.sample`."""
         position, number = divmod(place.position, len(self.each))
         return self.starts[number] + self.each[number].sample(replace(place, position=position), attempt)
 
 
 class Mixture:
-    """The order of several data sets; stands where an `Order` may stand.
+    """The sample order of several data sets; it can be used in place of an `Order`.
 
     Raises:
-        OrderError: no sets, weights that are not positive, or a batch too small for the smallest weight.
+        OrderError: There are no sets, a weight is not positive, or the batch is too small for the smallest weight.
     """
 
     def __init__(
@@ -52,15 +53,15 @@ class Mixture:
         self.samples = sum(manifest.samples for manifest in manifests)
         self.batches = max(order.batches for order in self.orders)
         self._starts = tuple(itertools.accumulate((manifest.samples for manifest in manifests), initial=0))
-        self._slots = _spread(counts)  # slot of the batch -> number of its set
+        self._slots = _spread(counts)  # slot of the batch -> index of its set
         self.replacements = MixedReplacements(
             each=tuple(order.replacements for order in self.orders), starts=self._starts[:-1]
         )
 
     def slots(self, number: int, start: int = 0, stop: int | None = None) -> list[SampleSlot]:
-        """As `Order.places`; an epoch is the sample's own set's, and positions tell the sets apart.
+        """See `Order.slots`. The epoch of a slot is that of the sample's set; positions are distinct across sets.
 
-        With padding, sets end their epochs at different batches; weights sum up to the batch over all sets.
+        With padding, sets end their epochs at different batches. Sample weights sum to the batch size over all sets.
         """
         stop = self.batch if stop is None else stop
         weight = self.batch / sum(order.real(number) for order in self.orders)
@@ -72,7 +73,7 @@ class Mixture:
         return [next(queues[which]) for which in self._slots[start:stop]]
 
     def shares(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Which places [first, last) of each set's own batch stand in the slots [start, stop)."""
+        """Return, for each set, the slots [first, last) of the set's own batch that fill the slots [start, stop)."""
         return [
             (int(np.count_nonzero(self._slots[:start] == which)), int(np.count_nonzero(self._slots[:stop] == which)))
             for which in range(len(self.orders))
@@ -84,7 +85,7 @@ class Mixture:
 
 
 class MixedReader:
-    """Reads the samples of several manifests under the ids of a `Mixture` of them."""
+    """Read samples of several manifests by the sample ids of their `Mixture`."""
 
     def __init__(self, manifests: Sequence[Manifest]) -> None:
         self.readers = tuple(ShardReader(manifest) for manifest in manifests)
@@ -94,17 +95,17 @@ class MixedReader:
         return self._starts[-1]
 
     def entry(self, sample: int) -> Entry:
-        """As `ShardReader.entry`."""
+        """See `ShardReader.entry`."""
         reader, inner = self._locate(sample)
         return reader.entry(inner)
 
     def read(self, sample: int, *, weight: float = 1.0) -> Sample:
-        """As `ShardReader.read`; labels are those of the sample's own set."""
+        """See `ShardReader.read`. The label is the one in the sample's own data set."""
         reader, inner = self._locate(sample)
         return replace(reader.read(inner, weight=weight), id=sample)
 
     def shard_and_key(self, sample: int) -> tuple[str, str]:
-        """As `ShardReader.where`, with the set's folder before the shard's name."""
+        """See `ShardReader.shard_and_key`. The shard name is prefixed with the folder or URL of its data set."""
         reader, inner = self._locate(sample)
         shard, key = reader.shard_and_key(inner)
         return f"{reader.manifest.url or reader.manifest.folder}/{shard}", key
@@ -115,7 +116,7 @@ class MixedReader:
 
 
 def _share_out(batch: int, weights: Sequence[float], *, sets: int) -> list[int]:
-    """Whole samples of a batch for each set, by largest remainders."""
+    """Return the number of samples per batch for each set, by the largest remainder method."""
     if not sets or len(weights) != sets or min(weights) <= 0:
         raise OrderError(f"got weights {list(weights)} for {sets} data sets; wanted one above 0 for each")
     exact = [batch * weight / sum(weights) for weight in weights]
@@ -129,6 +130,6 @@ def _share_out(batch: int, weights: Sequence[float], *, sets: int) -> list[int]:
 
 
 def _spread(counts: Sequence[int]) -> np.ndarray:
-    """The sets' numbers in the slots of a batch, each set's evenly spaced."""
+    """Return the index of the data set for each slot of a batch, with evenly spaced slots for each set."""
     moments = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
     return np.repeat(np.arange(len(counts)), counts)[np.argsort(moments, kind="stable")]

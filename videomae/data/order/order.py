@@ -1,9 +1,10 @@
-"""Which sample stands at which place of which global batch: a pure function of (seed, epoch, numbers of samples).
+"""Compute the samples of each global batch as a pure function of (seed, epoch, number of samples).
 
-The samples are cut into chunks of a shard's size. An epoch permutes the chunks, cuts the sequence into L lanes and
-shuffles it in blocks inside each lane; a global batch takes batch / L samples of every lane, lane after lane. A rank
-takes a contiguous slice of the batch, so it meets few lanes and thus few shards, and neither the number of ranks nor of
-workers has any part in the order. Any batch of any epoch is found directly, without the ones before it.
+The samples are split into chunks of one shard's size. Each epoch permutes the chunks, splits the resulting sequence
+into L lanes and shuffles blocks of samples within each lane. A global batch takes batch / L samples from each lane, in
+lane order. Each rank takes a contiguous slice of the batch, so it reads from few lanes and few shards. The order does
+not depend on the number of ranks or workers. Any batch of any epoch is computed directly, without the batches before
+it.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from videomae.core.errors import UserError
 from videomae.data.order.permutation import Permutation, generator, permutation
 from videomae.data.shards.manifest import Manifest
 
-_CHUNKS, _BLOCKS, _REPLACEMENTS = 1, 2, 3  # the uses of a seed, kept apart
+_CHUNKS, _BLOCKS, _REPLACEMENTS = 1, 2, 3  # separate random streams of one seed
 _MOST_LANES = 64
 _Ids = npt.NDArray[np.int64]
-Partial = Literal["drop", "pad"]  # what becomes of the last, incomplete batch of an epoch
+Partial = Literal["drop", "pad"]  # how to handle the last, incomplete batch of an epoch
 
 
 class OrderError(UserError):
-    """An order that cannot be made from the numbers given."""
+    """The given number of samples, batch size or lanes do not allow an order."""
 
 
 @configclass
 class OrderConfig:
-    """How samples are mixed. Without `lanes` and `block` both are chosen from the numbers of samples and the batch."""
+    """How samples are shuffled. The defaults of `lanes` and `block` depend on the data set and the batch size."""
 
     seed: int = 0
-    lanes: int | None = None  # sequences read side by side; must divide the batch
-    block: int | None = None  # samples that are shuffled together within a lane
+    lanes: int | None = None  # sequences read in parallel; must divide the batch size
+    block: int | None = None  # samples shuffled together within a lane
     partial: Partial = "drop"
 
     def __post_init__(self) -> None:
@@ -47,10 +48,11 @@ class OrderConfig:
 
 @dataclass(frozen=True, slots=True)
 class SampleSlot:
-    """A place in an epoch, the sample that stands there, and the weight with which it enters a mean over the batch.
+    """A position in an epoch, the sample at that position, and the sample's weight in a mean over the batch.
 
-    Weights sum up to the batch, so that a plain mean of weighted values is the mean over the real samples however the
-    batch is cut: in a whole batch each is 1; of a padded one it is batch / real samples, and 0 for padding.
+    Weights sum to the batch size, so the unweighted mean of weighted values is the mean over the real samples, however
+    the batch is split. In a full batch each weight is 1. In a padded batch the weight is batch / real samples for a
+    real sample and 0 for padding.
     """
 
     epoch: int
@@ -61,27 +63,29 @@ class SampleSlot:
 
 @dataclass(frozen=True, kw_only=True)
 class Replacements:
-    """Which samples stand in for bad ones: a function of (seed, epoch, position, attempt)."""
+    """Choose replacements for bad samples as a function of (seed, epoch, position, attempt)."""
 
     seed: int
     samples: int
     subset: _Ids | None
 
     def sample(self, place: SampleSlot, attempt: int) -> int:
-        """The id that stands in when the sample at `place` cannot be used and `attempt` others neither."""
+        """Return the replacement id for the sample at `place`, after `attempt` replacements were unusable as well."""
         random = generator(key=(self.seed, place.epoch), counter=(place.position, attempt, _REPLACEMENTS))
         chosen = int(random.integers(self.samples))
         return chosen if self.subset is None else int(self.subset[chosen])
 
 
 class Order:
-    """The order of `samples` samples, or of the `subset` of sample ids, in global batches of `batch`.
+    """The order of `samples` samples, or of a `subset` of sample ids, in global batches of `batch` samples.
 
-    `chunk` is the number of samples that lie together (a shard). With `partial="drop"` an epoch leaves out less than a
-    batch; with "pad" each sample stands in it exactly once and the last batch is filled up with others of weight 0.
+    `chunk` is the number of samples that are stored together (a shard). With `partial="drop"` an epoch omits less than
+    one batch of samples. With `partial="pad"` each sample occurs exactly once per epoch, and further samples of
+    weight 0 fill the last batch.
 
     Raises:
-        OrderError: no samples, fewer than one batch to drop from, or lanes that do not divide the batch.
+        OrderError: `samples` or `batch` is below 1, `partial="drop"` leaves no batch, the lanes do not divide the
+            batch, or there are more lanes than samples.
     """
 
     def __init__(
@@ -112,17 +116,17 @@ class Order:
 
     @classmethod
     def of(cls, manifest: Manifest, batch: int, config: OrderConfig, *, subset: Sequence[int] | None = None) -> Order:
-        """The order of a manifest's samples, or of some of them."""
+        """Return the order of a manifest's samples, or of a subset of their ids."""
         chunk = max((shard.samples for shard in manifest.shards), default=1)
         return cls(config, samples=manifest.samples, batch=batch, chunk=chunk, subset=subset)
 
     def real(self, number: int) -> int:
-        """How many places of global batch `number` are no padding."""
+        """Return the number of real (not padding) slots in global batch `number`."""
         last = number % self.batches == self.batches - 1
         return self.used - (self.batches - 1) * self.batch if last else self.batch
 
     def slots(self, number: int, start: int = 0, stop: int | None = None) -> list[SampleSlot]:
-        """Places [start, stop) of global batch `number`, counted from 0 through all epochs."""
+        """Return slots [start, stop) of global batch `number`. Batches are numbered from 0 across all epochs."""
         epoch, batch = divmod(number, self.batches)
         slots = np.arange(start, self.batch if stop is None else stop)
         share = self.batch // self.lanes
@@ -142,7 +146,10 @@ class Order:
         ]
 
     def _lane_sequence(self, epoch: int, lane: int, inside: _Ids) -> tuple[_Ids, npt.NDArray[np.bool_]]:
-        """Where in the epoch's sequence the `inside`-th samples of a lane stand; past its end is padding."""
+        """Return the epoch sequence indices of a lane's `inside`-th samples, and which of them are not padding.
+
+        An index past the end of the lane wraps around and is padding.
+        """
         start, end = (self.used * edge // self.lanes for edge in (lane, lane + 1))
         length = end - start
         wrapped = inside % length
@@ -156,13 +163,16 @@ class Order:
         return start + shuffled, inside < length
 
     def _samples_at(self, epoch: int, sequence: _Ids) -> _Ids:
-        """The samples at places of the epoch's sequence of permuted chunks, of which the last one may be short."""
+        """Return the sample ids at indices of the epoch's sequence of permuted chunks.
+
+        The last chunk of the data set may be short; it can occur anywhere in the sequence.
+        """
         order = self._chunk_order(epoch)
         last = self._chunks - 1
         missing = self._chunks * self.chunk - self.samples
         short_start = int(order.inverse(np.array([last]))[0]) * self.chunk
         short_end = short_start + self.chunk - missing
-        padded = np.where(sequence >= short_end, sequence + missing, sequence)  # as if the short chunk were whole
+        padded = np.where(sequence >= short_end, sequence + missing, sequence)  # as if the short chunk were full
         ids = order.forward(padded // self.chunk) * self.chunk + padded % self.chunk
         return ids if self.subset is None else self.subset[ids]
 
@@ -174,6 +184,6 @@ class Order:
 
 
 def _lanes(samples: int, batch: int, chunk: int) -> int:
-    """The largest divisor of the batch that leaves a lane at least four chunks to shuffle, and at most 64."""
+    """Return the largest divisor of the batch, at most 64, that leaves at least four chunks to shuffle per lane."""
     most = max(1, min(_MOST_LANES, samples // (4 * chunk)))
     return max(divisor for divisor in range(1, min(most, batch) + 1) if batch % divisor == 0)

@@ -1,7 +1,8 @@
-"""Random permutations and generators that are functions of integers: same key, same result, on any machine.
+"""Random permutations and generators that are determined by integer keys.
 
-Small permutations are tables; large ones a Feistel network with cycle walking (Black and Rogaway 2002), which needs no
-memory and answers for one element, or its inverse, by itself.
+The same key gives the same result on any machine. Small permutations are tables. Large permutations are Feistel
+networks with cycle walking (Black and Rogaway 2002), which need no memory and map single elements, forward or inverse,
+independently.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Places = npt.NDArray[np.int64]
 
 
 class Permutation(Protocol):
-    """A one-to-one map of [0, size) onto itself."""
+    """A bijection of [0, size)."""
 
     def forward(self, places: Places) -> Places: ...
 
@@ -25,13 +26,16 @@ class Permutation(Protocol):
 
 
 def generator(*, key: tuple[int, int], counter: tuple[int, int, int]) -> np.random.Generator:
-    """A Philox generator for these integers alone (Salmon et al. 2011); different integers, independent streams."""
+    """Return a Philox generator (Salmon et al. 2011) determined by `key` and `counter` alone.
+
+    Different integers give independent streams.
+    """
     words = np.array([0, *counter], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(counter=words, key=np.array(key, dtype=np.uint64)))
 
 
 def permutation(size: int, *, key: tuple[int, int], counter: tuple[int, int, int]) -> Permutation:
-    """A permutation of [0, size) for these integers."""
+    """Return a permutation of [0, size) determined by `key` and `counter`."""
     bits = generator(key=key, counter=counter).bit_generator
     if size <= TABLE_LIMIT:
         return _Table(np.argsort(bits.random_raw(size), kind="stable"))
@@ -52,7 +56,7 @@ class _Table:
 
 
 class _Feistel:
-    """Permutes [0, 4^half_bits) by rounds of swap-and-mix and walks on until the result is below `size`."""
+    """A Feistel network on [0, 4^half_bits), applied repeatedly until the result is below `size` (cycle walking)."""
 
     def __init__(self, size: int, keys: npt.NDArray[np.uint64]) -> None:
         self._size, self._keys = size, keys
@@ -84,7 +88,7 @@ class _Feistel:
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finaliser (Steele et al. 2014); the products wrap round, as they should."""
+    """The finalizer of SplitMix64 (Steele et al. 2014). The products overflow modulo 2^64, as intended."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

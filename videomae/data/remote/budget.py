@@ -1,10 +1,12 @@
-"""The room of a node's cache: what lies in it, what is promised to downloads under way, and what goes first.
+"""The disk budget of a node's shard cache: space accounting, reservations for downloads, and eviction.
 
-A download reserves its whole size before it begins, so that all of a node together stay within the limit. Whether one
-is under way is seen by the lock of its file, which its process holds and which ends with it, however it dies. Half a
-file that a dead download left can be gone on with; until then it counts with what there is of it, and goes before any
-whole file. Of these, the one whose next use by any process is farthest away goes first, before it all those that nobody
-has announced, the longest unused first.
+A download reserves its full size before it starts, so all downloads of a node together stay within the limit. The
+downloading process holds the lock of its file; the lock is released when the process ends, however it ends, and so
+shows whether the download is still active. A partial file of a dead download can be resumed. Until then it counts with
+its size on disk.
+
+Partial files are evicted before complete files. Within each group, files without an announced next use go first, the
+least recently used ones before the others, followed by the files whose next use by any process is farthest away.
 """
 
 from __future__ import annotations
@@ -21,24 +23,24 @@ from videomae.core.files import file_lock
 from videomae.data.remote.plans import next_uses
 
 PLANS = "plans"
-_MARGIN = 2  # batches by which ranks of a run may differ
-_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between two looks whether a download under way has ended
+_MARGIN = 2  # batches by which the ranks of a run may be apart
+_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between checks for the end of an active download
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Holding:
-    """What the cache has of one file: the bytes on its disk or promised to the download that is `busy` with it."""
+    """The space of one file in the cache: bytes on disk, or bytes reserved by an active (`busy`) download."""
 
     path: Path
     bytes: int
     busy: bool
     whole: bool
-    used: float  # when last
+    used: float  # Unix time of the last use, in seconds
 
 
 class CacheBudget:
-    """At most `limit` bytes of shards below `folder`, for all the processes of a node."""
+    """Limit the shards below `folder` to `limit` bytes, across all processes of a node."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
@@ -46,10 +48,11 @@ class CacheBudget:
 
     @contextlib.contextmanager
     def reserved(self, path: Path, size: int, *, ahead: bool = False) -> Iterator[bool]:
-        """While open, there is room for `size` bytes at `path`, whose lock the caller holds; others are removed for it.
+        """Reserve `size` bytes for `path` inside the context, and evict other files if necessary.
 
-        Waits until downloads under way make it possible. Not so if the file is wanted `ahead` of its use: then nothing
-        is removed that is needed sooner, and False is given at once where the room would have to come from that.
+        The caller holds the lock of `path`. The call waits for active downloads to end if they occupy the space. With
+        `ahead=True` (a prefetch) it neither waits nor evicts files that are needed sooner than `path`; it yields False
+        at once if the other files do not free enough space.
         """
         pause = _PAUSE
         while not (granted := self._reserve(path, size, ahead=ahead)) and not ahead:
@@ -70,14 +73,14 @@ class CacheBudget:
                 victims = self._victims(idle, surplus, ahead_of=path if ahead else None)
                 if not victims:
                     return False
-                for victim in victims:  # no download of it can begin meanwhile; who has it open keeps reading it
+                for victim in victims:  # no download of it can start now; open descriptors stay readable
                     victim.path.unlink(missing_ok=True)
                     _partial(victim.path).unlink(missing_ok=True)
             _promise(path).write_text(str(size))
             return True
 
     def _victims(self, idle: list[_Holding], surplus: int, *, ahead_of: Path | None) -> list[_Holding]:
-        """What to remove for `surplus` more bytes, the first to go first; nothing if that is not enough."""
+        """Return the files to evict to free `surplus` bytes, in eviction order, or nothing if that is too little."""
         needed = next_uses(self._folder / PLANS)
         never = max(needed.values(), default=0) + _MARGIN + 1
         if ahead_of is not None:
@@ -97,7 +100,7 @@ class CacheBudget:
         return victims
 
     def _warn(self) -> None:
-        """Say once that the cache is too small for what is read at a time."""
+        """Warn once that the cache is smaller than the set of shards in use."""
         if not self._warned:
             _log.warning(
                 "%s, of %.3g GB, does not hold the shards that are needed soon, so some are fetched more than once;"
@@ -109,12 +112,12 @@ class CacheBudget:
 
 
 def lock_of(path: Path) -> Path:
-    """The lock that whoever downloads the file at `path` holds."""
+    """Return the path of the lock that is held during a download of `path`."""
     return path.with_name(path.name + ".lock")
 
 
 def _promise(path: Path) -> Path:
-    """The file that says how many bytes a download of `path` will take."""
+    """Return the path of the file that stores the number of bytes reserved for a download of `path`."""
     return path.with_name(path.name + ".reserved")
 
 
@@ -123,12 +126,12 @@ def _partial(path: Path) -> Path:
 
 
 def _planned(path: Path) -> str:
-    """The file at `path` as the plans name it."""
+    """Return the name of the file at `path` in the plans."""
     return f"{path.parent.name}/{path.name}"
 
 
 def _holdings(folder: Path) -> list[_Holding]:
-    """All that lies in the cache, or will; the caller holds the room's lock."""
+    """Return all files that are in the cache or are being downloaded. The caller holds the lock of the budget."""
     paths = set(folder.glob("*/*.tar"))
     paths |= {path.with_suffix("") for kind in ("partial", "reserved") for path in folder.glob(f"*/*.tar.{kind}")}
     found = []
@@ -144,7 +147,7 @@ def _holdings(folder: Path) -> list[_Holding]:
 
 
 def _promised(path: Path) -> int:
-    """How many bytes a living process has reserved for a download of `path`; what a dead one has is given up."""
+    """Return the bytes that a live process has reserved for a download of `path`, and drop a dead reservation."""
     promise = _promise(path)
     if not promise.exists():
         return 0

@@ -1,8 +1,9 @@
-"""A node's bounded cache of remote shards: one download a node, and what is needed last goes first.
+"""A size-limited cache of remote shards, shared by all processes of a node.
 
-All processes of a node share a folder. A file is fetched under its lock, so that others wait for it instead of fetching
-it too; its room is reserved first (`remote.budget`), and comes from what is needed last by what every rank says of its
-coming batches (`remote.plans`). Indexes, about a thousandth of their shards, are kept besides.
+Each file is downloaded once per node: a process downloads it under the lock of the file, and other processes wait for
+it. A download first reserves its disk space (`remote.budget`). Space is freed by evicting the files whose next use is
+farthest away according to the plans of all ranks (`remote.plans`). Indexes, about a thousandth of the size of their
+shards, are cached without counting towards the limit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from videomae.data.remote.plans import Plan
 
 
 def _default_folder() -> Path:
-    """`VIDEOMAE_CACHE`, or else a disk of this node: a home folder is often on a network, and one for all nodes."""
+    """Return `VIDEOMAE_CACHE`, or a folder on a local disk: home folders are often on a network shared by all nodes."""
     if given := os.environ.get("VIDEOMAE_CACHE"):
         return Path(given)
     disk = os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir()
@@ -33,14 +34,14 @@ def _default_folder() -> Path:
 
 @configclass
 class CacheConfig:
-    """Where remote shards are kept on this node, and how many bytes of them. Set by the environment of the node."""
+    """The folder and size limit of the shard cache on this node. The environment variables of the node set both."""
 
     folder: Path = field(default_factory=_default_folder)
     gigabytes: float = float(os.environ.get("VIDEOMAE_CACHE_GB", "200"))
 
 
 class ShardCache:
-    """The local copies of one remote folder's files, within the limit that all folders of the node share."""
+    """Local copies of the files of one remote folder. All remote folders on a node share one size limit."""
 
     def __init__(self, remote: RemoteFolder, config: CacheConfig | None = None) -> None:
         self._remote, self._config = remote, config or CacheConfig()
@@ -48,14 +49,16 @@ class ShardCache:
         self.folder = self._config.folder / name
         self._limit = int(self._config.gigabytes * 1e9)
         self._room = CacheBudget(self._config.folder, self._limit)
-        self._changed: dict[str, str] = {}  # what was not what was wanted, and how
+        self._changed: dict[str, str] = {}  # file name -> error message, for files with unexpected content
 
     def open(self, name: str, *, size: int, sha256: str) -> int:
-        """A descriptor of the local copy of a remote file, downloaded first if need be; the caller closes it.
+        """Return a file descriptor of the local copy of a remote file, which is downloaded if it is not cached.
+
+        The caller closes the descriptor.
 
         Raises:
-            RemoteError: the download failed, or the file alone is larger than the cache.
-            ChangedError: the file there is not the one that is wanted.
+            RemoteError: The download failed, or the file alone is larger than the cache.
+            ChangedError: The remote file does not match `sha256`.
         """
         path = self.folder / name
         found = _opened(path)
@@ -65,17 +68,17 @@ class ShardCache:
             found = _opened(path)
             if found is not None:
                 return found
-            with self._room.reserved(path, size):  # as long as it is reserved nobody removes it
+            with self._room.reserved(path, size):  # no process evicts the file while it is reserved
                 self._download(name, size=size, sha256=sha256)
                 return os.open(path, os.O_RDONLY)
 
     def fetch(self, name: str, *, size: int, sha256: str) -> Path:
-        """The local path of a remote file, downloaded first if need be. Raises as `open`."""
+        """Return the local path of a remote file, which is downloaded if it is not cached. Raises as `open`."""
         os.close(self.open(name, size=size, sha256=sha256))
         return self.folder / name
 
     def fetch_ahead(self, name: str, *, size: int, sha256: str) -> bool:
-        """Have a file that is announced; False where room for it would have to come from what is needed sooner.
+        """Prefetch a file. Return False, without a download, if that would evict files that are needed sooner.
 
         Raises as `open`.
         """
@@ -91,11 +94,11 @@ class ShardCache:
                 return granted
 
     def plan(self) -> Plan:
-        """Where somebody may announce which files of this folder will be needed, and when."""
+        """Return a new plan, in which a process announces when it needs which files of this folder."""
         return Plan(self._config.folder / PLANS, self.folder.name)
 
     def fetch_text(self, name: str, *, sha256: str) -> str:
-        """The text of a small remote file such as an index, kept beside the shards. Raises as `fetch`."""
+        """Return the text of a small remote file such as an index, cached beside the shards. Raises as `fetch`."""
         path = self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
         with file_lock(lock_of(path)):
@@ -109,8 +112,8 @@ class ShardCache:
 
     @contextlib.contextmanager
     def _alone(self, name: str, size: int) -> Iterator[None]:
-        """Be the only one on this node who has to do with a file that is to be downloaded. Raises as `open`."""
-        if name in self._changed:  # it is not fetched again for every one of its samples
+        """Hold the node-wide lock for the download of a file. Raises as `open`."""
+        if name in self._changed:  # do not download it again for each of its samples
             raise ChangedError(self._changed[name])
         if size > self._limit:
             raise RemoteError(
@@ -130,7 +133,7 @@ class ShardCache:
 
 
 def _opened(path: Path) -> int | None:
-    """A descriptor of a file that is there, marked as used now."""
+    """Return a descriptor of the file and update its time of use, or None if the file does not exist."""
     with contextlib.suppress(FileNotFoundError):
         file = os.open(path, os.O_RDONLY)
         os.utime(file)

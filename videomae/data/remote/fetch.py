@@ -1,4 +1,7 @@
-"""Files behind http(s), s3 and gs: ranged, resumable downloads with retries. The only user of fsspec."""
+"""Download files from http(s), s3 and gs URLs with range requests, retries and resumption.
+
+This is the only module that uses fsspec.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from videomae.core.files import file_sha256
 from videomae.data.errors import ChangedError, RemoteError
 
 SCHEMES = ("http", "https", "s3", "gs")
-_URL = re.compile(rf"^({'|'.join(SCHEMES)}):/+(.*)$")  # a Path has eaten one of the slashes, or not
+_URL = re.compile(rf"^({'|'.join(SCHEMES)}):/+(.*)$")  # one slash if the URL went through a Path, which collapses "//"
 _PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
 _SMALLEST_CHUNK = 4096
 T = TypeVar("T")
@@ -27,23 +30,23 @@ T = TypeVar("T")
 
 @configclass
 class RemoteConfig:
-    """How patiently files are fetched."""
+    """Chunk size, retries and timeouts of downloads."""
 
-    chunk_bytes: int = 8 << 20  # asked for at a time, half as much after each failure; what is there survives
-    attempts: int = 8  # in a row without a single byte gained
-    first_wait: float = 0.5  # seconds; doubled at each further attempt
+    chunk_bytes: int = 8 << 20  # per request, halved after each failure; downloaded bytes are kept
+    attempts: int = 8  # consecutive attempts without any progress before giving up
+    first_wait: float = 0.5  # seconds before the first retry; doubled for each further one
     longest_wait: float = 30.0
-    timeout: float = 60.0  # seconds for one chunk
+    timeout: float = 60.0  # seconds per chunk
 
 
 def as_url(place: str | Path) -> str | None:
-    """The URL that `place` is, or None for a local path."""
+    """Return `place` as a normalized URL, or None if it is a local path."""
     match = _URL.match(str(place))
     return f"{match[1]}://{match[2].rstrip('/')}" if match else None
 
 
 class RemoteFolder:
-    """The files below one URL."""
+    """A remote folder: the files below one URL."""
 
     def __init__(self, url: str, config: RemoteConfig | None = None) -> None:
         self.url, self._config = url, config or RemoteConfig()
@@ -51,18 +54,18 @@ class RemoteFolder:
         self._system: tuple[int, Any] | None = None
 
     def read(self, name: str, *, most: int = 1 << 28) -> bytes:
-        """A whole small file. Raises RemoteError if it cannot be had or is larger than `most` bytes."""
+        """Return the content of a small file. Raises RemoteError if the read fails or the file exceeds `most` bytes."""
         content = self._patiently(name, lambda: self._files().cat_file(self._path(name), start=0, end=most + 1))
         if len(content) > most:
             raise RemoteError(f"{self.url}/{name}: more than {most} bytes, which no manifest or index needs")
         return content
 
     def download(self, name: str, target: Path, *, size: int, sha256: str) -> None:
-        """Fetch a file of known size and hash to `target`, going on where an earlier, broken download stopped.
+        """Download a file of known size and hash to `target`, and resume an earlier, interrupted download.
 
         Raises:
-            RemoteError: the place cannot be reached, or gives up no byte in all attempts.
-            ChangedError: the file there has another size or content.
+            RemoteError: The URL cannot be reached, or no attempt made any progress.
+            ChangedError: The remote file has a different size or content.
         """
         partial = target.with_name(target.name + ".partial")
         for fresh in (False, True):
@@ -84,7 +87,7 @@ class RemoteFolder:
             def fetch() -> bytes:
                 nonlocal chunk
                 start = file.tell()
-                asked, chunk = chunk, max(_SMALLEST_CHUNK, chunk // 2)  # should it fail: a slow line needs small ones
+                asked, chunk = chunk, max(_SMALLEST_CHUNK, chunk // 2)  # if it fails: slow links need small chunks
                 data = self._chunk(name, start, min(size, start + asked))
                 chunk = asked
                 return data
@@ -100,7 +103,7 @@ class RemoteFolder:
         return data
 
     def _patiently(self, name: str, action: Callable[[], T]) -> T:
-        """Try until it works, waiting longer each time and never in step with others."""
+        """Call `action` until it succeeds, with exponential backoff and jitter. Raises RemoteError."""
         wait = self._config.first_wait
         for attempt in range(1, self._config.attempts + 1):
             try:
@@ -117,7 +120,7 @@ class RemoteFolder:
         raise AssertionError("unreachable")
 
     def _files(self) -> Any:
-        """fsspec's file system, made anew in every process: its event loop does not survive a fork."""
+        """Return the fsspec file system, created once per process because its event loop does not survive a fork."""
         if self._system is None or self._system[0] != os.getpid():
             package = _PACKAGES[self._scheme]
             if importlib.util.find_spec(package) is None:
@@ -140,8 +143,8 @@ def _timeout(seconds: float) -> Any:
 
 
 def _client_errors(scheme: str) -> tuple[type[Exception], ...]:
-    """What the clients raise of their own for a bad line; everything else is a fault of ours and goes through."""
-    line = importlib.import_module("aiohttp").ClientError  # s3fs and gcsfs let it through too
+    """Return the clients' own exception types for network failures. Other exceptions are bugs and propagate."""
+    line = importlib.import_module("aiohttp").ClientError  # s3fs and gcsfs propagate it too
     if scheme in ("http", "https"):
         return (line,)
     if scheme == "s3":

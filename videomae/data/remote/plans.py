@@ -1,6 +1,6 @@
-"""What the processes of a node say they will need: for each file of the cache, in how many batches from now.
+"""Plans of upcoming reads: for each file of the cache, the number of batches until a process needs it.
 
-One small file for each rank and data set, rewritten as it goes on; what a dead process said is removed.
+Each rank writes one small file per data set and rewrites it as it advances. The plans of dead processes are removed.
 """
 
 from __future__ import annotations
@@ -19,31 +19,34 @@ _numbers = itertools.count()
 
 
 class Plan:
-    """One speaker's announcements about the files of one folder of the cache."""
+    """The plan of one process for the files of one cache folder."""
 
     def __init__(self, plans: Path, folder: str) -> None:
         self._folder = folder
         self._file = plans / f"{os.getpid()}-{next(_numbers)}-{folder}@{socket.gethostname()}.json"
 
     def publish_plan(self, soon: Mapping[str, int]) -> None:
-        """Say in how many batches each file is needed next; replaces what was said before."""
+        """Publish the number of batches until each file is needed next. Replaces the previous plan."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._file, {f"{self._folder}/{name}": batches for name, batches in soon.items()})
 
     def withdraw(self) -> None:
-        """Nothing is needed any more."""
+        """Remove the plan: no file is needed any more."""
         self._file.unlink(missing_ok=True)
 
 
 def next_uses(plans: Path) -> dict[str, int]:
-    """In how many batches anybody needs each announced file; what this host's dead processes said is removed."""
+    """Return, for each planned file, the number of batches until any process needs it.
+
+    Removes the plans of dead processes of this host.
+    """
     needed: dict[str, int] = {}
     for plan in plans.glob("*.json"):
         process, _, host = plan.stem.partition("@")
         if host == socket.gethostname() and not Path(f"/proc/{process.partition('-')[0]}").exists():
             plan.unlink(missing_ok=True)
             continue
-        with contextlib.suppress(FileNotFoundError, ValueError, AttributeError, TypeError):  # none of ours
+        with contextlib.suppress(FileNotFoundError, ValueError, AttributeError, TypeError):  # gone, or not a plan
             for name, batches in json.loads(plan.read_text()).items():
                 needed[name] = min(needed.get(name, batches), batches)
     return needed
