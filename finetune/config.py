@@ -14,14 +14,14 @@ from videomae.run.config import TrainingConfig
 
 @configclass
 class FinetuneDataConfig(ClipsConfig):
-    """Data and augmentation of training clips."""
+    """Training data and augmentation."""
 
-    shards: str  # folder with the splits train and val, as `videomae shards build` writes it
-    scale: tuple[float, float] = (0.5, 1.0)  # area of the random crop, as a share of the frame
+    shards: str  # folder with the splits train and val, written by `videomae shards build`
+    scale: tuple[float, float] = (0.5, 1.0)  # area of the random crop, as a fraction of the frame area
     ratio: tuple[float, float] = (0.75, 1.3333)  # width / height of the random crop
-    flip: float = 0.5  # probability
+    flip: float = 0.5  # probability of a horizontal flip
     rand_augment: str | None = None  # for example rand-m7-n4-mstd0.5-inc1
-    random_erasing: float = 0.0  # probability of erasing a box, the same in all frames; official 0.25
+    random_erasing: float = 0.0  # probability of erasing one box, the same in all frames; the official recipe uses 0.25
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,11 +31,11 @@ class FinetuneDataConfig(ClipsConfig):
 
 @configclass
 class EvaluationConfig:
-    """Evaluation on the val split, which selects nothing: the weights of the last step are the result."""
+    """Evaluation on the val split. It does not select a model: the weights of the last step are the result."""
 
-    every: str = "5 epochs"  # also at the end
+    every: str = "5 epochs"  # interval; the run is also evaluated at the end
     clips: int = 2  # temporal views per video; probabilities are averaged over views
-    crops: int = 1  # spatial views: 1 centre, 3 along the long side
+    crops: int = 1  # spatial views per clip: 1 is the centre crop, 3 are spread along the long side
     batch: int = 16  # clips per forward pass
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class FinetuneConfig(TrainingConfig):
     data: FinetuneDataConfig
     model: ModelConfig
     mixup: MixupConfig = MixupConfig()
-    layer_decay: float = 1.0  # factor per layer on the learning rate; official 0.75, small data sets 0.7
+    layer_decay: float = 1.0  # learning rate factor per layer; the official recipe uses 0.75, small data sets 0.7
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:

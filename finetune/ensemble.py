@@ -1,7 +1,7 @@
 """Evaluate several finished runs as one classifier: `videomae ensemble RUN RUN`.
 
-Every run looks at the val split through its own input. `average` takes the mean of the probabilities; `svm` fits a
-linear SVM to the runs' scores on the train split, which is how a two-stream network is fused.
+Each run is evaluated on the val split with its own input config (frames, size, stride). `average` takes the mean of the
+probabilities; `svm` fits a linear SVM to the runs' scores on the train split, as for two-stream networks.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from videomae.run.directory import RunDirectory
 
 @dataclass(frozen=True)
 class Member:
-    """A finished run."""
+    """A finished run: its config and its exported classifier."""
 
     config: FinetuneConfig
     classifier: Classifier
 
     @classmethod
     def read(cls, folder: Path) -> Member:
-        """From the run's directory; its export must be there."""
+        """Read a member from its run directory, which must contain the export."""
         run = RunDirectory(folder)
         return cls(load(FinetuneConfig, run.config), load_classifier(run.export))
 
     def evaluator(self, name: str, world: World) -> Evaluator:
-        """For the split `name`, as the run evaluates."""
+        """Return an evaluator for the split `name` with the evaluation settings of the run."""
         return Evaluator(
             manifest=split(self.config, name),
             input=self.classifier.model.input,
@@ -46,7 +46,7 @@ class Member:
         )
 
     def probabilities(self, name: str, world: World) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities (S, K) and labels (S,) of the split `name`."""
+        """Return probabilities (S, K) and labels (S,) of the S videos of the split `name`, for K classes."""
         return self.evaluator(name, world).probabilities(self.classifier.module.to(world.device))
 
 
@@ -54,7 +54,7 @@ def fuse(members: Sequence[Member], fusion: str, world: World) -> Evaluation:
     """Evaluate the members together on the val split.
 
     Raises:
-        FusionError: fewer than two members, or members of other classes or other videos.
+        FusionError: there are fewer than two members, or they differ in classes or videos.
     """
     if len(members) < 2:
         raise FusionError(f"a fusion needs at least 2 runs, got {len(members)}")

@@ -1,4 +1,4 @@
-"""Accuracy on a split: every video once, averaging probabilities over several views per video.
+"""Evaluate a classifier on a split: each video once, with probabilities averaged over several views.
 
 `videomae evaluate RUN` evaluates a finished run without DeepSpeed.
 """
@@ -37,7 +37,7 @@ FILE = "evaluation.json"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of correctly classified videos, and its 95 % interval."""
+    """Fraction of correctly classified videos, and its 95 % confidence interval."""
 
     correct: int
     total: int
@@ -48,7 +48,7 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson score interval (1927): unlike the normal interval, accurate for small counts and near 0 and 1."""
+        """Wilson score interval (1927); unlike the normal interval, accurate for small counts and near 0 and 1."""
         z = 1.959964
         spread = z**2 / self.total
         middle = (self.value + spread / 2) / (1 + spread)
@@ -58,16 +58,16 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result on one split."""
+    """The result of an evaluation on one split."""
 
     accuracy: Accuracy
     loss: float  # cross-entropy of the mean probabilities
     classes: tuple[str, ...]
-    confusion: list[list[int]]
+    confusion: list[list[int]]  # counts by true class (rows) and predicted class (columns)
     views: str  # clips x crops
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of evaluation.json."""
+        """Return the content of evaluation.json."""
         return {
             "accuracy": self.accuracy.value,
             "interval": list(self.accuracy.interval),
@@ -81,19 +81,19 @@ class Evaluation:
 
 
 class Pace(Protocol):
-    """Yields batches, at most `most` on any rank, and may raise between them."""
+    """Iterates over batches, of which no rank has more than `most`; may raise between two batches."""
 
     def __call__(self, batches: Iterable[T], *, most: int) -> Iterable[T]: ...
 
 
 def unpaced(batches: Iterable[T], *, most: int) -> Iterable[T]:
-    """All `batches`, unchanged."""
+    """Return `batches` unchanged."""
     return batches
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates modules of one input on one split; each rank evaluates its share of the videos."""
+    """Evaluates modules on one split with one input config; each rank evaluates its part of the videos."""
 
     manifest: Manifest
     input: ModelInput
@@ -102,15 +102,15 @@ class Evaluator:
     world: World
 
     def __call__(self, module: nn.Module, pace: Pace = unpaced) -> Evaluation:
-        """Evaluate `module`, the same result on every rank; `pace` may stop between two batches.
+        """Evaluate `module` and return the same result on every rank; `pace` may raise between two batches.
 
         Raises:
-            BadSampleError: a video cannot be read; an evaluation skips none.
+            BadSampleError: a video cannot be read; an evaluation never skips videos.
         """
         return self.summary(*self.probabilities(module, pace))
 
     def probabilities(self, module: nn.Module, pace: Pace = unpaced) -> tuple[np.ndarray, np.ndarray]:
-        """Mean probabilities (S, K) over the views of every video, and labels (S,), the same on every rank."""
+        """Return mean probabilities (S, K) over the views of each video and labels (S,), the same on every rank."""
         was_training = module.training
         module.eval()
         try:
@@ -122,7 +122,7 @@ class Evaluator:
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def summary(self, probabilities_SK: np.ndarray, labels_S: np.ndarray) -> Evaluation:
-        """The evaluation from the probabilities of this split's videos."""
+        """Compute the evaluation from probabilities (S, K) and labels (S,) of the videos of this split."""
         predictions_S = probabilities_SK.argmax(axis=1)
         return Evaluation(
             accuracy=Accuracy(int((predictions_S == labels_S).sum()), len(labels_S)),
@@ -134,7 +134,7 @@ class Evaluator:
 
     @property
     def _videos(self) -> int:
-        """Videos per batch."""
+        """Number of videos per batch."""
         return max(1, self.evaluation.batch // (self.evaluation.clips * self.evaluation.crops))
 
     @property
@@ -152,9 +152,9 @@ class Evaluator:
 
     @torch.no_grad()
     def _probabilities(self, module: nn.Module, batch: LabelledBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Mean probabilities (S, K) and labels (S,) of the videos, whose views are consecutive in `batch`."""
+        """Return mean probabilities (S, K) and labels (S,); the views of a video are consecutive in `batch`."""
         views = self.evaluation.clips * self.evaluation.crops
-        labels_S = batch.label_B[::views].numpy().copy()  # a view would keep the batch in memory
+        labels_S = batch.label_B[::views].numpy().copy()  # a view would keep the whole batch in memory
         batch = batch.to(self.world.device)
         logits_BK = module(normalize(batch.video_BCTHW, self.input.mean, self.input.std))
         mean_SK = logits_BK.float().softmax(dim=1).unflatten(0, (-1, views)).mean(dim=1)
@@ -162,7 +162,7 @@ class Evaluator:
 
 
 def evaluate_run(folder: Path, *, clips: int | None = None, crops: int | None = None) -> Evaluation:
-    """Evaluate a finished run on its val split in this process; `clips` and `crops` replace the run's own views."""
+    """Evaluate a finished run on its val split in this process; `clips` and `crops` override the run's config."""
     run = RunDirectory(folder)
     config = load(FinetuneConfig, run.config)
     classifier = load_classifier(run.export)
@@ -179,7 +179,7 @@ def evaluate_run(folder: Path, *, clips: int | None = None, crops: int | None = 
 
 
 def describe(result: Evaluation) -> str:
-    """The evaluation as text."""
+    """Format the evaluation as text."""
     low, high = result.accuracy.interval
     width = max(len(name) for name in result.classes)
     lines = [
@@ -194,7 +194,7 @@ def describe(result: Evaluation) -> str:
 
 
 def confusion(labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], *, classes: int) -> list[list[int]]:
-    """Counts by true class (rows) and predicted class (columns)."""
+    """Return the counts by true class (rows) and predicted class (columns)."""
     counts = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(counts, (labels, predictions), 1)
     return counts.tolist()

@@ -1,4 +1,4 @@
-"""The exported classifier: `classifier.safetensors` and `classifier.json`, written by a run or from a checkpoint."""
+"""Save and load exported classifiers: `classifier.safetensors` and `classifier.json`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ DESCRIPTION = "classifier.json"
 
 @configclass
 class ClassifierDescription:
-    """Content of classifier.json: the model's config and the classes in the order of the logits."""
+    """Content of classifier.json: the model config and the class names in the order of the logits."""
 
     model: ModelConfig
     classes: tuple[str, ...]
-    ema: float | None = None  # decay of the exported moving average; null: the weights of the last step
+    ema: float | None = None  # decay of the exported moving average; null: the weights of the last step, not averaged
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained model on the CPU, in evaluation mode."""
+    """A trained model on the CPU, in evaluation mode, with its config and class names."""
 
     module: nn.Module
     model: ModelConfig
@@ -44,7 +44,7 @@ class Classifier:
 
 
 def save_classifier(state: Mapping[str, Tensor], description: ClassifierDescription, folder: Path) -> None:
-    """Write both files into `folder`; each appears whole or not at all, the JSON last."""
+    """Write both files to `folder`. Each write is atomic; the JSON file is written last."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / TENSORS) as part:
         safetensors.torch.save_file({name: value.contiguous() for name, value in state.items()}, part)
@@ -55,7 +55,7 @@ def load_classifier(folder: Path) -> Classifier:
     """Read an exported classifier.
 
     Raises:
-        WeightsError: a file is missing or damaged, or the tensors do not fit the description.
+        WeightsError: a file is missing or damaged, or the tensors do not match the description.
     """
     file = folder / DESCRIPTION
     if not file.is_file():
@@ -71,10 +71,18 @@ def load_classifier(folder: Path) -> Classifier:
 def export_classifier(
     run: Path, *, step: int | None = None, average: bool | None = None, out: Path | None = None
 ) -> Path:
-    """Write the classifier of the latest valid checkpoint of `run`, or of that at `step`; returns the folder.
+    """Export the classifier from the latest valid checkpoint of `run`, or from the one at `step`.
 
-    `average` selects the moving average of the weights; None exports it if the run keeps one. The folder is `out`, or
-    `export-step-...` in the run directory; the classes are read from the run's shards. The run may still train.
+    The run may still be training. The class names are read from its shards.
+
+    Args:
+        run: the run directory.
+        step: the step of the checkpoint; None selects the latest valid checkpoint.
+        average: whether to export the moving average of the weights; None exports it if the run keeps one.
+        out: the output folder; None selects `export-step-...` in the run directory.
+
+    Returns:
+        The output folder.
 
     Raises:
         UserError: there is no valid checkpoint, or the shards of the run are missing.

@@ -1,6 +1,6 @@
-"""From shards to labelled clips: what happens to one video in training and in evaluation.
+"""Load labelled clips from shards: sampling, decoding, augmentation and batching for training and evaluation.
 
-Shapes: B batch, R clips of one video, N frames of all of them, C channels, T frames, H height, W width.
+Shapes: B batch, R clips per video, N frames in all R clips, C channels, T frames per clip, H height, W width.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from videomae.data.video import FramesTHWC, decode
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """One clip, uint8, its class, and its weight in a mean over the batch."""
+    """One uint8 clip, its class index, and its weight in means over the batch."""
 
     frames_TCHW: Tensor
     label: int
@@ -38,15 +38,15 @@ class LabelledClip:
 
 @dataclass(frozen=True)
 class LabelledBatch(TensorBatch):
-    """A micro-batch; pixels stay uint8 until they are on the device."""
+    """A micro-batch of labelled clips; pixels stay uint8 until they are on the device."""
 
     video_BCTHW: Tensor
     label_B: Tensor
-    weight_B: Tensor | None = None  # float32; None: each clip counts alike
+    weight_B: Tensor | None = None  # float32; None: all clips have equal weight
 
 
 def collate(clips: Sequence[LabelledClip], alloc: AllocClip | None = None) -> LabelledBatch:
-    """Stack clips into a batch, in memory from `alloc`."""
+    """Stack clips into a batch; `alloc` provides the memory of the clips."""
     return LabelledBatch(
         video_BCTHW=stack_clips([clip.frames_TCHW for clip in clips], alloc),
         label_B=torch.tensor([clip.label for clip in clips]),
@@ -56,7 +56,10 @@ def collate(clips: Sequence[LabelledClip], alloc: AllocClip | None = None) -> La
 
 @dataclass(frozen=True)
 class TrainingClips:
-    """Turns a sample into one altered clip a generator; every random choice comes from the generators given."""
+    """Transform a sample into augmented training clips, one per generator.
+
+    All random choices come from the given generators.
+    """
 
     data: FinetuneDataConfig
     input: ModelInput
@@ -65,7 +68,7 @@ class TrainingClips:
         self, sample: Sample, rngs: Sequence[np.random.Generator], alloc: AllocClip | None = None
     ) -> list[LabelledClip]:
         index_RT = np.stack([self._index(sample.frames, rng) for rng in rngs])
-        frames_NHWC = decode(sample.video, index_RT.reshape(-1))  # one decoding for all clips
+        frames_NHWC = decode(sample.video, index_RT.reshape(-1))  # decode the video once for all clips
         frames_RTHWC = frames_NHWC.reshape(*index_RT.shape, *frames_NHWC.shape[1:])
         return [
             LabelledClip(self._alter(frames_THWC, rng), sample.label, sample.weight)
@@ -88,7 +91,7 @@ class TrainingClips:
 
 @dataclass(frozen=True)
 class EvaluationViews:
-    """Turns a sample into its views, clips x crops, each a labelled clip; nothing is random."""
+    """Transform a sample into clips x crops views, each a labelled clip; deterministic."""
 
     evaluation: EvaluationConfig
     input: ModelInput
@@ -108,7 +111,7 @@ class EvaluationViews:
 
 
 def open_stream(config: FinetuneConfig, world: World) -> BatchStream[LabelledClip, LabelledBatch]:
-    """The batches of the train split."""
+    """Open the stream of training batches from the train split."""
     return BatchStream(
         config.batch_plan(world),
         DataSets((split(config, "train"),)),
@@ -120,5 +123,5 @@ def open_stream(config: FinetuneConfig, world: World) -> BatchStream[LabelledCli
 
 
 def split(config: FinetuneConfig, name: str) -> Manifest:
-    """The split `train` or `val` of the data."""
+    """Read the manifest of the split `train` or `val`."""
     return read_manifest(Path(config.data.shards) / name)

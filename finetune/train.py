@@ -1,4 +1,4 @@
-"""The fine-tuning run: from a config to an exported classifier and its accuracy."""
+"""Fine-tune a classifier from a config, evaluate it and export it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from videomae.trainer import Trainer
 
 
 def train(config: FinetuneConfig, world: World) -> RunDirectory:
-    """Fine-tune to the end of the schedule, from the last checkpoint if there is one; evaluate and export.
+    """Fine-tune to the end of the schedule, evaluate and export; resume from the last checkpoint if one exists.
 
-    Called by every rank. A finished run is left unchanged. Nothing is selected on the val split: the last weights are
-    exported.
+    All ranks must call this function. A finished run is left unchanged. The val split is not used for model selection:
+    the weights of the last step are exported.
 
     Raises:
-        UserError: config, data, weights and world do not fit together.
-        videomae.core.signals.Stopped: a stop was asked for; the state is saved.
+        UserError: config, data, weights and world size are inconsistent.
+        videomae.core.signals.Stopped: a stop was requested; the state is saved.
         videomae.core.signals.LimitReached: training is unhealthy, or makes no progress.
     """
     stream, classes = open_stream(config, world), common_classes(config)
@@ -67,10 +67,10 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
 
 
 def common_classes(config: FinetuneConfig) -> tuple[str, ...]:
-    """The classes, which both splits must share.
+    """Return the classes, which must be the same in both splits.
 
     Raises:
-        UserError: train and val have different classes, or order them differently.
+        UserError: train and val have different classes, or the same classes in a different order.
     """
     train_classes, val_classes = split(config, "train").classes, split(config, "val").classes
     if train_classes != val_classes:
@@ -82,7 +82,7 @@ def common_classes(config: FinetuneConfig) -> tuple[str, ...]:
 
 
 def inputs(config: FinetuneConfig) -> list[Path]:
-    """The input files, other than the config, that determine the result of a run."""
+    """Return the input files, other than the config, that determine the result of a run."""
     files = [Path(config.data.shards) / name / MANIFEST for name in ("train", "val")]
     weights = getattr(config.model, "weights", None)
     if not weights:
@@ -91,13 +91,16 @@ def inputs(config: FinetuneConfig) -> list[Path]:
 
 
 def initial_model(config: FinetuneConfig, *, classes: int) -> nn.Module:
-    """The model of the config, initialized from the seed or from the weights that the config names."""
+    """Build the model, initialized from the seed or from the weights given in the config."""
     torch.manual_seed(config.seed)
     return build(config.model, classes)
 
 
 def exportable(config: FinetuneConfig, engine: Engine, *, classes: int) -> nn.Module:
-    """The model to evaluate and export: with optimizer.ema the averaged weights; called by all ranks."""
+    """Return the model to evaluate and export; all ranks must call this function.
+
+    With `optimizer.ema`, its weights are the exponential moving average.
+    """
     engine.sync_buffers()
     if config.optimizer.ema is None:
         return engine.module
@@ -107,7 +110,7 @@ def exportable(config: FinetuneConfig, engine: Engine, *, classes: int) -> nn.Mo
 
 
 def export(config: FinetuneConfig, engine: Engine, result: Evaluation) -> None:
-    """Write the classifier and its evaluation into the run directory; called by all ranks."""
+    """Write the classifier and its evaluation to the run directory; all ranks must call this function."""
     state = engine.full_state(ema=config.optimizer.ema is not None)
     if engine.world.is_main:
         run, ema = config.directory, config.optimizer.ema

@@ -17,12 +17,12 @@ from videomae.run.config import TrainingConfig
 
 @configclass
 class PretrainDataConfig(ClipsConfig):
-    """Data and cropping of clips."""
+    """Training data and cropping."""
 
-    shards: Shards  # folder of one split, as `videomae shards build` writes it, or a list of {shards, weight}
-    stride: int = 4  # stored frames from one sampled frame to the next
-    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, of the short side
-    flip: float = 0.0  # probability; the official recipe does not flip
+    shards: Shards  # folder of one split, written by `videomae shards build`, or a list of {shards, weight}
+    stride: int = 4  # distance between sampled frames, in stored frames
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, as fractions of the short side
+    flip: float = 0.0  # probability of a horizontal flip; the official recipe does not flip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -32,7 +32,7 @@ class PretrainDataConfig(ClipsConfig):
 
 @configclass
 class PretrainConfig(TrainingConfig):
-    """All settings of a pretraining run; the defaults are ViT-B at 16 x 224 x 224, tube mask 0.9."""
+    """All settings of a pretraining run. The defaults are ViT-B on clips of 16 x 224 x 224 with a tube mask of 0.9."""
 
     stage: Literal["pretrain"] = "pretrain"
     data: PretrainDataConfig
@@ -41,7 +41,7 @@ class PretrainConfig(TrainingConfig):
     mask: MaskConfig = MaskConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     visualizations: int = 4  # clips rendered as original / masked / reconstructed at the end
-    visualize_every: str | None = None  # and during training, for example 100 epochs
+    visualize_every: str | None = None  # interval during training, such as 100 epochs; null: only at the end
 
     def __post_init__(self) -> None:
         if self.encoder.drop_path:

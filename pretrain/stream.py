@@ -1,4 +1,4 @@
-"""From shards to masked clips: what happens to one sample, and the stream of batches of a run."""
+"""Load masked clips from shards: sampling, decoding, cropping, masking and batching."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from videomae.data.video import VideoError, decode_boxes
 
 @dataclass(frozen=True)
 class MaskedClips:
-    """Turns a sample into one masked clip a generator; every random choice comes from the generators given."""
+    """Transform a sample into masked clips, one per generator.
+
+    All random choices come from the given generators. The clips share the same frames, which the first generator draws.
+    """
 
     config: PretrainConfig
 
@@ -43,16 +46,16 @@ class MaskedClips:
 
 
 def open_stream(config: PretrainConfig, world: World) -> BatchStream[PretrainItem, PretrainBatch]:
-    """The batches of a pretraining run."""
+    """Open the stream of batches of a pretraining run."""
     sets = DataSets.read(config.data.shards)
     plan = config.batch_plan(world)
     return BatchStream(plan, sets, world, data=config.data, transform=MaskedClips(config), collate=collate)
 
 
 def examples(config: PretrainConfig, count: int) -> PretrainBatch | None:
-    """Up to `count` clips spread over the data, cropped and masked as in training, always the same.
+    """Return up to `count` clips, evenly spaced over the data, cropped and masked as in training; deterministic.
 
-    Samples that cannot be read are left out; None if none can.
+    Samples that cannot be read are skipped. Returns None if no sample can be read.
     """
     sets = DataSets.read(config.data.shards)
     reader, clips = sets.reader(), MaskedClips(config)

@@ -1,4 +1,4 @@
-"""The pretraining run: from a config to an exported encoder."""
+"""Pretrain a masked autoencoder from a config and export its encoder."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ VISUALIZATIONS = "reconstructions"
 
 
 def train(config: PretrainConfig, world: World) -> RunDirectory:
-    """Pretrain to the end of the schedule, from the last checkpoint if there is one, and export the encoder.
+    """Pretrain to the end of the schedule and export the encoder; resume from the last checkpoint if one exists.
 
-    Called by every rank. A finished run is left unchanged.
+    All ranks must call this function. A finished run is left unchanged.
 
     Raises:
-        UserError: config, data and world do not fit together.
-        videomae.core.signals.Stopped: a stop was asked for; the state is saved.
+        UserError: config, data and world size are inconsistent.
+        videomae.core.signals.Stopped: a stop was requested; the state is saved.
         videomae.core.signals.LimitReached: training is unhealthy, or makes no progress.
     """
     stream = open_stream(config, world)
@@ -54,13 +54,13 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
 
 
 def initial_model(config: PretrainConfig) -> MaskedAutoencoder:
-    """A freshly initialized autoencoder; the seed determines its weights."""
+    """Build an autoencoder with random weights, which the seed determines."""
     torch.manual_seed(config.seed)
     return MaskedAutoencoder(config.encoder, config.decoder)
 
 
 def visualize_before_step(config: PretrainConfig, trainer: Trainer, schedule: Schedule) -> Callable[[int], None]:
-    """The hook that draws reconstructions during training, before each step that is due; called by all ranks."""
+    """Return the hook that draws reconstructions before each step at which they are due; all ranks must call it."""
 
     def draw_now(step: int) -> None:
         with trainer.exclude_time("visualizations"):
@@ -68,7 +68,7 @@ def visualize_before_step(config: PretrainConfig, trainer: Trainer, schedule: Sc
             if trainer.engine.world.is_main:
                 try:
                     draw(config, state, trainer, folder=f"{VISUALIZATIONS}/step-{step:08d}")
-                except OSError as error:  # raised on rank 0 alone, it would leave the other ranks waiting
+                except OSError as error:  # an error on rank 0 alone would leave the other ranks waiting
                     logger.error("step %d: no reconstructions: %s", step, error)
 
     if config.visualize_every is None:
@@ -77,9 +77,9 @@ def visualize_before_step(config: PretrainConfig, trainer: Trainer, schedule: Sc
 
 
 def export(config: PretrainConfig, trainer: Trainer) -> None:
-    """Write the encoder and pictures of its reconstructions into the run directory; called by all ranks.
+    """Write the encoder and reconstruction images to the run directory; all ranks must call this function.
 
-    With optimizer.ema the weights are their exponential moving average.
+    With `optimizer.ema`, the exponential moving average of the weights is exported.
     """
     ema = config.optimizer.ema
     state = trainer.engine.full_state(ema=ema is not None)
@@ -93,7 +93,7 @@ def export(config: PretrainConfig, trainer: Trainer) -> None:
 
 
 def draw(config: PretrainConfig, state: dict[str, Tensor], trainer: Trainer, *, folder: str) -> None:
-    """Reconstruct the example clips with the weights of `state` into `folder` of the run; called by rank 0."""
+    """Reconstruct the example clips with the weights in `state` into `folder` of the run; called on rank 0 only."""
     batch = examples(config, config.visualizations) if config.visualizations else None
     if batch is not None:
         model = MaskedAutoencoder(config.encoder, config.decoder).eval()

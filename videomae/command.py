@@ -1,6 +1,7 @@
-"""What the commands share: arguments, help text, exit codes, and user errors as one line on standard error.
+"""Common parts of the commands: arguments, help text, exit codes, and user errors as one line on standard error.
 
-Imports nothing heavy, so that `videomae --help` is quick and the training commands handle signals before slow imports.
+This module imports no slow packages, so `videomae --help` is fast and the training commands install their signal
+handlers before slow imports.
 """
 
 from __future__ import annotations
@@ -42,19 +43,19 @@ _logger = logging.getLogger("videomae")
 
 
 def examples(*lines: str) -> str:
-    """The epilog of a command's --help: commands to copy."""
+    """Return the epilog of a command's --help: example commands to copy."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def config_arguments(function: F) -> F:
-    """Add `CONFIG [key=value ...]` to a command, and the option that DeepSpeed's launcher passes to each process."""
+    """Add the arguments `CONFIG [key=value ...]` and the hidden option that the DeepSpeed launcher passes."""
     function = click.option("--local_rank", "--local-rank", hidden=True, expose_value=False)(function)
     function = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)
     return click.argument("config", type=PATH)(function)
 
 
 def run_command(command: click.Command, arguments: Sequence[str] | None = None, *, name: str) -> int:
-    """Parse `arguments` (default: those of this process), run `command`, and return the exit code."""
+    """Parse `arguments` (default: `sys.argv[1:]`), run `command` and return the exit code."""
     code = 0
 
     def act() -> None:
@@ -74,18 +75,18 @@ def run_command(command: click.Command, arguments: Sequence[str] | None = None, 
 def run_stage(
     schema: type[T], train: Callable[[T, World], RunDirectory], config: Path, overrides: Sequence[str]
 ) -> int:
-    """Train with a config on this process's rank, and return the exit code.
+    """Train with a config on this rank and return the exit code.
 
-    One process of several ends here and does not return.
+    With more than one rank, or after a stop, the process exits here and the function does not return.
     """
     return finish(guarded(lambda: _run(schema, train, config, overrides)))
 
 
 def finish(code: int) -> int:
-    """Return `code` in a single process; exit here in one of several processes, and after a stop.
+    """Return `code` if this is the only rank; exit the process with more than one rank, or after a stop.
 
-    A stop may be a ctrl-C that also ended the reader of our output, and the interpreter would turn that into another
-    exit code.
+    A stop may come from a ctrl-C that also ended the process reading our output. The broken pipe would make the
+    interpreter exit with another code.
     """
     end_workers()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or code == EXIT_STOPPED:
@@ -111,7 +112,7 @@ def _run(schema: type[T], train: Callable[[T, World], RunDirectory], config: Pat
 def guarded(action: Callable[[], object]) -> int:
     """Run `action` and return the exit code; report a user error, a full disk or a stop as one line on standard error.
 
-    0 finished, 2 user error, 75 stopped and saved, 76 a health limit is reached, 1 everything else.
+    Exit codes: 0 finished, 2 user error, 75 stopped and saved, 76 health limit reached, 1 any other error.
     """
     try:
         action()
@@ -125,10 +126,10 @@ def guarded(action: Callable[[], object]) -> int:
         _say("interrupted; unsaved work is lost", by_all=False)
         return EXIT_FAILED
     except (UserError, OSError, FloatingPointError) as error:
-        _logger.debug("origin of the error", exc_info=error)  # into the run's log, not to the terminal
+        _logger.debug("origin of the error", exc_info=error)  # to the run's log, not to the terminal
         _say(f"error: {error}")
         return EXIT_MISTAKE if isinstance(error, UserError) else EXIT_FAILED
-    except Exception as error:  # a bug of ours, or the end of another rank: the traceback, to log and terminal
+    except Exception as error:  # a bug, or the failure of another rank: traceback to log and terminal
         _logger.debug("this rank ends", exc_info=error)
         _say(traceback.format_exc().rstrip())
         return EXIT_FAILED
@@ -136,7 +137,7 @@ def guarded(action: Callable[[], object]) -> int:
 
 
 def _say(text: str, *, by_all: bool = True) -> None:
-    """Write to standard error; on rank 0 alone if all ranks say the same."""
+    """Write to standard error, on all ranks or, with `by_all=False`, only on rank 0."""
     if by_all or os.environ.get("RANK", "0") == "0":
-        with suppress(OSError):  # nobody may be left to read it
+        with suppress(OSError):  # the reader may have exited
             sys.stderr.write(f"{text}\n")

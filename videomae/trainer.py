@@ -1,4 +1,4 @@
-"""The training loop of every stage: resume, iterate, log, save, stop, roll back, finish.
+"""The training loop of all stages: resume, iterate, log, save, stop, roll back, finish.
 
     with open_run("Pretraining", config, world, inputs=files) as session:
         trainer = Trainer(session, config, model, schedule=schedule)
@@ -7,7 +7,7 @@
             trainer.record(step, result)
         trainer.finish()
 
-The stage supplies the data stream, the model and the loss; this module knows none of them.
+The stage supplies the data stream, the model and the loss; this module is independent of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Trainer:
-    """Trains one stage's model from its last checkpoint to the end of its schedule; one on every rank."""
+    """Trains a model from its last checkpoint to the end of the schedule. Every rank creates one trainer."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Trainer:
         workload: Workload | None = None,
         lr_scale: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
-        """Resume at once; `lr_scale(name)` is the factor on a parameter's learning rate."""
+        """Build the engine and resume; `lr_scale(name)` is the factor on the learning rate of a parameter."""
         self._session, self._config, self._schedule, self._world = session, config, schedule, session.world
         self._run = config.directory
         self.engine = config.build_engine(model, self._world, lr_scale=lr_scale)
@@ -61,10 +61,10 @@ class Trainer:
         self._saver = self._make_saver()
         self._save_due, self._guard = False, Guard(config.health)
         self._stragglers = Stragglers(config.health, self._world, report=self._recorder.write)
-        self._data_error: Exception | None = None  # raised by this rank's data
-        self._batches = 0  # global batches consumed: the steps, and the batches that rollbacks passed over
-        self.step = self._resume()  # steps done
-        self._start_step = self.step  # a stop at this step needs no save
+        self._data_error: Exception | None = None  # raised while this rank loaded data
+        self._batches = 0  # global batches consumed: by steps, and skipped by rollbacks
+        self.step = self._resume()  # number of completed steps
+        self._start_step = self.step  # a stop at this step does not need a save
 
     def _make_saver(self) -> Saver:
         config, batch, interval = self._config.checkpoint, self._config.batch, self._schedule.interval
@@ -88,7 +88,7 @@ class Trainer:
         if checkpoint.folder.parent != self._store.folder:
             self._guard = Guard(
                 self._config.health
-            )  # a new run from another run's checkpoint starts with a clean record
+            )  # a new run from another run's checkpoint starts with a new health record
         if self._world.is_main:
             logger.info("%s resumes at step %d of %d", self._session.title, checkpoint.step, self._schedule.total)
         return checkpoint.step
@@ -103,15 +103,15 @@ class Trainer:
     def steps(
         self, stream: Callable[[int], Iterator[list[T]]], *, before_step: Callable[[int], object] = lambda step: None
     ) -> Iterator[tuple[int, list[T]]]:
-        """Yield (0-based step, its micro-batches) to the end; `stream(start)` yields global batches from `start` on.
+        """Yield (0-based step, its micro-batches) until the end of the schedule.
 
-        `before_step(step)` is called before every step, including the one at which a run resumes or to which it rolls
-        back.
+        `stream(start)` yields global batches from `start` on. `before_step(step)` is called before every step,
+        including the step at which a run resumes or to which it rolls back.
 
         Raises:
-            Stopped: a stop was asked for; the state is saved.
-            Exception: the data of one rank failed; raised on every rank, the state is saved.
-            LimitReached: training is unhealthy, and rollbacks have not helped.
+            Stopped: a stop was requested; the state is saved.
+            Exception: loading data failed on one rank; raised on every rank after the state is saved.
+            LimitReached: training is unhealthy, and no rollback is left or possible.
         """
         total, watchdog = self._schedule.total, self._session.watchdog
         if self.step >= total:
@@ -137,7 +137,7 @@ class Trainer:
     def train_step(
         self, step: int, micro_batches: Sequence[T], loss_fn: Callable[[nn.Module, T], Tensor]
     ) -> StepResult:
-        """Take the 0-based `step` at its learning rate; the guard's threshold decides whether it is skipped."""
+        """Run the 0-based `step` at its learning rate; skip it if the gradient norm exceeds the guard's threshold."""
         return self.engine.train_step(
             micro_batches,
             self._stragglers.timed(loss_fn),
@@ -146,20 +146,20 @@ class Trainer:
         )
 
     def record(self, step: int, result: StepResult, extra_metrics: ExtraMetrics = MappingProxyType({})) -> None:
-        """Log and save after the 0-based `step`, when due; `extra_metrics` are logged as their mean over ranks."""
+        """Log and save after the 0-based `step` when due; `extra_metrics` are averaged over ranks."""
         self.step, total = step + 1, self._schedule.total
         self._guard.observe(result)
         self._recorder.record(step, result, extra_metrics)
         if self._recorder.should_log(step):
             self._session.report_progress(self.step, total)
             self._stragglers.compare(self.step, steps=self._config.metrics.every)
-        # A state saved while steps are being skipped may have to be left behind: the save waits until they are not.
+        # A rollback would have to discard a checkpoint saved while steps are skipped: save once training is healthy.
         self._save_due = self._save_due or self._saver.due(self.step)
         if self.step == total or (self._save_due and self._guard.healthy):
             self._save(must=self.step == total)
 
     def finish(self) -> None:
-        """Mark the run as finished, after everything else is written."""
+        """Write the summary and mark the run as finished; call it after everything else is written."""
         self._session.watchdog.beat("the end of the run")
         self._recorder.close()
         if self._world.is_main:
@@ -168,10 +168,11 @@ class Trainer:
         self._world.barrier()
 
     def iter_until_stop(self, batches: Iterable[T], *, most: int) -> Iterator[T]:
-        """Yield an evaluation's `batches`; some ranks have `most`, others fewer. A stop ends it on all ranks.
+        """Yield the `batches` of an evaluation, of which no rank has more than `most`; a stop ends it on all ranks.
 
         Raises:
             Stopped: as in `steps`; the resumed run repeats the evaluation.
+            Exception: as in `steps`.
         """
         iterator = iter(batches)
         for number in range(1, most + 1):
@@ -182,15 +183,15 @@ class Trainer:
                 yield batch
 
     def should_log(self, step: int) -> bool:
-        """Whether the 0-based `step` will be logged; for metrics that are only worth computing then."""
+        """Return whether the 0-based `step` will be logged; use it to avoid computing metrics that are not logged."""
         return self._recorder.should_log(step)
 
     def log(self, kind: str, step: int, **values: Any) -> None:
-        """Append a line of another kind to metrics.jsonl, such as an evaluation's."""
+        """Append a record of `kind`, such as an evaluation, to metrics.jsonl."""
         self._recorder.write(kind, step, **values)
 
     def exclude_time(self, name: str) -> AbstractContextManager[Span]:
-        """A context whose time does not count as training, such as an evaluation's."""
+        """Return a context manager whose duration does not count as training time, such as an evaluation."""
         return self._recorder.exclude_time(name)
 
     def _next(self, batches: Iterator[list[T]]) -> list[T] | None:
@@ -201,16 +202,16 @@ class Trainer:
         return micro_batches
 
     def _load(self, load: Callable[[], T]) -> T | None:
-        """The result of `load`; None if a stop interrupted it or it failed, of which `_sync_flags` tells all ranks."""
+        """Return the result of `load`, or None if a stop interrupted it or it failed; `_sync_flags` tells all ranks."""
         try:
             return self._session.stop.interruptible(load)
-        except Exception as error:  # of any kind: the other ranks would wait for this one
+        except Exception as error:  # any exception: the other ranks would wait for this one
             self._data_error = error
             logger.error("no data on rank %d, %s: %s", self._world.rank, socket.gethostname(), error)
             return None
 
     def _sync_flags(self) -> bool:
-        """Agree with all ranks, in one collective, on what is due; whether the run has to roll back."""
+        """Exchange stop, error, health and save flags in one collective, act on them; return whether to roll back."""
         stop, saver = self._session.stop, self._saver
         unhealthy = self._guard.failure is not None
         flags = (stop.reason is not None, self._data_error is not None, unhealthy, saver.busy, saver.failed)
@@ -236,7 +237,7 @@ class Trainer:
         raise Stopped(f"{self._session.title} stopped and saved at step {self.step}; the same command continues it")
 
     def _rollback(self) -> None:
-        """Load the last healthy checkpoint, pass over the data up to here, and save this new position."""
+        """Load the last healthy checkpoint, skip the data consumed since, and save at the new data position."""
         failed_at, failure, to_batch = self.step, self._guard.failure, self._batches
         rollbacks = self._guard.rollbacks + 1
         self._saver.wait()
@@ -247,15 +248,15 @@ class Trainer:
         self._guard.rollbacks, self._batches, self.step = rollbacks, to_batch, checkpoint.step
         values = {"from_step": failed_at, "from_batch": checkpoint.batches, "to_batch": to_batch, "reason": failure}
         self._recorder.write("rollback", self.step, **values)
-        self._saver.saved = -1  # the same step is saved again, at another position in the data
+        self._saver.saved = -1  # save the same step again, with a different data position
         self._save(must=True)
         self._start_step = self.step
 
     def _last_healthy_checkpoint(self) -> Checkpoint:
-        """The newest complete checkpoint that was saved while training was healthy; called by all ranks.
+        """Return the newest complete checkpoint saved while training was healthy; all ranks must call this function.
 
         Raises:
-            LimitReached: there is none, or the run has rolled back as often as it may.
+            LimitReached: there is none, or the limit of rollbacks is reached.
         """
         limit, rollbacks = self._config.health.rollbacks, self._guard.rollbacks
         found = find_latest(self._store.folder, world=self._world).checkpoint if rollbacks < limit else None

@@ -1,1 +1,1 @@
-"""Training and comparing many models under one protocol, and the report of the results."""
+"""Train and compare many models under one protocol, and report the results."""

@@ -1,4 +1,4 @@
-"""`python -m finetune.benchmark CONFIG` for torchrun, deepspeed and srun; otherwise use `videomae benchmark`."""
+"""Entry point for torchrun, deepspeed and srun: `python -m finetune.benchmark CONFIG`; see `videomae benchmark`."""
 
 import sys
 

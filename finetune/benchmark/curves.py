@@ -1,7 +1,7 @@
-"""Line charts as inline SVG with the font, colours and light or dark scheme of the page.
+"""Draw line charts as inline SVG that inherits the font, colours and light or dark scheme of the page.
 
-Matplotlib draws with placeholder colours, which CSS variables of the page then replace. Charts hold no text of users:
-the page holds the legend. Equal points give equal bytes.
+Matplotlib draws with placeholder colours, which are then replaced by CSS variables of the page. Charts contain no user
+text, because the legend is part of the page. The output is deterministic: equal points give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import matplotlib
 import matplotlib.axes
 from matplotlib.figure import Figure
 
-SERIES = 8  # colours defined by the page, --series-0 to --series-7
-DASHES = ("", "6 2.2", "1.6 1.6", "7 2 1.6 2", "3.2 1.4")  # a second distinction beside colour
+SERIES = 8  # number of series colours that the page defines, --series-0 to --series-7
+DASHES = ("", "6 2.2", "1.6 1.6", "7 2 1.6 2", "3.2 1.4")  # dash patterns that distinguish series in addition to colour
 MAX_POINTS = 40
 _INK, _GRID = "#5e00aa", "#5e00bb"
 _STYLE: dict[Any, Any] = {
@@ -43,7 +43,10 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """Axes of a chart; `percent` shows values in [0, 1] as 0 to 100 %, `level` is a dashed reference line."""
+    """Axes of a chart.
+
+    `percent` formats values in [0, 1] as 0 to 100 %. `level` is the y value of a dashed reference line.
+    """
 
     x: str
     y: str
@@ -52,7 +55,7 @@ class Axes:
 
 
 def draw(name: str, series: Sequence[Points], axes: Axes) -> str:
-    """Draw `series` as an `<svg>` element, series i in colour i; `name` makes its element ids unique on the page."""
+    """Draw `series` as an `<svg>` element, series i in colour i; `name` makes its element ids unique in the page."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.0, 2.9), layout="constrained")
         plot = figure.add_subplot()
@@ -94,7 +97,7 @@ def _draw_series(plot: matplotlib.axes.Axes, number: int, points: Points) -> Non
 
 
 def _inline(name: str, text: str) -> str:
-    """Strip the parts of a standalone file, make ids unique and replace colours by CSS variables of the page."""
+    """Remove the parts only a standalone file needs, make ids unique and replace colours with CSS variables."""
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(

@@ -1,7 +1,8 @@
 """Train and compare many models under one protocol: `videomae benchmark CONFIG`.
 
-Every row of the table is a fine-tuning run below the benchmark's directory, with the same data, epochs, augmentation
-and views; a row may override settings for its architecture (learning rate, layer decay). Finished rows are reused.
+Each row of the table is a fine-tuning run in a subdirectory of the benchmark directory. All rows use the same data,
+epochs, augmentation and views; a row may override settings for its architecture (learning rate, layer decay). Finished
+rows are reused.
 """
 
 from __future__ import annotations
@@ -40,23 +41,23 @@ from videomae.models.flops import count_flops
 
 @configclass
 class RowConfig:
-    """One model of the table."""
+    """One row of the table: a model and its overrides of the protocol."""
 
     title: str
     model: ModelConfig
-    from_encoder: bool = False  # initialise from `BenchmarkConfig.encoder`
-    settings: dict[str, Any] = Field(default_factory=dict)  # overrides of the protocol: {optimizer.lr: 1e-3}
+    from_encoder: bool = False  # initialize from `BenchmarkConfig.encoder`
+    settings: dict[str, Any] = Field(default_factory=dict)  # overrides of the protocol, such as {optimizer.lr: 1e-3}
 
 
 @configclass
 class BenchmarkConfig:
-    """The rows and their shared protocol: settings of a fine-tuning run except run, seed and model."""
+    """The rows and their shared protocol, which is a fine-tuning config without `run`, `seed` and `model`."""
 
     stage: Literal["benchmark"] = "benchmark"
     run: str
     title: str = "Benchmark"
     seeds: tuple[int, ...] = (0,)
-    encoder: str | None = None  # export folder of a pretraining run, for the rows with from_encoder
+    encoder: str | None = None  # export folder of a pretraining run, for rows with from_encoder
     protocol: dict[str, Any]
     rows: tuple[RowConfig, ...]
 
@@ -70,10 +71,10 @@ class BenchmarkConfig:
             self.finetuning(row, self.seeds[0])
 
     def finetuning(self, row: RowConfig, seed: int) -> FinetuneConfig:
-        """The config of the run of `row`.
+        """Return the fine-tuning config of `row` with `seed`.
 
         Raises:
-            ConfigError: protocol and settings are no valid config of a fine-tuning run.
+            ConfigError: protocol and settings do not form a valid fine-tuning config.
         """
         values = json.loads(json.dumps(self.protocol))
         for key, value in row.settings.items():
@@ -89,7 +90,7 @@ class BenchmarkConfig:
 
 
 def benchmark(config: BenchmarkConfig, world: World) -> list[BenchmarkRow]:
-    """Train and evaluate every row with every seed and write benchmark.json; all ranks call it."""
+    """Train and evaluate each row with each seed and write benchmark.json; all ranks must call this function."""
     folder = Path(config.run)
     rows = []
     for seed in config.seeds:
@@ -108,7 +109,7 @@ def benchmark(config: BenchmarkConfig, world: World) -> list[BenchmarkRow]:
 
 
 def _about(config: BenchmarkConfig) -> About:
-    """Describe data and protocol for the report."""
+    """Describe the data and the protocol for the report."""
     first = config.finetuning(config.rows[0], config.seeds[0])
     train_split, val_split = split(first, "train"), split(first, "val")
     overrides = [f"{row.title}: {', '.join(row.settings)}" for row in config.rows if row.settings]
@@ -152,7 +153,7 @@ def _describe(title: str, config: FinetuneConfig, *, folder: Path, device: torch
 
 @torch.no_grad()
 def _throughput(module: nn.Module, example_BCTHW: torch.Tensor, device: torch.device, *, batch: int = 8) -> float:
-    """Clips per second of the forward pass: the median of five batches after one warm-up batch."""
+    """Measure the forward pass in clips per second: the median of five batches after one warm-up batch."""
     module = module.to(device)
     video_BCTHW = example_BCTHW.expand(batch, -1, -1, -1, -1).contiguous().to(device)
     times = []
@@ -205,7 +206,7 @@ _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
 
 
 def run_benchmark(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
-    """Run the benchmark of a config file on this process's rank; rank 0 prints the table, or the rows as JSON."""
+    """Run the benchmark of a config file on this rank; rank 0 prints the table, or the rows as JSON."""
     with distributed_context(os.environ) as world:
         log_to(None, console_too=world.is_main)
         rows = benchmark(load(BenchmarkConfig, config, overrides), world)

@@ -1,7 +1,7 @@
-"""The benchmark as one self-contained HTML page: `videomae report FOLDER` writes FOLDER/report.html.
+"""Render a benchmark as one self-contained HTML page: `videomae report FOLDER` writes FOLDER/report.html.
 
-The report is made from the files of the benchmark and of its runs, so it can be written again at any time. It names
-missing files in their places. All resources are inlined, a content security policy forbids requests, and all texts are
+The report is generated from the files of the benchmark and its runs, so it can be regenerated at any time. Where a file
+is missing, the report says so. All resources are inlined, a content security policy forbids requests, and all text is
 escaped.
 """
 
@@ -29,14 +29,14 @@ from finetune.benchmark.results import (
 )
 from videomae.core.files import write_atomic
 
-MAX_CLASSES = 12  # with more classes, the most frequent confusions replace the matrix
+MAX_CLASSES = 12  # with more classes, the report lists the most frequent confusions instead of the matrix
 MAX_IMAGES = 6
 MAX_CONFUSIONS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A chart, or the reason in `missing`; `description` is its text alternative, `note` its caption."""
+    """A chart, or in `missing` why there is none; `description` is its text alternative, `note` its caption."""
 
     title: str
     description: str = ""
@@ -47,7 +47,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """The confusion matrix of a row, or the reason in `missing`; `confusions` are (true, predicted, clips)."""
+    """The confusion matrix of a row, or in `missing` why there is none; `confusions` are (true, predicted, clips)."""
 
     title: str
     evaluation: RecordedEvaluation | None = None
@@ -56,12 +56,12 @@ class Matrix:
 
 
 def write(folder: Path, *, about: About | None = None) -> Path:
-    """Write FOLDER/report.html from FOLDER/benchmark.json and its runs; returns the path.
+    """Write FOLDER/report.html from FOLDER/benchmark.json and its runs, and return its path.
 
-    `about` is saved as about.json; without it, the saved one is used.
+    `about` is saved as about.json; if it is None, the saved about.json is used.
 
     Raises:
-        ReportError: benchmark.json is missing, or it or about.json is invalid.
+        ReportError: benchmark.json is missing, or benchmark.json or about.json is invalid.
     """
     rows = read_rows(folder)
     if about is not None:
@@ -72,7 +72,7 @@ def write(folder: Path, *, about: About | None = None) -> Path:
 
 
 def render(folder: Path, rows: Sequence[BenchmarkRow], about: About) -> str:
-    """The HTML of the report."""
+    """Render the report as HTML."""
     evaluations = [read_evaluation(folder / row.run) for row in rows]
     runs = [folder / row.run for row in rows]
     pretraining = folder / about.pretraining if about.pretraining else None
@@ -104,7 +104,7 @@ def render(folder: Path, rows: Sequence[BenchmarkRow], about: About) -> str:
 
 
 def majority_accuracy(evaluations: Sequence[RecordedEvaluation | str]) -> float | None:
-    """The accuracy of always predicting the most frequent class; None without a confusion matrix."""
+    """Return the accuracy of always predicting the most frequent class; None without a confusion matrix."""
     for found in evaluations:
         if isinstance(found, RecordedEvaluation):
             counts = [sum(row) for row in found.confusion]
@@ -117,12 +117,12 @@ def percent(share: float) -> str:
 
 
 def figure(value: float) -> str:
-    """Three significant digits."""
+    """Format a number with three significant digits, or as an integer from 100 on."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def count(value: int) -> str:
-    """A number of parameters, such as 11.5 M."""
+    """Format a number of parameters, such as 11.5 M."""
     return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value / 1e3:.1f} k" if value >= 1e3 else str(value)
 
 
@@ -134,7 +134,7 @@ def duration(seconds: float) -> str:
 
 
 def initial_weights(pretrained: str) -> str:
-    """The label of a model's initial weights; hides paths."""
+    """Return the label of a model's initial weights; paths are not shown."""
     return "from scratch" if pretrained == "scratch" else "pretrained" if "/" in pretrained else pretrained
 
 
@@ -188,7 +188,7 @@ def _matrix(row: BenchmarkRow, found: RecordedEvaluation | str) -> Matrix:
 
 
 def _reconstructions(pretraining: Path | None) -> dict[str, Any]:
-    """`images`: data URIs by name; `skipped`: number of further images; `missing`: the reason for none."""
+    """Return `images` (data URIs by name), `skipped` (number of images left out) and `missing` (why there are none)."""
     if pretraining is None:
         return {"images": {}, "skipped": 0, "missing": "No pretraining run belongs to this benchmark."}
     found = read_visualizations(pretraining)
@@ -199,7 +199,7 @@ def _reconstructions(pretraining: Path | None) -> dict[str, Any]:
 
 
 def _environment(found: dict[str, Any]) -> dict[str, str]:
-    """Facts needed to judge speed and to reproduce a run; nothing private such as host or user names."""
+    """Return the facts needed to judge speed and reproduce a run, without private data such as host or user names."""
     packages = found.get("packages") or {}
     git = found.get("git") or {}
     changed = f", {git['changed_files']} files changed" if git.get("changed_files") else ""
@@ -217,10 +217,12 @@ def _environment(found: dict[str, Any]) -> dict[str, str]:
 
 
 def rewrite(folder: Path, *, pretraining: str | None = None) -> Path:
-    """Write FOLDER/report.html again from its files; `pretraining` replaces the recorded run, relative to FOLDER.
+    """Regenerate FOLDER/report.html from its files.
+
+    `pretraining`, relative to FOLDER, replaces the recorded pretraining run.
 
     Raises:
-        ReportError: as `write`.
+        ReportError: see `write`.
     """
     about = None
     if pretraining is not None:

@@ -3,10 +3,10 @@
     FOLDER/benchmark.json                the rows; required
     FOLDER/about.json                    title and descriptions of data and protocol; optional
     FOLDER/<row.run>/evaluation.json     confusion matrix of a row; optional
-    FOLDER/<row.run>/metrics.jsonl       its curves; optional
+    FOLDER/<row.run>/metrics.jsonl       curves of a row; optional
     <about.pretraining>/metrics.jsonl, reconstructions/*.png       optional
 
-A damaged optional file counts as missing, and the report names it: a report does not fail for one image.
+A damaged optional file is treated as missing and named in the report, so one bad file does not prevent a report.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from videomae.run.metrics import read_metrics as read_metrics
 
 RESULT = "benchmark.json"
 PNG = b"\x89PNG\r\n\x1a\n"
-_OPEN = pydantic.ConfigDict(extra="ignore")  # the files may hold more than the report shows
+_OPEN = pydantic.ConfigDict(extra="ignore")  # the files may contain more than the report shows
 
 
 class ReportError(UserError):
-    """Results that cannot be reported; the message names the file, the error and the command that fixes it."""
+    """Raised for results that cannot be reported; the message names the file, the error and the fix."""
 
 
 @configclass
 class About:
-    """Texts of a report; `pretraining` is a run directory relative to the benchmark's."""
+    """Texts of a report; `pretraining` is a run directory relative to the benchmark directory."""
 
     title: str = "Benchmark"
     data: str = ""  # a sentence about the clips and their source
@@ -44,7 +44,7 @@ class About:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read about.json; the defaults if it is missing."""
+        """Read about.json; return the defaults if it is missing."""
         file = folder / "about.json"
         if not file.is_file():
             return cls()
@@ -66,20 +66,20 @@ class BenchmarkRow:
     pretrained: str  # label of the initial weights
     params: int
     gmacs: float
-    accuracy: float  # in [0, 1], as is the interval
+    accuracy: float  # in [0, 1]; so is the interval
     interval: tuple[float, float]
     clips_per_second: float
     seconds: float
     seed: int
     published: float | None  # accuracy on RWF-2000, in percent
-    run: str  # relative to the benchmark's directory
+    run: str  # run directory, relative to the benchmark directory
     correct: int
     total: int
 
 
 @dataclass(frozen=True, kw_only=True, config=_OPEN)
 class RecordedEvaluation:
-    """evaluation.json; `confusion` counts clips by true class (rows) and predicted class (columns)."""
+    """Content of evaluation.json; `confusion` counts clips by true class (rows) and predicted class (columns)."""
 
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -95,7 +95,7 @@ def read_rows(folder: Path) -> list[BenchmarkRow]:
     """Read benchmark.json.
 
     Raises:
-        ReportError: the file is missing or empty, or a row misses a key or has a value of the wrong type.
+        ReportError: the file is missing or empty, or a row lacks a key or has a value of the wrong type.
     """
     file = folder / RESULT
     if not file.is_file():
@@ -110,7 +110,7 @@ def read_rows(folder: Path) -> list[BenchmarkRow]:
 
 
 def read_evaluation(run: Path) -> RecordedEvaluation | str:
-    """The run's evaluation, or the reason why it is missing."""
+    """Read the evaluation of a run; return the reason as text if it is missing or invalid."""
     file = run / "evaluation.json"
     if not file.is_file():
         return "evaluation.json is missing"
@@ -121,7 +121,10 @@ def read_evaluation(run: Path) -> RecordedEvaluation | str:
 
 
 def read_curve(run: Path, *, kind: str, value: str) -> list[tuple[float, float]]:
-    """(epoch, value) of every record of `kind` in the run's metrics.jsonl; the step where a record has no epoch."""
+    """Read the (epoch, value) pairs of all records of `kind` in the run's metrics.jsonl.
+
+    A record without an epoch contributes its step instead.
+    """
     lines = [
         line for line in read_metrics(run / "metrics.jsonl") if isinstance(line, dict) and line.get("kind") == kind
     ]
@@ -130,14 +133,14 @@ def read_curve(run: Path, *, kind: str, value: str) -> list[tuple[float, float]]
 
 
 def read_visualizations(pretraining: Path) -> dict[str, bytes]:
-    """The reconstructions by name, sorted; files that are not PNG are skipped."""
+    """Read the reconstruction images, sorted by name; files that are not PNG are skipped."""
     files = sorted((pretraining / "reconstructions").glob("*.png"))
     images = {file.stem: file.read_bytes() for file in files}
     return {name: image for name, image in images.items() if image.startswith(PNG)}
 
 
 def read_environment(folders: list[Path]) -> dict[str, Any]:
-    """The first valid environment.json in `folders`, or an empty dict."""
+    """Read the first valid environment.json in `folders`; return an empty dict if there is none."""
     for folder in folders:
         file = folder / "environment.json"
         if file.is_file():
@@ -151,7 +154,7 @@ def read_environment(folders: list[Path]) -> dict[str, Any]:
 
 
 def _first(error: pydantic.ValidationError) -> str:
-    """Describe the first error: row and key, value, expected value."""
+    """Describe the first validation error: row and key, actual value, expected value."""
     detail = error.errors()[0]
     place = [
         f"row {part + 1}" if isinstance(part, int) and not index else str(part)

@@ -1,4 +1,4 @@
-"""The configuration that every training stage shares; `pretrain` and `finetune` extend it with their own."""
+"""The config shared by all training stages; `pretrain` and `finetune` extend it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from videomae.run.metrics.config import MetricsConfig
 
 @configclass
 class TrainingConfig:
-    """Settings of a training run, without model, data and objective."""
+    """Settings of a training run other than model, data and objective."""
 
     run: str  # run directory
     seed: int = 0
@@ -41,7 +41,7 @@ class TrainingConfig:
         return RunDirectory(Path(self.run))
 
     def resolve_schedule(self, *, steps_per_epoch: int) -> Schedule:
-        """Durations in steps and learning rates for a data set of `steps_per_epoch` global batches.
+        """Return durations in steps and learning rates for a data set of `steps_per_epoch` global batches.
 
         Raises:
             UserError: see `make_schedule`.
@@ -50,10 +50,10 @@ class TrainingConfig:
         return make_schedule(self.schedule, peak_lr=peak_lr, steps_per_epoch=steps_per_epoch, batch=self.batch)
 
     def batch_plan(self, world: World) -> BatchPlan:
-        """How the global batch is split over the ranks of `world`.
+        """Return how the global batch is split over the ranks of `world`.
 
         Raises:
-            UserError: the batch does not divide into ranks and micro-batches.
+            UserError: the batch is not divisible into ranks and micro-batches.
         """
         micro_batch, micro_batches = self.engine.split(batch=self.batch, world_size=world.size)
         return BatchPlan(
@@ -68,7 +68,7 @@ class TrainingConfig:
     def build_engine(
         self, model: nn.Module, world: World, *, lr_scale: Callable[[str], float] = lambda name: 1.0
     ) -> Engine:
-        """The engine around `model`; `lr_scale(name)` is the factor on a parameter's learning rate."""
+        """Build the engine for `model`; `lr_scale(name)` is the factor on the learning rate of a parameter."""
         groups = parameter_groups(model, weight_decay=self.optimizer.weight_decay, lr_scale=lr_scale)
         micro_batches = self.batch_plan(world).micro_batches
         return build_engine(model, groups, EnginePlan(self.engine, self.optimizer, world, micro_batches))

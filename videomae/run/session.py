@@ -1,7 +1,7 @@
-"""One process's session of a run: ownership of the run directory, stop requests, watchdog, status and exit state.
+"""Manage one rank's session of a run: run lock, stop requests, watchdog, status and exit state.
 
-Every rank opens a session. It handles signals and runs the watchdog; on rank 0 it also writes status.json and releases
-the run lock at the end. A run that was started several times without saving a new checkpoint is refused.
+Every rank opens a session, which handles signals and runs the watchdog. On rank 0 the session also writes status.json
+and releases the run lock at the end. A run that was started several times without saving a new checkpoint is refused.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from videomae.run.lock import LockTimeouts, RunLock, acquire
 from videomae.run.status import FILE, State, StatusFile, read_status
 
 STOP_FILE = "STOP"
-SHUTDOWN_TIMEOUT = 30.0  # seconds, beyond its last save, that a stopping process may take to exit
-_POLLS_PER_SECOND = 100  # of the STOP file, over all ranks: limits the load on a shared filesystem
+SHUTDOWN_TIMEOUT = 30.0  # seconds that a stopping process may take to exit after its last save
+_POLLS_PER_SECOND = 100  # polls of the STOP file over all ranks; limits the load on a shared filesystem
 
 
 def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequence[Path]) -> RunSession:
-    """Acquire the run, create or reopen its directory and direct the log there; called by all ranks.
+    """Acquire the run lock, create or reopen the run directory and log there; all ranks must call this function.
 
     Raises:
         RunOwnedError: another live process group owns the run; nothing was changed.
-        ConfigError: the directory holds a run with other settings.
-        UserError: the run began with other `inputs`, or is finished and checkpoint.resume=never.
+        ConfigError: the directory contains a run with different settings.
+        UserError: the run was started with different `inputs`, or it is finished and checkpoint.resume=never.
     """
     lock = _acquire(config, world)
     try:
@@ -60,7 +60,7 @@ def open_run(title: str, config: TrainingConfig, world: World, *, inputs: Sequen
 
 
 def _acquire(config: TrainingConfig, world: World) -> RunLock | None:
-    """Acquire the run lock, on all ranks or none; rank 0 holds it."""
+    """Acquire the run lock. Rank 0 holds it; a failure raises on all ranks."""
     health, acquired = config.health, list[RunLock]()
     shutdown = (config.checkpoint.deadline or health.start_seconds) + SHUTDOWN_TIMEOUT
     timeouts = LockTimeouts(stale=health.owner_seconds, shutdown=shutdown)
@@ -69,7 +69,7 @@ def _acquire(config: TrainingConfig, world: World) -> RunLock | None:
 
 
 def _prepare(title: str, config: TrainingConfig, world: World, inputs: Sequence[Path]) -> bool:
-    """Create or check the run directory; whether the run in it is finished."""
+    """Create or check the run directory; return whether its run is finished."""
     run = config.directory
     run.prepare(config, world)
     log_to(run.log(world.rank), console_too=world.is_main)
@@ -84,9 +84,10 @@ def _prepare(title: str, config: TrainingConfig, world: World, inputs: Sequence[
 
 
 class RunSession:
-    """A context manager around a run. With `finished` there is nothing to do, and it opens nothing.
+    """Context manager of one rank's session of a run.
 
-    `lock` is rank 0's run lock; the session releases it on exit.
+    With `finished`, nothing is left to do and the session opens nothing. `lock` is the run lock on rank 0 and None on
+    the other ranks; the session releases it on exit.
     """
 
     stop: StopRequest
@@ -96,7 +97,7 @@ class RunSession:
         self, title: str, config: TrainingConfig, world: World, *, finished: bool, lock: RunLock | None
     ) -> None:
         self.title, self.run, self.world, self.finished = title, config.directory, world, finished
-        self.leave_together = False  # whether all ranks leave for the same reason and know it
+        self.leave_together = False  # whether all ranks exit for the same reason, agreed in a collective
         self._health, self._lock = config.health, lock
         self._resources = ExitStack()
         self._status: StatusFile | None = None
@@ -127,7 +128,7 @@ class RunSession:
         )
 
     def _begin_status(self) -> None:
-        """Refuse a start after too many without progress; count this one as such until it has saved."""
+        """Refuse to start after too many starts without progress; count this start as one until it has saved."""
         before = read_status(self.run.path / FILE)
         starts = before.starts_without_progress if before is not None else 0
         limit = self._health.starts_without_progress
@@ -161,14 +162,14 @@ class RunSession:
                 code = EXIT_MISTAKE if isinstance(error, UserError) else EXIT_FAILED
                 self._end_status("failed", f"{type(error).__name__}: {error}", code)
         if self.leave_together or isinstance(error, Stopped | LimitReached):
-            self.world.barrier()  # a launcher kills the other ranks when the first exits: rank 0 has written by now
+            self.world.barrier()  # a launcher kills all ranks once one exits: wait until rank 0 has written
 
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
 
     def at_exit(self, action: Callable[[], object]) -> None:
-        """Call `action` when the session ends, for whatever reason; the last one registered is called first."""
+        """Call `action` when the session ends, for any reason; actions are called in reverse order of registration."""
         self._resources.callback(action)
 
     def report_progress(self, step: int, total: int) -> None:
@@ -184,7 +185,7 @@ class RunSession:
         self._end_status("finished", None, 0)
 
     def clear_stop_file(self) -> None:
-        """Remove a STOP file that has been obeyed, so that the next start does not stop at once."""
+        """Remove the STOP file after the stop, so that the next start does not stop immediately."""
         if self.world.is_main:
             (self.run.path / STOP_FILE).unlink(missing_ok=True)
 
@@ -195,19 +196,19 @@ class RunSession:
         if self._status is not None:
             try:
                 change(self._status)
-            except OSError as error:  # a full disk must neither end a run nor hide why it ended
+            except OSError as error:  # a full disk must neither end the run nor mask the error that ended it
                 logger.error("%s could not be written: %s", FILE, error)
 
 
 def _exit_now() -> NoReturn:
-    """Exit at once after another process group has taken the run: anything still written would disturb it."""
+    """Exit immediately after another process group has taken over the run; further writes would interfere with it."""
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(EXIT_FAILED)
 
 
 class _StopPoller:
-    """Asks for a stop when the STOP file exists or a launcher has died; the watchdog calls it once a second."""
+    """Requests a stop when the STOP file exists or a launcher has died; the watchdog calls it once per second."""
 
     def __init__(self, stop: StopRequest, file: Path, world: World) -> None:
         self._stop, self._file = stop, file
@@ -227,5 +228,5 @@ class _StopPoller:
     def _file_exists(self) -> bool:
         try:
             return self._file.exists()
-        except OSError:  # a filesystem that does not answer is not a stop request
+        except OSError:  # an unavailable filesystem is not a stop request
             return False
