@@ -21,7 +21,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 GB = 1e9
 ASSUMED_MFU = 0.35
 CLIPS_PER_CORE = 140.0
-"""Clips per second that one core decodes and crops from shards as `videomae.data.shards build` writes them.
+"""Clips per second that one core decodes and crops from shards as `videomae shards build` writes them.
 
 Measured by `python -m benchmarks.loading` on a 2-core server.
 """

@@ -90,12 +90,12 @@ def test_what_is_kept_of_a_batch_does_not_keep_its_clips(
     taken: list[int | None] = []
 
     def take(
-        self: SharedBatchPool, original: Callable[[SharedBatchPool], int | None] = SharedBatchPool.take
+        self: SharedBatchPool, original: Callable[[SharedBatchPool], int | None] = SharedBatchPool.acquire
     ) -> int | None:
         taken.append(original(self))
         return taken[-1]
 
-    monkeypatch.setattr(SharedBatchPool, "take", take)
+    monkeypatch.setattr(SharedBatchPool, "acquire", take)
     classifier = load_classifier(finished / "export")
     config = finetune_config(finished.parent / "kept", shards, "evaluation={clips: 2, crops: 3, batch: 1}")
     Evaluator(read_manifest(shards / "val"), classifier.model.input, config.evaluation, config.loader, world_of_one())(

@@ -173,7 +173,7 @@ def test_other_settings_in_the_same_directory_are_refused(undisturbed: Path, sha
         ("batch=many", "batch: got 'many'"),
         ("mask.ratio=0.001", "hides 0 of the 16 positions"),
         ("batch=1000", "choose a batch of 24 or less"),
-        ("data.shards=/nowhere/train", "videomae.data.shards build"),
+        ("data.shards=/nowhere/train", "videomae shards build"),
         ("engine.micro_batch=3", "must divide the 8 clips"),
         ("encoder.patch=7", "multiple of patch"),
     ],

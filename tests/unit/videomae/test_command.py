@@ -19,7 +19,7 @@ from videomae.core.signals import LimitReached, Stopped
         (LimitReached("gone back 3 times"), 76, "error: gone back 3 times\n"),
         (ConfigError("unknown key"), 2, "error: unknown key\n"),
         (OSError("disk full"), 1, "error: disk full\n"),
-        (KeyboardInterrupt(), 1, "interrupted; what is not saved is lost\n"),
+        (KeyboardInterrupt(), 1, "interrupted; unsaved work is lost\n"),
     ],
 )
 def test_every_end_has_its_code_and_its_line(
