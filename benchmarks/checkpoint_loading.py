@@ -73,7 +73,7 @@ class Opens:
             self.count += 1
             opening(file, folder, rank)
 
-        setattr(RankFile, "__init__", opened)  # noqa: B010
+        setattr(RankFile, "__init__", opened)  # noqa: B010  pyright refuses the assignment of a method
 
 
 def full_state() -> list[ParamShard]:
