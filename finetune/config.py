@@ -22,9 +22,19 @@ class FinetuneDataConfig(ClipsConfig):
     flip: float = 0.5  # probability of a horizontal flip
     rand_augment: str | None = None  # for example rand-m7-n4-mstd0.5-inc1
     random_erasing: float = 0.0  # probability of erasing one box, the same in all frames; the official recipe uses 0.25
+    # Train on a part of the labels, drawn from the run's seed: a number or a fraction of the samples of each class.
+    # Whole source videos are taken; a smaller part is contained in every larger one.
+    labels_per_class: int | None = None
+    label_fraction: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.labels_per_class is not None and self.label_fraction is not None:
+            raise UserError("labels_per_class and label_fraction exclude each other; remove one")
+        if self.labels_per_class is not None and self.labels_per_class < 1:
+            raise UserError(f"labels_per_class must be at least 1, got {self.labels_per_class}")
+        if self.label_fraction is not None and not 0 < self.label_fraction <= 1:
+            raise UserError(f"label_fraction must lie in (0, 1], got {self.label_fraction}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise UserError(f"scale must be a range within (0, 1], got {self.scale}")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from finetune.config import EvaluationConfig, FinetuneConfig, FinetuneDataConfig
 from finetune.models.interface import ModelInput
+from finetune.subsets import LabelledSamples, few_labels
 from videomae.core.distributed import World
 from videomae.data.batch import AllocClip, TensorBatch, stack_clips, stack_weights
 from videomae.data.datasets import DataSets
@@ -114,12 +115,21 @@ def open_stream(config: FinetuneConfig, world: World) -> BatchStream[LabelledCli
     """Open the stream of training batches from the train split."""
     return BatchStream(
         config.batch_plan(world),
-        DataSets((split(config, "train"),)),
+        DataSets((split(config, "train"),), subset=training_samples(config)),
         world,
         data=config.data,
         transform=TrainingClips(config.data, config.model.input),
         collate=collate,
     )
+
+
+def training_samples(config: FinetuneConfig) -> tuple[int, ...] | None:
+    """Return the ids of the samples of the train split to train on; None stands for all. Raises SubsetError."""
+    per_class, fraction = config.data.labels_per_class, config.data.label_fraction
+    if per_class is None and fraction is None:
+        return None
+    samples = LabelledSamples.read(split(config, "train"))
+    return tuple(few_labels(samples, seed=config.seed, per_class=per_class, fraction=fraction).tolist())
 
 
 def split(config: FinetuneConfig, name: str) -> Manifest:

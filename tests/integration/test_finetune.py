@@ -13,7 +13,7 @@ from finetune.evaluate import FILE, Evaluator
 from finetune.export import load_classifier
 from finetune.models import build
 from finetune.objective import Objective
-from finetune.stream import LabelledBatch
+from finetune.stream import LabelledBatch, open_stream
 from finetune.train import train
 from pretrain.train import train as pretrain
 from tests.processes import run_command, run_processes
@@ -192,6 +192,17 @@ def test_a_corrected_command_may_use_the_directory_of_a_failed_one(shards: Path,
     finetune_config(tmp_path / "run", shards)
     run_command("finetune", tmp_path / "run.yaml", "model.weights=/nowhere/export", expect=2)
     run_command("finetune", tmp_path / "run.yaml", "schedule.duration=2 steps")
+
+
+def test_a_run_on_few_labels_sees_those_alone(shards: Path, tmp_path: Path) -> None:
+    labels = ("data.labels_per_class=3", "data.partial=pad")
+    config = finetune_config(tmp_path / "run", shards, *labels)
+    stream = open_stream(config, world_of_one())
+    assert stream.batches_per_epoch == 1
+    (batch,) = next(stream.batches(0))
+    assert batch.weight_B is not None
+    real = batch.label_B[batch.weight_B > 0]
+    assert real.bincount().tolist() == [3, 3]
 
 
 def test_splits_of_other_classes_are_refused(shards: Path, tmp_path: Path) -> None:

@@ -63,10 +63,11 @@ Shards = Annotated[str | tuple[WeightedShards, ...], BeforeValidator(_as_sets)]
 
 @dataclass(frozen=True)
 class DataSets:
-    """The loaded manifests of a run's data sets, and their weights."""
+    """The loaded manifests of a run's data sets, and their weights; `subset` limits a single set to these ids."""
 
     manifests: tuple[Manifest, ...]
     weights: tuple[float, ...] = (1.0,)
+    subset: tuple[int, ...] | None = None
 
     @classmethod
     def read(cls, shards: str | tuple[WeightedShards, ...]) -> DataSets:
@@ -83,7 +84,7 @@ class DataSets:
     def order(self, config: OrderConfig, batch: int) -> Order | Mixture:
         """Return the sample order, in global batches of `batch` samples. Raises OrderError."""
         if len(self.manifests) == 1:
-            return Order.of(self.manifests[0], batch, config)
+            return Order.of(self.manifests[0], batch, config, subset=self.subset)
         return Mixture(config, self.manifests, weights=self.weights, batch=batch)
 
     def reader(self) -> ShardReader | MixedReader:
