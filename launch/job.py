@@ -27,8 +27,17 @@ _SCHEMAS: dict[str, type] = {
     "finetune": FinetuneConfig,
     "finetune.benchmark": BenchmarkConfig,
 }
-# A stopping run needs time to save: torchrun's default kills it after 30 s, and does not pass SIGUSR1 on.
-_TORCHRUN_SIGNALS = ("--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout", "120")
+_STOP_SECONDS = 120  # for a stopping run to save; by default torchrun kills it after 30 s, as every torch before 2.12
+
+
+def torchrun_flags() -> list[str]:
+    """Flags that let torchrun pass signals on and wait for a save, as far as the installed torch knows them."""
+    from torch.distributed.run import get_args_parser
+
+    flags = ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
+    if "--shutdown-timeout" in get_args_parser().format_help():
+        flags += ["--shutdown-timeout", str(_STOP_SECONDS)]
+    return flags
 
 
 def default_processes() -> int:
@@ -81,7 +90,7 @@ class Job:
             return Command([sys.executable, "-m", *stage])
         threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))}
         if on == "torchrun":
-            launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *_TORCHRUN_SIGNALS]
+            launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *torchrun_flags()]
             return Command([sys.executable, "-m", *launcher, "-m", *stage], threads)
         if on == "deepspeed":
             launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(count), "--module"]

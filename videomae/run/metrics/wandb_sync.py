@@ -6,6 +6,7 @@ the process's messages without blocking. There is no queue other than the file. 
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import netrc
 import os
@@ -28,9 +29,12 @@ _ONLY_FILE = "metrics.jsonl is complete; send it later with `videomae sync {run}
 
 
 def start_wandb_sync(run: RunDirectory, metrics: MetricsConfig) -> WandbSync | None:
-    """Start the W&B process of a run; None if W&B is disabled or the process cannot be started."""
+    """Start the W&B process of a run; None if W&B is disabled or missing, or the process cannot be started."""
     mode = mode_of(metrics)
     if mode == "disabled":
+        return None
+    if importlib.util.find_spec("wandb") is None:
+        logger.warning("wandb is not installed, so nothing is sent to W&B; type metrics.wandb=disabled to say so")
         return None
     command = [sys.executable, "-m", _MODULE, str(run.path), metrics.project, mode, str(os.getpid())]
     environment = {"WANDB_ERROR_REPORTING": "false", **os.environ}  # do not report crashes to W&B's developers

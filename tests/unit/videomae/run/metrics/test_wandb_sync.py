@@ -242,3 +242,12 @@ def test_the_config_then_wandb_mode_then_the_login_decide(
 def test_a_folder_of_logs_that_cannot_be_made_costs_wandb_alone(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("in the way")
     assert start_wandb_sync(RunDirectory(tmp_path), MetricsConfig(wandb="offline")) is None
+
+
+def test_without_wandb_the_run_goes_on_and_says_which_setting_states_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert start_wandb_sync(RunDirectory(tmp_path), MetricsConfig(wandb="offline")) is None
+    assert "metrics.wandb=disabled" in said.text
+    assert not (tmp_path / "logs").exists()
