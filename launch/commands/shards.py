@@ -101,8 +101,8 @@ def synthesize(out: Path, *, fps: tuple[int, int], size: tuple[int, int], worker
 @click.option("--samples-per-shard", type=int, default=1000, help="Close a shard at this many samples,")
 @click.option("--bytes-per-shard", type=float, help="or at this many bytes of video, such as 2e8.")
 @click.option("--frames-fps", type=float, default=30.0, help="Frame rate at which frame folders were extracted.")
-@click.option("--unlabelled", is_flag=True, help="Take every video below SOURCE, without classes.")
-@click.option("--train-list", type=PATH, help="File of `path label` lines, paths relative to SOURCE.")
+@click.option("--unlabelled", is_flag=True, help="Take every video below SOURCE or in the lists, without classes.")
+@click.option("--train-list", type=PATH, help="File of `path label` lines or a CSV, paths relative to SOURCE.")
 @click.option("--val-list", type=PATH, help="The same for the val split.")
 @click.option("--classes", type=PATH, help="File with one class name a line, for lists with numeric labels.")
 @click.option("--ucf101", type=PATH, help="Folder with UCF101's official trainlist and testlist files.")
@@ -137,15 +137,17 @@ def build(source: Path, out: Path, *, workers: int, overwrite: bool, as_json: bo
     }
     config = parse(BuildConfig, values, source="build options")
     try:
-        result = build(_listing(source, options), out, config, workers=workers, overwrite=overwrite)
+        listing = _listing(source, options)
+        result = build(listing, out, config, workers=workers, overwrite=overwrite)
     except KeyboardInterrupt:
         click.echo("interrupted; the same command resumes the build", err=True)
         return INTERRUPTED
-    _print_build(out, result, as_json=as_json)
+    _print_build(out, result, listing.left_out_by_reason(), as_json=as_json)
     return 0
 
 
 def _listing(source: Path, options: dict[str, Any]) -> Listing:
+    from videomae.data.build.classes import read_class_names
     from videomae.data.build.source_lists import list_from_files, list_hmdb51, list_ucf101
     from videomae.data.build.sources import find_sources
 
@@ -155,12 +157,12 @@ def _listing(source: Path, options: dict[str, Any]) -> Listing:
     if options["hmdb51"]:
         return list_hmdb51(source, options["hmdb51"], options["official_split"])
     if lists:
-        names = options["classes"].read_text().split("\n") if options["classes"] else []
-        return list_from_files(source, lists, classes=[name.strip() for name in names if name.strip()])
+        names = read_class_names(options["classes"]) if options["classes"] else []
+        return list_from_files(source, lists, classes=names, unlabelled=options["unlabelled"])
     return find_sources(source, unlabelled=options["unlabelled"])
 
 
-def _print_build(out: Path, result: BuildResult, *, as_json: bool) -> None:
+def _print_build(out: Path, result: BuildResult, left_out: dict[str, list[str]], *, as_json: bool) -> None:
     rows = {
         split: {
             "samples": manifest.samples,
@@ -172,7 +174,7 @@ def _print_build(out: Path, result: BuildResult, *, as_json: bool) -> None:
         for split, manifest in result.manifests.items()
     }
     if as_json:
-        click.echo(json.dumps({"out": str(out), "reused": result.reused, "splits": rows}))
+        click.echo(json.dumps({"out": str(out), "reused": result.reused, "splits": rows, "left_out": left_out}))
         return
     if result.reused:
         click.echo(f"reusing the shards in {out}: same sources, same options")
@@ -183,6 +185,10 @@ def _print_build(out: Path, result: BuildResult, *, as_json: bool) -> None:
         )
         for skipped in result.manifests[split].skipped:
             click.echo(f"  skipped {skipped.source}: {skipped.reason}")
+    if left_out:
+        click.echo(f"left out {sum(map(len, left_out.values()))} files and folders, all named in {out}/build.json:")
+    for reason, names in left_out.items():
+        click.echo(f"  {len(names)}: {reason}, such as {names[0]}")
 
 
 @click.command(context_settings=SETTINGS, epilog=examples("videomae shards index tars --classes NonFight,Fight"))

@@ -159,9 +159,19 @@ def _write_all(folder: Path, listing: Listing, config: BuildConfig, *, workers: 
                 reasons = "; ".join(f"{source.source}: {source.reason}" for source in writer.skipped[:3])
                 raise BuildError(f"none of the {len(sources)} videos of {split}/ could be read: {reasons}")
     for split, writer in splits.items():
+        _warn_of_empty_classes(split, writer, listing)
         others = {name: other.source_by_digest for name, other in splits.items() if name != split}
         writer.write_manifest(listing.classes, others)
     log.remove()
+
+
+def _warn_of_empty_classes(split: str, writer: SplitWriter, listing: Listing) -> None:
+    """Warn of classes of which no listed source could be read."""
+    skipped = {source.source for source in writer.skipped}
+    listed = {source.class_name for source in listing.splits[split]}
+    packed = {source.class_name for source in listing.splits[split] if source.name not in skipped}
+    for name in sorted(listed - packed):
+        _log.warning("no video of the class %r in %s/ could be read", name, split)
 
 
 def _manifests(out: Path, listing: Listing) -> dict[str, Manifest]:

@@ -21,10 +21,11 @@ BUILD_LOG = "build_log.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRecord:
-    """The options, and every source file's name -> [bytes, modification time in ns]."""
+    """The options, every source file's name -> [bytes, modification time in ns], and what is left out, by reason."""
 
     options: dict[str, Any]
     files: dict[str, list[int]]
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # does not change the shards, so is not compared
 
     @classmethod
     def of(cls, options: dict[str, Any], listing: Listing) -> BuildRecord:
@@ -34,10 +35,11 @@ class BuildRecord:
             for file in source.files:
                 name = source.name if file == source.path else f"{source.name}/{file.name}"
                 files[name] = [file.stat().st_size, file.stat().st_mtime_ns] if file.exists() else []
-        return cls(options={**options, "labels": listing.digest}, files=files)
+        options = {**options, "labels": listing.digest}
+        return cls(options=options, files=files, left_out=listing.left_out_by_reason())
 
     def write(self, folder: Path) -> None:
-        values = {"options": self.options, "files": self.files}
+        values = asdict(self)
         (folder / BUILD_RECORD).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
 
     def differences(self, other: BuildRecord) -> list[str]:
@@ -63,7 +65,7 @@ def read_build_record(folder: Path) -> BuildRecord:
     file = folder / BUILD_RECORD
     try:
         values = json.loads(file.read_text())
-        return BuildRecord(options=values["options"], files=values["files"])
+        return BuildRecord(options=values["options"], files=values["files"], left_out=values.get("left_out", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{file} cannot be read ({error}); pass --overwrite to build again") from None
 

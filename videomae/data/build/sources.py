@@ -1,7 +1,7 @@
 """List the videos of a source folder with the split, class and source group that its layout gives.
 
-Layouts: train|val/<class>/<video file>, train|val/<class>/<video>/<frame image>, and videos without classes. A class
-folder may repeat its split, as RWF-2000's `Train_Fight` does.
+Layouts: train|val/<class>/.../<video file>, the same with folders of frame images, and videos without classes. A class
+folder may repeat its split, as RWF-2000's `Train_Fight` does. Without val/, test/ is the val split.
 """
 
 from __future__ import annotations
@@ -9,18 +9,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from videomae.core.errors import UserError
+from videomae.data.build.classes import UNLABELLED
+from videomae.data.build.source_tree import SourceTree, frame_files, is_video
+from videomae.data.shards.manifest import SkippedSource
 from videomae.data.video import SUFFIXES
 
-SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_SPLIT_PREFIX = re.compile(rf"^({'|'.join(SPLITS)})[_-]", re.IGNORECASE)
+_SPLIT_OF = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+_OUR_FILES = ("groups.csv", "synthetic.json")
 _YOUTUBE_CLIP = re.compile(r"^([A-Za-z0-9_-]{11})_\d+$")  # RWF-2000: <video id>_<clip number>
 _UCF_CLIP = re.compile(r"^v_(.+_g\d+)_c\d+$")  # UCF101: v_<class>_g<group>_c<clip>
+_log = logging.getLogger(__name__)
 
 
 class SourceError(UserError):
@@ -41,17 +49,16 @@ class Source:
     @property
     def files(self) -> list[Path]:
         """The video file, or the frames in natural order."""
-        if not self.path.is_dir():
-            return [self.path]
-        return sorted((file for file in self.path.iterdir() if _is_image(file)), key=_natural_key)
+        return frame_files(self.path) if self.path.is_dir() else [self.path]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The classes of a data set, and its sources by split."""
+    """The classes of a data set, its sources by split, and the files beside them that are not taken."""
 
     classes: tuple[str, ...]
     splits: dict[str, tuple[Source, ...]]
+    left_out: tuple[SkippedSource, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -63,6 +70,13 @@ class Listing:
         ]
         return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()[:16]
 
+    def left_out_by_reason(self) -> dict[str, list[str]]:
+        """The names of what is left out, by reason."""
+        reasons: dict[str, list[str]] = {}
+        for each in self.left_out:
+            reasons.setdefault(each.reason, []).append(each.source)
+        return reasons
+
 
 def find_sources(folder: Path, *, unlabelled: bool = False) -> Listing:
     """List the videos of `folder` by its layout; `unlabelled` lists all below it as train, without classes.
@@ -72,38 +86,60 @@ def find_sources(folder: Path, *, unlabelled: bool = False) -> Listing:
     """
     if not folder.is_dir():
         raise SourceError(f"no folder at {folder}; wanted a folder with train/ and val/, or with videos")
-    subfolders = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}
-    splits = {split: subfolders[split] for split in SPLITS if split in subfolders}
-    if unlabelled or (not splits and any(_is_video(file) for file in folder.iterdir())):
+    splits = _split_folders(folder)
+    if unlabelled or (not splits and any(is_video(file) for file in folder.iterdir())):
         return _find_unlabelled(folder)
     if not splits:
+        nested = [path for path in sorted(folder.iterdir()) if path.is_dir() and _split_folders(path)]
         raise SourceError(
             f"{folder} has neither train/ and val/ nor videos in it; wanted train/<class>/<video> and val/<class>/"
             "<video>, or pass --unlabelled to use every video below it without classes"
+            + (f"; did you mean {nested[0]}?" if nested else "")
         )
     return _find_labelled(folder, splits)
 
 
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """Split -> its folder. Raises SourceError if two folders are the same split."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        split = _SPLIT_OF.get(path.name.lower()) if path.is_dir() else None
+        if split in found:
+            raise SourceError(f"{found[split]} and {path} are both the {split} split; keep one, or join them")
+        if split:
+            found[split] = path
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
 def _find_unlabelled(folder: Path) -> Listing:
-    files = sorted(file for file in folder.rglob("*") if _is_video(file))
-    if not files:
+    tree = SourceTree(folder).walk(folder)
+    if not tree.found:
         raise SourceError(f"no videos under {folder}; wanted files ending in {', '.join(SUFFIXES)}")
     sources = tuple(
         Source(
-            path=file, name=_name(folder, file), split="train", class_name="", label=-1, group=source_group(file.stem)
+            path=path,
+            name=_name(folder, path),
+            split="train",
+            class_name="",
+            label=UNLABELLED,
+            group=source_group(_stem(path)),
         )
-        for file in files
+        for path in sorted(tree.found)
     )
-    return Listing(classes=(), splits={"train": sources})
+    return Listing(classes=(), splits={"train": sources}, left_out=tuple(tree.left_out))
 
 
-def _find_labelled(folder: Path, splits: dict[str, Path]) -> Listing:
-    found = {split: _class_folders(path) for split, path in splits.items()}
+def _find_labelled(folder: Path, splits: Mapping[str, Path]) -> Listing:
+    tree = _scan_beside(folder, splits)
+    found = {split: _class_folders(tree, split, path) for split, path in splits.items()}
+    groups = _read_groups(folder / "groups.csv")
+    if "val" not in found and "test" in found:
+        _log.warning("%s has no val/: test/ becomes the val split, on which models are evaluated", folder)
     classes = tuple(sorted({name for by_class in found.values() for name in by_class}))
     _check_classes(folder, found, classes)
-    groups = _read_groups(folder / "groups.csv")
     listed: dict[str, tuple[Source, ...]] = {}
-    for split, by_class in found.items():
+    for folder_split, by_class in found.items():
+        split = "val" if folder_split == "test" and "val" not in found else folder_split
         listed[split] = tuple(
             Source(
                 path=video,
@@ -111,12 +147,41 @@ def _find_labelled(folder: Path, splits: dict[str, Path]) -> Listing:
                 split=split,
                 class_name=name,
                 label=classes.index(name),
-                group=groups.get((split, name, _stem(video)), source_group(_stem(video))),
+                group=groups.get((folder_split, name, _stem(video)), source_group(_stem(video))),
             )
             for name in sorted(by_class)
             for video in by_class[name]
         )
-    return Listing(classes=classes, splits=listed)
+    return Listing(classes=classes, splits=listed, left_out=tuple(tree.left_out))
+
+
+def _scan_beside(folder: Path, splits: Mapping[str, Path]) -> SourceTree:
+    """List what stands beside the folders of the splits."""
+    tree = SourceTree(folder)
+    names = " and ".join(f"{path.name}/" for path in splits.values())
+    folders, files = tree.visible(folder)
+    for path in (path for path in folders if path not in splits.values()):
+        videos = len(SourceTree(path).walk(path).found)
+        tree.leave_out(path, f"a folder beside {names}, with {videos} videos")
+    for path in (path for path in files if path.name not in _OUR_FILES):
+        tree.leave_out(path, f"a {'video' if is_video(path) else 'file'} beside {names}")
+    return tree
+
+
+def _class_folders(tree: SourceTree, split: str, folder: Path) -> dict[str, list[Path]]:
+    """Map each class of a split to its sources, sorted by name."""
+    folders, files = tree.visible(folder)
+    for path in files:
+        tree.leave_out(path, f"a {'video' if is_video(path) else 'file'} in {folder.name}/ without a class folder")
+    own_names = [name for name, canonical in _SPLIT_OF.items() if canonical == split]
+    prefix = re.compile(rf"({'|'.join(own_names)})[_-](?=.)", re.IGNORECASE)
+    prefixed = all(prefix.match(path.name) for path in folders)
+    by_class: dict[str, list[Path]] = {}
+    for path in folders:
+        before = len(tree.found)
+        tree.walk(path)
+        by_class[prefix.sub("", path.name, count=1) if prefixed else path.name] = sorted(tree.found[before:])
+    return by_class
 
 
 def _check_classes(folder: Path, found: dict[str, dict[str, list[Path]]], classes: tuple[str, ...]) -> None:
@@ -136,15 +201,6 @@ def _check_classes(folder: Path, found: dict[str, dict[str, list[Path]]], classe
                 raise SourceError(
                     f"class {name!r} has no videos in {folder / split}; add videos, or remove the class from all splits"
                 )
-
-
-def _class_folders(split: Path) -> dict[str, list[Path]]:
-    """Map each class to its videos, sorted by name."""
-    by_class: dict[str, list[Path]] = {}
-    for folder in sorted(path for path in split.iterdir() if path.is_dir()):
-        videos = [path for path in sorted(folder.iterdir()) if _is_video(path) or _is_frame_folder(path)]
-        by_class.setdefault(_SPLIT_PREFIX.sub("", folder.name), []).extend(videos)
-    return by_class
 
 
 def _read_groups(file: Path) -> dict[tuple[str, str, str], str]:
@@ -171,19 +227,3 @@ def _stem(path: Path) -> str:
 
 def _name(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def _is_frame_folder(path: Path) -> bool:
-    return path.is_dir() and any(_is_image(file) for file in path.iterdir())
-
-
-def _natural_key(path: Path) -> list[tuple[int, str]]:
-    return [(int(part or 0), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.stem)]

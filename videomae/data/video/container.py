@@ -18,7 +18,10 @@ from av.video.stream import VideoStream
 
 from videomae.core.errors import UserError
 
-SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
+SUFFIXES = (
+    ".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".3g2", ".ogv",
+    ".mts", ".m2ts", ".m2t", ".asf", ".vob", ".f4v", ".divx", ".qt", ".mpe",
+)  # fmt: skip
 MAX_PIXELS = 8192 * 4608
 MAX_FRAMES = 1_000_000
 # Pixels decoded for one request, returned or not: 33,000 full-HD frames, one or two minutes on one core. A video that
