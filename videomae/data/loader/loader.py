@@ -18,13 +18,13 @@ from videomae.data.loader.micro_batches import Batch, Item, MicroBatchMaker, Pip
 from videomae.data.loader.prefetch import make_prefetchers
 from videomae.data.loader.quarantine import BadSampleError, Quarantine
 from videomae.data.loader.workers import LoaderConfig, load_micro_batches
-from videomae.data.order.mixture import MixedReader, Mixture
+from videomae.data.order.mixture import Mixture, Reader
 from videomae.data.order.order import Order, SampleSlot
 from videomae.data.shards.reader import ShardReader
 
 
 def train_stream(
-    reader: ShardReader | MixedReader,
+    reader: Reader,
     order: Order | Mixture,
     pipeline: Pipeline[Item, Batch],
     rank_slice: RankSlice,

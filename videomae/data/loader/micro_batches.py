@@ -12,10 +12,10 @@ from videomae.data.batch import AllocClip
 from videomae.data.errors import ShardError
 from videomae.data.loader.quarantine import BadSampleError, Fault
 from videomae.data.loader.shared_batches import BatchBuffer
-from videomae.data.order.mixture import MixedReader, MixedReplacements
+from videomae.data.order.mixture import MixedReplacements, Reader
 from videomae.data.order.order import Replacements, SampleSlot
 from videomae.data.order.permutation import generator
-from videomae.data.shards.reader import Sample, ShardReader
+from videomae.data.shards.reader import Sample
 from videomae.data.video import VideoError
 
 Item = TypeVar("Item")
@@ -58,7 +58,7 @@ class MicroBatchMaker(Generic[Item, Batch]):
 
     def __init__(
         self,
-        reader: ShardReader | MixedReader,
+        reader: Reader,
         pipeline: Pipeline[Item, Batch],
         *,
         seed: int,

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 
 from videomae.data.errors import RemoteError, ShardError
-from videomae.data.order.mixture import MixedReader, Mixture
+from videomae.data.order.mixture import MixedReader, Mixture, Reader
 from videomae.data.order.order import Order
 from videomae.data.remote.cache import ShardCache
 from videomae.data.shards.manifest import Manifest
@@ -96,17 +96,17 @@ class Prefetcher:
 
 
 def make_prefetchers(
-    reader: ShardReader | MixedReader, order: Order | Mixture, *, start: int, stop: int
+    reader: Reader, order: Order | Mixture, *, start: int, stop: int
 ) -> list[Prefetcher]:
     """One prefetcher for each remote data set, for its part of the slice [start, stop) of the global batches."""
     if isinstance(reader, MixedReader) and isinstance(order, Mixture):
         parts = zip(reader.readers, order.orders, order.shares(start, stop), strict=True)
     else:
-        assert isinstance(reader, ShardReader)
+        assert not isinstance(reader, MixedReader)
         assert isinstance(order, Order)
         parts = [(reader, order, (start, stop))]
     return [
         Prefetcher(part.cache, part.manifest, part_order, start=first, stop=last)
         for part, part_order, (first, last) in parts
-        if part.cache is not None and first < last
+        if isinstance(part, ShardReader) and part.cache is not None and first < last
     ]

@@ -16,9 +16,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from videomae.data.order.order import Order, OrderConfig, OrderError, Replacements, SampleSlot
-from videomae.data.shards.index import Entry
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader
+from videomae.data.synthetic.source import SyntheticReader, SyntheticSet
+
+Source = Manifest | SyntheticSet
+
+
+def open_source(source: Source) -> ShardReader | SyntheticReader:
+    """Return the reader of one data set."""
+    return SyntheticReader(source) if isinstance(source, SyntheticSet) else ShardReader(source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +49,17 @@ class Mixture:
     """
 
     def __init__(
-        self, config: OrderConfig, manifests: Sequence[Manifest], *, weights: Sequence[float], batch: int
+        self, config: OrderConfig, sources: Sequence[Source], *, weights: Sequence[float], batch: int
     ) -> None:
-        counts = _share_out(batch, weights, sets=len(manifests))
+        counts = _share_out(batch, weights, sets=len(sources))
         self.seed, self.batch = config.seed, batch
         self.orders = tuple(
-            Order.of(manifest, count, replace(config, lanes=None))
-            for manifest, count in zip(manifests, counts, strict=True)
+            Order.of(source, count, replace(config, lanes=None))
+            for source, count in zip(sources, counts, strict=True)
         )
-        self.samples = sum(manifest.samples for manifest in manifests)
+        self.samples = sum(source.samples for source in sources)
         self.batches = max(order.batches for order in self.orders)
-        self._starts = tuple(itertools.accumulate((manifest.samples for manifest in manifests), initial=0))
+        self._starts = tuple(itertools.accumulate((source.samples for source in sources), initial=0))
         self._slots = _spread(counts)  # slot of the batch -> index of its set
         self.replacements = MixedReplacements(
             each=tuple(order.replacements for order in self.orders), starts=self._starts[:-1]
@@ -85,19 +92,14 @@ class Mixture:
 
 
 class MixedReader:
-    """Read samples of several manifests by the sample ids of their `Mixture`."""
+    """Read samples of several data sets by the sample ids of their `Mixture`."""
 
-    def __init__(self, manifests: Sequence[Manifest]) -> None:
-        self.readers = tuple(ShardReader(manifest) for manifest in manifests)
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.readers = tuple(open_source(source) for source in sources)
         self._starts = tuple(itertools.accumulate((len(reader) for reader in self.readers), initial=0))
 
     def __len__(self) -> int:
         return self._starts[-1]
-
-    def entry(self, sample: int) -> Entry:
-        """See `ShardReader.entry`."""
-        reader, inner = self._locate(sample)
-        return reader.entry(inner)
 
     def read(self, sample: int, *, weight: float = 1.0) -> Sample:
         """See `ShardReader.read`. The label is the one in the sample's own data set."""
@@ -108,11 +110,16 @@ class MixedReader:
         """See `ShardReader.shard_and_key`. The shard name is prefixed with the folder or URL of its data set."""
         reader, inner = self._locate(sample)
         shard, key = reader.shard_and_key(inner)
+        if isinstance(reader, SyntheticReader):
+            return shard, key
         return f"{reader.manifest.url or reader.manifest.folder}/{shard}", key
 
-    def _locate(self, sample: int) -> tuple[ShardReader, int]:
+    def _locate(self, sample: int) -> tuple[ShardReader | SyntheticReader, int]:
         which = bisect.bisect_right(self._starts, sample) - 1
         return self.readers[which], sample - self._starts[which]
+
+
+Reader = ShardReader | SyntheticReader | MixedReader
 
 
 def _share_out(batch: int, weights: Sequence[float], *, sets: int) -> list[int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,21 @@ import numpy.typing as npt
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.data.order.permutation import Permutation, generator, permutation
-from videomae.data.shards.manifest import Manifest
 
 _CHUNKS, _BLOCKS, _REPLACEMENTS = 1, 2, 3  # separate random streams of one seed
 _MOST_LANES = 64
 _Ids = npt.NDArray[np.int64]
 Partial = Literal["drop", "pad"]  # how to handle the last, incomplete batch of an epoch
+
+
+class SampleSource(Protocol):
+    """A data set as an order sees it: how many samples it has, and how many are stored together."""
+
+    @property
+    def samples(self) -> int: ...
+
+    @property
+    def chunk(self) -> int: ...
 
 
 class OrderError(UserError):
@@ -115,10 +124,9 @@ class Order:
         self._block_order = functools.lru_cache(maxsize=2 * self.lanes + 2)(self._make_block_order)
 
     @classmethod
-    def of(cls, manifest: Manifest, batch: int, config: OrderConfig, *, subset: Sequence[int] | None = None) -> Order:
-        """Return the order of a manifest's samples, or of a subset of their ids."""
-        chunk = max((shard.samples for shard in manifest.shards), default=1)
-        return cls(config, samples=manifest.samples, batch=batch, chunk=chunk, subset=subset)
+    def of(cls, source: SampleSource, batch: int, config: OrderConfig, *, subset: Sequence[int] | None = None) -> Order:
+        """Return the order of a data set's samples, or of a subset of their ids."""
+        return cls(config, samples=source.samples, batch=batch, chunk=source.chunk, subset=subset)
 
     def real(self, number: int) -> int:
         """Return the number of real (not padding) slots in global batch `number`."""

@@ -83,6 +83,11 @@ class Manifest:
     def samples(self) -> int:
         return self.starts[-1]
 
+    @property
+    def chunk(self) -> int:
+        """The number of samples in the largest shard, which are stored together."""
+        return max((shard.samples for shard in self.shards), default=1)
+
     def locate(self, sample: int) -> tuple[int, int]:
         """The shard number of a sample id, and the sample's position within that shard."""
         if not 0 <= sample < self.samples:
