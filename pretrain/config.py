@@ -19,7 +19,9 @@ from videomae.run.config import TrainingConfig
 class PretrainDataConfig(ClipsConfig):
     """Training data and cropping."""
 
-    shards: Shards  # folder of one split, written by `videomae shards build`, or a list of {shards, weight}
+    # Folder of one split, written by `videomae shards build`; {synthetic: SETTINGS} for clips that are drawn while
+    # training; or a list of {shards: FOLDER, weight: NUMBER} and {synthetic: SETTINGS, weight: NUMBER}.
+    shards: Shards
     stride: int = 4  # distance between sampled frames, in stored frames
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, as fractions of the short side
     flip: float = 0.0  # probability of a horizontal flip; the official recipe does not flip

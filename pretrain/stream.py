@@ -1,4 +1,4 @@
-"""Load masked clips from shards: sampling, decoding, cropping, masking and batching."""
+"""Masked clips: read from shards (sampling, decoding, cropping) or drawn, then masked and batched."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from pretrain.batch import PretrainBatch, PretrainItem, collate
 from pretrain.config import PretrainConfig
@@ -17,6 +18,8 @@ from videomae.data.datasets import DataSets
 from videomae.data.errors import ShardError
 from videomae.data.shards.reader import Sample
 from videomae.data.stream import BatchStream
+from videomae.data.synthetic.drawing import draw_clip
+from videomae.data.synthetic.source import SyntheticSample
 from videomae.data.transforms.augment import multi_scale_box, random_horizontal_flip, resize
 from videomae.data.transforms.frame_sampling import dense_clip
 from videomae.data.video import VideoError, decode_boxes
@@ -34,6 +37,8 @@ class MaskedClips:
     def __call__(
         self, sample: Sample, rngs: Sequence[np.random.Generator], alloc: AllocClip | None = None
     ) -> list[PretrainItem]:
+        if isinstance(sample, SyntheticSample):
+            return self._drawn(sample, rngs, alloc)
         data, encoder = self.config.data, self.config.encoder
         index_T = dense_clip(sample.frames, encoder.frames, data.stride, rngs[0])
         boxes = [multi_scale_box(sample.height, sample.width, rng, data.scales) for rng in rngs]
@@ -41,6 +46,21 @@ class MaskedClips:
         for frames_THWC, rng in zip(decode_boxes(sample.video, index_T, boxes), rngs, strict=True):
             frames_TCHW = resize(frames_THWC, encoder.size, alloc)
             frames_TCHW = random_horizontal_flip(frames_TCHW, rng, probability=data.flip, in_place=True)
+            items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng), sample.weight))
+        return items
+
+    def _drawn(
+        self, sample: SyntheticSample, rngs: Sequence[np.random.Generator], alloc: AllocClip | None
+    ) -> list[PretrainItem]:
+        """Draw one clip for each generator; there is no video to share."""
+        encoder, items = self.config.encoder, []
+        for rng in rngs:
+            shape = (encoder.frames, encoder.size, encoder.size, 3)
+            frames_THWC = torch.empty(shape, dtype=torch.uint8) if alloc is None else alloc(shape)
+            draw_clip(sample.config, rng, frames=encoder.frames, size=encoder.size, out=frames_THWC.numpy())
+            frames_TCHW = random_horizontal_flip(
+                frames_THWC.permute(0, 3, 1, 2), rng, probability=self.config.data.flip, in_place=True
+            )
             items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng), sample.weight))
         return items
 

@@ -1,4 +1,4 @@
-"""Optical flow between consecutive frames by dense inverse search of OpenCV; the only module that imports cv2.
+"""Optical flow between consecutive frames by dense inverse search of OpenCV.
 
 It takes about 2 ms per pair of 224 x 224 frames on one core, so it is computed on the augmented clip instead of stored.
 It is a custom operator without a gradient, which torch.compile and the FLOP counter treat as opaque.

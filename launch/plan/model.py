@@ -29,6 +29,7 @@ from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
 from videomae.core.config import load
 from videomae.core.errors import UserError
+from videomae.data import datasets
 from videomae.data.shards.reader import read_manifest
 from videomae.engine.factory import transformer_blocks
 from videomae.models.encoder import SIZES
@@ -66,8 +67,7 @@ def shard_folders(config: Config) -> list[str]:
     """Folders or URLs of the training clips, each with a manifest."""
     if isinstance(config, FinetuneConfig):
         return [f"{config.data.shards.rstrip('/')}/train"]
-    shards = config.data.shards
-    return [shards] if isinstance(shards, str) else [each.shards for each in shards]
+    return datasets.shard_folders(config.data.shards)
 
 
 def read_training_data(config: Config) -> TrainingData:
@@ -78,7 +78,10 @@ def read_training_data(config: Config) -> TrainingData:
         return TrainingData(None, None, _MIN_CLASSES, str(error).splitlines()[0])
     size = sum(shard.bytes for manifest in manifests for shard in manifest.shards)
     videos = sum(manifest.samples for manifest in manifests)
-    return TrainingData(videos, size / max(1, videos), max(_MIN_CLASSES, len(manifests[0].classes)), None)
+    if isinstance(config, PretrainConfig):
+        videos = datasets.DataSets.read(config.data.shards).samples
+    classes = max((len(manifest.classes) for manifest in manifests[:1]), default=0)
+    return TrainingData(videos, size / max(1, videos), max(_MIN_CLASSES, classes), None)
 
 
 class ModelProfile:

@@ -1,4 +1,4 @@
-"""Pretraining on data sets mixed by weight: one sequence for any ranks and workers, resumed to the bit; exported."""
+"""Pretraining on mixed and on drawn data sets: one sequence for any ranks and workers, resumed to the bit; exported."""
 
 import itertools
 import json
@@ -58,4 +58,35 @@ def test_a_run_on_a_mixture_learns_exports_and_says_what_it_saw(mixed: str, shar
     assert len(losses(run.path)) == 6
     assert "(weight 3)" in json.dumps(json.loads((run.export / "encoder.json").read_text()))
     assert len(json.loads((run.path / "inputs.json").read_text())) == 2
+    assert (run.path / "reconstructions" / "clip-0.png").exists()
+
+
+SYNTHETIC = "{synthetic: {epoch: 24}, weight: 3}"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_drawn_clips_are_one_sequence_for_any_ranks_workers_and_resumes(
+    alone: bool, shards: Path, tmp_path: Path
+) -> None:
+    source = SYNTHETIC if alone else f"[{SYNTHETIC}, {{shards: {shards / 'train'}}}]"
+
+    def config(workers: int) -> PretrainConfig:
+        settings = (f"data.shards={source}", "engine.micro_batch=2", f"loader={{workers: {workers}}}")
+        return pretrain_config(tmp_path / "run", shards, *settings)
+
+    whole = batches(config(0), start=0, count=8)
+    ranks = [batches(config(0), start=0, count=8, rank=rank, size=2) for rank in (0, 1)]
+    assert_same(whole, [batch for step in range(8) for rank in ranks for batch in rank[2 * step : 2 * step + 2]])
+    for workers in (1, 2):
+        assert_same(whole[5 * 4 :], batches(config(workers), start=5, count=3))
+    if alone:
+        clips = {clip.numpy().tobytes() for batch in whole for clip in batch.video_BCTHW}
+        assert len(clips) == 8 * 8  # two epochs and more, and no clip twice
+
+
+def test_a_run_on_drawn_clips_needs_no_file(tmp_path: Path) -> None:
+    source = "data.shards={synthetic: {epoch: 24, shapes: circles}}"
+    run = train(pretrain_config(tmp_path / "run", tmp_path, source, "schedule.duration=2 epochs"), world_of_one())
+    assert len(losses(run.path)) == 6
+    assert '"shards": "synthetic"' in json.dumps(json.loads((run.export / "encoder.json").read_text()))
     assert (run.path / "reconstructions" / "clip-0.png").exists()

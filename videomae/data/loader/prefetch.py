@@ -95,9 +95,7 @@ class Prefetcher:
             return number in self._changed
 
 
-def make_prefetchers(
-    reader: Reader, order: Order | Mixture, *, start: int, stop: int
-) -> list[Prefetcher]:
+def make_prefetchers(reader: Reader, order: Order | Mixture, *, start: int, stop: int) -> list[Prefetcher]:
     """One prefetcher for each remote data set, for its part of the slice [start, stop) of the global batches."""
     if isinstance(reader, MixedReader) and isinstance(order, Mixture):
         parts = zip(reader.readers, order.orders, order.shares(start, stop), strict=True)

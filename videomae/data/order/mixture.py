@@ -48,14 +48,11 @@ class Mixture:
         OrderError: There are no sets, a weight is not positive, or the batch is too small for the smallest weight.
     """
 
-    def __init__(
-        self, config: OrderConfig, sources: Sequence[Source], *, weights: Sequence[float], batch: int
-    ) -> None:
+    def __init__(self, config: OrderConfig, sources: Sequence[Source], *, weights: Sequence[float], batch: int) -> None:
         counts = _share_out(batch, weights, sets=len(sources))
         self.seed, self.batch = config.seed, batch
         self.orders = tuple(
-            Order.of(source, count, replace(config, lanes=None))
-            for source, count in zip(sources, counts, strict=True)
+            Order.of(source, count, replace(config, lanes=None)) for source, count in zip(sources, counts, strict=True)
         )
         self.samples = sum(source.samples for source in sources)
         self.batches = max(order.batches for order in self.orders)

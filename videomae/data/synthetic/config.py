@@ -10,7 +10,7 @@ from videomae.core.errors import UserError
 
 @configclass
 class SyntheticConfig:
-    """What the clips show. The stages follow "Learning Video Representations without Natural Videos" (arXiv 2410.24213).
+    """What the clips show, in stages as in "Learning Video Representations without Natural Videos" (arXiv 2410.24213).
 
     Sizes are in halves of the frame's side: an object of radius 1 touches all four edges.
     """

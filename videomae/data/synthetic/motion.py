@@ -1,6 +1,6 @@
 """How an object moves: its position, size, angle and shear at every frame of a clip.
 
-Lengths are in halves of the frame's side, angles in radians, time in clips: the first frame is at -0.5, the last at 0.5.
+Lengths are in halves of the frame's side, angles in radians, time in clips, from -0.5 at the first frame to 0.5.
 
 In the eight single motions nothing but the motion depends on the class. The position is uniform on a torus (the frame,
 whose opposite edges touch) and the angle on the circle, so at every instant both are independent of the motion. The

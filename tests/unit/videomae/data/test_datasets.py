@@ -39,15 +39,34 @@ def test_one_folder_or_several_come_back_as_they_were_written() -> None:
     assert names(several.data.shards) == "a/train (weight 3), s3://b/train (weight 1)"
 
 
+def test_drawn_clips_stand_alone_or_beside_shards() -> None:
+    alone = config({"synthetic": {"epoch": 640}})
+    mixed = config([{"shards": "a/train", "weight": 3}, {"synthetic": {}}])
+    assert [names(each.data.shards) for each in (alone, mixed)] == [
+        "synthetic",
+        "a/train (weight 3), synthetic (weight 1)",
+    ]
+    assert [str(file) for file in manifest_files(mixed.data.shards)] == ["a/train/manifest.json"]
+    for each in (alone, mixed):
+        assert parse(PretrainConfig, to_dict(each), source="again") == each
+    sets = DataSets.read(alone.data.shards)
+    assert sets.order(OrderConfig(), 64).batches == 10
+
+
 @pytest.mark.parametrize(
     ("shards", "said"),
     [
-        (5, r"data.shards: got 5; wanted a folder, or a list"),
-        ([], r"wanted a folder, or a list"),
+        (5, r"data.shards: got 5; wanted a folder, "),
+        ([], r"wanted a folder, .*or a list"),
         (["a/train"], r"entry 0 is 'a/train'; wanted \{shards: FOLDER, weight: NUMBER\}"),
         ([{"shards": "a"}, {"weight": 2}], r"entry 1 is \{'weight': 2\}"),
         ([{"shards": "a", "wieght": 2}], r"entry 0 has the unknown key 'wieght'; known keys: shards, weight"),
         ([{"shards": "a", "weight": "much"}], r"entry 0 has the weight 'much'; wanted a number above 0"),
+        ({"synthetic": 3}, r"has synthetic: 3; wanted settings"),
+        ({"synthetik": {}}, r"wanted a folder, \{synthetic: \{\}\}, or a list"),
+        ({"synthetic": {"epok": 3}}, r"unknown key 'epok'; did you mean 'epoch'"),
+        ([{"shards": "a"}, {"synthetic": {"objects": [3, 1]}}], r"entry 1 synthetic: .* fewest first"),
+        ([{"synthetic": {}, "weight": 0}], r"the weight of synthetic clips must be above 0"),
         ([{"shards": "a", "weight": 0}], r"the weight of a must be above 0, got 0"),
         ([{"shards": "a", "weight": float("nan")}], r"the weight of a must be above 0, got nan"),
     ],
