@@ -20,11 +20,12 @@ class Reference:
     clip: bool
     ema: bool
     decay: bool  # parameter groups with different learning rates
+    muon: bool = False  # on the matrices of the blocks
 
     @property
     def name(self) -> str:
         parts = ("clip" if self.clip else "free", "ema" if self.ema else "plain", "decay" if self.decay else "even")
-        return "-".join(parts)
+        return "-".join((*parts, "muon" if self.muon else "adamw"))
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,19 @@ def _case(processes: int, stage: int, accumulation: int, flags: str) -> Case:
     return Case(processes, stage, accumulation, Reference(*(flag == "1" for flag in flags)))
 
 
-REFERENCES = [Reference(*flags) for flags in product((False, True), repeat=3)]
+REFERENCES = [Reference(*flags) for flags in product((False, True), repeat=4)]
 FULL = [Case(*values) for values in product((1, 2, 4), (0, 1, 2, 3), (1, 4), REFERENCES)]
 PAIRWISE = [
-    _case(1, 0, 1, "010"),
-    _case(1, 1, 4, "101"),
-    _case(1, 2, 4, "001"),
-    _case(1, 3, 1, "100"),
-    _case(2, 0, 4, "111"),
-    _case(2, 1, 4, "011"),
-    _case(2, 2, 1, "100"),
-    _case(2, 3, 1, "001"),
-    _case(4, 0, 4, "101"),
-    _case(4, 1, 1, "000"),
-    _case(4, 2, 4, "110"),
-    _case(4, 3, 4, "010"),
+    _case(1, 0, 1, "0101"),
+    _case(1, 1, 4, "1010"),
+    _case(1, 2, 4, "0011"),
+    _case(1, 3, 1, "1000"),
+    _case(2, 0, 4, "1110"),
+    _case(2, 1, 4, "0111"),
+    _case(2, 2, 1, "1001"),
+    _case(2, 3, 1, "0011"),
+    _case(4, 0, 4, "1010"),
+    _case(4, 1, 1, "0001"),
+    _case(4, 2, 4, "1100"),
+    _case(4, 3, 4, "0100"),
 ]

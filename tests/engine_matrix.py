@@ -1,7 +1,7 @@
-"""Compare all 192 engine configurations with the reference: `python -m tests.engine_matrix [--json]`.
+"""Compare all 384 engine configurations with the reference: `python -m tests.engine_matrix [--json]`.
 
-ZeRO 0-3 x 1, 2 and 4 processes x accumulation 1 and 4 x clipping x averaging x layer decay, 20 steps each; losses,
-gradient norms, weights and EMA. Exit code 0 if all agree. The test suite runs a covering choice of these.
+ZeRO 0-3 x 1, 2 and 4 processes x accumulation 1 and 4 x clipping x averaging x layer decay x AdamW and Muon, 20 steps
+each; losses, gradient norms, weights and EMA. Exit code 0 if all agree. The test suite runs a covering choice of these.
 """
 
 import argparse

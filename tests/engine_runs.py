@@ -35,12 +35,14 @@ def make_engine(
     """Build an engine; `config` are EngineConfig's fields."""
     torch.manual_seed(seed)
     model = MaskedAutoencoder(encoder, TINY_DECODER)
+    kind = "muon" if reference.muon else "adamw"
     groups = parameter_groups(
         model,
         weight_decay=0.05,
+        kind=kind,
         lr_scale=lambda name: 0.5 if reference.decay and name.startswith("encoder.") else 1.0,
     )
-    optimizer = OptimizerConfig(clip=CLIP if reference.clip else None, ema=EMA if reference.ema else None)
+    optimizer = OptimizerConfig(kind=kind, clip=CLIP if reference.clip else None, ema=EMA if reference.ema else None)
     return build_engine(model, groups, EnginePlan(EngineConfig(**config), optimizer, world, accumulation))
 
 

@@ -22,7 +22,7 @@ from videomae.engine.state.rank_file import RankFile
 from videomae.engine.state.reader import read_full
 from videomae.engine.state.snapshot import Snapshot
 
-FULL_REFERENCE = Reference(clip=True, ema=True, decay=True)
+FULL_REFERENCE = Reference(clip=True, ema=True, decay=True, muon=True)
 KEYS = ("master", "exp_avg", "exp_avg_sq", "ema")
 STAGES = (0, 1, 2, 3)
 PRECISIONS = ("fp32", "bf16", "fp16")

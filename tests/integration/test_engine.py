@@ -21,7 +21,7 @@ from tests.processes import once, run_processes
 
 PROGRAM = "tests.integration.engine_program"
 pytestmark = pytest.mark.timeout(900)  # the first test waits for all process groups
-FULL_REFERENCE = Reference(clip=True, ema=True, decay=True)
+FULL_REFERENCE = Reference(clip=True, ema=True, decay=True, muon=True)
 STAGES = (0, 1, 2, 3)
 
 
@@ -64,7 +64,11 @@ def test_deepspeed_equals_plain_pytorch(folder: Path, references: References, ca
 
 def test_each_setting_changes_the_numbers(references: References) -> None:
     plain = references(Reference(clip=False, ema=False, decay=False))
-    for changed in (Reference(clip=True, ema=False, decay=False), Reference(clip=False, ema=False, decay=True)):
+    for changed in (
+        Reference(clip=True, ema=False, decay=False),
+        Reference(clip=False, ema=False, decay=True),
+        Reference(clip=False, ema=False, decay=False, muon=True),
+    ):
         assert references(changed)["losses"][-1] != pytest.approx(plain["losses"][-1], rel=1e-5)
     full = references(FULL_REFERENCE)["state"]
     assert min(references(FULL_REFERENCE)["norms"]) > 0.01
@@ -133,6 +137,6 @@ def test_fp16_lowers_its_scale_only_on_overflow(folder: Path, stage: int) -> Non
 def test_the_cases_cover_every_pair_of_settings() -> None:
     def rows(cases: list[Case]) -> set[tuple[int, object, int, object]]:
         settings = [(*dataclasses.astuple(case)[:3], *dataclasses.astuple(case.reference)) for case in cases]
-        return {(i, row[i], j, row[j]) for row in settings for i, j in itertools.combinations(range(6), 2)}
+        return {(i, row[i], j, row[j]) for row in settings for i, j in itertools.combinations(range(7), 2)}
 
     assert rows(PAIRWISE) == rows(FULL)

@@ -25,7 +25,8 @@ from videomae.core.errors import UserError
 from videomae.engine.deepspeed_state import ZeroShardedState, allow_min_loss_scale, zero_grad_norm
 from videomae.engine.local import ReplicatedParams, grad_norm
 from videomae.engine.mixed_precision import GROWTH_STEPS, INITIAL_SCALE_POWER, MixedPrecision
-from videomae.engine.optimizer import AdamW, StepDecision, decide_step
+from videomae.engine.muon import build_optimizer
+from videomae.engine.optimizer import StepDecision, decide_step
 from videomae.engine.protocol import Batch, EnginePlan, StepResult, reduce_losses, require_ema
 from videomae.engine.state.sharded import EngineState, ShardedState, persistent_buffers
 from videomae.engine.state.snapshot import Snapshot
@@ -93,11 +94,11 @@ class DeepSpeedEngine:
         self._config, self._partitioned = plan.optimizer, plan.config.zero_stage > 0
         self.settings: dict[str, Any] | None = derive_settings(plan)
         self._precision = MixedPrecision("fp32" if self._partitioned else plan.config.precision, self.world.device)
-        self._optimizer = AdamW(groups, plan.optimizer)
+        self._optimizer = build_optimizer(groups, plan.optimizer, plan.world)
         self._hyperparameters = [{**group, "params": None} for group in groups]
         initial = _copy_to_host(self.module) if self._partitioned else {}
         if not self._partitioned:
-            self._optimizer.init_state(parameter for group in groups for parameter in group["params"])
+            self._optimizer.init_state(group["params"] for group in groups)
         self._engine, self._zero, _, _ = deepspeed.initialize(
             model=self.module, optimizer=self._optimizer, config=self.settings, dist_init_required=False
         )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from videomae.core.errors import UserError
+from videomae.engine.muon import Fragment, Muon
 from videomae.engine.optimizer import AdamW
 from videomae.engine.state.rank_file import EMA, MASTER
 from videomae.engine.state.snapshot import ParamShard
@@ -44,7 +45,9 @@ class ZeroShardedState:
                 f"engine.zero_stage=3 needs every parameter trained, {len(self._frozen)} are not, such as "
                 f"{min(self._frozen)}; type engine.zero_stage=2, or less"
             )
-        optimizer.init_state(self._partitions())
+        optimizer.init_state(self._grouped_partitions(len(optimizer.param_groups)))
+        if isinstance(optimizer, Muon):
+            optimizer.set_fragments(self._fragments())
         for shard in self.sharded():
             for key in shard.values.keys() & {MASTER, EMA}:
                 shard.values[key].copy_(initial[shard.name].reshape(-1)[shard.start : shard.stop])
@@ -54,8 +57,7 @@ class ZeroShardedState:
         return self._shapes
 
     def sharded(self) -> Sequence[ParamShard]:
-        find = self._stage_3_shard if self._is_stage_3 else self._stage_1_2_shard
-        return [shard for name, parameter in self._trained.items() if (shard := find(name, parameter)) is not None]
+        return [self._shard(flat, fragment) for flat, fragments in self._fragments().items() for fragment in fragments]
 
     def replicated(self) -> Sequence[ParamShard]:
         return [
@@ -72,26 +74,43 @@ class ZeroShardedState:
             return self._zero.fp32_partitioned_groups_flat
         return self._zero.single_partition_of_fp32_groups
 
-    def _stage_1_2_shard(self, name: str, parameter: Any) -> ParamShard | None:
+    def _grouped_partitions(self, groups: int) -> list[list[Tensor]]:
+        """Return the partitions of each parameter group; stage 3 may cut a large group into several."""
+        grouped: list[list[Tensor]] = [[] for _ in range(groups)]
+        for number, flat in enumerate(self._partitions()):
+            grouped[self._zero.sub_group_to_group_id[number] if self._is_stage_3 else number].append(flat)
+        return grouped
+
+    def _fragments(self) -> dict[Tensor, list[Fragment]]:
+        """Return what each partition holds of which parameters, in module order."""
+        find = self._stage_3_fragment if self._is_stage_3 else self._stage_1_2_fragment
+        partitions = self._partitions()
+        found: dict[Tensor, list[Fragment]] = {flat: [] for flat in partitions}
+        for name, parameter in self._trained.items():
+            number, fragment = find(name, parameter)
+            if fragment is not None:
+                found[partitions[number]].append(fragment)
+        return found
+
+    def _stage_1_2_fragment(self, name: str, parameter: Any) -> tuple[int, Fragment | None]:
         mapping = parameter._hp_mapping
         if mapping is None:
-            return None
+            return 0, None
         offset, numel = mapping.get_hp_fragment_address().start, mapping.lp_fragment_address.numel
-        flat = self._partitions()[mapping.param_group_index]
-        return self._shard(name, mapping.lp_fragment_address.start, flat, slice(offset, offset + numel))
+        fragment = Fragment(name, mapping.lp_fragment_address.start, slice(offset, offset + numel))
+        return mapping.param_group_index, fragment
 
-    def _stage_3_shard(self, name: str, parameter: Any) -> ParamShard | None:
-        group, offset, padded = self._zero.grad_position[self._zero.get_param_id(parameter)]
+    def _stage_3_fragment(self, name: str, parameter: Any) -> tuple[int, Fragment | None]:
+        number, offset, padded = self._zero.grad_position[self._zero.get_param_id(parameter)]
         start = padded * self._zero._get_param_partition_rank(parameter)
         numel = min(padded, prod(self._shapes[name]) - start)
-        if numel <= 0:
-            return None
-        return self._shard(name, start, self._partitions()[group], slice(offset, offset + numel))
+        return number, Fragment(name, start, slice(offset, offset + numel)) if numel > 0 else None
 
-    def _shard(self, name: str, start: int, flat: Tensor, where: slice) -> ParamShard:
+    def _shard(self, flat: Tensor, fragment: Fragment) -> ParamShard:
         state = self._optimizer.state[flat]
-        values = {MASTER: flat.detach()[where]} | {key: state[key][where] for key in self._optimizer.state_keys}
-        return ParamShard(name, self._shapes[name], start, values, state["step"])
+        live = {MASTER: flat.detach()} | {key: state[key] for key in self._optimizer.state_keys if key in state}
+        values = {key: value[fragment.place] for key, value in live.items()}
+        return ParamShard(fragment.name, self._shapes[fragment.name], fragment.start, values, state["step"])
 
     @torch.no_grad()
     def sync_model_weights(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from videomae.core.errors import UserError
 from videomae.engine.mixed_precision import MixedPrecision
+from videomae.engine.muon import build_optimizer
 from videomae.engine.optimizer import AdamW, decide_step
 from videomae.engine.protocol import Batch, EnginePlan, StepResult, reduce_losses, require_ema
 from videomae.engine.state.rank_file import MASTER
@@ -30,8 +31,8 @@ class LocalEngine:
         self.module = module.to(self.world.device)
         self._config = plan.optimizer
         self._precision = MixedPrecision(plan.config.precision, self.world.device)
-        self._optimizer = AdamW(groups, plan.optimizer)
-        self._optimizer.init_state(parameter for group in groups for parameter in group["params"])
+        self._optimizer = build_optimizer(groups, plan.optimizer, plan.world)
+        self._optimizer.init_state(group["params"] for group in groups)
         sharded = ReplicatedParams(self.module, self._optimizer, self._precision)
         self._state = EngineState(self.module, sharded, self.world)
 

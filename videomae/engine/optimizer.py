@@ -6,9 +6,10 @@ would stall it. So the decision is passed to AdamW's fused kernel, which then ch
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,19 @@ from torch import Tensor, nn
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 
+_BLOCK = re.compile(r"(?:^|\.)(?:\w+_)?blocks\.\d+\.")
+
 
 @configclass
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019). The peak learning rate is `lr` x global batch / 256 (linear scaling)."""
+    """AdamW (Loshchilov and Hutter 2019), or Muon on the matrices of transformer blocks and AdamW on the rest.
 
+    The peak learning rate is `lr` x global batch / 256 (linear scaling), with Muon for both.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
     lr: float = 1.5e-4
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW; the momentum of Muon is 0.95
     weight_decay: float = 0.05  # not applied to biases, norms and other vectors
     clip: float | None = None  # maximum gradient norm; None does not clip
     ema: float | None = None  # decay of the weights' EMA per step, such as 0.9999; None keeps no EMA
@@ -41,20 +48,35 @@ class OptimizerConfig:
 
 
 def parameter_groups(
-    module: nn.Module, *, weight_decay: float, lr_scale: Callable[[str], float] = lambda name: 1.0
+    module: nn.Module,
+    *,
+    weight_decay: float,
+    lr_scale: Callable[[str], float] = lambda name: 1.0,
+    kind: Literal["adamw", "muon"] = "adamw",
 ) -> list[dict[str, Any]]:
-    """Group trainable parameters by weight decay and by `lr_scale(name)`.
+    """Group trainable parameters by weight decay, by `lr_scale(name)` and, for Muon, by whether it optimizes them.
 
-    Each group has `params`, `weight_decay` and `lr_scale`, the factor on the step's learning rate.
+    Each group has `params`, `weight_decay` and `lr_scale`, the factor on the step's learning rate. A group for Muon
+    also has `matrices`: for each parameter in order, its name and its shape.
+
+    Raises:
+        UserError: `kind` is muon and the module has no transformer blocks that are trained.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], dict[str, nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             decay = weight_decay if parameter.squeeze().ndim > 1 else 0.0
-            groups.setdefault((decay, lr_scale(name)), []).append(parameter)
+            muon = kind == "muon" and parameter.ndim == 2 and _BLOCK.search(name) is not None
+            groups.setdefault((decay, lr_scale(name), muon), {})[name] = parameter
+    if kind == "muon" and not any(muon for _, _, muon in groups):
+        raise UserError(
+            f"optimizer.kind=muon needs a model with transformer blocks to train, {type(module).__name__} has none; "
+            "type optimizer.kind=adamw"
+        )
     return [
-        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
-        for (decay, scale), parameters in groups.items()
+        {"params": list(named.values()), "weight_decay": decay, "lr_scale": scale}
+        | ({"matrices": {name: tuple(value.shape) for name, value in named.items()}} if muon else {})
+        for (decay, scale, muon), named in groups.items()
     ]
 
 
@@ -90,16 +112,21 @@ class AdamW(torch.optim.AdamW):
 
     @property
     def state_keys(self) -> tuple[str, ...]:
-        """Names of the per-value state tensors."""
+        """Names of the per-value state tensors that a parameter can have."""
         return ("exp_avg", "exp_avg_sq") if self._ema is None else ("exp_avg", "exp_avg_sq", "ema")
 
-    def init_state(self, tensors: Iterable[Tensor]) -> None:
-        """Allocate the state of the optimized `tensors` before the first step; the EMA starts at their values."""
-        for tensor in tensors:
-            state = {key: torch.zeros_like(tensor, requires_grad=False) for key in self.state_keys}
-            if self._ema is not None:
-                state["ema"].copy_(tensor.detach())
-            self.state[tensor] = {"step": torch.zeros((), dtype=torch.float32, device=tensor.device), **state}
+    def init_state(self, tensors: Iterable[Iterable[Tensor]]) -> None:
+        """Allocate state before the first step, for the optimized `tensors` of each group; EMAs start at their values.
+
+        Muon has no second moment.
+        """
+        for group, members in zip(self.param_groups, tensors, strict=True):
+            keys = [key for key in self.state_keys if not (key == "exp_avg_sq" and "matrices" in group)]
+            for tensor in members:
+                state = {key: torch.zeros_like(tensor, requires_grad=False) for key in keys}
+                if self._ema is not None:
+                    state["ema"].copy_(tensor.detach())
+                self.state[tensor] = {"step": torch.zeros((), dtype=torch.float32, device=tensor.device), **state}
 
     def set_decision(self, decide: Callable[[], StepDecision]) -> None:
         """Take the next update's decision from `decide`, called at the first `step` of that update."""
@@ -112,9 +139,12 @@ class AdamW(torch.optim.AdamW):
         if self.decision is None:
             self.decision = self._decide()
         self.found_inf, self.grad_scale = self.decision.skip, self.decision.clip_coef
-        super().step()
+        self._update()
         if self._ema is not None:
             self._update_ema((1 - self.decision.skip) * (1 - self._ema))
+
+    def _update(self) -> None:
+        super().step()
 
     def _update_ema(self, weight: Tensor) -> None:
         for group in self.param_groups:

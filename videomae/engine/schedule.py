@@ -1,7 +1,7 @@
 """Learning-rate schedules and durations, as pure functions of the step.
 
-A duration is text with a unit, such as `800 epochs`, `20000 steps` or `1e6 samples`. It is converted to optimizer steps
-once the number of steps per epoch is known.
+A duration is text with a unit, such as `800 epochs`, `20000 steps`, `1e6 samples` or `1e6 clips`; within a run also
+`15 %` of it. It is converted to optimizer steps once the number of steps per epoch is known.
 """
 
 from __future__ import annotations
@@ -10,30 +10,48 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 
-_DURATION = re.compile(r"\s*([0-9.]+(?:e[+]?[0-9]+)?)\s*(epochs?|steps?|samples?)\s*", re.IGNORECASE)
+_DURATION = re.compile(r"\s*([0-9.]+(?:e[+]?[0-9]+)?)\s*(epochs?|steps?|samples?|clips?|%)\s*", re.IGNORECASE)
 
 
 @configclass
 class ScheduleConfig:
-    """Linear warm-up to the peak learning rate, then half a cosine down to the final one."""
+    """Linear warm-up to the peak learning rate, then one of two ways down to the final one.
 
+    - cosine: half a cosine (Loshchilov and Hutter 2017), from the end of the warm-up on.
+    - wsd: warm-up, stable, decay (Hu et al. 2024, arXiv 2404.06395): constant until `decay` before the end, then
+      linear.
+    """
+
+    kind: Literal["cosine", "wsd"] = "cosine"
     duration: str = "800 epochs"
-    warmup: str = "40 epochs"
+    warmup: str = "40 epochs"  # or a share of the duration, such as 5 %
+    decay: str = "15 %"  # of wsd; a share of the duration, or epochs, steps or samples
     start_factor: float = 0.0  # of the peak learning rate, at step 0
     final_factor: float = 0.0  # of the peak learning rate, at the end
 
     def __post_init__(self) -> None:
-        for text in (self.duration, self.warmup):
+        if _parse(self.duration)[1] == "%":
+            raise UserError(f"schedule.duration={self.duration!r} must be in epochs, steps or samples")
+        for text in (self.warmup, self.decay):
             _parse(text)
 
 
-def steps_of(duration: str, *, steps_per_epoch: int, batch: int) -> int:
-    """Return `duration` in optimizer steps, rounded to the nearest; `batch` is the global batch in samples."""
+def steps_of(duration: str, *, steps_per_epoch: int, batch: int, total: int | None = None) -> int:
+    """Return `duration` in optimizer steps, rounded to the nearest; `batch` is the global batch in samples.
+
+    Raises:
+        UserError: it is a share of the run, whose `total` steps are not given.
+    """
     amount, unit = _parse(duration)
+    if unit == "%":
+        if total is None:
+            raise UserError(f"duration {duration!r} must be in epochs, steps or samples here")
+        return round(amount / 100 * total)
     if unit == "epoch":
         return round(amount * steps_per_epoch)
     return round(amount) if unit == "step" else round(amount / batch)
@@ -47,6 +65,15 @@ def warmup_cosine(step: int, *, total: int, warmup: int, start_factor: float, fi
     return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def warmup_stable_decay(
+    step: int, *, total: int, warmup: int, decay: int, start_factor: float, final_factor: float
+) -> float:
+    """Return the factor on the peak learning rate at the 0-based `step` of `total`, the last `decay` of which fall."""
+    if step < warmup:
+        return start_factor + (1 - start_factor) * step / warmup
+    return final_factor + (1 - final_factor) * max(0.0, min(1.0, (total - step) / max(1, decay)))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A run's durations in optimizer steps, and its learning rate at each step."""
@@ -56,15 +83,15 @@ class Schedule:
     steps_per_epoch: int
     total: int
     warmup: int
+    decay: int  # of wsd
 
     def lr(self, step: int) -> float:
         """Return the learning rate of the 0-based `step`."""
-        return self.peak_lr * warmup_cosine(
-            step,
-            total=self.total,
-            warmup=self.warmup,
-            start_factor=self.schedule.start_factor,
-            final_factor=self.schedule.final_factor,
+        factors = {"start_factor": self.schedule.start_factor, "final_factor": self.schedule.final_factor}
+        if self.schedule.kind == "cosine":
+            return self.peak_lr * warmup_cosine(step, total=self.total, warmup=self.warmup, **factors)
+        return self.peak_lr * warmup_stable_decay(
+            step, total=self.total, warmup=self.warmup, decay=self.decay, **factors
         )
 
     def interval(self, duration: str, *, batch: int) -> int:
@@ -97,17 +124,23 @@ def make_schedule(schedule: ScheduleConfig, *, peak_lr: float, steps_per_epoch: 
     total = steps_of(schedule.duration, steps_per_epoch=steps_per_epoch, batch=batch)
     if total < 1:
         raise UserError(f"schedule.duration={schedule.duration!r} is less than one step")
-    warmup = steps_of(schedule.warmup, steps_per_epoch=steps_per_epoch, batch=batch)
+    warmup = steps_of(schedule.warmup, steps_per_epoch=steps_per_epoch, batch=batch, total=total)
+    decay = steps_of(schedule.decay, steps_per_epoch=steps_per_epoch, batch=batch, total=total)
+    if schedule.kind == "wsd" and warmup + decay > total:
+        raise UserError(
+            f"schedule.warmup={schedule.warmup!r} and schedule.decay={schedule.decay!r} are {warmup} and {decay} "
+            f"steps, more than the {total} of the run; shorten one of them"
+        )
     if warmup >= total:
         raise UserError(
             f"schedule.warmup={schedule.warmup!r} is {warmup} steps and the whole run, "
             f"schedule.duration={schedule.duration!r}, only {total}; shorten the warm-up"
         )
-    return Schedule(schedule, peak_lr, steps_per_epoch, total, warmup)
+    return Schedule(schedule, peak_lr, steps_per_epoch, total, warmup, decay)
 
 
 def _parse(text: str) -> tuple[float, str]:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise UserError(f"duration {text!r}: expected a number and a unit, such as '800 epochs', '20000 steps'")
-    return float(match[1]), match[2].lower().removesuffix("s")
+    return float(match[1]), match[2].lower().removesuffix("s").replace("clip", "sample")

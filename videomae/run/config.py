@@ -69,6 +69,8 @@ class TrainingConfig:
         self, model: nn.Module, world: World, *, lr_scale: Callable[[str], float] = lambda name: 1.0
     ) -> Engine:
         """Build the engine for `model`; `lr_scale(name)` is the factor on the learning rate of a parameter."""
-        groups = parameter_groups(model, weight_decay=self.optimizer.weight_decay, lr_scale=lr_scale)
+        groups = parameter_groups(
+            model, weight_decay=self.optimizer.weight_decay, lr_scale=lr_scale, kind=self.optimizer.kind
+        )
         micro_batches = self.batch_plan(world).micro_batches
         return build_engine(model, groups, EnginePlan(self.engine, self.optimizer, world, micro_batches))

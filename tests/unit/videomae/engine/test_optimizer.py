@@ -50,7 +50,7 @@ def step(optimizer: AdamW, gradients: list[Tensor], *, skip: bool = False, clip:
 def weights_and_optimizer(**config: float) -> tuple[nn.Parameter, AdamW]:
     weights = nn.Parameter(torch.linspace(-1, 1, 5))
     optimizer = AdamW([{"params": [weights], "weight_decay": 0.1, "lr_scale": 0.5}], OptimizerConfig(**config))
-    optimizer.init_state([weights])
+    optimizer.init_state([[weights]])
     return weights, optimizer
 
 
