@@ -55,8 +55,9 @@ def micro_batches(step: int, world: World, accumulation: int) -> list[PretrainBa
 
 
 def _slice(batch: PretrainBatch, start: int, stop: int) -> PretrainBatch:
-    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    return PretrainBatch(**{name: None if value is None else value[start:stop] for name, value in fields.items()})
+    fields: dict[str, Any] = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    cut: dict[str, Any] = {name: None if value is None else value[start:stop] for name, value in fields.items()}
+    return PretrainBatch(**cut)
 
 
 def run_step(

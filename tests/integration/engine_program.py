@@ -96,7 +96,9 @@ def reshard(world: World, folder: Path, *, source: int) -> dict[str, Any]:
     for stage in STAGES:
         place = folder / f"state-{source}-{stage}-bf16"
         for other in (*STAGES, "local") if world.size == 1 else (stage, 3 - stage):
-            settings = {"kind": "local"} if other == "local" else {"kind": "deepspeed", "zero_stage": other}
+            settings: dict[str, Any] = (
+                {"kind": "local"} if other == "local" else {"kind": "deepspeed", "zero_stage": other}
+            )
             precision = "fp32" if other == "local" else "bf16"
             engine = make_engine(world, FULL_REFERENCE, seed=1, precision=precision, **settings)
             with Reads() as reads:
@@ -117,14 +119,15 @@ class Reads:
     def __enter__(self) -> Self:
         self.opened, self.bytes = 0, 0
         self._methods = RankFile.__init__, RankFile._fill
+        reads = self
 
-        def opened(file: RankFile, folder: Path, rank: int) -> None:
-            self.opened += 1
-            self._methods[0](file, folder, rank)
+        def opened(self: RankFile, folder: Path, rank: int) -> None:
+            reads.opened += 1
+            reads._methods[0](self, folder, rank)
 
-        def filled(file: RankFile, room: memoryview, offset: int) -> None:
-            self.bytes += len(room)
-            self._methods[1](file, room, offset)
+        def filled(self: RankFile, buffer: memoryview, offset: int) -> None:
+            reads.bytes += len(buffer)
+            reads._methods[1](self, buffer, offset)
 
         RankFile.__init__, RankFile._fill = opened, filled
         return self
@@ -210,7 +213,8 @@ def main(folder: Path, jobs: list[str]) -> None:
     with distributed_context(os.environ) as world:
         from deepspeed.accelerator import get_accelerator
 
-        get_accelerator().is_fp16_supported = lambda: True  # slow on a CPU, but correct
+        accelerator: Any = get_accelerator()
+        accelerator.is_fp16_supported = lambda: True  # slow on a CPU, but correct
         for job in jobs:
             results = JOBS[job](world, folder)
             if world.is_main:

@@ -1,6 +1,7 @@
 """AdamW: skipped, clipped and emad steps."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def step(optimizer: AdamW, gradients: list[Tensor], *, skip: bool = False, clip:
     optimizer.step()
 
 
-def weights_and_optimizer(**config: float) -> tuple[nn.Parameter, AdamW]:
+def weights_and_optimizer(**config: Any) -> tuple[nn.Parameter, AdamW]:
     weights = nn.Parameter(torch.linspace(-1, 1, 5))
     optimizer = AdamW([{"params": [weights], "weight_decay": 0.1, "lr_scale": 0.5}], OptimizerConfig(**config))
     optimizer.init_state([[weights]])
@@ -117,6 +118,6 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     ("settings", "complaint"),
     [({"lr": 0.0}, "lr must be"), ({"clip": 0.0}, "clip must be"), ({"ema": 1.0}, r"ema must lie in \(0, 1\).*got 1")],
 )
-def test_impossible_settings_are_refused(settings: dict[str, float], complaint: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         OptimizerConfig(**settings)
