@@ -16,7 +16,7 @@ from finetune.config import FinetuneConfig
 from finetune.evaluate import Evaluation, Evaluator
 from finetune.export import Classifier, load_classifier
 from finetune.fusion import FusionError, average, features, fit_svm, svm_probabilities
-from finetune.stream import split
+from finetune.stream import check_labels, split
 from videomae.core.config import load
 from videomae.core.distributed import World
 from videomae.run.directory import RunDirectory
@@ -47,6 +47,7 @@ class Member:
 
     def probabilities(self, name: str, world: World) -> tuple[np.ndarray, np.ndarray]:
         """Return probabilities (S, K) and labels (S,) of the S videos of the split `name`, for K classes."""
+        check_labels(split(self.config, name))
         return self.evaluator(name, world).probabilities(self.classifier.module.to(world.device))
 
 

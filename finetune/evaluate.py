@@ -20,9 +20,10 @@ from torch import nn
 from finetune.config import EvaluationConfig, FinetuneConfig
 from finetune.export import load_classifier
 from finetune.models.interface import ModelInput
-from finetune.stream import EvaluationViews, LabelledBatch, collate, split
+from finetune.stream import EvaluationViews, LabelledBatch, check_labels, collate, split
 from videomae.core.config import load
 from videomae.core.distributed import World, read_world
+from videomae.core.errors import UserError
 from videomae.data.loader.loader import evaluation_stream
 from videomae.data.loader.micro_batches import Pipeline, RankSlice
 from videomae.data.loader.workers import LoaderConfig
@@ -162,14 +163,25 @@ class Evaluator:
 
 
 def evaluate_run(folder: Path, *, clips: int | None = None, crops: int | None = None) -> Evaluation:
-    """Evaluate a finished run on its val split in this process; `clips` and `crops` override the run's config."""
+    """Evaluate a finished run on its val split in this process; `clips` and `crops` override the run's config.
+
+    Raises:
+        UserError: the shards have other classes than the run, or samples without a label.
+    """
     run = RunDirectory(folder)
     config = load(FinetuneConfig, run.config)
     classifier = load_classifier(run.export)
     chosen = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
     world = read_world({})
+    manifest = split(config, "val")
+    check_labels(manifest)
+    if manifest.classes != classifier.classes:
+        raise UserError(
+            f"{run.export} has the classes {', '.join(classifier.classes)}, but the shards in {config.data.shards} "
+            f"have {', '.join(manifest.classes)}; evaluate on the shards that it was trained with"
+        )
     evaluator = Evaluator(
-        manifest=split(config, "val"),
+        manifest=manifest,
         input=classifier.model.input,
         evaluation=dataclasses.replace(config.evaluation, **chosen),
         loader=config.loader,

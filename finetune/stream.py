@@ -19,8 +19,9 @@ from finetune.subsets import LabelledSamples, few_labels
 from videomae.core.distributed import World
 from videomae.data.batch import AllocClip, TensorBatch, stack_clips, stack_weights
 from videomae.data.datasets import DataSets
-from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.reader import Sample, read_manifest
+from videomae.data.errors import ShardError
+from videomae.data.shards.manifest import MANIFEST, Manifest
+from videomae.data.shards.reader import Sample, ShardReader, read_manifest
 from videomae.data.stream import BatchStream
 from videomae.data.transforms.augment import random_erasing, random_horizontal_flip, random_resized_crop, uniform_crops
 from videomae.data.transforms.frame_sampling import Indices, dense_clip, multi_view_clips, uniform_segments
@@ -133,5 +134,36 @@ def training_samples(config: FinetuneConfig) -> tuple[int, ...] | None:
 
 
 def split(config: FinetuneConfig, name: str) -> Manifest:
-    """Read the manifest of the split `train` or `val`."""
-    return read_manifest(Path(config.data.shards) / name)
+    """Read the manifest of the split `train` or `val`. Raises ShardError."""
+    folder = Path(config.data.shards)
+    if name == "val" and (folder / "test" / MANIFEST).is_file() and not (folder / name).exists():
+        remedy = f"type: mv {folder}/test {folder}/val"
+        raise ShardError(f"{folder} has test/, but no val/, on which models are evaluated; {remedy}")
+    return read_manifest(folder / name)
+
+
+def check_labels(manifest: Manifest) -> set[int]:
+    """Check that every sample of a split has a label, and return the labels that occur.
+
+    Reads the index of every shard, of which remote ones are fetched.
+
+    Raises:
+        ShardError: the split has no classes or only one, or samples without a label, which the message names.
+    """
+    place = manifest.url or str(manifest.folder)
+    if len(manifest.classes) < 2:
+        found = f"only the class {manifest.classes[0]!r}" if manifest.classes else "no classes"
+        raise ShardError(
+            f"{place} has {found}, which suffices for pretraining only; fine-tuning needs at least two: build the "
+            "shards from train/<class>/ and val/<class>/ or from lists with labels"
+        )
+    reader = ShardReader(manifest)
+    labels = [reader.entry(sample).label for sample in range(manifest.samples)]
+    missing = [sample for sample, label in enumerate(labels) if label < 0]
+    if missing:
+        named = ", ".join("/".join(reader.shard_and_key(sample)) for sample in missing[:3])
+        raise ShardError(
+            f"{place}: {len(missing)} of {len(labels)} samples have no label, such as {named}; add KEY.cls to each, "
+            "or remove them, and index the tars again"
+        )
+    return set(labels)

@@ -13,10 +13,11 @@ from finetune.export import ClassifierDescription, save_classifier
 from finetune.layer_decay import layer_lr_scales
 from finetune.models import build
 from finetune.objective import Objective, workload
-from finetune.stream import open_stream, split
+from finetune.stream import check_labels, open_stream, split
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
 from videomae.core.files import write_json
+from videomae.core.progress import logger
 from videomae.data.shards.manifest import MANIFEST
 from videomae.engine.protocol import Engine
 from videomae.engine.schedule import at_multiples
@@ -37,7 +38,9 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
         videomae.core.signals.Stopped: a stop was requested; the state is saved.
         videomae.core.signals.LimitReached: training is unhealthy, or makes no progress.
     """
-    stream, classes = open_stream(config, world), common_classes(config)
+    classes = common_classes(config)
+    world.main_only(lambda: check_splits(config))
+    stream = open_stream(config, world)
     schedule = config.resolve_schedule(steps_per_epoch=stream.batches_per_epoch)
     with open_run("Fine-tuning", config, world, inputs=inputs(config)) as session:
         if session.finished:
@@ -79,6 +82,20 @@ def common_classes(config: FinetuneConfig) -> tuple[str, ...]:
             f"val has {', '.join(val_classes)}; build both splits from the same classes"
         )
     return train_classes
+
+
+def check_splits(config: FinetuneConfig) -> None:
+    """Check that every sample has a label, and warn of classes that only one split has.
+
+    Raises:
+        ShardError: samples have no label, or a split has fewer than two classes.
+    """
+    train, val = split(config, "train"), split(config, "val")
+    trained, tested = check_labels(train), check_labels(val)
+    for name, numbers in (("val", trained - tested), ("train", tested - trained)):
+        if numbers:
+            named = ", ".join(train.classes[number] for number in sorted(numbers)[:5])
+            logger.warning("%d classes have no samples in %s: %s", len(numbers), name, named)
 
 
 def inputs(config: FinetuneConfig) -> list[Path]:

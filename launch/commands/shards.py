@@ -197,16 +197,17 @@ def _print_build(out: Path, result: BuildResult, left_out: dict[str, list[str]],
 def index(folder: Path, classes: str) -> None:
     """Index WebDataset tars that another program wrote.
 
-    FOLDER holds the tars; index and manifest are written beside them.
+    FOLDER holds the tars, or a folder of them for each split; index and manifest are written beside them.
     """
     from videomae.core.progress import log_to
     from videomae.data.build.external_tars import index_folder
 
     log_to(None)
-    manifest = index_folder(folder, classes=[name for name in classes.split(",") if name])
-    click.echo(f"{manifest.samples} samples in {len(manifest.shards)} shard(s), {len(manifest.classes)} classes")
-    for skipped in manifest.skipped:
-        click.echo(f"  skipped {skipped.source}: {skipped.reason}")
+    for manifest in index_folder(folder, classes=[name.strip() for name in classes.split(",") if name.strip()]):
+        counts = f"{manifest.samples} samples in {len(manifest.shards)} shard(s), {len(manifest.classes)} classes"
+        click.echo(f"{manifest.split}: {counts}")
+        for skipped in manifest.skipped:
+            click.echo(f"  skipped {skipped.source}: {skipped.reason}")
 
 
 @click.command(

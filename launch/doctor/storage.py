@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from finetune.config import FinetuneConfig
+from finetune.stream import check_labels, split
 from launch.doctor.check import Answer, Check, CheckResult, Context, failed, name_ranks, passed, warned
 from launch.plan.estimate import checkpoint_bytes
 from launch.plan.model import ModelProfile, shard_folders
@@ -107,8 +109,11 @@ def judge_shared_folder(answers: Sequence[Answer], context: Context) -> list[Che
 
 
 def probe_shards(context: Context) -> dict[str, Any]:
-    """Read the first and the last sample of each data set."""
+    """Read the first and the last sample of each data set; for fine-tuning, also all labels."""
     assert context.config is not None
+    if isinstance(context.config, FinetuneConfig):
+        for name in ("train", "val"):
+            check_labels(split(context.config, name))
     samples, start = 0, time.perf_counter()
     for folder in shard_folders(context.config):
         manifest = read_manifest(folder)

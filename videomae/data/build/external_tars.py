@@ -1,56 +1,97 @@
 """Index WebDataset tars of videos from any writer, and write the indexes and manifest of a build beside them.
 
 The tars are not changed. The label is KEY.cls, or `label` in KEY.json: a number or a class name; -1 without either.
-Frame count, frame rate and size are probed from the video.
+Frame count, frame rate and size are probed from the video. A key ends at the first dot; where several videos share one,
+as with names such as a.v1.mp4 and a.v2.mp4, each is a sample, whose other members have its name up to the last dot.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from videomae.core import progress
 from videomae.core.files import file_sha256, write_atomic
+from videomae.data.build.classes import UNLABELLED, Classes, Label, LabelError, parse_label, resolve_classes
 from videomae.data.build.packing import MIN_FRAMES
 from videomae.data.errors import ShardError
 from videomae.data.shards.index import Entry, Index, TarSample, tar_samples
 from videomae.data.shards.manifest import Manifest, Shard, SkippedSource
-from videomae.data.video import VideoError, probe
+from videomae.data.video import SUFFIXES, VideoError, probe
 
-_Labelled = tuple[Entry, str | int | None]
+_log = logging.getLogger(__name__)
 
 
-def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> Manifest:
-    """Index every tar of `folder` and write its manifest; `classes` names numeric labels.
+@dataclass(frozen=True)
+class _Labelled:
+    """An entry whose label is not yet a class index, and where its label stands."""
+
+    entry: Entry
+    label: Label | None
+    place: str
+
+
+def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> list[Manifest]:
+    """Index every tar of `folder`, or of its subfolders, each of which is a split, and write the manifests.
+
+    `classes` names numeric labels. All splits get the same classes.
 
     Raises:
-        ShardError: no tars, a truncated or damaged tar, no usable sample, or a label without a class.
+        ShardError: no tars, a truncated or damaged tar, or no usable sample.
+        LabelError: labels that contradict each other or denote no class.
     """
-    tars = sorted(folder.glob("*.tar"))
-    if not tars:
+    splits = {folder: sorted(folder.glob("*.tar"))}
+    if not splits[folder]:
+        splits = {path: sorted(path.glob("*.tar")) for path in sorted(folder.glob("*/")) if any(path.glob("*.tar"))}
+    if not splits:
         raise ShardError(f"no .tar files in {folder}; name the folder that holds them")
-    skipped: list[SkippedSource] = []
-    found: list[list[_Labelled]] = []
-    with progress.track("Indexing", total=len(tars)) as task:
-        for tar in tars:
-            found.append(_read_entries(tar, skipped))
-            task.advance(1, note=f"{len(skipped)} skipped" if skipped else "")
-    if not any(found):
-        first = f": {skipped[0].source}: {skipped[0].reason}" if skipped else ""
-        raise ShardError(f"no usable sample in {folder}{first}")
-    names = _class_names({label for entries in found for _, label in entries}, tuple(classes))
+    skipped: dict[Path, list[SkippedSource]] = {path: [] for path in splits}
+    found: dict[Path, list[_Labelled]] = {}
+    with progress.track("Indexing", total=sum(map(len, splits.values()))) as task:
+        for path, tars in splits.items():
+            for tar in tars:
+                found[tar] = _read_entries(tar, skipped[path])
+                task.advance(1, note=f"{len(skipped[path])} skipped" if skipped[path] else "")
+    for path, tars in splits.items():
+        if not any(found[tar] for tar in tars):
+            first = f": {skipped[path][0].source}: {skipped[path][0].reason}" if skipped[path] else ""
+            raise ShardError(f"no usable sample in {path}{first}")
+    resolved = _resolve([each for entries in found.values() for each in entries], classes)
+    return [
+        _write_split(path, {tar: found[tar] for tar in tars}, resolved, skipped[path]) for path, tars in splits.items()
+    ]
+
+
+def _resolve(found: Sequence[_Labelled], given: Sequence[str]) -> Classes:
+    places: dict[Label, str] = {}
+    for each in found:
+        if each.label is not None:
+            places.setdefault(each.label, each.place)
+    missing = [each for each in found if each.label is None]
+    if places and missing:
+        _log.warning(
+            "%d of %d samples have no label, such as %s; pretraining takes them, fine-tuning refuses the split",
+            len(missing), len(found), missing[0].place,
+        )  # fmt: skip
+    return resolve_classes(places, given)
+
+
+def _write_split(
+    folder: Path, found: dict[Path, list[_Labelled]], classes: Classes, skipped: list[SkippedSource]
+) -> Manifest:
     shards = tuple(
-        _write_index(tar, Index([replace(entry, label=_class_number(label, names)) for entry, label in entries]))
-        for tar, entries in zip(tars, found, strict=True)
+        _write_index(tar, Index([replace(each.entry, label=classes.index(each.label)) for each in entries]))
+        for tar, entries in found.items()
         if entries
     )
     manifest = Manifest(
-        folder=folder, split=folder.name, classes=names, shards=shards, skipped=tuple(skipped), duplicates=()
+        folder=folder, split=folder.name, classes=classes.names, shards=shards, skipped=tuple(skipped), duplicates=()
     )
     manifest.write()
     return manifest
@@ -58,15 +99,31 @@ def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> Manifest:
 
 def _read_entries(tar: Path, skipped: list[SkippedSource]) -> list[_Labelled]:
     found = []
-    for sample in tar_samples(tar):
+    for sample in (part for whole in tar_samples(tar) for part in _split_videos(whole)):
+        place = f"{tar.name}/{sample.key}"
         try:
-            found.append(_read_entry(sample))
+            found.append(_read_entry(sample, place))
         except VideoError as error:
-            skipped.append(SkippedSource(source=f"{tar.name}/{sample.key}", reason=str(error)))
+            skipped.append(SkippedSource(source=place, reason=str(error)))
     return found
 
 
-def _read_entry(sample: TarSample) -> _Labelled:
+def _split_videos(sample: TarSample) -> Iterator[TarSample]:
+    """The sample, or if its members are several videos or have further dots, one sample for each video."""
+    videos = [suffix for suffix in sample.parts if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
+    if len(videos) < 2 and all("." not in suffix for suffix in videos):
+        yield sample
+        return
+    shared = {suffix: sample.parts[suffix] for suffix in ("cls", "json") if suffix in sample.parts}
+    for video in videos:
+        stem, dot, kind = video.rpartition(".")
+        start = stem + dot
+        own = {suffix.removeprefix(start): sample.parts[suffix] for suffix in sample.parts if suffix.startswith(start)}
+        key = f"{sample.key}.{stem}" if stem else f"{sample.key}.{video}" if video != videos[0] else sample.key
+        yield TarSample(key=key, parts=(shared | own if stem else shared) | {kind: sample.parts[video]})
+
+
+def _read_entry(sample: TarSample, place: str) -> _Labelled:
     if sample.video is None:
         raise VideoError(f"no video among its members: {', '.join(sample.parts)}")
     offset, video = sample.video
@@ -74,21 +131,29 @@ def _read_entry(sample: TarSample) -> _Labelled:
     if info.frames < MIN_FRAMES:
         raise VideoError(f"{info.frames} frame(s); a video needs at least {MIN_FRAMES}")
     meta = _read_meta(sample)
+    folder, slash, base = sample.key.rpartition("/")
     entry = Entry(
         key=sample.key,
         offset=offset,
         size=len(video),
         crc32=zlib.crc32(video),
-        label=-1,
-        group=str(meta.get("group", sample.key)),
+        label=UNLABELLED,
+        group=str(meta.get("group", folder + slash + base.partition(".")[0])),
         frames=info.frames,
         fps=info.fps,
         width=info.width,
         height=info.height,
         sha256=hashlib.sha256(video).hexdigest(),
     )
-    label = sample.text("cls")
-    return entry, _parse_label(meta.get("label") if label is None else label.strip())
+    return _Labelled(entry, _read_label(sample, meta, place), place)
+
+
+def _read_label(sample: TarSample, meta: dict[str, Any], place: str) -> Label | None:
+    """The label of KEY.cls or KEY.json. Raises LabelError if both have one of the same kind, but not the same."""
+    text, value = parse_label(sample.text("cls"), f"{place}.cls"), parse_label(meta.get("label"), f"{place}.json")
+    if text is not None and value is not None and type(text) is type(value) and text != value:
+        raise LabelError(f"{place} has two labels: {text} in its .cls and {value} in its .json; correct one")
+    return value if text is None else text
 
 
 def _read_meta(sample: TarSample) -> dict[str, Any]:
@@ -98,32 +163,6 @@ def _read_meta(sample: TarSample) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise VideoError(f"invalid JSON: {error}") from None
     return meta if isinstance(meta, dict) else {}
-
-
-def _parse_label(value: object) -> str | int | None:
-    if value is None or value == "" or value == -1:
-        return None
-    text = str(value)
-    return int(text) if text.isascii() and text.isdigit() else text
-
-
-def _class_names(labels: set[str | int | None], given: tuple[str, ...]) -> tuple[str, ...]:
-    named = {label for label in labels if isinstance(label, str)}
-    numbers = {label for label in labels if isinstance(label, int)}
-    if named and numbers:
-        raise ShardError(f"labels mix names ({min(named)}) and numbers ({min(numbers)}); use one kind")
-    if not given:
-        return tuple(sorted(named)) or tuple(str(number) for number in range(max(numbers, default=-1) + 1))
-    unknown = named - set(given) or {number for number in numbers if number >= len(given)}
-    if unknown:
-        raise ShardError(f"label {min(unknown, key=str)} is none of the {len(given)} classes given by --classes")
-    return given
-
-
-def _class_number(label: str | int | None, names: tuple[str, ...]) -> int:
-    if label is None:
-        return -1
-    return label if isinstance(label, int) else names.index(label)
 
 
 def _write_index(tar: Path, index: Index) -> Shard:

@@ -115,10 +115,19 @@ class Manifest:
                 folder=folder,
                 url=url,
                 split=str(values["split"]),
-                classes=tuple(values["classes"]),
+                classes=_class_names(values["classes"]),
                 shards=tuple(Shard(**shard) for shard in values["shards"]),
                 skipped=tuple(SkippedSource(**source) for source in values["skipped"]),
                 duplicates=tuple(Duplicate(**duplicate) for duplicate in values["duplicates"]),
             )
         except (KeyError, TypeError) as error:
             raise ShardError(f"{source}: {error} is missing or invalid; build the shards again") from None
+
+
+def _class_names(values: object) -> tuple[str, ...]:
+    """The class names of a manifest. Raises TypeError."""
+    if not isinstance(values, list) or not all(isinstance(name, str) for name in values):
+        raise TypeError("the list of class names")
+    if len(set(values)) < len(values):
+        raise TypeError("the list of class names, of which one stands twice,")
+    return tuple(values)

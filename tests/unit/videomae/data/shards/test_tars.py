@@ -5,7 +5,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from launch.cli import main
+from videomae.core.errors import UserError
 from videomae.core.files import file_sha256
 from videomae.data.build.build import BuildConfig, build
 from videomae.data.build.external_tars import index_folder
@@ -132,7 +133,7 @@ def test_links_devices_and_outside_paths_are_only_names(tmp_path: Path, write_vi
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
     before = set(tmp_path.rglob("*"))
-    manifest = index_folder(path.parent)
+    (manifest,) = index_folder(path.parent)
     assert [ShardReader(manifest).entry(number).key for number in range(2)] == ["../../etc/cron.d/x", "/abs/y"]
     assert {file.name for file in set(tmp_path.rglob("*")) - before} == {"manifest.json", "0.index.json"}
 
@@ -142,7 +143,7 @@ def test_pickles_in_a_tar_are_never_opened(tmp_path: Path, write_video: Callable
     bomb = b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR."
     members = {"a.mp4": video, "a.pyd": bomb, "a.pickle": bomb, "a.pth": bomb, "a.cls": b"1"}
     write_tar(tmp_path / "tars" / "0.tar", members)
-    assert ShardReader(index_folder(tmp_path / "tars")).read(0).video == video
+    assert ShardReader(index_folder(tmp_path / "tars")[0]).read(0).video == video
     assert not (tmp_path / "ran").exists()
 
 
@@ -161,7 +162,7 @@ def test_tars_of_others_are_indexed(tmp_path: Path, write_video: Callable[..., P
                 members[f"dir/{shard}{number}.cls"] = str(label).encode()
         members[f"dir/{shard}9.txt"] = b"a caption alone"
         write_tar(tmp_path / "tars" / f"part-{shard}.tar", members)
-    manifest = index_folder(tmp_path / "tars")
+    (manifest,) = index_folder(tmp_path / "tars")
     reader = ShardReader(read_manifest(tmp_path / "tars"))
     assert manifest.classes == (names if named else ("0", "1"))
     assert [reader.entry(number).label for number in range(6)] == [0, 1, 0] * 2
@@ -173,16 +174,87 @@ def test_tars_of_others_are_indexed(tmp_path: Path, write_video: Callable[..., P
 
 @pytest.mark.parametrize(
     ("labels", "classes", "said"),
-    [((b"0", b"dog"), (), "mix names"), ((b"0", b"7"), ("a", "b"), "none of the 2 classes")],
+    [
+        ((b"0", b"dog"), (), r"mix names \('dog' in 0.tar/1\) and numbers \(0 in 0.tar/0\)"),
+        ((b"0", b"7"), ("a", "b"), "label 7 in 0.tar/1 is none of the 2 classes"),
+        ((b"0", b"99999999"), (), "label 99999999 in 0.tar/1 would make 100000000 classes"),
+        ((b"0", b"-2"), (), "0.tar/1.cls: label -2"),
+        ((b"0", b"0.5"), (), "0.tar/1.cls: label 0.5"),
+        ((b"0", '{"label": [0, 1]}'), (), r"0.tar/1.json: label \[0, 1\]"),
+    ],
 )
 def test_labels_that_do_not_fit_are_refused(
-    tmp_path: Path, write_video: Callable[..., Path], labels: tuple[bytes, bytes], classes: tuple[str, ...], said: str
+    tmp_path: Path, write_video: Callable[..., Path], labels: tuple[Any, Any], classes: tuple[str, ...], said: str
 ) -> None:
-    video = write_video(tmp_path / "v.mp4", 1).read_bytes()
-    write_tar(tmp_path / "t" / "0.tar", {"a.mp4": video, "a.cls": labels[0], "b.mp4": video, "b.cls": labels[1]})
-    with pytest.raises(ShardError, match=said):
+    write_labelled(tmp_path / "t" / "0.tar", write_video(tmp_path / "v.mp4", 1).read_bytes(), labels)
+    with pytest.raises(UserError, match=said):
         index_folder(tmp_path / "t", classes=classes)
     assert not (tmp_path / "t" / "manifest.json").exists()
+
+
+def write_labelled(tar: Path, video: bytes, labels: Sequence[bytes | str | None]) -> None:
+    """A tar of the samples 0, 1, ..., each with its label in a .cls, or with JSON if it is text."""
+    members = {}
+    for number, label in enumerate(labels):
+        members[f"{number}.mp4"] = video
+        if label is not None:
+            members[f"{number}.{'json' if isinstance(label, str) else 'cls'}"] = (
+                label if isinstance(label, bytes) else label.encode()
+            )
+    write_tar(tar, members)
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "classes", "indices"),
+    [
+        ((b"0", None, b"1"), (), ("0", "1"), [0, -1, 1]),
+        ((b"0\n", b"-1", b" 1 "), (), ("0", "1"), [0, -1, 1]),
+        ((b"1", b"2", b"3"), (), ("1", "2", "3"), [0, 1, 2]),
+        ((b"1", b"2"), ("x", "y"), ("x", "y"), [0, 1]),
+        ((b"0", b"2"), (), ("0", "1", "2"), [0, 2]),
+        (('{"label": 0.0}', '{"label": 1}'), (), ("0", "1"), [0, 1]),
+        (('{"label": "b"}', b"a"), (), ("a", "b"), [1, 0]),
+        ((None, None), (), (), [-1, -1]),
+        ((None, None), ("x", "y"), ("x", "y"), [-1, -1]),
+    ],
+)
+def test_labels_of_others_become_class_indices(
+    tmp_path: Path, write_video: Callable[..., Path], labels: Any, given: Any, classes: Any, indices: list[int]
+) -> None:
+    write_labelled(tmp_path / "t" / "0.tar", write_video(tmp_path / "v.mp4", 1).read_bytes(), labels)
+    (manifest,) = index_folder(tmp_path / "t", classes=given)
+    reader = ShardReader(manifest)
+    assert manifest.classes == classes
+    assert [reader.entry(number).label for number in range(len(labels))] == indices
+
+
+def test_splits_that_are_indexed_together_have_the_same_classes(
+    tmp_path: Path, write_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = write_video(tmp_path / "v.mp4", 1).read_bytes()
+    write_labelled(tmp_path / "t" / "train" / "0.tar", video, (b"a", b"b", b"c"))
+    write_labelled(tmp_path / "t" / "val" / "0.tar", video, (b"c", b"a"))
+    assert main(["shards", "index", str(tmp_path / "t")]) == 0
+    assert "val: 2 samples in 1 shard(s), 3 classes" in capsys.readouterr().out
+    assert [ShardReader(read_manifest(tmp_path / "t" / "val")).entry(number).label for number in (0, 1)] == [2, 0]
+
+
+def test_several_videos_under_one_key_are_a_sample_each(tmp_path: Path, write_video: Callable[..., Path]) -> None:
+    one, two = (write_video(tmp_path / "v.mp4", seed).read_bytes() for seed in (1, 2))
+    members = {"d/a.v1.mp4": one, "d/a.v1.cls": b"1", "d/a.v2.mp4": two, "d/a.cls": b"0"}
+    write_tar(tmp_path / "t" / "0.tar", members | {"b.mp4": one, "b.avi": two, "b.cls": b"1"})
+    (manifest,) = index_folder(tmp_path / "t")
+    reader = ShardReader(manifest)
+    found = [(reader.read(n).key, reader.read(n).video, reader.read(n).label, reader.read(n).group) for n in range(4)]
+    assert found == [("d/a.v1", one, 1, "d/a"), ("d/a.v2", two, 0, "d/a"), ("b", one, 1, "b"), ("b.avi", two, 1, "b")]
+    assert not manifest.skipped
+
+
+def test_two_labels_of_one_sample_are_refused(tmp_path: Path, write_video: Callable[..., Path]) -> None:
+    video = write_video(tmp_path / "v.mp4", 1).read_bytes()
+    write_tar(tmp_path / "t" / "0.tar", {"a.mp4": video, "a.cls": b"1", "a.json": b'{"label": 0}'})
+    with pytest.raises(UserError, match=r"0.tar/a has two labels: 1 in its .cls and 0 in its .json"):
+        index_folder(tmp_path / "t")
 
 
 def test_a_cut_tar_of_others_is_refused(tmp_path: Path, write_video: Callable[..., Path]) -> None:
@@ -255,6 +327,14 @@ def test_a_full_disk_leaves_the_manifest_as_it_was(built: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space left"):
         replace(manifest, classes=("another",)).write()
     assert read_manifest(built / "train") == manifest
+
+
+@pytest.mark.parametrize("classes", ["ab", ["a", "a"], ["a", 1], None])
+def test_a_manifest_of_contradictory_classes_is_refused(built: Path, classes: object) -> None:
+    file = built / "train" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"classes": classes}))
+    with pytest.raises(ShardError, match="class names"):
+        read_manifest(built / "train")
 
 
 @pytest.mark.parametrize("samples", [-1, 1.5, "9", None])
