@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
-from videomae.models.encoder import EncoderConfig, VideoEncoder, sincos_table, take_tokens
+from videomae.models.encoder import EncoderConfig, VideoEncoder, position_table, take_tokens
 from videomae.models.transformer import Block, initialize
 
 
@@ -62,7 +62,7 @@ class MaskedAutoencoder(nn.Module):
         self.encoder_to_decoder = nn.Linear(encoder.dim, decoder.dim, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.dim))
         self.decoder = PixelDecoder(decoder, patch_dim=encoder.patch_dim)
-        self.register_buffer("positions_ND", sincos_table(encoder.num_patches, decoder.dim), persistent=False)
+        self.register_buffer("positions_ND", position_table(encoder, decoder.dim), persistent=False)
         initialize(self, xavier=True)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 

@@ -89,7 +89,13 @@ def export_to_huggingface(source: Path, out: Path, *, form: Form = "v4") -> None
 
 
 def write_huggingface(state: State, config: EncoderConfig, out: Path, *, form: Form) -> None:
-    """Write a state in official names, of an encoder with prefixes or of a classifier, as transformers' folder."""
+    """Write a state in official names, of an encoder with prefixes or of a classifier, as transformers' folder.
+
+    Raises:
+        WeightsError: the encoder has positions that transformers' VideoMAE lacks.
+    """
+    if config.positions != "sincos_1d":
+        raise WeightsError(f"transformers' VideoMAE has sincos_1d positions, the encoder has {config.positions}")
     out.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.contiguous() for key, value in to_huggingface(state, form=form).items()}
     write_atomic(out / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}), sync=True)

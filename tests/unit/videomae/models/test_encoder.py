@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.tiny import TINY_ENCODER
-from videomae.models.encoder import EncoderConfig, VideoEncoder, sincos_table
+from videomae.models.encoder import EncoderConfig, VideoEncoder, position_table, sincos_table
 from videomae.models.transformer import DropPath
 
 
@@ -17,6 +17,18 @@ def test_position_table_is_the_published_formula() -> None:
             assert table[index, channel] == pytest.approx(
                 np.sin(angle) if channel % 2 == 0 else np.cos(angle), abs=1e-6
             )
+
+
+def test_positions_over_three_axes_concatenate_one_table_each() -> None:
+    config = EncoderConfig(frames=4, size=24, tubelet=2, patch=8, dim=16, depth=1, heads=2, positions="sincos_3d")
+    table_ND = position_table(config, 16)
+    assert table_ND.shape == (2 * 3 * 3, 16)
+    for t, h, w in ((0, 0, 0), (1, 0, 2), (1, 2, 1)):
+        expected = torch.cat([
+            sincos_table(2, 8, base=100)[t], sincos_table(3, 4, base=100)[h], sincos_table(3, 4, base=100)[w],
+        ])  # fmt: skip
+        torch.testing.assert_close(table_ND[(t * 3 + h) * 3 + w], expected, rtol=0, atol=0)
+    assert len(table_ND.unique(dim=0)) == 18
 
 
 def test_all_tokens_visible_equals_no_mask() -> None:

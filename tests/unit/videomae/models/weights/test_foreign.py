@@ -1,6 +1,7 @@
 """Official and Hugging Face checkpoints against transformers itself, on random weights."""
 
 import copy
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -229,3 +230,11 @@ def test_settings_that_tensors_do_not_show_must_be_known(tmp_path: Path):
     (tmp_path / "encoder.json").write_text(json.dumps({}))
     with pytest.raises(WeightsError, match=r"encoder\.json"):
         export_to_huggingface(tmp_path, tmp_path / "out")
+
+
+def test_positions_that_transformers_lacks_are_refused(tmp_path: Path):
+    config = dataclasses.replace(ENCODER, positions="sincos_3d")
+    save_encoder(VideoEncoder(config).state_dict(), config, tmp_path / "ours", {})
+    with pytest.raises(WeightsError, match="sincos_1d positions, the encoder has sincos_3d"):
+        export_to_huggingface(tmp_path / "ours", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
