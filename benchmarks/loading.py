@@ -30,7 +30,7 @@ from benchmarks.loading_clips import Packing, prepare
 from benchmarks.loading_ways import CLIPS_OF_A_VIDEO, CROPS, FRAMES, SIZE, Way, ways
 from videomae.command import guarded
 from videomae.core import progress
-from videomae.data.synthetic.synthesize import SyntheticConfig, synthesize
+from videomae.data.synthetic.synthesize import LabelledConfig, synthesize
 
 _NAMES = {
     "ours": "our reader, one crop",
@@ -219,7 +219,7 @@ def _bench_folder(given: argparse.Namespace) -> None:
         source = given.source
         if source is None:
             source = Path(folder) / "videos"
-            drawn = SyntheticConfig(train=max(4, given.clips // 4 * 4), val=4, width=640, height=360)
+            drawn = LabelledConfig(train=max(4, given.clips // 4 * 4), val=4, width=640, height=360)
             synthesize(source, drawn, workers=os.cpu_count() or 1)
         result = bench(source, clips=given.clips, rounds=given.rounds, workers=workers, official=official)
     print(json.dumps(result.to_json()) if given.json else "\n".join(result.lines()))

@@ -1,10 +1,15 @@
-"""Generate a small data set of H.264 videos in the layout of RWF-2000.
+"""Generate a small labelled data set of H.264 videos in the layout of RWF-2000.
 
-    OUT/train|val/Fight|NonFight/*.mp4   OUT/groups.csv   OUT/synthetic.json
+    OUT/train|val/CLASS/*.mp4   OUT/groups.csv   OUT/synthetic.json
 
-Clips come in pairs, one scene rendered with the motion of each class, so that appearance carries no information about
-the class; see `synthetic.scene`. The clips of a pair are in one split and share a source group. The data set is a
-function of its options, which synthetic.json records. It is written atomically.
+Two kinds of sets differ in their classes. In both, appearance carries no information about the class:
+
+- motion: one textured object, whose motion is the class; see `synthetic.motion`. The clips are drawn by the same code
+  as those of pretraining, from other random streams. Each clip is a source group of its own.
+- fight: two figures, which fight or pass each other; see `synthetic.scene`. Clips come in pairs, one scene rendered
+  with the motion of each class. The clips of a pair are in one split and share a source group.
+
+The data set is a function of its options, which synthetic.json records. It is written atomically.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -24,11 +30,13 @@ from videomae.core import progress
 from videomae.core.config import configclass, to_dict
 from videomae.core.errors import UserError
 from videomae.core.files import atomic_folder
-from videomae.data.synthetic.scene import Motion, draw_scene, render
+from videomae.data.synthetic import motion, scene
+from videomae.data.synthetic.config import SyntheticConfig
+from videomae.data.synthetic.drawing import draw_clip
 from videomae.data.video import EncodingConfig, encode
 
 RECORD = "synthetic.json"
-VERSION = 2  # of the generator: increment it when the same options give other videos
+VERSION = 3  # of the generator: increment it when the same options give other videos
 _ENCODING = EncodingConfig(short_side=None, crf=20, fast_decode=False)
 
 
@@ -36,10 +44,16 @@ class SynthesisError(UserError):
     """The output folder cannot be used or written."""
 
 
-@configclass
-class SyntheticConfig:
-    """Size of the data set and of its clips. `train` and `val` count clips of both classes; `fps` is a range."""
+FIGHT = tuple(each.value for each in scene.Motion)
+MOTION = tuple(each.value for each in motion.Motion)
 
+
+@configclass
+class LabelledConfig:
+    """Size of the data set and of its clips. `train` and `val` count clips of all classes; `fps` is a range."""
+
+    kind: Literal["fight", "motion"] = "fight"
+    classes: tuple[str, ...] = ()  # some of the motions; empty: every class of the kind
     train: int = 240
     val: int = 120
     seed: int = 0
@@ -49,9 +63,13 @@ class SyntheticConfig:
     height: int = 120
 
     def __post_init__(self) -> None:
+        self._check_classes()
         for name, count in (("train", self.train), ("val", self.val)):
-            if count < 2 or count % 2:
-                raise UserError(f"{name} must be an even number of clips, at least 2, got {count}")
+            if count < 1 or count % len(self.names):
+                raise UserError(
+                    f"{name} must be a number of clips that {len(self.names)} classes can share equally, "
+                    f"at least {len(self.names)}, got {count}"
+                )
         if not 1 <= self.fps[0] <= self.fps[1] <= 120:
             raise UserError(
                 f"fps must be a rate or a range like 15..30 within 1..120, got {self.fps[0]}..{self.fps[1]}"
@@ -60,27 +78,43 @@ class SyntheticConfig:
             raise UserError(f"a clip needs two frames; {self.seconds} s at {self.fps[0]} frames per second give fewer")
         if min(self.width, self.height) < 32 or self.width % 2 or self.height % 2:
             raise UserError(f"size must be two even numbers from 32 up, like 160x120, got {self.width}x{self.height}")
+        if self.kind == "motion" and self.width != self.height:
+            raise UserError(f"clips of kind motion are square, got {self.width}x{self.height}; type a size like 64x64")
         if self.seed < 0:
             raise UserError(f"seed must be 0 or more, got {self.seed}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.classes or (FIGHT if self.kind == "fight" else MOTION)
+
+    def _check_classes(self) -> None:
+        if self.classes and self.kind == "fight":
+            raise UserError(f"kind fight has the classes {', '.join(FIGHT)}; classes are chosen with kind motion")
+        unknown = [name for name in self.classes if name not in MOTION]
+        if unknown:
+            raise UserError(f"unknown class {unknown[0]!r}; the motions are {', '.join(MOTION)}")
+        if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
+            raise UserError(f"classes must be two or more different motions, got {', '.join(self.classes)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """A clip to render; `group` numbers the scene, which the two clips of a pair share."""
+    """A clip to render; `group` numbers the scene, which the two clips of a pair of kind fight share."""
 
     split: str
-    motion: Motion
+    class_name: str
     group: int
 
     @property
     def name(self) -> str:
-        return f"{self.motion.value.lower()}{self.group:05d}"
+        return f"{self.class_name.lower()}{self.group:05d}"
 
     def path(self, folder: Path) -> Path:
-        return folder / self.split / self.motion.value / f"{self.name}.mp4"
+        return folder / self.split / self.class_name / f"{self.name}.mp4"
 
 
-def synthesize(folder: Path, config: SyntheticConfig, *, workers: int) -> bool:
+def synthesize(folder: Path, config: LabelledConfig, *, workers: int) -> bool:
     """Write the data set to `folder`; False if an equal one is there already.
 
     Raises:
@@ -98,26 +132,31 @@ def synthesize(folder: Path, config: SyntheticConfig, *, workers: int) -> bool:
     return True
 
 
-def list_clips(config: SyntheticConfig) -> Iterator[ClipSpec]:
+def list_clips(config: LabelledConfig) -> Iterator[ClipSpec]:
     """Yield every clip in the order of groups.csv."""
     group = itertools.count()
+    number = 0
     for split, clips in (("train", config.train), ("val", config.val)):
-        for number in itertools.islice(group, clips // 2):
-            for motion in Motion:
-                yield ClipSpec(split=split, motion=motion, group=number)
+        for _ in range(clips // len(config.names)):
+            for class_name in config.names:
+                number = next(group) if config.kind == "motion" or class_name == config.names[0] else number
+                yield ClipSpec(split=split, class_name=class_name, group=number)
 
 
-def render_clip(spec: ClipSpec, config: SyntheticConfig) -> tuple[np.ndarray, int]:
+def render_clip(spec: ClipSpec, config: LabelledConfig) -> tuple[np.ndarray, int]:
     """Render frames_THWC (uint8 RGB) and their frame rate, a function of the seed, the group and the class."""
     generator = np.random.default_rng([config.seed, spec.group])
     fps = int(generator.integers(config.fps[0], config.fps[1], endpoint=True))
     frames = max(2, round(config.seconds * fps))
-    scene = draw_scene(generator, height=config.height, width=config.width, fps=fps, frames=frames)
-    sensor = np.random.default_rng([config.seed, spec.group, 1 + list(Motion).index(spec.motion)])
-    return render(scene, spec.motion, sensor), fps
+    if config.kind == "motion":
+        own = motion.Motion(spec.class_name)
+        return draw_clip(SyntheticConfig(), generator, frames=frames, size=config.height, motion=own), fps
+    drawn = scene.draw_scene(generator, height=config.height, width=config.width, fps=fps, frames=frames)
+    sensor = np.random.default_rng([config.seed, spec.group, 1 + FIGHT.index(spec.class_name)])
+    return scene.render(drawn, scene.Motion(spec.class_name), sensor), fps
 
 
-def _can_reuse(folder: Path, config: SyntheticConfig) -> bool:
+def _can_reuse(folder: Path, config: LabelledConfig) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     record = folder / RECORD
@@ -130,11 +169,11 @@ def _can_reuse(folder: Path, config: SyntheticConfig) -> bool:
     return True
 
 
-def _record(config: SyntheticConfig) -> str:
+def _record(config: LabelledConfig) -> str:
     return json.dumps({"version": VERSION, **to_dict(config)}, indent=2) + "\n"
 
 
-def _write_set(folder: Path, config: SyntheticConfig, *, workers: int) -> None:
+def _write_set(folder: Path, config: LabelledConfig, *, workers: int) -> None:
     clips = list(list_clips(config))
     for spec in clips:
         spec.path(folder).parent.mkdir(parents=True, exist_ok=True)
@@ -144,11 +183,11 @@ def _write_set(folder: Path, config: SyntheticConfig, *, workers: int) -> None:
     with (folder / "groups.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["split", "class", "clip", "source_group"])
-        table.writerows([spec.split, spec.motion.value, spec.name, spec.group] for spec in clips)
+        table.writerows([spec.split, spec.class_name, spec.name, spec.group] for spec in clips)
     (folder / RECORD).write_text(_record(config))
 
 
-def _write_clips(clips: list[ClipSpec], folder: Path, config: SyntheticConfig, *, workers: int) -> Iterator[ClipSpec]:
+def _write_clips(clips: list[ClipSpec], folder: Path, config: LabelledConfig, *, workers: int) -> Iterator[ClipSpec]:
     if workers <= 1:
         for spec in clips:
             yield _write_clip(spec, folder, config)
@@ -158,7 +197,7 @@ def _write_clips(clips: list[ClipSpec], folder: Path, config: SyntheticConfig, *
         yield from pool.map(_write_clip, clips, itertools.repeat(folder), itertools.repeat(config), chunksize=4)
 
 
-def _write_clip(spec: ClipSpec, folder: Path, config: SyntheticConfig) -> ClipSpec:
+def _write_clip(spec: ClipSpec, folder: Path, config: LabelledConfig) -> ClipSpec:
     frames_THWC, fps = render_clip(spec, config)
     spec.path(folder).write_bytes(encode(frames_THWC, fps=fps, config=_ENCODING))
     return spec

@@ -15,11 +15,11 @@ from launch.cli import main
 from launch.commands.shards import synthesize as command
 from videomae.data.synthetic import synthesize
 from videomae.data.synthetic.scene import Motion, Scene, draw_scene, path, positions
-from videomae.data.synthetic.synthesize import ClipSpec, SynthesisError, SyntheticConfig
+from videomae.data.synthetic.synthesize import ClipSpec, LabelledConfig, SynthesisError
 
 STATES = 2000
 PICTURES = 400  # twins whose frames are rendered
-SMALL = SyntheticConfig(train=4, val=2, seconds=0.5, fps=(8, 12), width=64, height=48)
+SMALL = LabelledConfig(train=4, val=2, seconds=0.5, fps=(8, 12), width=64, height=48)
 
 
 SMALL_WORDS = ("--train", "4", "--val", "2", "--seconds", "0.5", "--fps", "8..12", "--size", "64x48", "--workers", "1")
@@ -43,13 +43,13 @@ def scenes() -> list[Scene]:
 @functools.cache
 def videos() -> tuple[torch.Tensor, torch.Tensor]:
     """(videos_NTCHW in [0, 1] of 16 frames at 16x12 pixels, labels_N), both twins of a scene side by side."""
-    config = SyntheticConfig(train=2 * PICTURES, seconds=2.0, fps=(8, 8), width=64, height=48)
+    config = LabelledConfig(train=2 * PICTURES, seconds=2.0, fps=(8, 8), width=64, height=48)
     shrunk, labels = [], []
     for twin in list(synthesize.list_clips(config))[: 2 * PICTURES]:
         frames_THWC, _ = synthesize.render_clip(twin, config)
         video_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2).float() / 255
         shrunk.append(torch.nn.functional.avg_pool2d(video_TCHW, 4))
-        labels.append(list(Motion).index(twin.motion))
+        labels.append(synthesize.FIGHT.index(twin.class_name))
     return torch.stack(shrunk), torch.tensor(labels)
 
 
@@ -168,6 +168,18 @@ def test_the_set_is_in_the_layout_and_in_h264(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*.part"))
 
 
+def test_a_set_of_motions_has_the_classes_and_counts_that_were_asked_for(tmp_path: Path) -> None:
+    words = ("--kind", "motion", "--classes", "left,grow", "--per-class", "3", "--val-per-class", "2", "--workers", "1")
+    assert run(tmp_path / "set", *words) == 0
+    places = [f"{split}/{name}" for split in ("train", "val") for name in ("left", "grow")]
+    assert [len(list((tmp_path / "set" / place).iterdir())) for place in places] == [3, 3, 2, 2]
+    with (tmp_path / "set" / "groups.csv").open() as file:
+        assert len({row["source_group"] for row in csv.DictReader(file)}) == 10
+    with av.open(str(next((tmp_path / "set").rglob("*.mp4")))) as container:
+        shape = (container.streams.video[0].width, container.streams.video[0].height, container.streams.video[0].frames)
+        assert shape == (64, 64, 16)
+
+
 def test_groups_hold_both_twins_of_a_scene_and_stay_in_one_split(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     run(folder, *SMALL_WORDS)
@@ -187,16 +199,16 @@ def test_the_set_is_a_function_of_its_options_whatever_the_workers(tmp_path: Pat
     synthesize.synthesize(tmp_path / "two", SMALL, workers=2)
     one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
     assert one == two
-    other = SyntheticConfig(train=4, val=2, seconds=0.5, fps=(8, 12), width=64, height=48, seed=1)
+    other = LabelledConfig(train=4, val=2, seconds=0.5, fps=(8, 12), width=64, height=48, seed=1)
     synthesize.synthesize(tmp_path / "other", other, workers=1)
     assert not {data for name, data in files_of(tmp_path / "other").items() if name.endswith("mp4")} & set(one.values())
 
 
 def test_no_two_scenes_are_the_same() -> None:
-    config = SyntheticConfig(train=20, val=20)
+    config = LabelledConfig(train=20, val=20)
     groups = {twin.group for twin in synthesize.list_clips(config)}
     firsts = {
-        synthesize.render_clip(ClipSpec(split="train", motion=Motion.PASS, group=group), SMALL)[0].tobytes()
+        synthesize.render_clip(ClipSpec(split="train", class_name="NonFight", group=group), SMALL)[0].tobytes()
         for group in groups
     }
     assert len(firsts) == len(groups) == 20
@@ -246,8 +258,13 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--train", "7"), "even number of clips, at least 2, got 7"),
-        (("--val", "0"), "even number of clips, at least 2, got 0"),
+        (("--train", "7"), "2 classes can share equally, at least 2, got 7"),
+        (("--val", "0"), "2 classes can share equally, at least 2, got 0"),
+        (("--kind", "motion", "--train", "12"), "8 classes can share equally, at least 8, got 12"),
+        (("--kind", "motion", "--classes", "left,wright"), "unknown class 'wright'; the motions are right, left"),
+        (("--kind", "motion", "--classes", "left"), "two or more different motions"),
+        (("--kind", "motion", "--size", "160x120"), "square.*size like 64x64"),
+        (("--classes", "left,right"), "chosen with kind motion"),
         (("--seconds", "0.01"), "needs two frames"),
         (("--size", "33x40"), "even numbers"),
         (("--fps", "30..15"), "range like 15..30"),
@@ -265,9 +282,7 @@ def test_impossible_options_are_refused(
 
 def test_the_defaults_of_the_command_are_those_of_the_config() -> None:
     defaults = {parameter.name: parameter.default for parameter in command.params}
-    default = SyntheticConfig()
+    default = LabelledConfig()
     assert {name: defaults[name] for name in ("train", "val", "seed", "seconds")} == {
         "train": default.train, "val": default.val, "seed": default.seed, "seconds": default.seconds,
     }  # fmt: skip
-    assert defaults["fps"] == f"{default.fps[0]}..{default.fps[1]}"
-    assert defaults["size"] == f"{default.width}x{default.height}"
