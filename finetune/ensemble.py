@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune.config import FinetuneConfig
 from finetune.evaluate import Evaluation, Evaluator
-from finetune.export import Classifier, load_classifier
+from finetune.export import TrainedClassifier, load_classifier
 from finetune.fusion import FusionError, average, features, fit_svm, svm_probabilities
 from finetune.stream import check_labels, split
 from videomae.core.config import load
@@ -27,7 +27,7 @@ class Member:
     """A finished run: its config and its exported classifier."""
 
     config: FinetuneConfig
-    classifier: Classifier
+    classifier: TrainedClassifier
 
     @classmethod
     def read(cls, folder: Path) -> Member:

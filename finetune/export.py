@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.config import FinetuneConfig
 from finetune.models import ModelConfig, build
+from finetune.stored_clips import StoredClips, describe_clips
 from finetune.stream import split
 from videomae.core.config import configclass, load, parse, to_dict
 from videomae.core.files import atomic_path, write_json
@@ -27,20 +28,22 @@ DESCRIPTION = "classifier.json"
 
 @configclass
 class ClassifierDescription:
-    """Content of classifier.json: the model config and the class names in the order of the logits."""
+    """Content of classifier.json: the model config, the class names in the order of the logits, the training clips."""
 
     model: ModelConfig
     classes: tuple[str, ...]
+    stored: StoredClips | None = None  # null: unknown, as for imported weights
     ema: float | None = None  # decay of the exported moving average; null: the weights of the last step, not averaged
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A trained model on the CPU, in evaluation mode, with its config and class names."""
+class TrainedClassifier:
+    """A trained model on the CPU, in evaluation mode, with its config, class names and the form of its clips."""
 
     module: nn.Module
     model: ModelConfig
     classes: tuple[str, ...]
+    stored: StoredClips | None = None
 
 
 def save_classifier(state: Mapping[str, Tensor], description: ClassifierDescription, folder: Path) -> None:
@@ -51,7 +54,7 @@ def save_classifier(state: Mapping[str, Tensor], description: ClassifierDescript
     write_json(folder / DESCRIPTION, to_dict(description))
 
 
-def load_classifier(folder: Path) -> Classifier:
+def load_classifier(folder: Path) -> TrainedClassifier:
     """Read an exported classifier.
 
     Raises:
@@ -65,7 +68,7 @@ def load_classifier(folder: Path) -> Classifier:
     description = parse(ClassifierDescription, json.loads(file.read_text()), source=str(file))
     module = build(description.model, len(description.classes), initialise=False)
     load_strictly(module, read_state(folder / TENSORS), source=str(folder / TENSORS))
-    return Classifier(module.eval(), description.model, description.classes)
+    return TrainedClassifier(module.eval(), description.model, description.classes, description.stored)
 
 
 def export_classifier(
@@ -93,6 +96,9 @@ def export_classifier(
     state = read_full(checkpoint.folder, EMA if averaged else MASTER)
     folder = out or run / f"export-{checkpoint.folder.name}"
     ema = config.optimizer.ema if averaged else None
-    classes = split(config, "train").classes
-    save_classifier(state, ClassifierDescription(model=config.model, classes=classes, ema=ema), folder)
+    train = split(config, "train")
+    stored = describe_clips(train, config.evaluation)
+    save_classifier(
+        state, ClassifierDescription(model=config.model, classes=train.classes, stored=stored, ema=ema), folder
+    )
     return folder

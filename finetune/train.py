@@ -13,6 +13,7 @@ from finetune.export import ClassifierDescription, save_classifier
 from finetune.layer_decay import layer_lr_scales
 from finetune.models import build
 from finetune.objective import Objective, workload
+from finetune.stored_clips import describe_clips
 from finetune.stream import check_labels, open_stream, split
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
@@ -131,5 +132,7 @@ def export(config: FinetuneConfig, engine: Engine, result: Evaluation) -> None:
     state = engine.full_state(ema=config.optimizer.ema is not None)
     if engine.world.is_main:
         run, ema = config.directory, config.optimizer.ema
-        save_classifier(state, ClassifierDescription(model=config.model, classes=result.classes, ema=ema), run.export)
+        stored = describe_clips(split(config, "train"), config.evaluation)
+        description = ClassifierDescription(model=config.model, classes=result.classes, stored=stored, ema=ema)
+        save_classifier(state, description, run.export)
         write_json(run.path / FILE, result.to_dict())

@@ -84,6 +84,7 @@ SECTIONS: Mapping[str, Table] = {
         "finetune": "finetune.commands:finetune",
         "evaluate": "finetune.commands:evaluate",
         "ensemble": "finetune.commands:ensemble",
+        "predict": "launch.commands.use:predict",
         "benchmark": "finetune.commands:benchmark",
         "report": "finetune.commands:report",
         "demo": "launch.commands.stages:demo",

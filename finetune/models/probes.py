@@ -88,7 +88,7 @@ class AttentivePool(nn.Module):
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
         key, value = self._split(tokens_BND)
-        query = self.query.expand(len(tokens_BND), -1, -1, -1)
+        query = self.query.expand(tokens_BND.shape[0], -1, -1, -1)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         return self.proj(rearrange(mixed, "b h 1 d -> b (h d)"))
 

@@ -59,7 +59,7 @@ def resnet18(*, weights: str | None, conv1_frames: int = 1, flow_fields: int = 0
 def frame_features(network: nn.Module, video_BCTHW: Tensor) -> Tensor:
     """features_BTD of single frames."""
     features_ND = network(rearrange(video_BCTHW, "b c t h w -> (b t) c h w"))
-    return rearrange(features_ND, "(b t) d -> b t d", b=len(video_BCTHW))
+    return rearrange(features_ND, "(b t) d -> b t d", t=video_BCTHW.shape[2])
 
 
 def classifier(features: int, classes: int) -> nn.Sequential:

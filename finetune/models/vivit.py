@@ -207,7 +207,7 @@ def build(config: VivitConfig, classes: int, *, initialise: bool = True) -> Vivi
 
 
 def _with_class(token_11D: Tensor, tokens_BND: Tensor) -> Tensor:
-    return torch.cat([token_11D.expand(len(tokens_BND), -1, -1), tokens_BND], dim=1)
+    return torch.cat([token_11D.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
 
 
 def _stack(config: VivitConfig, depth: int, block: Callable[[VivitConfig, float], nn.Module]) -> nn.ModuleList:

@@ -11,6 +11,8 @@ from videomae.data.video.decoding import (
     probe,
 )
 from videomae.data.video.encoding import EncodingConfig, encode, transcode
+from videomae.data.video.streaming import Picture, TimedFrame, sample_pictures, stream_pictures
+from videomae.data.video.writer import VideoWriter, open_writer
 
 __all__ = [
     "MAX_FRAMES",
@@ -20,14 +22,20 @@ __all__ = [
     "EncodingConfig",
     "FrameHWC",
     "FramesTHWC",
+    "Picture",
+    "TimedFrame",
     "VideoError",
     "VideoInfo",
     "VideoSource",
+    "VideoWriter",
     "decode",
     "decode_boxes",
     "decode_with_demuxer",
     "encode",
     "iter_frames",
+    "open_writer",
     "probe",
+    "sample_pictures",
+    "stream_pictures",
     "transcode",
 ]

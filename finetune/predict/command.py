@@ -1,0 +1,103 @@
+"""The command `videomae predict`: its options, the alarm rule that follows from them, and what it prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.predict.alarms import AlarmRule, threshold_for
+from finetune.predict.annotate import clock
+from finetune.predict.classifier import Classifier
+from finetune.predict.files import AlarmConfig, FileOptions, find_class, list_videos, predict_files
+from finetune.predict.timeline import Timeline, read_scores
+from videomae.core.errors import UserError
+from videomae.core.progress import logger
+
+_ON = 0.5
+_OFF_RATIO = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """The options of the command line, under their names there; None where the run decides."""
+
+    out: Path | None = None
+    annotate: bool = False
+    window: float | None = None
+    hop: float | None = None
+    clips: int | None = None
+    crops: int | None = None
+    batch: int = 16
+    alarm_class: str | None = None
+    on: float | None = None
+    off: float | None = None
+    min_seconds: float = 0.0
+    negatives: Path | None = None
+    false_alarms: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.annotate and self.out is None:
+            raise UserError("--annotate writes videos; give their folder with --out FOLDER")
+        if self.alarm_class is None and (self.on is not None or self.off is not None or self.negatives is not None):
+            raise UserError("--on, --off and --negatives belong to alarms; give the class with --alarm CLASS")
+        if self.on is not None and self.negatives is not None:
+            raise UserError("--on and --negatives both set the threshold; give one of them")
+
+
+def predict_command(run: Path, sources: Sequence[str], options: PredictOptions, *, as_json: bool) -> Iterator[str]:
+    """Predict on all sources and yield the lines to print.
+
+    Raises:
+        UserError: the run is not finished, a source is no video, or the options do not fit the model.
+    """
+    videos = list_videos(sources)
+    classifier = Classifier.load(run, clips=options.clips, crops=options.crops, batch=options.batch)
+    sliding = options.window is not None or options.hop is not None
+    files = FileOptions(
+        windows=classifier.windows(seconds=options.window, hop=options.hop) if sliding else None,
+        alarm=alarm_config(classifier, options),
+        out=options.out,
+        annotate=options.annotate,
+    )
+    timelines = predict_files(classifier, videos, files)
+    if as_json:
+        yield json.dumps([timeline.to_dict() for timeline in timelines])
+        return
+    for timeline in timelines:
+        yield from describe(timeline)
+    if options.out is not None:
+        yield f"{options.out}: timelines (JSON, CSV, PNG) and predictions.csv"
+
+
+def alarm_config(classifier: Classifier, options: PredictOptions) -> AlarmConfig | None:
+    """Return the class and rule of alarms; the threshold comes from `on`, or from the scores of negatives."""
+    if options.alarm_class is None:
+        return None
+    name = find_class(classifier.classes, options.alarm_class)
+    if options.negatives is None:
+        on = _ON if options.on is None else options.on
+        off = on * _OFF_RATIO if options.off is None else options.off
+        return AlarmConfig(name, AlarmRule(on=on, off=off, seconds=options.min_seconds))
+    rule, rate = threshold_for(
+        read_scores(options.negatives, name),
+        per_day=options.false_alarms,
+        off_ratio=_OFF_RATIO,
+        seconds=options.min_seconds,
+    )
+    logger.info(
+        "alarms from %.4f: %d on %.2f hours of negatives, %.3g a day; with 95 %% confidence at most %.3g a day",
+        *(rule.on, rate.alarms, rate.seconds / 3600, rate.per_day, rate.upper_per_day),
+    )
+    return AlarmConfig(name, rule)
+
+
+def describe(timeline: Timeline) -> Iterator[str]:
+    """Format a prediction as a line, followed by a line per alarm."""
+    prediction = timeline.prediction
+    windows = "" if len(prediction.windows) == 1 else f"   {len(prediction.windows)} windows"
+    yield f"{prediction.source}   {prediction.label} {prediction.score:.1%}{windows}"
+    for alarm in timeline.alarms:
+        period = f"{clock(alarm.start)} to {clock(alarm.end)}"
+        yield f"  alarm: {timeline.alarm_class} from {period}, peak {alarm.peak:.1%}"

@@ -1,0 +1,155 @@
+"""Predict on files and folders, and write the results: `videomae predict RUN SOURCE...`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.predict.alarms import AlarmRule, find_alarms
+from finetune.predict.annotate import annotate_video
+from finetune.predict.classifier import Classifier, Prediction, Score, video_file
+from finetune.predict.timeline import Timeline, timed_scores, write_timeline
+from finetune.predict.windows import WindowConfig
+from videomae.core.errors import UserError
+from videomae.core.files import write_atomic
+from videomae.core.progress import logger, track
+from videomae.data.video import SUFFIXES, VideoError, probe
+
+
+@dataclass(frozen=True)
+class AlarmConfig:
+    """The class that raises alarms, and the rule."""
+
+    name: str
+    rule: AlarmRule
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """How files are scored and what is written of each."""
+
+    windows: WindowConfig | None = None  # None: by windows only where a file is longer than the training clips
+    alarm: AlarmConfig | None = None
+    out: Path | None = None
+    annotate: bool = False
+
+
+@dataclass(frozen=True)
+class VideoSourceFile:
+    """A video file and the name of its results, relative to the output folder."""
+
+    path: Path
+    name: str
+
+
+def list_videos(sources: Sequence[str]) -> list[VideoSourceFile]:
+    """List the files among `sources` and all videos below the folders among them, in order, each with its own name.
+
+    Raises:
+        VideoError: a source does not exist, or a folder holds no video.
+    """
+    found: list[VideoSourceFile] = []
+    for source in sources:
+        folder = Path(source)
+        if not folder.is_dir():
+            found.append(VideoSourceFile(video_file(source), Path(source).name))
+            continue
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not paths:
+            raise VideoError(f"{source} holds no videos; their names end in {', '.join(SUFFIXES)}")
+        found += [VideoSourceFile(path, str(path.relative_to(folder))) for path in paths]
+    stems = [str(Path(file.name).with_suffix("")) for file in found]
+    if len(set(stems)) < len(stems):
+        found = [VideoSourceFile(file.path, f"{number:04}-{Path(file.name).name}") for number, file in enumerate(found)]
+    return found
+
+
+def predict_files(
+    classifier: Classifier,
+    videos: Sequence[VideoSourceFile],
+    options: FileOptions,
+    *,
+    done: Callable[[Timeline], None] = lambda timeline: None,
+) -> list[Timeline]:
+    """Predict on every file and write its results; `done` gets each timeline as soon as it is complete.
+
+    Among several files, one that cannot be read is logged and left out.
+
+    Raises:
+        VideoError: no file can be read.
+    """
+    timelines: list[Timeline] = []
+    errors: list[VideoError] = []
+    with track("Predicting", total=len(videos), show=len(videos) > 1) as task:
+        for video in videos:
+            try:
+                timeline = predict_file(classifier, video, options, progress=len(videos) == 1)
+            except VideoError as error:
+                errors.append(error)
+                logger.error("%s", error)
+            else:
+                timelines.append(timeline)
+                done(timeline)
+            task.advance(note=video.name)
+    if not timelines:
+        raise errors[0]
+    if options.out is not None:
+        write_atomic(options.out / "predictions.csv", _summary([timeline.prediction for timeline in timelines]))
+    return timelines
+
+
+def predict_file(
+    classifier: Classifier, video: VideoSourceFile, options: FileOptions, *, progress: bool = False
+) -> Timeline:
+    """Predict on one file and write its results. Raises VideoError."""
+    prediction = Prediction(str(video.path), classifier.classes, tuple(_scores(classifier, video, options, progress)))
+    timeline = Timeline(prediction)
+    if options.alarm is not None:
+        name, rule = options.alarm.name, options.alarm.rule
+        timeline = Timeline(prediction, name, rule, tuple(find_alarms(timed_scores(prediction, name), rule)))
+    if options.out is not None:
+        stem = options.out / Path(video.name).with_suffix("")
+        write_timeline(timeline, stem)
+        if options.annotate:
+            annotate_video(video.path, timeline, stem.with_name(stem.name + ".annotated.mp4"))
+    return timeline
+
+
+def _scores(classifier: Classifier, video: VideoSourceFile, options: FileOptions, progress: bool) -> Sequence[Score]:
+    try:
+        info = probe(video.path)
+    except VideoError as error:
+        raise VideoError(f"{video.path}: {error}") from None
+    if options.windows is None and not classifier.is_long(info):
+        return [classifier.score_clip(video.path, info)]
+    config = options.windows or classifier.windows()
+    expected = config.count(round(info.frames / info.fps * config.fps))
+    scores: list[Score] = []
+    with track(video.name, total=expected, show=progress) as task:
+        for score in classifier.score_windows(video.path, config):
+            scores.append(score)
+            task.advance()
+    if not scores:
+        raise VideoError(f"{video.path}: the video holds no frames")
+    return scores
+
+
+def find_class(classes: Sequence[str], name: str) -> str:
+    """Return the class called `name`, whatever its case. Raises UserError."""
+    found = next((each for each in classes if each.casefold() == name.casefold()), None)
+    if found is None:
+        raise UserError(f"the model has no class {name!r}; it has {', '.join(classes)}")
+    return found
+
+
+def _summary(predictions: Sequence[Prediction]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["source", "label", "score", *predictions[0].classes])
+    for one in predictions:
+        row = [one.source, one.label, f"{one.score:.6f}", *(f"{value:.6f}" for value in one.probabilities)]
+        writer.writerow(row)
+    return text.getvalue()

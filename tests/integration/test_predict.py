@@ -1,0 +1,78 @@
+"""Predictions of a finished run: equal to the evaluation's on files, by windows on long videos."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.evaluate import Evaluator
+from finetune.predict import Classifier
+from finetune.predict.classifier import load_trained
+from finetune.train import train
+from tests.stages import finetune_config
+from tests.tiny import world_of_one
+from videomae.core.errors import UserError
+from videomae.data.shards.reader import ShardReader, read_manifest
+from videomae.data.video import EncodingConfig, decode, encode, probe
+
+
+@pytest.fixture(scope="module")
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predict") / "run"
+    train(finetune_config(folder, shards, "evaluation={clips: 2, crops: 3}"), world_of_one())
+    return folder
+
+
+def test_predictions_equal_the_evaluation(run: Path, shards: Path, videos: Path, tmp_path: Path) -> None:
+    """On the stored clips and on the original files, which are stored like the shards before they are scored."""
+    config = finetune_config(run, shards, "evaluation={clips: 2, crops: 3}")
+    trained = load_trained(run)
+    val = read_manifest(shards / "val")
+    evaluated_SK, _ = Evaluator(
+        val, trained.model.input, config.evaluation, config.loader, world_of_one()
+    ).probabilities(trained.module)
+    classifier, reader = Classifier.load(run), ShardReader(val)
+    assert classifier.stored.fps == 10
+    assert (classifier.stored.clips, classifier.stored.crops) == (2, 3)
+    originals = sorted((videos / "val").rglob("*.mp4"))
+    for number, wanted_K in enumerate(evaluated_SK):
+        sample = reader.read(number)
+        (tmp_path / "stored.mp4").write_bytes(sample.video)
+        np.testing.assert_allclose(classifier(tmp_path / "stored.mp4").probabilities, wanted_K, atol=1e-5)
+        original = next(path for path in originals if sample.key.endswith(f"-{path.stem}"))
+        np.testing.assert_allclose(classifier(original).probabilities, wanted_K, atol=1e-5)
+
+
+def test_windows_of_a_long_video_equal_the_clips_cut_out(run: Path, videos: Path, tmp_path: Path) -> None:
+    first, second = sorted((videos / "val").rglob("*.mp4"))[:2]
+    lossless = EncodingConfig(short_side=None, fps=None, crf=0)
+    size = (probe(first).height // 2 * 2, probe(first).width // 2 * 2)
+    frames = [frame for path in (first, second, first) for frame in decode(path, range(20))[:, : size[0], : size[1]]]
+    (tmp_path / "long.mp4").write_bytes(encode(frames, 10, lossless))
+    classifier = Classifier.load(run)
+    prediction = classifier(tmp_path / "long.mp4")
+    assert [window.start for window in prediction.windows] == pytest.approx([0, 1, 2, 3, 4])
+    assert [window.end for window in prediction.windows] == pytest.approx([2, 3, 4, 5, 6])
+    for start, window in ((0, prediction.windows[0]), (20, prediction.windows[2])):
+        (tmp_path / "cut.mp4").write_bytes(encode(frames[start : start + 20], 10, lossless))
+        alone = classifier(tmp_path / "cut.mp4")
+        np.testing.assert_allclose(alone.probabilities, window.probabilities, atol=2e-3)  # the cut is stored lossily
+    np.testing.assert_allclose(prediction.windows[0].probabilities, prediction.windows[4].probabilities, atol=1e-5)
+    assert sum(prediction.probabilities) == pytest.approx(1)
+    assert prediction.score == prediction.scores[prediction.label]
+
+
+def test_what_cannot_be_predicted_is_refused(run: Path, tmp_path: Path) -> None:
+    classifier = Classifier.load(run / "export")
+    (tmp_path / "page.mp4").write_text("<html>not found</html>")
+    with pytest.raises(UserError, match="not a readable video"):
+        classifier(tmp_path / "page.mp4")
+    with pytest.raises(UserError, match="no such file"):
+        classifier(tmp_path / "nowhere.mp4")
+    with pytest.raises(UserError, match="no run at"):
+        Classifier.load(tmp_path)
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    with pytest.raises(UserError, match="the run is not finished"):
+        Classifier.load(tmp_path)
+    with pytest.raises(UserError, match="wanted 0 < hop <= window"):
+        classifier.windows(seconds=2, hop=3)
