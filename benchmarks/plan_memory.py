@@ -139,7 +139,7 @@ def _run(case: Case) -> dict[str, int]:
 
 def measure(config: PretrainConfig, world: World) -> dict[str, int]:
     """Bytes on this rank `between_steps`, and of a `step`: the most that it takes beyond them."""
-    mask = draw_mask(config.mask, config.encoder, np.random.default_rng(0))
+    mask = draw_mask(config.mask, config.encoder, np.random.default_rng(0), share=config.objective.decoder_share)
     indices = [torch.from_numpy(part).repeat(CLIPS, 1) for part in (mask.visible_V, mask.hidden_H, mask.ignored_S)]
     size = config.encoder.size
     batch = PretrainBatch(torch.zeros(CLIPS, 3, config.encoder.frames, size, size, dtype=torch.uint8), *indices)

@@ -4,7 +4,7 @@ Asymmetric design of VideoMAE (Tong et al. 2022, section 3.2): the encoder never
 the encoded visible tokens and a learned mask token for each hidden token, with position embeddings, and only its
 outputs for the hidden tokens are projected to pixels. Parameter names equal the keys of the official checkpoints.
 
-Shapes: B batch, V visible tokens, H hidden tokens (height in BCTHW), S ignored tokens, M mask tokens, D width,
+Shapes: B batch, V visible tokens, H hidden tokens, S ignored tokens, M mask tokens, D width,
 P pixel values of a patch.
 """
 
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
-from videomae.models.encoder import EncoderConfig, VideoEncoder, position_table, take_tokens
+from videomae.models.encoder import EncoderConfig, VideoEncoder, position_table
 from videomae.models.transformer import Block, initialize
 
 
@@ -67,20 +68,20 @@ class MaskedAutoencoder(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, video_BCTHW: Tensor, visible_BV: Tensor, hidden_BH: Tensor, ignored_BS: Tensor | None = None
+        self, patches_BVP: Tensor, visible_BV: Tensor, hidden_BH: Tensor, ignored_BS: Tensor | None = None
     ) -> Tensor:
         """Predict the hidden patches.
 
         Args:
-            video_BCTHW: normalised float pixels.
+            patches_BVP: the visible patches of `videomae.models.encoder.patchify`, normalised float pixels.
             visible_BV, hidden_BH, ignored_BS: int64 token indices, see `pretrain.masking.Mask`.
 
         Returns:
-            predictions_BHP in the order of `hidden_BH`; P as in `pretrain.objective.patchify`.
+            predictions_BHP in the order of `hidden_BH`; P ordered as in `patchify`.
         """
-        visible_BVD = self.encoder_to_decoder(self.encoder(video_BCTHW, visible_BV))
-        positions_BND = self.positions_ND.to(visible_BVD.dtype).expand(visible_BVD.shape[0], -1, -1)
-        visible_BVD = visible_BVD + take_tokens(positions_BND, visible_BV)
+        visible_BVD = self.encoder_to_decoder(self.encoder.encode(patches_BVP, visible_BV))
+        positions_ND = self.positions_ND.to(visible_BVD.dtype)
+        visible_BVD = visible_BVD + functional.embedding(visible_BV, positions_ND)
         masked_BM = hidden_BH if ignored_BS is None else torch.cat([ignored_BS, hidden_BH], dim=1)
-        masked_BMD = self.mask_token + take_tokens(positions_BND, masked_BM)
+        masked_BMD = self.mask_token + functional.embedding(masked_BM, positions_ND)
         return self.decoder(torch.cat([visible_BVD, masked_BMD], dim=1), last=hidden_BH.shape[1])

@@ -60,12 +60,14 @@ PUBLISHED = {
 }
 
 
-def workload(encoder: EncoderConfig, decoder: DecoderConfig, mask: MaskConfig) -> Workload:
-    """The cost of a training step per clip: the encoder on visible tokens, the decoder on visible and mask tokens."""
+def workload(encoder: EncoderConfig, decoder: DecoderConfig, mask: MaskConfig, *, share: float = 1.0) -> Workload:
+    """The cost of a training step per clip: the encoder on visible tokens, the decoder on visible and mask tokens.
+
+    `share` is `objective.decoder_share`.
+    """
     with torch.device("meta"):
         model = MaskedAutoencoder(encoder, decoder)
-        video_BCTHW = torch.empty(1, 3, encoder.frames, encoder.size, encoder.size)
-    counted = count_flops(model, video_BCTHW, *_indices(mask, encoder))
+    counted = count_flops(model, *_inputs(mask, encoder, share))
     parts = training_multiply_adds(model, counted)
     visible = parts.pop("encoder")
     return Workload(
@@ -83,8 +85,7 @@ def measure(size: str) -> Cost:
         video_BCTHW = torch.empty(1, 3, encoder.frames, encoder.size, encoder.size)
     full = count_flops(model.encoder, video_BCTHW)
     plain, dual = (
-        count_flops(model, video_BCTHW, *_indices(MaskConfig(decoder=decoder), encoder))
-        for decoder in ("all", "running_cell")
+        count_flops(model, *_inputs(MaskConfig(decoder=decoder), encoder)) for decoder in ("all", "running_cell")
     )
     return Cost(
         encoder_millions=full.parameters / 1e6,
@@ -95,9 +96,11 @@ def measure(size: str) -> Cost:
     )
 
 
-def _indices(mask: MaskConfig, encoder: EncoderConfig) -> list[torch.Tensor]:
-    drawn = draw_mask(mask, encoder, np.random.default_rng(0))
-    return [torch.from_numpy(part)[None] for part in (drawn.visible_V, drawn.hidden_H, drawn.ignored_S)]
+def _inputs(mask: MaskConfig, encoder: EncoderConfig, share: float = 1.0) -> list[torch.Tensor]:
+    """The inputs of a `MaskedAutoencoder` for one clip."""
+    drawn = draw_mask(mask, encoder, np.random.default_rng(0), share=share)
+    indices = [torch.from_numpy(part)[None] for part in (drawn.visible_V, drawn.hidden_H, drawn.ignored_S)]
+    return [torch.empty(1, len(drawn.visible_V), encoder.patch_dim, device="meta"), *indices]
 
 
 def rows() -> list[dict[str, object]]:

@@ -6,7 +6,9 @@ Masks are drawn on the host, from a generator that depends only on the sample's 
   copied from neighbouring frames;
 - random hides arbitrary tokens, frame hides all tokens of some times (both from the ablation in table 1c);
 - dual masking (Wang et al. 2023, VideoMAEv2, section 3.1) restricts the decoder's mask tokens to half of all positions,
-  which a running 2 x 2 cell selects.
+  which a running 2 x 2 cell selects;
+- a share below 1 (Fu et al. 2024, CrossMAE, section 3.3) predicts a random part of the hidden tokens, which dual
+  masking may have restricted before, and mask tokens stand at those alone.
 
 "Time" means one of the `grid_t` temporal positions of the patch grid. Shapes: N tokens, P positions of one time,
 T times, V visible, H hidden and S ignored tokens.
@@ -48,9 +50,9 @@ class MaskConfig:
 class Mask:
     """Token indices of one clip, int64, each ascending.
 
-    The encoder sees `visible_V`. The decoder predicts `hidden_H`: all other tokens, or those that dual masking selects.
-    It also gets mask tokens at `ignored_S`, which dual masking selects among the visible tokens; their predictions do
-    not enter the loss. `ignored_S` is empty without dual masking.
+    The encoder sees `visible_V`. The decoder predicts `hidden_H`: all other tokens, or those that dual masking and the
+    share select. It also gets mask tokens at `ignored_S`, which dual masking selects among the visible tokens; their
+    predictions do not enter the loss. `ignored_S` is empty without dual masking and with a share below 1.
     """
 
     visible_V: np.ndarray
@@ -83,8 +85,21 @@ def hidden_count(config: MaskConfig, encoder: EncoderConfig) -> int:
     return hidden
 
 
-def draw_mask(config: MaskConfig, encoder: EncoderConfig, rng: np.random.Generator) -> Mask:
-    """Draw a mask of the configured kind; every choice of hidden units is equally likely."""
+def draw_mask(config: MaskConfig, encoder: EncoderConfig, rng: np.random.Generator, *, share: float = 1.0) -> Mask:
+    """Draw a mask of the configured kind; every choice of hidden units is equally likely.
+
+    `share` is the part of the hidden tokens to predict, at least one, each choice again equally likely. It does not
+    change what the encoder sees.
+    """
+    mask = _draw_whole(config, encoder, rng)
+    if share == 1:
+        return mask
+    predicted = max(1, round(share * len(mask.hidden_H)))
+    hidden_H = np.sort(rng.choice(mask.hidden_H, predicted, replace=False, shuffle=False))
+    return Mask(mask.visible_V, hidden_H, ignored_S=mask.ignored_S[:0])
+
+
+def _draw_whole(config: MaskConfig, encoder: EncoderConfig, rng: np.random.Generator) -> Mask:
     hidden = hidden_count(config, encoder)
     if config.kind == "random":
         shuffled_N = rng.permutation(encoder.num_patches)

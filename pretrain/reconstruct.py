@@ -12,9 +12,8 @@ from torch import Tensor
 
 from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.batch import PretrainBatch
-from pretrain.objective import hidden_targets, patchify, to_pixels, unpatchify
-from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
-from videomae.models.encoder import EncoderConfig, take_tokens
+from pretrain.objective import PatchNormalizer, hidden_targets, to_pixels
+from videomae.models.encoder import EncoderConfig, patchify, take_tokens, unpatchify
 
 GREY = 0.5
 
@@ -24,17 +23,17 @@ def reconstruct(model: MaskedAutoencoder, batch: PretrainBatch, *, normalized: b
     """Original, masked and reconstructed videos of a batch: uint8 (B, 3, C, T, H, W).
 
     `normalized` says whether the model was trained on normalised targets: then each predicted patch is scaled by the
-    original patch's mean and deviation. Visible patches are copied from the original, patches that dual masking leaves
-    unpredicted stay grey.
+    original patch's mean and deviation. Visible patches are copied from the original, patches that dual masking or
+    a decoder share leaves unpredicted stay grey.
     """
     encoder = model.encoder.config
     video_BCTHW = batch.video_BCTHW.float() / 255
     _, statistics = hidden_targets(batch.video_BCTHW, batch.hidden_BH, encoder=encoder, normalize=normalized)
-    normed_BCTHW = normalize(batch.video_BCTHW, IMAGENET_MEAN, IMAGENET_STD)
-    predictions_BHP = model(normed_BCTHW, batch.visible_BV, batch.hidden_BH, batch.ignored_BS)
+    visible_BVP = take_tokens(patchify(batch.video_BCTHW, encoder), batch.visible_BV)
+    normed_BVP = PatchNormalizer(encoder, visible_BVP.device)(visible_BVP)
+    predictions_BHP = model(normed_BVP, batch.visible_BV, batch.hidden_BH, batch.ignored_BS)
     pixels_BHP = to_pixels(predictions_BHP, statistics, normalize=normalized).clamp(0, 1)
-    visible_BVP = take_tokens(patchify(video_BCTHW, encoder), batch.visible_BV)
-    masked_BCTHW = _replace(torch.full_like(video_BCTHW, GREY), batch.visible_BV, visible_BVP, encoder)
+    masked_BCTHW = _replace(torch.full_like(video_BCTHW, GREY), batch.visible_BV, visible_BVP / 255, encoder)
     rebuilt_BCTHW = _replace(masked_BCTHW, batch.hidden_BH, pixels_BHP, encoder)
     return (torch.stack([video_BCTHW, masked_BCTHW, rebuilt_BCTHW], dim=1) * 255).round().to(torch.uint8)
 

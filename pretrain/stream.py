@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pretrain.batch import PretrainBatch, PretrainItem, collate
 from pretrain.config import PretrainConfig
@@ -46,7 +47,7 @@ class MaskedClips:
         for frames_THWC, rng in zip(decode_boxes(sample.video, index_T, boxes), rngs, strict=True):
             frames_TCHW = resize(frames_THWC, encoder.size, alloc)
             frames_TCHW = random_horizontal_flip(frames_TCHW, rng, probability=data.flip, in_place=True)
-            items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng), sample.weight))
+            items.append(self._masked(frames_TCHW, rng, sample.weight))
         return items
 
     def _drawn(
@@ -61,8 +62,13 @@ class MaskedClips:
             frames_TCHW = random_horizontal_flip(
                 frames_THWC.permute(0, 3, 1, 2), rng, probability=self.config.data.flip, in_place=True
             )
-            items.append(PretrainItem(frames_TCHW, draw_mask(self.config.mask, encoder, rng), sample.weight))
+            items.append(self._masked(frames_TCHW, rng, sample.weight))
         return items
+
+    def _masked(self, frames_TCHW: Tensor, rng: np.random.Generator, weight: float) -> PretrainItem:
+        config = self.config
+        mask = draw_mask(config.mask, config.encoder, rng, share=config.objective.decoder_share)
+        return PretrainItem(frames_TCHW, mask, weight)
 
 
 def open_stream(config: PretrainConfig, world: World) -> BatchStream[PretrainItem, PretrainBatch]:

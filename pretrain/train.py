@@ -40,7 +40,8 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
     with open_run("Pretraining", config, world, inputs=manifest_files(config.data.shards)) as session:
         if session.finished:
             return session.run
-        work = workload(config.encoder, config.decoder, config.mask)
+        share = config.objective.decoder_share
+        work = workload(config.encoder, config.decoder, config.mask, share=share)
         trainer = Trainer(session, config, initial_model(config), schedule=schedule, workload=work)
         objective = Objective(config.objective, encoder=config.encoder, device=world.device)
         visualize = visualize_before_step(config, trainer, schedule)

@@ -112,7 +112,8 @@ class ModelProfile:
         """FLOPs of a forward and backward pass without recomputation, as the MFU of a run's metrics counts them."""
         config = self.config
         if isinstance(config, PretrainConfig):
-            return pretrain.cost.workload(config.encoder, config.decoder, config.mask).flops
+            share = config.objective.decoder_share
+            return pretrain.cost.workload(config.encoder, config.decoder, config.mask, share=share).flops
         model, shape = self._build(), config.model.input
         return finetune.objective.workload(model, input=shape, classes=self.classes, lr_scale=lambda name: 1.0).flops
 
@@ -151,7 +152,7 @@ class ModelProfile:
         config = self.config
         assert isinstance(config, PretrainConfig)
         encoder = config.encoder
-        mask = draw_mask(config.mask, encoder, np.random.default_rng(0))
+        mask = draw_mask(config.mask, encoder, np.random.default_rng(0), share=config.objective.decoder_share)
         objective = pretrain.objective.Objective(config.objective, encoder=encoder, device=META)
 
         def loss_of(model: nn.Module) -> Tensor:

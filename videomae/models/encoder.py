@@ -4,7 +4,11 @@ VideoMAE (Tong et al. 2022, arXiv 2203.12602, section 3 and appendix): non-overl
 tubelet x patch x patch pixels are embedded as tokens, a fixed sine-cosine table encodes their positions, and plain
 pre-norm ViT blocks with joint space-time attention follow. Parameter names equal the keys of the official checkpoints.
 
-Shapes: B batch, C channels, T frames, H height, W width, N tokens, D width of a token, V visible tokens.
+Pixels enter as patches, cut and selected beforehand: the embedding is one matrix product over the patches that the
+encoder sees, with the weight of the published models' convolution.
+
+Shapes: B batch, C channels, T frames, H height, W width, N tokens, K selected tokens, D width of a token, P values of a
+patch, ordered as (time, height, width, channel).
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Literal
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
@@ -127,17 +132,62 @@ def sincos_table(length: int, dim: int, *, base: float = 10000.0) -> Tensor:
     return torch.where(even_D, angle_ND.sin(), angle_ND.cos()).float()
 
 
+def patchify(video_BCTHW: Tensor, encoder: TransformerConfig) -> Tensor:
+    """Cut a clip of any dtype into patches_BNP, both N and P ordered as (time, height, width), P then by channel."""
+    return rearrange(
+        video_BCTHW,
+        "b c (t u) (h p) (w q) -> b (t h w) (u p q c)",
+        u=encoder.tubelet,
+        p=encoder.patch,
+        q=encoder.patch,
+    )
+
+
+def unpatchify(patches_BNP: Tensor, encoder: TransformerConfig) -> Tensor:
+    """The inverse of `patchify`: video_BCTHW."""
+    return rearrange(
+        patches_BNP,
+        "b (t h w) (u p q c) -> b c (t u) (h p) (w q)",
+        t=encoder.grid_t,
+        h=encoder.grid_size,
+        u=encoder.tubelet,
+        p=encoder.patch,
+        q=encoder.patch,
+    )
+
+
+def take_tokens(tokens_BND: Tensor, index_BK: Tensor) -> Tensor:
+    """Copy tokens_BKD: for each sample the rows at `index_BK`; any dtype."""
+    batch, count, width = tokens_BND.shape
+    first_B1 = torch.arange(batch, device=index_BK.device)[:, None] * count
+    # Whole rows are copied at once; gather, which takes an index for each value, is ten times as slow on a CPU.
+    rows = tokens_BND.reshape(-1, width).index_select(0, (index_BK + first_B1).view(-1))
+    return rows.view(batch, -1, width)
+
+
+class PatchProjection(nn.Conv3d):
+    """The convolution of the published models, whose kernel equals its stride, as one matrix product over patches.
+
+    The product stands in `forward` of the module that owns the weight: ZeRO-3 gathers parameters in the module's hooks.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Project patches_BNP, ordered as by `patchify`, to tokens_BND."""
+        weight_DP = rearrange(self.weight, "d c u p q -> d (u p q c)")
+        return functional.linear(input.to(weight_DP.dtype), weight_DP, self.bias)
+
+
 class PatchEmbed(nn.Module):
-    """Embeds each patch as one token, by a convolution whose kernel equals its stride."""
+    """Embeds each patch as one token."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         kernel = (config.tubelet, config.patch, config.patch)
-        self.proj = nn.Conv3d(3, config.dim, kernel_size=kernel, stride=kernel)
+        self.proj = PatchProjection(3, config.dim, kernel_size=kernel, stride=kernel)
 
-    def forward(self, video_BCTHW: Tensor) -> Tensor:
-        """Returns tokens_BND, flattened over (time, height, width)."""
-        return rearrange(self.proj(video_BCTHW), "b d t h w -> b (t h w) d")
+    def forward(self, patches_BNP: Tensor) -> Tensor:
+        """Returns tokens_BND."""
+        return self.proj(patches_BNP)
 
 
 class VideoEncoder(nn.Module):
@@ -156,8 +206,8 @@ class VideoEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.dim, eps=1e-6) if config.final_norm else nn.Identity()
 
-    def embed(self, video_BCTHW: Tensor) -> Tensor:
-        """Embed a normalised float video: tokens_BND with position embeddings added.
+    def forward(self, video_BCTHW: Tensor, index_BK: Tensor | None = None) -> Tensor:
+        """Encode the patches of a normalised float video, all or those at `index_BK`: tokens_BND or tokens_BKD.
 
         Raises:
             UserError: the video has another number of channels or frames, or another size than the config.
@@ -169,27 +219,17 @@ class VideoEncoder(nn.Module):
                 f"the encoder expects videos of (channels, frames, height, width) = {expected}, "
                 f"got {tuple(video_BCTHW.shape[1:])}; set frames and size of the data to those of the model"
             )
-        tokens_BND = self.patch_embed(video_BCTHW.to(self.patch_embed.proj.weight.dtype))
-        return tokens_BND + self.positions_ND.to(tokens_BND.dtype)
+        patches_BNP = patchify(video_BCTHW, config)
+        return self.encode(patches_BNP if index_BK is None else take_tokens(patches_BNP, index_BK), index_BK)
 
-    def forward(self, video_BCTHW: Tensor, visible_BV: Tensor | None = None) -> Tensor:
-        """Encode a clip.
+    def encode(self, patches_BKP: Tensor, index_BK: Tensor | None = None) -> Tensor:
+        """Encode patches of normalised float pixels, cut by `patchify`: tokens_BKD.
 
-        Args:
-            video_BCTHW: float pixels, normalised as in training.
-            visible_BV: int64 indices of the tokens to keep, the same number per sample; None keeps all.
-
-        Returns:
-            tokens_BVD in the order of `visible_BV`, or tokens_BND.
+        `index_BK` holds their token indices (int64); None stands for all patches in order.
         """
-        tokens_BND = self.embed(video_BCTHW)
-        if visible_BV is not None:
-            tokens_BND = take_tokens(tokens_BND, visible_BV)
+        positions_ND = self.positions_ND if index_BK is None else functional.embedding(index_BK, self.positions_ND)
+        tokens_BKD = self.patch_embed(patches_BKP)
+        tokens_BKD = tokens_BKD + positions_ND.to(tokens_BKD.dtype)
         for block in self.blocks:
-            tokens_BND = block(tokens_BND)
-        return self.norm(tokens_BND)
-
-
-def take_tokens(tokens_BND: Tensor, index_BK: Tensor) -> Tensor:
-    """Gather tokens_BKD: for each sample the tokens at `index_BK`."""
-    return tokens_BND.gather(1, index_BK[..., None].expand(-1, -1, tokens_BND.shape[-1]))
+            tokens_BKD = block(tokens_BKD)
+        return self.norm(tokens_BKD)

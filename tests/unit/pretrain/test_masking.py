@@ -1,5 +1,7 @@
 """Masks: exact and equal counts, the pattern that each kind promises, every token in its place."""
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ def draw(config: MaskConfig, encoder: EncoderConfig, seed: int = 0) -> Mask:
 
 
 @pytest.mark.parametrize("kind", ["tube", "random"])
-def test_the_published_setting_shows_a_tenth_and_hides_the_rest(kind: str) -> None:
+def test_the_published_setting_shows_a_tenth_and_hides_the_rest(kind: Any) -> None:
     mask = draw(MaskConfig(kind=kind, ratio=0.9), EncoderConfig())
     assert (len(mask.visible_V), len(mask.hidden_H)) == {"tube": (160, 1408), "random": (157, 1411)}[kind]
     assert len(mask.ignored_S) == 0
@@ -30,7 +32,7 @@ def test_the_published_setting_shows_a_tenth_and_hides_the_rest(kind: str) -> No
     seed=st.integers(0, 2**32 - 1),
 )
 def test_counts_are_exact_and_every_token_is_visible_or_hidden(
-    kind: str, ratio: float, side: int, slices: int, seed: int
+    kind: Any, ratio: float, side: int, slices: int, seed: int
 ) -> None:
     encoder = EncoderConfig(frames=2 * slices, size=4 * side, patch=4)
     config = MaskConfig(kind=kind, ratio=ratio)
@@ -55,7 +57,7 @@ def test_counts_are_exact_and_every_token_is_visible_or_hidden(
 
 
 @pytest.mark.parametrize("kind", ["tube", "random", "frame"])
-def test_every_token_is_hidden_equally_often(kind: str) -> None:
+def test_every_token_is_hidden_equally_often(kind: Any) -> None:
     encoder = EncoderConfig(frames=4, size=16, patch=4)
     config = MaskConfig(kind=kind, ratio=0.5)
     rng = np.random.default_rng(0)
@@ -106,6 +108,26 @@ def test_all_four_phases_are_drawn() -> None:
     assert len({np.sort(part).tobytes() for part in kept}) == 4
 
 
+@pytest.mark.parametrize("decoder", ["all", "running_cell"])
+def test_a_share_predicts_a_random_part_and_leaves_the_encoder_as_it_was(
+    decoder: Literal["all", "running_cell"],
+) -> None:
+    encoder = EncoderConfig(frames=8, size=16, patch=4)
+    config = MaskConfig(ratio=0.75, decoder=decoder)
+    counts = np.zeros(encoder.num_patches)
+    for seed in range(200):
+        whole = draw(config, encoder, seed)
+        part = draw_mask(config, encoder, np.random.default_rng(seed), share=0.25)
+        assert np.array_equal(part.visible_V, whole.visible_V)
+        assert np.isin(part.hidden_H, whole.hidden_H).all()
+        assert (np.diff(part.hidden_H) > 0).all()
+        assert part.hidden_H.dtype == np.int64
+        assert (len(part.hidden_H), len(part.ignored_S)) == (round(0.25 * len(whole.hidden_H)), 0)
+        counts[part.hidden_H] += 1
+    assert counts.min() > 0  # every patch is predicted for some clip
+    assert len(draw_mask(config, encoder, np.random.default_rng(0), share=1e-6).hidden_H) == 1
+
+
 def test_what_cannot_be_exact_is_refused() -> None:
     with pytest.raises(ValueError, match="only with tube masks"):
         MaskConfig(kind="random", decoder="running_cell")
@@ -123,9 +145,9 @@ def test_ignored_mask_tokens_are_seen_by_the_decoder_and_not_predicted() -> None
     visible_BV, hidden_BH, ignored_BS = (
         torch.from_numpy(part)[None] for part in (mask.visible_V, mask.hidden_H, mask.ignored_S)
     )
-    video_BCTHW = torch.randn(1, 3, 8, 16, 16)
-    with_ignored = model(video_BCTHW, visible_BV, hidden_BH, ignored_BS)
-    without = model(video_BCTHW, visible_BV, hidden_BH)
+    patches_BVP = torch.randn(1, len(mask.visible_V), encoder.patch_dim)
+    with_ignored = model(patches_BVP, visible_BV, hidden_BH, ignored_BS)
+    without = model(patches_BVP, visible_BV, hidden_BH)
     assert with_ignored.shape == without.shape == (1, len(mask.hidden_H), encoder.patch_dim)
     assert (with_ignored - without).abs().max() > 1e-6
-    torch.testing.assert_close(model(video_BCTHW, visible_BV, hidden_BH, ignored_BS[:, :0]), without)
+    torch.testing.assert_close(model(patches_BVP, visible_BV, hidden_BH, ignored_BS[:, :0]), without)

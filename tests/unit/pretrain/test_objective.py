@@ -4,15 +4,15 @@ import numpy as np
 import torch
 
 from pretrain.objective import (
+    PatchNormalizer,
     hidden_targets,
     measure,
-    patchify,
     reconstruction_loss,
     to_pixels,
     trivial_loss,
-    unpatchify,
 )
-from videomae.models.encoder import EncoderConfig
+from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
+from videomae.models.encoder import EncoderConfig, patchify, unpatchify
 
 ENCODER = EncoderConfig(frames=4, size=16, tubelet=2, patch=8, dim=12, depth=1, heads=2)
 
@@ -58,6 +58,12 @@ def test_float_pixels_give_the_same_targets_as_uint8() -> None:
 def test_patchs_and_video_are_inverse() -> None:
     video, _, _ = draw_case()
     assert torch.equal(unpatchify(patchify(video, ENCODER), ENCODER), video)
+
+
+def test_patches_are_normalised_like_the_whole_video() -> None:
+    video, _, _ = draw_case()
+    expected = patchify(normalize(video, IMAGENET_MEAN, IMAGENET_STD), ENCODER)
+    torch.testing.assert_close(PatchNormalizer(ENCODER, video.device)(patchify(video, ENCODER)), expected)
 
 
 def test_a_perfect_prediction_gives_the_pixels_back() -> None:

@@ -1,11 +1,21 @@
 """The encoder: positions, token order, visible subsets, refusals."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from tests.tiny import TINY_ENCODER
-from videomae.models.encoder import EncoderConfig, VideoEncoder, position_table, sincos_table
+from videomae.models.encoder import (
+    EncoderConfig,
+    VideoEncoder,
+    patchify,
+    position_table,
+    sincos_table,
+    take_tokens,
+)
 from videomae.models.transformer import DropPath
 
 
@@ -39,18 +49,33 @@ def test_all_tokens_visible_equals_no_mask() -> None:
     torch.testing.assert_close(encoder(video, everything), encoder(video))
 
 
+def test_the_embedding_is_the_convolution_of_the_published_models() -> None:
+    torch.manual_seed(0)
+    proj = VideoEncoder(TINY_ENCODER).patch_embed.proj
+    video = torch.randn(2, 3, 4, 32, 32)
+    expected = functional.conv3d(video, proj.weight, proj.bias, stride=proj.stride).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(proj(patchify(video, TINY_ENCODER)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_any_type_are_taken_per_sample() -> None:
+    tokens = torch.arange(2 * 5 * 3, dtype=torch.uint8).view(2, 5, 3)
+    index = torch.tensor([[4, 0], [1, 1]])
+    assert torch.equal(take_tokens(tokens, index), torch.stack([tokens[0, index[0]], tokens[1, index[1]]]))
+
+
 def test_tokens_run_over_time_then_height_then_width() -> None:
     encoder = VideoEncoder(TINY_ENCODER)
     video = torch.zeros(1, 3, 4, 32, 32)
     video[:, :, 2:4, 8:16, 24:32] = 1  # slice 1, row 1, column 3
     with torch.no_grad():
-        difference = encoder.embed(video) - encoder.embed(torch.zeros_like(video))
+        tokens, plain = (encoder.patch_embed(patchify(one, TINY_ENCODER)) for one in (video, torch.zeros_like(video)))
+        difference = tokens - plain
     touched = difference.abs().sum(-1)[0].nonzero().flatten().tolist()
     assert touched == [1 * 16 + 1 * 4 + 3]
 
 
 def test_the_keys_have_no_bias() -> None:
-    attention = VideoEncoder(TINY_ENCODER).blocks[0].attn
+    attention: Any = VideoEncoder(TINY_ENCODER).blocks[0].attn
     assert attention.qkv.bias is None
     assert {name for name, _ in attention.named_parameters()} == {
         "q_bias", "v_bias", "qkv.weight", "proj.weight", "proj.bias",
@@ -67,7 +92,7 @@ def test_the_keys_have_no_bias() -> None:
         ({"drop_path": 1.0}, "drop_path"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(settings: dict[str, int | float], complaint: str) -> None:
+def test_sizes_that_do_not_fit_are_refused(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         EncoderConfig(**settings)
 

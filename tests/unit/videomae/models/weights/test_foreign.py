@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from launch.cli import main
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
 from pretrain.masking import MaskConfig, draw_mask
 from pretrain.objective import hidden_targets, reconstruction_loss
-from videomae.models.encoder import EncoderConfig, VideoEncoder
+from videomae.models.encoder import EncoderConfig, VideoEncoder, patchify, take_tokens
 from videomae.models.weights import WeightsError, load_encoder, save_encoder
 from videomae.models.weights.convert import export_to_huggingface, import_encoder, read_official, write_huggingface
 from videomae.models.weights.files import load_strictly
@@ -30,10 +31,11 @@ ENCODER = EncoderConfig(frames=4, size=32, patch=8, dim=32, depth=2, heads=4)
 DECODER = DecoderConfig(dim=16, depth=2, heads=2)
 
 
-def their_config(**settings: object) -> object:
+def their_config(**settings: object) -> Any:
     from transformers import VideoMAEConfig
 
-    return VideoMAEConfig(
+    config: Any = VideoMAEConfig
+    return config(
         image_size=32, patch_size=8, num_frames=4, tubelet_size=2, hidden_size=32, num_hidden_layers=2,
         num_attention_heads=4, intermediate_size=128, decoder_hidden_size=16, decoder_num_hidden_layers=2,
         decoder_num_attention_heads=2, decoder_intermediate_size=64, layer_norm_eps=1e-6, num_labels=3, **settings,
@@ -91,7 +93,8 @@ def test_pretraining_logits_and_loss_equal_transformers(their_autoencoder: nn.Mo
     video_BCTHW = (pixels_BCTHW - mean) / std
     flags_BN = torch.zeros(2, ENCODER.num_patches, dtype=torch.bool).scatter_(1, hidden_BH, True)
     expected = their_autoencoder(video_BCTHW.transpose(1, 2), bool_masked_pos=flags_BN)
-    predictions = ours(video_BCTHW, visible_BV, hidden_BH)
+    patches_BVP = take_tokens(patchify(video_BCTHW, ENCODER), visible_BV)
+    predictions = ours(patches_BVP, visible_BV, hidden_BH)
     assert (predictions - expected.logits).abs().max() < 1e-5
     targets, _ = hidden_targets(pixels_BCTHW, hidden_BH, encoder=ENCODER, normalize=True)
     assert abs(reconstruction_loss(predictions, targets) - expected.loss) < 1e-5
@@ -119,7 +122,8 @@ def test_our_encoder_is_loaded_by_transformers(tmp_path: Path, form: str):
     randomise(ours)
     save_encoder(ours.state_dict(), ENCODER, tmp_path / "export", {})
     assert main(["weights", "export", str(tmp_path / "export"), str(tmp_path / "theirs"), "--form", form]) == 0
-    theirs, report = VideoMAEModel.from_pretrained(tmp_path / "theirs", output_loading_info=True)
+    loaded: Any = VideoMAEModel.from_pretrained(tmp_path / "theirs", output_loading_info=True)
+    theirs, report = loaded
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     video_BCTHW = torch.randn(1, 3, 4, 32, 32)
     tokens_BND = theirs.eval()(video_BCTHW.transpose(1, 2)).last_hidden_state
@@ -140,7 +144,8 @@ def test_our_classifier_is_loaded_by_transformers(tmp_path: Path, their_classifi
 def test_renaming_there_and_back_is_exact(their_autoencoder: nn.Module, their_classifier: nn.Module):
     for model in (their_autoencoder, their_classifier):
         state = model.state_dict()
-        for form, expected in (("v5", state), ("v4", in_v4(state))):
+        forms: Any = (("v5", state), ("v4", in_v4(state)))
+        for form, expected in forms:
             again = to_huggingface(from_huggingface(expected, source="theirs"), form=form)
             assert again.keys() == expected.keys()
             assert all(torch.equal(again[key], value) for key, value in expected.items())
@@ -162,17 +167,17 @@ def test_official_files_give_the_encoder(tmp_path: Path, wrapper: str, prefix: s
 
 
 def test_a_fine_tuned_file_gives_its_encoder_and_says_what_it_skipped(tmp_path: Path):
-    model = VideomaeClassifier(VideomaeConfig(encoder=ENCODER), 3)
+    model: Any = VideomaeClassifier(VideomaeConfig(encoder=ENCODER), 3)
     state = {key.removeprefix("encoder."): value for key, value in model.state_dict().items()}
     torch.save({"module": state}, tmp_path / "tuned.pth")
     report = import_encoder(tmp_path / "tuned.pth", tmp_path / "out", frames=4, size=32, heads=4)
     assert report.skipped == ("fc_norm", "head")
     assert not report.config.final_norm
-    again = VideomaeClassifier(VideomaeConfig(weights=str(tmp_path / "out")), 3)
+    again: Any = VideomaeClassifier(VideomaeConfig(weights=str(tmp_path / "out")), 3)
     assert torch.equal(again.encoder.blocks[1].mlp.fc2.weight, model.encoder.blocks[1].mlp.fc2.weight)
 
 
-def test_a_folder_of_transformers_brings_its_settings(tmp_path: Path, their_autoencoder: nn.Module):
+def test_a_folder_of_transformers_brings_its_settings(tmp_path: Path, their_autoencoder: Any):
     their_autoencoder.save_pretrained(tmp_path / "theirs")
     report = import_encoder(tmp_path / "theirs", tmp_path / "out")
     assert report.config == ENCODER
