@@ -13,17 +13,15 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.measuring import peak_bytes
 from launch.plan.devices import DEVICES
 from launch.plan.memory import estimate_memory
 from launch.plan.model import ModelProfile
@@ -166,14 +164,7 @@ def _step_bytes(engine: Engine, config: PretrainConfig, batch: PretrainBatch) ->
         parts = (batch.video_BCTHW, batch.visible_BV, batch.hidden_BH, batch.ignored_BS)
         return objective(module, PretrainBatch(*(part.clone() for part in parts)))  # as if copied to a GPU
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        engine.train_step([batch], loss_of, lr=1e-4)
-    assert recorded.profiler is not None
-    results = recorded.profiler.kineto_results
-    assert results is not None
-    events: list[Any] = results.events()
-    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
-    return int(np.cumsum([change for _, change in sorted(changes, key=lambda pair: pair[0])]).max(initial=0))
+    return peak_bytes(lambda: engine.train_step([batch], loss_of, lr=1e-4), engine.world.device)
 
 
 def _living_bytes() -> int:
@@ -215,7 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(case: Case) -> None:
-    warnings.filterwarnings("ignore", module="torch.profiler")
     with distributed_context(os.environ) as world:
         measured = measure(case.config, world)
         if world.is_main:

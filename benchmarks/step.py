@@ -1,0 +1,249 @@
+"""The pretraining step, side by side: `python -m benchmarks.step [--sizes small base] [--json]`.
+
+Ours, the official form and Hugging Face's, described in `benchmarks.step_forms`, take turns in one process on the same
+weights and clips, so that other load on the machine affects all equally. A ratio is the median over the rounds of their
+step time over ours; `ratio_official: 3` means that ours is three times as fast. MFU divides the counted FLOPs of our
+model (`videomae.models.flops`) by the time and by the peak rate of the device; on a CPU the peak is a matrix product
+timed in each round. `--zero` measures what the engine costs on several processes, see `benchmarks.step_engines`.
+
+The JSON is a list with one object per size, precision and mode, which `videomae plan --measured FILE` reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from benchmarks import step_engines
+from benchmarks.measuring import PHASES, Clock, device_name, peak_bytes, release, resident_bytes
+from benchmarks.step_batch import largest_batch
+from benchmarks.step_forms import RIVALS, SUBJECTS, VARIANTS, Form, build, draw_clips, subject, variant_of
+from benchmarks.step_profile import profile_step
+from pretrain.config import PretrainConfig
+from pretrain.cost import workload
+from pretrain.train import initial_model
+from videomae.command import finish, guarded
+from videomae.core.errors import UserError
+from videomae.run.metrics.peak import PeakFlops, peak_of
+
+WARMUP = 3
+AGREE = {"fp32": 1e-4, "bf16": 2e-2}  # relative differences of the first losses
+BURST = {"cpu": 1, "cuda": 10}  # steps of one form in a row: on a GPU their launches overlap with the computation
+
+
+@dataclass
+class Measured:
+    """What the rounds found of one form."""
+
+    form: Form
+    batch: Any
+    clock: Clock
+    loss: float = 0.0
+    peak: int = 0  # bytes of weights, gradients, optimizer state and activations together
+
+    def burst(self, steps: int) -> list[dict[str, float]]:
+        """Train so many steps; seconds by phase of each."""
+        for _ in range(steps):
+            self.form.step(self.batch, self.clock)
+        return self.clock.read()
+
+    def warm_up(self) -> None:
+        """Compile, create the optimizer state, and find the first loss and the peak of memory."""
+        device, optimizers = self.clock.device, list[torch.optim.Optimizer]()
+        handle = register_optimizer_step_post_hook(lambda optimizer, *_: optimizers.append(optimizer))
+        self.loss = self.form.step(self.batch, self.clock).item()
+        handle.remove()
+        self.burst(WARMUP - 1)
+        step_peak = peak_bytes(lambda: self.form.step(self.batch, self.clock), device)
+        self.peak = resident_bytes(self.form.module, optimizers[0]) + step_peak
+        self.clock.read()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to measure of every subject."""
+
+    device: torch.device
+    batch: int | None  # clips; None: that of the subject
+    rounds: int
+    forms: tuple[str, ...]
+
+
+def measure_row(name: str, options: Options, *, precision: str, compiled: bool) -> dict[str, Any]:
+    """Measure one subject in one precision and mode."""
+    config = subject(name, precision=precision, compiled=compiled)
+    batch = options.batch or config.batch
+    release(options.device)
+    found = _build_all(config, options, batch)
+    for measured in found.values():
+        measured.warm_up()
+    _require_agreement(found, precision)
+    rounds, peaks = _rounds(found, options, precision)
+    seconds = {form: [median(sum(step.values()) for step in steps) for steps in of] for form, of in rounds.items()}
+    return {
+        "device": device_name(options.device),
+        "model": name,
+        "precision": precision,
+        "compiled": compiled,
+        "batch": batch,
+        "rounds": options.rounds,
+        **_ratios(seconds, found),
+        "mfu": _mfu(config, batch, seconds["ours"], peaks),
+        "peak_tflops": median(peaks) if peaks else None,
+        "forms": {form: _form(rounds[form], seconds[form], found[form], clips=batch) for form in found},
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _build_all(config: PretrainConfig, options: Options, batch: int) -> dict[str, Measured]:
+    state = initial_model(config).state_dict()
+    found = {}
+    for name in options.forms:
+        changed = variant_of(config, name) if name in VARIANTS else config
+        form = build(name, config, state, options.device)
+        found[name] = Measured(form, form.take(draw_clips(changed, batch)), Clock(options.device))
+    return found
+
+
+def _rounds(
+    found: dict[str, Measured], options: Options, precision: str
+) -> tuple[dict[str, list[list[dict[str, float]]]], list[float]]:
+    """Seconds by phase of the steps of each form and round, and the peak TFLOP/s beside each round, if known."""
+    rounds: dict[str, list[list[dict[str, float]]]] = {name: [] for name in found}
+    peaks, names = [], list(found)
+    for number in range(options.rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            rounds[name].append(found[name].burst(BURST[options.device.type]))
+        peak: PeakFlops = peak_of(options.device, precision=precision)
+        peaks += [peak.tflops] if peak.tflops is not None else []
+    return rounds, peaks
+
+
+def _require_agreement(found: dict[str, Measured], precision: str) -> None:
+    ours = found["ours"].loss
+    for name in found.keys() & RIVALS.keys():
+        if abs(found[name].loss / ours - 1) > AGREE[precision]:
+            raise RuntimeError(
+                f"the first loss of {name} is {found[name].loss}, of ours {ours}: not the same mathematics"
+            )
+
+
+def _ratios(seconds: dict[str, list[float]], found: dict[str, Measured]) -> dict[str, float]:
+    """Times as fast as the rivals, of a variant as ours; and their peaks of memory in that of the other."""
+    ours, ratios = seconds["ours"], {}
+    for name in seconds.keys() - {"ours"}:
+        other = [theirs / own for theirs, own in zip(seconds[name], ours, strict=True)]
+        if name in RIVALS:
+            ratios[f"ratio_{name}"] = median(other)
+            ratios[f"memory_{name}"] = found["ours"].peak / found[name].peak
+        else:
+            ratios[f"speedup_{name}"] = median(1 / value for value in other)
+            ratios[f"memory_{name}"] = found[name].peak / found["ours"].peak
+    return dict(sorted(ratios.items(), reverse=True))
+
+
+def _mfu(config: PretrainConfig, batch: int, seconds: list[float], peaks: list[float]) -> float | None:
+    flops = workload(config.encoder, config.decoder, config.mask).flops * batch
+    return median(flops / spent / peak / 1e12 for spent, peak in zip(seconds, peaks, strict=True)) if peaks else None
+
+
+def _form(rounds: list[list[dict[str, float]]], seconds: list[float], found: Measured, *, clips: int) -> dict[str, Any]:
+    steps = [step for of in rounds for step in of]
+    return {
+        "seconds": median(seconds),
+        "clips_per_second": clips / median(seconds),
+        "phases": {phase: median(step[phase] for step in steps) for phase in PHASES},
+        "peak_bytes": found.peak,
+        "loss": found.loss,
+    }
+
+
+def describe(row: dict[str, Any]) -> str:
+    """One row as text."""
+    mode = "compiled" if row["compiled"] else "eager"
+    title = f"{row['model']}, {row['precision']}, {mode}, {row['batch']} clips on {row['device']}"
+    share = "unknown" if row["mfu"] is None else f"{row['mfu']:.1%} of {row['peak_tflops']:.2f} TFLOP/s"
+    ratios = ", ".join(
+        f"{key} {value:.2f}" for key, value in row.items() if key.startswith(("ratio", "speed", "memory"))
+    )
+    lines = [
+        title,
+        f"  MFU {share}; {ratios}",
+        f"  {'':14}{'clips/s':>9}{'ms':>9}" + "".join(f"{p:>11}" for p in PHASES),
+    ]
+    for name, form in row["forms"].items():
+        phases = "".join(f"{1000 * form['phases'][phase]:11.1f}" for phase in PHASES)
+        figures = f"{form['clips_per_second']:9.2f}{1000 * form['seconds']:9.1f}{phases}"
+        lines.append(f"  {name:<14}{figures}   peak {form['peak_bytes'] / 1e9:.2f} GB")
+    return "\n".join(lines) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sizes", "--model", nargs="+", choices=SUBJECTS, default=["small", "base"])
+    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
+    parser.add_argument("--mode", nargs="+", choices=("eager", "compiled"), default=["eager"])
+    parser.add_argument("--forms", nargs="+", choices=("ours", *RIVALS, *VARIANTS), default=["ours", *RIVALS])
+    parser.add_argument("--batch", type=int, help="clips a step; by default 8, or the demo's own")
+    parser.add_argument("--steps", type=int, default=7, help="rounds, each of one step of every form; on a GPU of ten")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--find-batch", action="store_true", help="the largest batch of each form, and its clips/s there"
+    )
+    parser.add_argument("--max-batch", type=int, default=512, help="the most that --find-batch tries")
+    parser.add_argument("--profile", action="store_true", help="the operators of our step by time")
+    parser.add_argument("--zero", nargs="+", type=int, choices=range(4), help="measure the engine at these stages")
+    parser.add_argument("--processes", type=int, default=2, help="of --zero")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, alone")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    given = _parser().parse_args(words)
+    if given.zero is not None and "RANK" not in os.environ:
+        return step_engines.launch(given.processes, words)
+    if given.zero is not None:
+        return finish(guarded(lambda: step_engines.run(given)))
+    return guarded(lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> None:
+    device = torch.device(given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("this machine has no CUDA device; type --device cpu")
+    forms = tuple(dict.fromkeys(["ours", *given.forms]))
+    options = Options(device=device, batch=given.batch, rounds=given.steps, forms=forms)
+    action: Any = partial(measure_row, options=options)
+    show = describe
+    if given.find_batch:
+        action, show = partial(largest_batch, device=device, forms=forms, most=given.max_batch), json.dumps
+    elif given.profile:
+        action, show = partial(profile_step, device=device, batch=given.batch), lambda row: row["table"]
+    rows = []
+    for name in given.sizes:
+        for precision in given.precision:
+            for mode in given.mode:
+                rows.append(action(name, precision=precision, compiled=mode == "compiled"))
+                if not given.json:
+                    sys.stdout.write(show(rows[-1]) + "\n")
+                    sys.stdout.flush()
+    if given.json:
+        sys.stdout.write(json.dumps(rows) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
