@@ -73,7 +73,8 @@ def benchmark(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> int
 @json_option
 def evaluate(run: Path, clips: int | None, crops: int | None, *, as_json: bool) -> None:
     """Evaluate a finished fine-tuning run on its val split."""
-    from finetune.evaluate import describe, evaluate_run
+    from finetune.evaluate import evaluate_run
+    from finetune.evaluation import describe
     from videomae.core.progress import log_to
 
     log_to(None)
@@ -95,7 +96,7 @@ def ensemble(runs: tuple[Path, ...], fusion: str, *, as_json: bool) -> None:
     SVM to their scores on the train split, as two-stream networks do.
     """
     from finetune.ensemble import Member, fuse
-    from finetune.evaluate import describe
+    from finetune.evaluation import describe
     from videomae.core.distributed import read_world
     from videomae.core.progress import log_to
 

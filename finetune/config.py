@@ -41,18 +41,53 @@ class FinetuneDataConfig(ClipsConfig):
 
 @configclass
 class EvaluationConfig:
-    """Evaluation on the val split. It does not select a model: the weights of the last step are the result."""
+    """Evaluation on the val split, which selects nothing: the result are the weights of the last step, or those that
+    `SelectionConfig` chose on a part of the train split.
+    """
 
     every: str = "5 epochs"  # interval; the run is also evaluated at the end
     clips: int = 2  # temporal views per video; probabilities are averaged over views
     crops: int = 1  # spatial views per clip: 1 is the centre crop, 3 are spread along the long side
     batch: int = 16  # clips per forward pass
+    positive: str | None = None  # the positive one of two classes; default: the first whose name is not No... or Normal
 
     def __post_init__(self) -> None:
         if self.clips < 1 or self.crops < 1 or self.batch < 1:
             raise UserError(
                 f"clips, crops and batch must be at least 1, got {self.clips}, {self.crops} and {self.batch}"
             )
+
+
+@configclass
+class ReduceLrConfig:
+    """Multiply the learning rate by `factor` after more than `patience` evaluations without a better one."""
+
+    factor: float = 0.1
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < 1 or self.patience < 0:
+            raise UserError(f"factor must lie in (0, 1) and patience be at least 0, got {self.factor}, {self.patience}")
+
+
+@configclass
+class SelectionConfig:
+    """Choose the best weights on a holdout: a part of the train split, cut off by source video and not trained on.
+
+    The run is then evaluated on the holdout at every `evaluation.every`, and on the val split at the end alone.
+    """
+
+    by: Literal["accuracy", "f1", "auc", "loss"] = "accuracy"
+    split: Literal["holdout"] = "holdout"
+    fraction: float = 0.2  # of the train split; sources stay whole and the classes balanced, so it is approximate
+    patience: int | None = None  # stop after this many evaluations without a better one; None: train to the end
+    reduce_lr: ReduceLrConfig | None = None  # multiplies the rate of the schedule; often with {kind: wsd, decay: 0 %}
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 0.5:
+            raise UserError(f"selection.fraction must lie in (0, 0.5], got {self.fraction}")
+        if self.patience is not None and self.patience < 1:
+            raise UserError(f"selection.patience must be at least 1, got {self.patience}")
 
 
 @configclass
@@ -65,6 +100,7 @@ class FinetuneConfig(TrainingConfig):
     mixup: MixupConfig = MixupConfig()
     layer_decay: float = 1.0  # learning rate factor per layer; the official recipe uses 0.75, small data sets 0.7
     evaluation: EvaluationConfig = EvaluationConfig()
+    selection: SelectionConfig | None = None  # None: the weights of the last step are the result
 
     def __post_init__(self) -> None:
         if self.engine.zero_stage == 3:

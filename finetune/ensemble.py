@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from finetune.config import FinetuneConfig
-from finetune.evaluate import Evaluation, Evaluator
+from finetune.evaluate import Evaluator
+from finetune.evaluation import Evaluation
 from finetune.export import TrainedClassifier, load_classifier
 from finetune.fusion import FusionError, average, features, fit_svm, svm_probabilities
 from finetune.stream import check_labels, split

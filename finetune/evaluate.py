@@ -6,21 +6,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from finetune.config import EvaluationConfig, FinetuneConfig
+from finetune.evaluation import Evaluation
 from finetune.export import load_classifier
 from finetune.models.interface import ModelInput
+from finetune.predictions import Predictions
 from finetune.stream import EvaluationViews, LabelledBatch, check_labels, collate, split
+from finetune.subsets import LabelledSamples
 from videomae.core.config import load
 from videomae.core.distributed import World, read_world
 from videomae.core.errors import UserError
@@ -33,52 +36,7 @@ from videomae.data.transforms.augment import normalize
 from videomae.run.directory import RunDirectory
 
 T = TypeVar("T")
-FILE = "evaluation.json"
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Fraction of correctly classified videos, and its 95 % confidence interval."""
-
-    correct: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        return self.correct / self.total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson score interval (1927); unlike the normal interval, accurate for small counts and near 0 and 1."""
-        z = 1.959964
-        spread = z**2 / self.total
-        middle = (self.value + spread / 2) / (1 + spread)
-        half = z * math.sqrt(self.value * (1 - self.value) / self.total + spread / (4 * self.total)) / (1 + spread)
-        return max(0.0, middle - half), min(1.0, middle + half)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of an evaluation on one split."""
-
-    accuracy: Accuracy
-    loss: float  # cross-entropy of the mean probabilities
-    classes: tuple[str, ...]
-    confusion: list[list[int]]  # counts by true class (rows) and predicted class (columns)
-    views: str  # clips x crops
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of evaluation.json."""
-        return {
-            "accuracy": self.accuracy.value,
-            "interval": list(self.accuracy.interval),
-            "correct": self.accuracy.correct,
-            "total": self.accuracy.total,
-            "loss": self.loss,
-            "classes": list(self.classes),
-            "confusion": self.confusion,
-            "views": self.views,
-        }
+_TOP = (1, 5)  # a view hits if its label is among so many classes
 
 
 class Pace(Protocol):
@@ -94,13 +52,18 @@ def unpaced(batches: Iterable[T], *, most: int) -> Iterable[T]:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates modules on one split with one input config; each rank evaluates its part of the videos."""
+    """Evaluates modules on one split with one input config; each rank evaluates its part of the videos.
+
+    `samples` limits the split to these ids. `train`, where given, is the split whose files count as duplicates.
+    """
 
     manifest: Manifest
     input: ModelInput
     evaluation: EvaluationConfig
     loader: LoaderConfig
     world: World
+    samples: tuple[int, ...] | None = None
+    train: Manifest | None = None
 
     def __call__(self, module: nn.Module, pace: Pace = unpaced) -> Evaluation:
         """Evaluate `module` and return the same result on every rank; `pace` may raise between two batches.
@@ -108,10 +71,15 @@ class Evaluator:
         Raises:
             BadSampleError: a video cannot be read; an evaluation never skips videos.
         """
-        return self.summary(*self.probabilities(module, pace))
+        return self.summary(*self._scores(module, pace))
 
     def probabilities(self, module: nn.Module, pace: Pace = unpaced) -> tuple[np.ndarray, np.ndarray]:
         """Return mean probabilities (S, K) over the views of each video and labels (S,), the same on every rank."""
+        probabilities_SK, labels_S, _ = self._scores(module, pace)
+        return probabilities_SK, labels_S
+
+    def _scores(self, module: nn.Module, pace: Pace) -> tuple[np.ndarray, ...]:
+        """Mean probabilities (S, K), labels (S,) and the share of views (S, 2) that hit; the same on every rank."""
         was_training = module.training
         module.eval()
         try:
@@ -120,18 +88,39 @@ class Evaluator:
         finally:
             module.train(was_training)
         parts = [part for share in shares for part in share]
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
-    def summary(self, probabilities_SK: np.ndarray, labels_S: np.ndarray) -> Evaluation:
+    def summary(
+        self, probabilities_SK: np.ndarray, labels_S: np.ndarray, clip_hits_S2: np.ndarray | None = None
+    ) -> Evaluation:
         """Compute the evaluation from probabilities (S, K) and labels (S,) of the videos of this split."""
-        predictions_S = probabilities_SK.argmax(axis=1)
-        return Evaluation(
-            accuracy=Accuracy(int((predictions_S == labels_S).sum()), len(labels_S)),
-            loss=float(-np.log(np.maximum(probabilities_SK[np.arange(len(labels_S)), labels_S], 1e-12)).mean()),
+        known = self._known
+        chosen = range(len(known.keys)) if self.samples is None else self.samples
+        hits_SN = [_hits(probabilities_SK, labels_S, top).astype(float) for top in _TOP]
+        predictions = Predictions(
             classes=self.manifest.classes,
-            confusion=confusion(labels_S, predictions_S, classes=len(self.manifest.classes)),
-            views=f"{self.evaluation.clips}x{self.evaluation.crops}",
+            keys=tuple(known.keys[sample] for sample in chosen),
+            sources=tuple(known.source_names[sample] for sample in chosen),
+            labels_S=labels_S,
+            probabilities_SK=probabilities_SK.astype(np.float64),
+            clip_hits_S2=np.stack(hits_SN, axis=1) if clip_hits_S2 is None else clip_hits_S2,
+            duplicate_S=np.array([known.files[sample] in self._train_files for sample in chosen], dtype=bool),
         )
+        views = f"{self.evaluation.clips}x{self.evaluation.crops}"
+        return Evaluation(predictions, views, self.evaluation.positive)
+
+    @functools.cached_property
+    def _known(self) -> LabelledSamples:
+        return LabelledSamples.read(self.manifest)
+
+    @functools.cached_property
+    def _train_files(self) -> frozenset[str]:
+        """The hashes of the train split's files."""
+        return frozenset() if self.train is None else frozenset(LabelledSamples.read(self.train).files)
+
+    @property
+    def _count(self) -> int:
+        return self.manifest.samples if self.samples is None else len(self.samples)
 
     @property
     def _videos(self) -> int:
@@ -141,7 +130,7 @@ class Evaluator:
     @property
     def _most_batches(self) -> int:
         """The largest number of batches on any rank."""
-        return math.ceil(math.ceil(self.manifest.samples / self.world.size) / self._videos)
+        return math.ceil(math.ceil(self._count / self.world.size) / self._videos)
 
     def _batches(self) -> Iterator[LabelledBatch]:
         return evaluation_stream(
@@ -149,17 +138,27 @@ class Evaluator:
             Pipeline(EvaluationViews(self.evaluation, self.input), collate),
             RankSlice(self.world.rank, self.world.size, micro_batch=self._videos),
             config=self.loader.on(self.world.device),
+            samples=self.samples,
         )
 
     @torch.no_grad()
-    def _probabilities(self, module: nn.Module, batch: LabelledBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean probabilities (S, K) and labels (S,); the views of a video are consecutive in `batch`."""
+    def _probabilities(self, module: nn.Module, batch: LabelledBatch) -> tuple[np.ndarray, ...]:
+        """The arrays of `_scores` for one batch; the views of a video are consecutive in it."""
         views = self.evaluation.clips * self.evaluation.crops
         labels_S = batch.label_B[::views].numpy().copy()  # a view would keep the whole batch in memory
         batch = batch.to(self.world.device)
         logits_BK = module(normalize(batch.video_BCTHW, self.input.mean, self.input.std))
-        mean_SK = logits_BK.float().softmax(dim=1).unflatten(0, (-1, views)).mean(dim=1)
-        return mean_SK.cpu().numpy(), labels_S
+        views_BK = logits_BK.float().softmax(dim=1)
+        mean_SK = views_BK.unflatten(0, (-1, views)).mean(dim=1)
+        view_BK, label_B = views_BK.cpu().numpy(), np.repeat(labels_S, views)
+        hits_S2 = np.stack([_hits(view_BK, label_B, top).reshape(-1, views).mean(axis=1) for top in _TOP], axis=1)
+        return mean_SK.cpu().numpy(), labels_S, hits_S2
+
+
+def _hits(scores_NK: np.ndarray, labels_N: np.ndarray, top: int) -> np.ndarray:
+    """Whether the label is among the `top` classes with the highest scores."""
+    own_N1 = scores_NK[np.arange(len(labels_N)), labels_N][:, None]
+    return (scores_NK > own_N1).sum(axis=1) < top
 
 
 def evaluate_run(folder: Path, *, clips: int | None = None, crops: int | None = None) -> Evaluation:
@@ -186,27 +185,6 @@ def evaluate_run(folder: Path, *, clips: int | None = None, crops: int | None = 
         evaluation=dataclasses.replace(config.evaluation, **chosen),
         loader=config.loader,
         world=world,
+        train=split(config, "train"),
     )
     return evaluator(classifier.module.to(world.device))
-
-
-def describe(result: Evaluation) -> str:
-    """Format the evaluation as text."""
-    low, high = result.accuracy.interval
-    width = max(len(name) for name in result.classes)
-    lines = [
-        f"accuracy {result.accuracy.value:.1%} ({result.accuracy.correct} of {result.accuracy.total} videos), "
-        f"95 % interval {low:.1%} to {high:.1%}, {result.views} views a video",
-        "confusion, rows true, columns predicted:",
-        " " * (width + 2) + "  ".join(f"{name:>{width}}" for name in result.classes),
-    ]
-    for name, counts in zip(result.classes, result.confusion, strict=True):
-        lines.append(f"  {name:<{width}}" + "  ".join(f"{count:>{width}}" for count in counts))
-    return "\n".join(lines) + "\n"
-
-
-def confusion(labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], *, classes: int) -> list[list[int]]:
-    """Return the counts by true class (rows) and predicted class (columns)."""
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(counts, (labels, predictions), 1)
-    return counts.tolist()

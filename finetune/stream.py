@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finetune.config import EvaluationConfig, FinetuneConfig, FinetuneDataConfig
 from finetune.models.interface import ModelInput
-from finetune.subsets import LabelledSamples, few_labels
+from finetune.subsets import LabelledSamples, cut_holdout, few_labels
 from videomae.core.distributed import World
 from videomae.data.batch import AllocClip, TensorBatch, stack_clips, stack_weights
 from videomae.data.datasets import DataSets
@@ -112,25 +112,42 @@ class EvaluationViews:
         ]
 
 
-def open_stream(config: FinetuneConfig, world: World) -> BatchStream[LabelledClip, LabelledBatch]:
-    """Open the stream of training batches from the train split."""
+@dataclass(frozen=True)
+class ChosenSamples:
+    """The ids of the samples of the train split to train on, and of those held out; None: all, and none."""
+
+    train: tuple[int, ...] | None = None
+    holdout: tuple[int, ...] | None = None
+
+
+def choose_samples(config: FinetuneConfig) -> ChosenSamples:
+    """Choose the labels to train on, and cut the holdout from them. Raises SubsetError."""
+    data, selection = config.data, config.selection
+    if data.labels_per_class is None and data.label_fraction is None and selection is None:
+        return ChosenSamples()
+    samples = LabelledSamples.read(split(config, "train"))
+    ids = np.arange(len(samples.keys))
+    if data.labels_per_class is not None or data.label_fraction is not None:
+        ids = few_labels(samples, seed=config.seed, per_class=data.labels_per_class, fraction=data.label_fraction)
+    if selection is None:
+        return ChosenSamples(train=tuple(ids.tolist()))
+    train, holdout = cut_holdout(samples, ids, fraction=selection.fraction, seed=config.seed)
+    return ChosenSamples(train=tuple(train.tolist()), holdout=tuple(holdout.tolist()))
+
+
+def open_stream(
+    config: FinetuneConfig, world: World, samples: ChosenSamples | None = None
+) -> BatchStream[LabelledClip, LabelledBatch]:
+    """Open the stream of training batches from the train split, or from the samples chosen of it."""
+    chosen = choose_samples(config) if samples is None else samples
     return BatchStream(
         config.batch_plan(world),
-        DataSets((split(config, "train"),), subset=training_samples(config)),
+        DataSets((split(config, "train"),), subset=chosen.train),
         world,
         data=config.data,
         transform=TrainingClips(config.data, config.model.input),
         collate=collate,
     )
-
-
-def training_samples(config: FinetuneConfig) -> tuple[int, ...] | None:
-    """Return the ids of the samples of the train split to train on; None stands for all. Raises SubsetError."""
-    per_class, fraction = config.data.labels_per_class, config.data.label_fraction
-    if per_class is None and fraction is None:
-        return None
-    samples = LabelledSamples.read(split(config, "train"))
-    return tuple(few_labels(samples, seed=config.seed, per_class=per_class, fraction=fraction).tolist())
 
 
 def split(config: FinetuneConfig, name: str) -> Manifest:

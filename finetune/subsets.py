@@ -8,6 +8,7 @@ Shapes: S samples of a split.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
 
 from videomae.core.errors import UserError
 from videomae.data.shards.manifest import Manifest
@@ -34,6 +36,8 @@ class LabelledSamples:
     place: str  # of the shards, for messages
     classes: tuple[str, ...]
     keys: tuple[str, ...]
+    groups: tuple[str, ...]
+    files: tuple[str, ...]  # SHA-256 of the source files
     labels_S: Ids
     sources_S: Ids
 
@@ -46,9 +50,17 @@ class LabelledSamples:
             place=manifest.url or str(manifest.folder),
             classes=manifest.classes,
             keys=tuple(entry.key for entry in entries),
+            groups=tuple(entry.group for entry in entries),
+            files=tuple(entry.sha256 for entry in entries),
             labels_S=np.array([entry.label for entry in entries], dtype=np.int64),
             sources_S=source_numbers([(entry.group, entry.sha256) for entry in entries]),
         )
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The source of each sample as the group of the source's first sample."""
+        first = np.unique(self.sources_S, return_index=True)[1]
+        return tuple(self.groups[first[source]] for source in self.sources_S)
 
 
 def source_numbers(names: Sequence[tuple[str, str]]) -> Ids:
@@ -92,6 +104,31 @@ def few_labels(samples: LabelledSamples, *, seed: int, per_class: int | None, fr
             )
         chosen.append(members[np.argsort(ranks_S[members])][:wanted])
     return np.sort(np.concatenate(chosen))
+
+
+def cut_holdout(samples: LabelledSamples, ids: Ids, *, fraction: float, seed: int) -> tuple[Ids, Ids]:
+    """Split `ids` into those to train on and a holdout of about this fraction of each class, without shared sources.
+
+    Raises:
+        SubsetError: the sources are too few to give both parts every class.
+    """
+    labels, sources = samples.labels_S[ids], samples.sources_S[ids]
+    folds = round(1 / fraction)
+    if len(np.unique(sources)) >= folds and np.bincount(labels).max() >= folds:
+        splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a class that is smaller than the number of folds
+            for train, holdout in splitter.split(ids, labels, sources):
+                if len(np.unique(labels[train])) == len(np.unique(labels[holdout])) == len(samples.classes):
+                    return ids[train], ids[holdout]
+    counts = ", ".join(
+        f"{len(np.unique(sources[labels == label]))} of {name}" for label, name in enumerate(samples.classes)
+    )
+    raise SubsetError(
+        f"{samples.place}: no holdout of {fraction:g} can be cut off by source video, for {len(ids)} samples come from "
+        f"{len(np.unique(sources))} sources ({counts}), and both parts need every class; train on more labels or "
+        "sources, or remove selection"
+    )
 
 
 def _ranks(samples: LabelledSamples, seed: int) -> Ids:

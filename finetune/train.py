@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from finetune import predictions
 from finetune.config import FinetuneConfig
-from finetune.evaluate import FILE, Evaluation, Evaluator
-from finetune.export import ClassifierDescription, save_classifier
+from finetune.evaluate import Evaluator
+from finetune.evaluation import FILE, Evaluation
+from finetune.export import ClassifierDescription, load_classifier, save_classifier
 from finetune.layer_decay import layer_lr_scales
 from finetune.models import build
 from finetune.objective import Objective, workload
+from finetune.selection import PlateauSchedule, Selection
 from finetune.stored_clips import describe_clips
-from finetune.stream import check_labels, open_stream, split
+from finetune.stream import ChosenSamples, check_labels, choose_samples, open_stream, split
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
 from videomae.core.files import write_json
@@ -31,8 +35,8 @@ from videomae.trainer import Trainer
 def train(config: FinetuneConfig, world: World) -> RunDirectory:
     """Fine-tune to the end of the schedule, evaluate and export; resume from the last checkpoint if one exists.
 
-    All ranks must call this function. A finished run is left unchanged. The val split is not used for model selection:
-    the weights of the last step are exported.
+    All ranks must call this function. A finished run is left unchanged. The val split selects nothing: the weights of
+    the last step are exported, or with `selection` the best ones on a holdout of the train split.
 
     Raises:
         UserError: config, data, weights and world size are inconsistent.
@@ -41,46 +45,125 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
     """
     classes = common_classes(config)
     world.main_only(lambda: check_splits(config))
-    stream = open_stream(config, world)
+    samples = choose_samples(config)
+    stream = open_stream(config, world, samples)
     schedule = config.resolve_schedule(steps_per_epoch=stream.batches_per_epoch)
     with open_run("Fine-tuning", config, world, inputs=inputs(config)) as session:
         if session.finished:
             return session.run
+        selection = None if config.selection is None else Selection(config.selection, session.run.path, world)
+        schedule = schedule if selection is None else PlateauSchedule.of(schedule, selection)
         model = initial_model(config, classes=len(classes))
         lr_scale = layer_lr_scales(model, config.layer_decay)
         work = workload(model, input=config.model.input, classes=len(classes), lr_scale=lr_scale)
         trainer = Trainer(session, config, model, schedule=schedule, workload=work, lr_scale=lr_scale)
-        evaluator = Evaluator(split(config, "val"), config.model.input, config.evaluation, config.loader, world)
+        evaluations = Evaluations(config, trainer, world, classes=classes, selection=selection, samples=samples)
         objective = Objective(config.mixup, input=config.model.input, classes=len(classes), device=world.device)
-
-        def evaluate(step: int) -> Evaluation:
-            with trainer.exclude_time("evaluation") as span:
-                result = evaluator(exportable(config, trainer.engine, classes=len(classes)), trainer.iter_until_stop)
-            seconds = round(span.seconds, 4)
-            trainer.log("evaluation", step, accuracy=result.accuracy.value, loss=result.loss, seconds=seconds)
-            return result
-
         every = schedule.interval(config.evaluation.every, batch=config.batch)
-        for step, micro_batches in trainer.steps(stream.batches, before_step=at_multiples(every, evaluate)):
+        for step, micro_batches in trainer.steps(stream.batches, before_step=at_multiples(every, evaluations)):
+            if selection is not None and selection.stalled:
+                break
             objective.seed(config.seed, step, world.rank)
             result = trainer.train_step(step, micro_batches, objective)
             trainer.record(step, result)
-        export(config, trainer.engine, evaluate(schedule.total))
+        evaluations.finish(trainer.step)
         trainer.finish()
     return session.run
+
+
+class Evaluations:
+    """Evaluates a run on the way, on the holdout if there is one and else on the val split, and exports its result."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        trainer: Trainer,
+        world: World,
+        *,
+        classes: tuple[str, ...],
+        selection: Selection | None,
+        samples: ChosenSamples,
+    ) -> None:
+        self._config, self._trainer, self._world, self._classes = config, trainer, world, classes
+        self._selection = selection
+        settings = (config.model.input, config.evaluation, config.loader, world)
+        train_split = split(config, "train")
+        self._test = Evaluator(split(config, "val"), *settings, train=train_split)
+        self._holdout = Evaluator(train_split, *settings, samples=samples.holdout)
+        if selection is not None:
+            selection.resume(trainer.step)
+
+    def __call__(self, step: int) -> None:
+        """Evaluate after `step` steps; the best result on the holdout saves the weights."""
+        module = exportable(self._config, self._trainer.engine, classes=len(self._classes))
+        result = self._evaluate(step, module, on_holdout=self._selection is not None)
+        if self._selection is not None:
+            self._selection.observe(step, result, self._save)
+
+    def finish(self, step: int) -> None:
+        """Export the weights of the last step, or the selected ones, with their evaluation on the val split."""
+        run, config, holdout = self._config.directory, self._config, None
+        if self._selection is None:
+            self._save(run.export)
+            module = exportable(config, self._trainer.engine, classes=len(self._classes))
+        else:
+            if not self._selection.history or self._selection.history[-1][0] < step:
+                self(step)
+            self._world.barrier()  # the main rank has written the best weights
+            best = load_classifier(self._selection.folder)
+            module = best.module.to(self._world.device)
+            if self._world.is_main:
+                save_classifier(best.module.state_dict(), self._description, run.export)
+            holdout = self._evaluate(step, module, on_holdout=True, log=False)
+        result = self._evaluate(step, module, on_holdout=False)
+        if self._world.is_main:
+            result.predictions.save(run.path / predictions.FILE)
+            if holdout is not None:
+                holdout.predictions.save(run.path / predictions.HOLDOUT_FILE)
+            write_json(run.path / FILE, result.to_dict(holdout=holdout))
+
+    def _evaluate(self, step: int, module: nn.Module, *, on_holdout: bool, log: bool = True) -> Evaluation:
+        trainer, evaluator = self._trainer, self._holdout if on_holdout else self._test
+        with trainer.exclude_time("evaluation") as span:
+            result = evaluator(module, trainer.iter_until_stop)
+        if log:
+            names = ("accuracy", "f1", "roc_auc")
+            values = {name: result.values[name] for name in names if not math.isnan(result.values[name])}
+            values |= {"loss": result.loss, "seconds": round(span.seconds, 4)}
+            trainer.log("holdout" if on_holdout else "evaluation", step, **values)
+        return result
+
+    def _save(self, folder: Path) -> None:
+        """Write the present weights, averaged if the config says so, to `folder`; all ranks must call this."""
+        config, engine = self._config, self._trainer.engine
+        engine.sync_buffers()
+        state = engine.full_state(ema=config.optimizer.ema is not None)
+        if self._world.is_main:
+            save_classifier(state, self._description, folder)
+
+    @property
+    def _description(self) -> ClassifierDescription:
+        config, stored = self._config, describe_clips(split(self._config, "train"), self._config.evaluation)
+        return ClassifierDescription(model=config.model, classes=self._classes, stored=stored, ema=config.optimizer.ema)
 
 
 def common_classes(config: FinetuneConfig) -> tuple[str, ...]:
     """Return the classes, which must be the same in both splits.
 
     Raises:
-        UserError: train and val have different classes, or the same classes in a different order.
+        UserError: train and val have different classes, or the same classes in a different order, or
+            `evaluation.positive` is none of them.
     """
     train_classes, val_classes = split(config, "train").classes, split(config, "val").classes
     if train_classes != val_classes:
         raise UserError(
             f"{config.data.shards}: train has the classes {', '.join(train_classes)}, "
             f"val has {', '.join(val_classes)}; build both splits from the same classes"
+        )
+    positive = config.evaluation.positive
+    if positive is not None and positive not in train_classes:
+        raise UserError(
+            f"evaluation.positive={positive!r} is no class of {config.data.shards}; it has {', '.join(train_classes)}"
         )
     return train_classes
 
@@ -125,14 +208,3 @@ def exportable(config: FinetuneConfig, engine: Engine, *, classes: int) -> nn.Mo
     module = build(config.model, classes, initialise=False)
     module.load_state_dict(engine.full_state(ema=True))
     return module.to(engine.world.device)
-
-
-def export(config: FinetuneConfig, engine: Engine, result: Evaluation) -> None:
-    """Write the classifier and its evaluation to the run directory; all ranks must call this function."""
-    state = engine.full_state(ema=config.optimizer.ema is not None)
-    if engine.world.is_main:
-        run, ema = config.directory, config.optimizer.ema
-        stored = describe_clips(split(config, "train"), config.evaluation)
-        description = ClassifierDescription(model=config.model, classes=result.classes, stored=stored, ema=ema)
-        save_classifier(state, description, run.export)
-        write_json(run.path / FILE, result.to_dict())

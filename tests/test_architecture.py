@@ -31,7 +31,7 @@ DOORS = {
     "torchvision": "videomae/core/torchvision_compat.py",
     "timm": "videomae/models/weights/image_vit.py",
     "cv2": ("finetune/models/optical_flow.py", "videomae/data/synthetic/"),
-    "sklearn": "finetune/fusion.py",
+    "sklearn": "finetune/",
 }
 MOST_LINES = 300
 MOST_FUNCTION_LINES = 40

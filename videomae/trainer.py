@@ -86,9 +86,7 @@ class Trainer:
             return 0
         self._restore(checkpoint)
         if checkpoint.folder.parent != self._store.folder:
-            self._guard = Guard(
-                self._config.health
-            )  # a new run from another run's checkpoint starts with a new health record
+            self._guard = Guard(self._config.health)  # a new run starts with a new health record
         if self._world.is_main:
             logger.info("%s resumes at step %d of %d", self._session.title, checkpoint.step, self._schedule.total)
         return checkpoint.step
@@ -160,6 +158,8 @@ class Trainer:
 
     def finish(self) -> None:
         """Write the summary and mark the run as finished; call it after everything else is written."""
+        if self.step < self._schedule.total:  # the stage left the loop early
+            self._save_final()
         self._session.watchdog.beat("the end of the run")
         self._recorder.close()
         if self._world.is_main:
@@ -213,8 +213,8 @@ class Trainer:
     def _sync_flags(self) -> bool:
         """Exchange stop, error, health and save flags in one collective, act on them; return whether to roll back."""
         stop, saver = self._session.stop, self._saver
-        unhealthy = self._guard.failure is not None
-        flags = (stop.reason is not None, self._data_error is not None, unhealthy, saver.busy, saver.failed)
+        failures = (stop.reason is not None, self._data_error is not None, self._guard.failure is not None)
+        flags = (*failures, saver.busy, saver.failed)
         must_stop, data_failed, must_roll_back, busy, failed = self._world.any_rank(flags)
         saver.poll(busy=busy, failed=failed)
         if must_stop:

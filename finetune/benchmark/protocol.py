@@ -26,7 +26,7 @@ from torch import nn
 
 from finetune.benchmark.results import RESULT, About, BenchmarkRow
 from finetune.config import FinetuneConfig
-from finetune.evaluate import FILE
+from finetune.evaluation import FILE
 from finetune.export import load_classifier
 from finetune.models import ModelConfig, published
 from finetune.stream import split

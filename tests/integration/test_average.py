@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.evaluate import FILE
+from finetune.evaluation import FILE
 from finetune.train import train as finetune
 from pretrain.train import train as pretrain
 from tests.processes import run_command

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.evaluate import FILE, Evaluator
+from finetune.evaluate import Evaluator
+from finetune.evaluation import FILE
 from finetune.export import load_classifier
 from finetune.models import build
 from finetune.objective import Objective
+from finetune.predictions import Predictions
 from finetune.stream import LabelledBatch, open_stream
 from finetune.train import train
 from pretrain.train import train as pretrain
 from tests.processes import run_command, run_processes
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
+from videomae.core.errors import UserError
 from videomae.data.loader.shared_batches import SharedBatchPool
 from videomae.data.shards.reader import read_manifest
 from videomae.engine.local import LocalEngine
@@ -81,7 +84,7 @@ def test_views_are_averaged_as_probabilities(finished: Path, shards: Path) -> No
     )
     result = evaluator(classifier.module)
     assert result.views == "2x3"
-    assert result.accuracy.total == 8
+    assert result.total == 8
 
 
 def test_what_is_kept_of_a_batch_does_not_keep_its_clips(
@@ -169,6 +172,20 @@ def test_mistakes_end_in_one_clear_line(shards: Path, tmp_path: Path, override: 
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("evaluation.positive=Brawl", "is no class of"),
+        ("data.label_fraction=0.01", "leaves the class 'Fight' empty"),
+        ("selection={fraction: 0.04}", "no holdout of 0.04 can be cut off by source video"),
+    ],
+)
+def test_samples_that_cannot_be_chosen_are_refused(shards: Path, tmp_path: Path, override: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        train(finetune_config(tmp_path / "run", shards, override), world_of_one())
+    assert not (tmp_path / "run").exists()
+
+
 def test_layer_decay_needs_blocks(shards: Path, tmp_path: Path) -> None:
     config = finetune_config(
         tmp_path / "run", shards, "model={name: early_fusion, frames: 4, size: 32}", "layer_decay=0.7"
@@ -203,6 +220,49 @@ def test_a_run_on_few_labels_sees_those_alone(shards: Path, tmp_path: Path) -> N
     assert batch.weight_B is not None
     real = batch.label_B[batch.weight_B > 0]
     assert real.bincount().tolist() == [3, 3]
+
+
+def test_the_best_weights_on_the_holdout_are_the_result(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops early, lowers the rate, evaluates on val once, and a crash changes nothing."""
+    selection = "selection={by: loss, fraction: 0.25, patience: 2, reduce_lr: {factor: 0.5, patience: 0}}"
+    plan = ("optimizer.lr=1.0", "schedule.duration=20 steps", "evaluation.every=1 steps", "checkpoint.every=2 steps")
+    train(finetune_config(tmp_path / "run", shards, selection, *plan), world_of_one())
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    held = {line["step"]: line["loss"] for line in lines if line["kind"] == "holdout"}
+    best = min(held, key=lambda step: held[step])
+    stopped = best + 2
+    assert max(held) == stopped < 20
+    assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [stopped]
+    rates = [line["lr"] for line in lines if line["kind"] == "train"]
+    assert len(rates) == stopped
+    assert rates[-1] < 0.6 * rates[best]  # the cosine of 20 steps falls less
+    again = json.loads(run_command("launch", "evaluate", tmp_path / "run", "--json"))
+    recorded = json.loads((tmp_path / "run" / FILE).read_text())
+    assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
+    assert Predictions.load(tmp_path / "run" / "predictions.csv").scores().correct.sum() == recorded["correct"]
+    assert {point["chosen_on"] for point in recorded["operating_points"]} == {"holdout"}
+    copy = read_manifest(shards / "train")
+    keys = Predictions.load(tmp_path / "run" / "predictions-holdout.csv").keys
+    assert len(keys) == 6
+    assert copy.samples == 24
+
+    original, calls = LocalEngine.train_step, []
+
+    def update(self, *arguments, **keywords):
+        calls.append(1)
+        if len(calls) == stopped:
+            raise KeyboardInterrupt
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(LocalEngine, "train_step", update)
+    config = finetune_config(tmp_path / "again", shards, selection, *plan)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, world_of_one())
+    train(config, world_of_one())
+    assert losses(tmp_path / "again") == losses(tmp_path / "run")
+    assert json.loads((tmp_path / "again" / FILE).read_text()) == recorded
 
 
 def test_splits_of_other_classes_are_refused(shards: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from finetune.subsets import LabelledSamples, SubsetError, few_labels, source_numbers
+from finetune.subsets import LabelledSamples, SubsetError, cut_holdout, few_labels, source_numbers
 
 
 def samples(count: int = 120, sources: int = 30, seed: int = 0) -> LabelledSamples:
@@ -14,6 +14,8 @@ def samples(count: int = 120, sources: int = 30, seed: int = 0) -> LabelledSampl
         place="shards/train",
         classes=("Fight", "NonFight", "Walk"),
         keys=tuple(f"clip-{number}" for number in range(count)),
+        groups=("",) * count,
+        files=("",) * count,
         labels_S=np.concatenate([np.arange(3), random.integers(3, size=count - 3)]),
         sources_S=random.integers(sources, size=count),
     )
@@ -68,3 +70,21 @@ def test_sources_are_taken_whole_but_for_the_last_of_each_class() -> None:
 def test_a_subset_that_cannot_be_drawn_is_refused(per_class: int | None, fraction: float | None, says: str) -> None:
     with pytest.raises(SubsetError, match=says):
         few_labels(samples(), seed=0, per_class=per_class, fraction=fraction)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_holdout_shares_no_source_and_has_every_class(seed: int) -> None:
+    found = samples()
+    ids = few_labels(found, seed=seed, per_class=30, fraction=None)
+    train, holdout = cut_holdout(found, ids, fraction=0.2, seed=seed)
+    assert sorted([*train, *holdout]) == ids.tolist()
+    assert not set(found.sources_S[train]) & set(found.sources_S[holdout])
+    assert np.abs(np.bincount(found.labels_S[holdout]) - 6).max() <= 3
+    again = cut_holdout(found, ids, fraction=0.2, seed=seed)
+    assert (again[1] == holdout).all()
+
+
+def test_a_holdout_without_sources_is_refused() -> None:
+    found = samples(sources=1)
+    with pytest.raises(SubsetError, match=r"no holdout of 0\.2 can be cut off by source video.*1 sources"):
+        cut_holdout(found, np.arange(120), fraction=0.2, seed=0)

@@ -28,7 +28,7 @@ from videomae.run.metrics.peak import peak_of
 from videomae.run.metrics.plateau import Plateau
 from videomae.run.metrics.profiler import ProfilerWindow
 
-_BETWEEN_STEPS = ("evaluation", "reconstructions")  # kinds logged after the save of their step
+_BETWEEN_STEPS = ("evaluation", "holdout", "reconstructions")  # kinds logged after the save of their step
 ExtraMetrics = Mapping[str, Tensor | Ratio]  # scalars of one rank, logged as their mean over ranks
 
 
