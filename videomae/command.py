@@ -6,9 +6,11 @@ handlers before slow imports.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -40,6 +42,27 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_co
 PATH = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output, and nothing else.")
 _logger = logging.getLogger("videomae")
+_MISTAKEN_PATHS = {
+    errno.ENOENT: "no such file or folder; check the path",
+    errno.EACCES: "permission denied; choose another path, or change its owner or permissions",
+    errno.EPERM: "not permitted; choose another path, or change its owner or permissions",
+    errno.EROFS: "the file system is read-only; choose another path",
+    errno.EISDIR: "is a folder; give a file",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; check the path",
+    errno.ENAMETOOLONG: "a name in this path is too long; most file systems allow 255 bytes; choose a shorter one",
+    errno.EEXIST: "exists already; choose another path, or move it away",
+    errno.ENOTEMPTY: "the folder is not empty; choose another path, or move its content away",
+    errno.ELOOP: "its links lead in a circle; check the path",
+}
+_CODE = tuple(
+    path
+    for folder in (
+        *(Path(__file__).parent.parent / name for name in ("videomae", "pretrain", "finetune", "launch")),
+        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    )
+    for path in (Path(folder), Path(folder).resolve())  # a virtual environment may be a link
+)
+_LONGEST_PATH = 120  # characters of a path in a message
 
 
 def examples(*lines: str) -> str:
@@ -112,7 +135,8 @@ def _run(schema: type[T], train: Callable[[T, World], RunDirectory], config: Pat
 def guarded(action: Callable[[], object]) -> int:
     """Run `action` and return the exit code; report a user error, a full disk or a stop as one line on standard error.
 
-    Exit codes: 0 finished, 2 user error, 75 stopped and saved, 76 health limit reached, 1 any other error.
+    Exit codes: 0 finished, 2 user error, also a path that cannot be used, 75 stopped and saved, 76 health limit
+    reached, 1 any other error.
     """
     try:
         action()
@@ -126,14 +150,45 @@ def guarded(action: Callable[[], object]) -> int:
         _say("interrupted; unsaved work is lost", by_all=False)
         return EXIT_FAILED
     except (UserError, OSError, FloatingPointError) as error:
+        known = _explain_os_error(error) if isinstance(error, OSError) else str(error)
         _logger.debug("origin of the error", exc_info=error)  # to the run's log, not to the terminal
-        _say(f"error: {error}")
-        return EXIT_MISTAKE if isinstance(error, UserError) else EXIT_FAILED
+        _say(f"error: {known}" if known else traceback.format_exc().rstrip())
+        return EXIT_MISTAKE if isinstance(error, UserError) or _is_mistaken_path(error) else EXIT_FAILED
     except Exception as error:  # a bug, or the failure of another rank: traceback to log and terminal
         _logger.debug("this rank ends", exc_info=error)
         _say(traceback.format_exc().rstrip())
         return EXIT_FAILED
     return 0
+
+
+def _is_mistaken_path(error: BaseException) -> bool:
+    """Whether an OSError concerns a path that the user named, directly or in a config, and can correct.
+
+    Paths of the code itself and errors without a path are bugs.
+    """
+    if (
+        not isinstance(error, OSError)
+        or error.errno not in _MISTAKEN_PATHS
+        or not isinstance(error.filename, str | bytes)
+    ):
+        return False
+    path = Path(os.fsdecode(error.filename)).absolute()
+    return not any(path.is_relative_to(folder) for folder in _CODE)
+
+
+def _explain_os_error(error: OSError) -> str:
+    """One line with the path and what to do; empty for a bug, whose traceback is to be seen."""
+    if error.errno is None:  # our own, with a message that says all
+        return str(error)
+    if error.filename is None or isinstance(error.filename, int):
+        return ""
+    path = os.fsdecode(error.filename)
+    shown = path if len(path) <= _LONGEST_PATH else f"{path[: _LONGEST_PATH // 2]}...{path[-_LONGEST_PATH // 2 :]}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{shown}: no space left on this disk; free some, and type the same command"
+    if error.errno in _MISTAKEN_PATHS:
+        return f"{shown}: {_MISTAKEN_PATHS[error.errno]}" if _is_mistaken_path(error) else ""
+    return str(error)  # a fault of the disk or of the node
 
 
 def _say(text: str, *, by_all: bool = True) -> None:

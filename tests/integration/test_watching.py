@@ -70,6 +70,7 @@ def test_without_a_server_of_wandb_the_run_is_the_same_and_little_slower(
     monkeypatch: pytest.MonkeyPatch,
     address: str,
 ) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", mute_server if address == "mute" else "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
     spent = 0.0

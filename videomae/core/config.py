@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 import pydantic
 import pydantic.dataclasses
@@ -32,6 +33,26 @@ def configclass(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, keyword-only dataclass that is validated at construction and refuses unknown keys."""
     decorate = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))
     return typing.cast(type[T], decorate(cls))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema for numbers: `1e-4` is one, `2024_01_05`, `1:30` and `2024-01-05` are text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either version of YAML takes for something else."""
+
+
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.?[0-9]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_PREFIX = "tag:yaml.org,2002:"
+_NUMBERS = {_PREFIX + kind for kind in ("int", "float", "timestamp")}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_PREFIX + "int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(_PREFIX + "float", re.compile(rf"(?:{_FLOAT.pattern})$"), list("-+0123456789."))
+_Dumper.add_implicit_resolver(_PREFIX + "float", re.compile(rf"(?:{_FLOAT.pattern})$"), list("-+0123456789."))
 
 
 def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
@@ -65,7 +86,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def dump(config: Any) -> str:
     """Return the config as YAML text that `load` accepts."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, width=120)
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -74,8 +95,8 @@ def _read(path: Path) -> dict[str, Any]:
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; the shipped ones stand under configs/"
         raise ConfigError(f"no config file at {path}{hint}")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
@@ -89,15 +110,33 @@ def _apply(schema: Any, values: dict[str, Any], override: str) -> None:
     *parents, leaf = key.strip().split(".")
     section = _section(values, parents)
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         value = text
+    plain = text.strip()
+    if plain[:1] not in ("", "'", '"', "[", "{") and value is not None and _is_text(schema, parents, leaf):
+        value = plain  # such as run=20240105, which must not become a number
     if leaf == "name" and section.get("name") not in (None, value):
         known = _variant_fields(schema, parents, str(value))
         if known is not None:
             for stale in [name for name in section if name not in known]:
                 del section[stale]
     section[leaf] = value
+
+
+def _is_text(schema: Any, path: Sequence[str], key: str) -> bool:
+    """Whether every config class that can stand at `path` takes nothing but text for `key`, or nothing at all."""
+    hints = [typing.get_type_hints(variant).get(key) for variant in _variants(schema, path)]
+    return bool(hints) and all(map(_takes_only_text, hints))
+
+
+def _takes_only_text(hint: Any) -> bool:
+    if typing.get_origin(hint) is Literal:
+        return all(isinstance(option, str) for option in typing.get_args(hint))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = set(typing.get_args(hint)) - {type(None)}
+        return bool(options) and all(map(_takes_only_text, options))
+    return hint is str
 
 
 def set_value(values: dict[str, Any], key: str, value: Any) -> None:

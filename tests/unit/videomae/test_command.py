@@ -1,6 +1,9 @@
 """Exit codes, and what is said beside them."""
 
+import errno
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +34,74 @@ def test_every_end_has_its_code_and_its_line(
 
     assert guarded(action) == code
     assert capsys.readouterr().err == said
+
+
+def read(path: str | Path) -> Callable[[], object]:
+    return Path(path).read_text
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "said"),
+    [
+        (read("runs/none/config.yaml"), 2, "error: runs/none/config.yaml: no such file or folder; check the path\n"),
+        (read("folder"), 2, "error: folder: is a folder; give a file\n"),
+        (read("file/below"), 2, "error: file/below: a part of this path is a file, not a folder; check the path\n"),
+        (read("loop"), 2, "error: loop: its links lead in a circle; check the path\n"),
+        (read("n" * 300), 2, f"error: {'n' * 60}...{'n' * 60}: a name in this path is too long; most file systems"),
+        (lambda: Path("file").mkdir(), 2, "error: file: exists already; choose another path, or move it away\n"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_one_line_with_what_to_do(
+    action: Callable[[], object],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").touch()
+    Path("loop").symlink_to("loop")
+    assert guarded(action) == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(said)
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (errno.EACCES, 2, "error: runs/a: permission denied; choose another path"),
+        (errno.EROFS, 2, "error: runs/a: the file system is read-only; choose another path"),
+        (errno.ENOSPC, 1, "error: runs/a: no space left on this disk; free some"),
+        (errno.EIO, 1, "error: [Errno 5] Input/output error: 'runs/a'"),
+    ],
+)
+def test_faults_of_the_disk_are_one_line(number: int, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> None:
+        raise OSError(number, os.strerror(number), "runs/a")
+
+    assert guarded(act) == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(
+            errno.ENOENT, "No such file", str(Path(guarded.__code__.co_filename).parent / "missing.json")
+        ),
+        FileNotFoundError(errno.ENOENT, "No such file", str(Path(torch.__file__).parent / "missing.json")),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    ],
+)
+def test_paths_of_the_code_itself_are_bugs(error: OSError, capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> None:
+        raise error
+
+    assert guarded(act) == 1
+    assert capsys.readouterr().err.startswith("Traceback")
 
 
 @pytest.mark.parametrize(

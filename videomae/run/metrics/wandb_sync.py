@@ -24,6 +24,7 @@ CONNECTED = "connected"  # a message of the process, followed by the address of 
 CONNECT_SECONDS = {"online": 4.0, "offline": 20.0}  # to finish, for a process that has not connected
 FINISH_SECONDS = 15.0  # to finish, for one that has
 KILL_SECONDS = 2.0  # for a killed process to exit
+_MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 _MODULE = "videomae.run.metrics.wandb_process"
 _ONLY_FILE = "metrics.jsonl is complete; send it later with `videomae sync {run}`"
 
@@ -57,11 +58,12 @@ def start_wandb_sync(run: RunDirectory, metrics: MetricsConfig) -> WandbSync | N
 
 
 def mode_of(metrics: MetricsConfig) -> str:
-    """online, offline or disabled; `auto` uses WANDB_MODE, else online if the user is logged in, else offline."""
-    if metrics.wandb != "auto":
-        return metrics.wandb
-    mode = os.environ.get("WANDB_MODE", "")
-    if mode in ("online", "offline", "disabled"):
+    """online, offline or disabled, by WANDB_MODE or else the config; `auto` is online if the user is logged in.
+
+    WANDB_MODE goes before the config, as in wandb itself, so that one environment holds for all runs of a machine.
+    """
+    mode = _MODES.get(os.environ.get("WANDB_MODE", "").strip().lower(), metrics.wandb)
+    if mode != "auto":
         return mode
     return "online" if _logged_in() else "offline"
 

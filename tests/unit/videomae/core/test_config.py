@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import pydantic
 import pytest
+import yaml
 
 from videomae.core.config import ConfigError, configclass, dump, load
 
@@ -62,6 +63,32 @@ def test_a_dump_loads_to_the_same(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("2024_01_05", "2024_01_05"), ("20240105", "20240105"), ("007", "007"), ("2024-01-05", "2024-01-05"),
+        ("1e-4", "1e-4"), ("1.10", "1.10"), ("12:30:00", "12:30:00"), ("0x1F", "0x1F"), ("off", "off"), ("'5'", "5"),
+        ("a #2", "a #2"), ("null_run", "null_run"),
+    ],
+)  # fmt: skip
+def test_text_stays_as_it_was_typed_and_dumps_to_itself(file: Path, tmp_path: Path, text: str, name: str) -> None:
+    settings = load(Settings, file, [f"run={text}"])
+    assert settings.run == name
+    (tmp_path / "again.yaml").write_text(dump(settings))
+    assert load(Settings, tmp_path / "again.yaml") == settings
+    assert yaml.safe_load(dump(settings))["run"] == name  # other programs read the dump too
+
+
+@pytest.mark.parametrize("written", ["1e-4", "1E-4", "1.0e-04", ".0001", "0.0001", "+1e-4"])
+def test_numbers_are_numbers_in_a_file_and_in_an_override(file: Path, written: str) -> None:
+    assert load(Settings, file, [f"optimizer.lr={written}"]).optimizer.lr == 1e-4
+    file.write_text(f"run: 2024_01_05\noptimizer: {{lr: {written}, betas: [{written}, 1]}}\n")
+    settings = load(Settings, file, ["model.name=red", "model.frames=8"])
+    assert settings == Settings(
+        run="2024_01_05", optimizer=OptimizerSettings(lr=1e-4, betas=(1e-4, 1.0)), model=RedModel(frames=8)
+    )
+
+
+@pytest.mark.parametrize(
     ("override", "complaint"),
     [
         ("optimizer.lrr=1", "unknown key 'optimizer.lrr'; did you mean 'lr'"),
@@ -88,6 +115,9 @@ def test_a_missing_file_and_a_missing_value_are_named(file: Path, tmp_path: Path
     file.write_text("- a list\n")
     with pytest.raises(ConfigError, match="expected a mapping"):
         load(Settings, file)
+    file.write_bytes("run: caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"settings\.yaml: not valid YAML"):
+        load(Settings, file)
     file.write_text("a: [\n")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load(Settings, file)
@@ -95,4 +125,4 @@ def test_a_missing_file_and_a_missing_value_are_named(file: Path, tmp_path: Path
 
 def test_a_config_cannot_be_written_to(file: Path) -> None:
     with pytest.raises(AttributeError):
-        load(Settings, file).run = "elsewhere"
+        setattr(load(Settings, file), "run", "elsewhere")  # noqa: B010 - an assignment would not pass the type checker

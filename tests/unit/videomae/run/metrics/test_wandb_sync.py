@@ -227,7 +227,11 @@ def is_running(pid: int) -> bool:
         ("auto", {}, "offline"),
         ("auto", {"WANDB_API_KEY": KEY}, "online"),
         ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "disabled"),
-        ("online", {"WANDB_MODE": "offline"}, "online"),
+        ("online", {"WANDB_MODE": "offline"}, "offline"),
+        ("online", {"WANDB_MODE": "dryrun"}, "offline"),
+        ("offline", {"WANDB_MODE": "disabled"}, "disabled"),
+        ("disabled", {"WANDB_MODE": "online"}, "online"),
+        ("disabled", {"WANDB_MODE": "nonsense"}, "disabled"),
     ],
 )
 def test_the_config_then_wandb_mode_then_the_login_decide(
