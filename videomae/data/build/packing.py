@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 import multiprocessing
 import signal
 from collections import deque
@@ -12,15 +11,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from videomae.data.build.sources import Source
 from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import SkippedSource
-from videomae.data.video import EncodingConfig, FrameHWC, VideoError, encode, probe, transcode
+from videomae.data.video import EncodingConfig, FrameHWC, Timeline, VideoError, encode, probe, transcode
 
 MIN_FRAMES = 2
 _QUEUED = 4  # tasks submitted ahead for each worker
@@ -129,8 +129,10 @@ def _encode_frames(source: Source, encoding: EncodingConfig, fps: float) -> byte
     files = source.files
     _require_frames(len(files))
     if encoding.fps is not None and encoding.fps < fps:
-        step = fps / encoding.fps
-        files = [files[math.ceil(tick * step)] for tick in range(math.ceil(len(files) / step))]
+        rate = Fraction(fps).limit_denominator(1001)
+        times = Timeline(starts=list(range(len(files))), end=len(files), unit=1 / rate, rate=rate)
+        repeats = times.repeats(Fraction(encoding.fps).limit_denominator(1001))
+        files = [file for file, count in zip(files, repeats, strict=True) if count]
         fps = encoding.fps
     return encode(_load_frames(files), fps, encoding)
 
@@ -140,13 +142,23 @@ def _load_frames(files: list[Path]) -> Iterator[FrameHWC]:
     for file in files:
         try:
             with Image.open(file) as image:
-                frame = image.convert("RGB")
+                frame = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise VideoError(f"frame {file.name}: {error}") from None
         size = size or frame.size
         if frame.size != size:
             raise VideoError(f"frame {file.name} is {frame.size}, the first is {size}; wanted frames of one size")
         yield np.asarray(frame)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel; Pillow itself would cut grey values of 16 bits off at 255."""
+    if image.mode == "F":
+        raise VideoError("its values are floating-point numbers without a range; wanted 8 or 16 bits")
+    if image.mode != "I" and not image.mode.startswith("I;"):
+        return image
+    values = np.asarray(image).astype(np.float64) * (255 / 65535)
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
 def _require_frames(frames: int) -> None:

@@ -1,7 +1,7 @@
 """Decode, probe and encode videos: bytes or files to uint8 frames and back. The only package that imports PyAV."""
 
 from videomae.data.video.container import MAX_FRAMES, MAX_PIXELS, SUFFIXES, VideoError, VideoSource
-from videomae.data.video.cropping import Box, FrameHWC, FramesTHWC
+from videomae.data.video.cropping import FrameHWC, FramesTHWC
 from videomae.data.video.decoding import (
     VideoInfo,
     decode,
@@ -11,7 +11,9 @@ from videomae.data.video.decoding import (
     probe,
 )
 from videomae.data.video.encoding import EncodingConfig, encode, transcode
+from videomae.data.video.orientation import Box
 from videomae.data.video.streaming import Picture, TimedFrame, sample_pictures, stream_pictures
+from videomae.data.video.timing import Timeline
 from videomae.data.video.writer import VideoWriter, open_writer
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "FramesTHWC",
     "Picture",
     "TimedFrame",
+    "Timeline",
     "VideoError",
     "VideoInfo",
     "VideoSource",

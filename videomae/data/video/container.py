@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -13,7 +12,6 @@ import av.error
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videomae.core.errors import UserError
@@ -106,22 +104,12 @@ def iter_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
             yield packet
 
 
-def decode_stream(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Decode every frame in display order."""
-    for packet in iter_packets(container, stream):
-        yield from stream.codec_context.decode(packet)
-    yield from stream.codec_context.decode(None)
-
-
-def frame_rate(stream: VideoStream) -> Fraction:
-    """Frames per second; 25 if the container declares none or an implausible one."""
-    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-    return Fraction(rate) if 0 < rate <= 1000 else Fraction(25)
-
-
-def has_timestamps(container: InputContainer) -> bool:
-    """False for AVI, which stores no presentation times: FFmpeg's guesses are off by the B-frames."""
-    return container.format.name != "avi"
+def require_same_shape(width: int, height: int, first_width: int, first_height: int) -> None:
+    """Raise VideoError if frames of this size would be distorted when they are scaled to the size of the first ones."""
+    if abs(width * first_height - height * first_width) > 0.02 * width * first_height:
+        raise VideoError(
+            f"its frames change from {first_width}x{first_height} to {width}x{height} pixels; split it where they do"
+        )
 
 
 def _too_many_frames(frames: int) -> str:

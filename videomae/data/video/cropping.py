@@ -6,7 +6,6 @@ Shapes: B boxes, T frames, H height, W width, C = 3 (RGB).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,24 +13,18 @@ from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
-from videomae.data.video.container import VideoError
+from videomae.data.video.color import with_known_matrix
+from videomae.data.video.container import VideoError, require_same_shape
+from videomae.data.video.orientation import UPRIGHT, Box, Orientation
 
 FrameHWC = npt.NDArray[np.uint8]
 FramesTHWC = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Box:
-    """A rectangle of a frame, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
 class CropCollector:
-    """Collect the crops of the frames numbered in `indices`, in that order; repeats are allowed.
+    """Collect the crops of the frames numbered in `indices`, in that order, as shown; repeats are allowed.
+
+    The boxes are parts of the frame `full` as it is shown; frames that are stored otherwise have an `orientation`.
 
     `frames_BTHWC` holds one array (len(indices), box.height, box.width, 3) per box. `missing` holds the frame numbers
     that have not been added.
@@ -40,7 +33,9 @@ class CropCollector:
         VideoError: a box does not lie within `full`.
     """
 
-    def __init__(self, indices: Sequence[int], boxes: Sequence[Box], full: Box) -> None:
+    def __init__(
+        self, indices: Sequence[int], boxes: Sequence[Box], full: Box, orientation: Orientation = UPRIGHT
+    ) -> None:
         self._rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             self._rows.setdefault(index, []).append(row)
@@ -48,7 +43,11 @@ class CropCollector:
         self.frames_BTHWC = [np.empty((len(indices), box.height, box.width, 3), np.uint8) for box in boxes]
         union = _bounding_box(boxes)
         overlapping = len(boxes) > 1 and sum(box.height * box.width for box in boxes) > union.height * union.width
-        self._converters = [RgbCropper(box, full) for box in ((union,) if overlapping else boxes)]
+        self._show = None if orientation == UPRIGHT else orientation.show
+        stored = orientation.stored_box(full, full)
+        self._converters = [
+            RgbCropper(orientation.stored_box(box, full), stored) for box in ((union,) if overlapping else boxes)
+        ]
         self._slices = [
             (
                 slice(box.top - union.top, box.top - union.top + box.height),
@@ -60,6 +59,8 @@ class CropCollector:
     def add(self, index: int, frame: VideoFrame) -> None:
         """Store the crops of frame number `index`."""
         crops = [convert(frame) for convert in self._converters]
+        if self._show is not None:
+            crops = [self._show(crop) for crop in crops]
         if self._slices:  # the boxes overlap much, so their bounding box is converted once
             crops = [crops[0][inside] for inside in self._slices]
         for frames_THWC, crop_HWC in zip(self.frames_BTHWC, crops, strict=True):
@@ -94,9 +95,13 @@ class RgbCropper:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> FrameHWC:
+        """Convert the box of a frame. Raises VideoError if the frame has another shape or unsupported colours."""
         full, even = self._full, self._even
-        planar = frame.format.name == "yuv420p" and (frame.width, frame.height) == (full.width, full.height)
-        if not (self._crop_planes and planar):
+        with_known_matrix(frame)
+        same = (frame.width, frame.height) == (full.width, full.height)
+        if not same:
+            require_same_shape(frame.width, frame.height, full.width, full.height)
+        if not (self._crop_planes and same and frame.format.name == "yuv420p"):
             return self._rgb(frame, full.width, full.height)[self._outer]
         planes = tuple(_crop_plane(plane, even, scale) for plane, scale in zip(frame.planes, (1, 2, 2), strict=True))
         cropped = VideoFrame.from_dlpack(planes, format="yuv420p")  # views, nothing is copied

@@ -7,6 +7,7 @@ Shapes: T frames, H height, W width, C = 3 (RGB).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,24 +16,26 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 from av.codec.context import CodecContext
+from av.container import InputContainer
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from videomae.data.video.color import with_known_matrix
 from videomae.data.video.container import (
     DECODER_OPTIONS,
     DecodeBudget,
     VideoError,
     VideoSource,
-    decode_stream,
-    frame_rate,
-    has_timestamps,
     iter_packets,
     open_video,
+    require_same_shape,
 )
-from videomae.data.video.cropping import Box, CropCollector, FrameHWC, FramesTHWC, RgbCropper
+from videomae.data.video.cropping import CropCollector, FrameHWC, FramesTHWC, RgbCropper
 from videomae.data.video.mp4 import Mp4Packet, Mp4Track, parse_mp4
+from videomae.data.video.numbering import decode_numbered, decode_tolerantly, number_frames, renumbered
+from videomae.data.video.orientation import UPRIGHT, Box, Orientation
 
 AnyPacket = TypeVar("AnyPacket", Packet, Mp4Packet)
 FrameIndices = Sequence[int] | npt.NDArray[np.int64]
@@ -48,17 +51,37 @@ class VideoInfo:
     height: int
 
 
-def probe(source: VideoSource) -> VideoInfo:
-    """Count the frames and read the size and frame rate, without decoding.
+def probe(source: VideoSource, *, decode: bool = False) -> VideoInfo:
+    """Count the frames and read the size, as shown, and the frame rate: the mean rate if it varies.
+
+    Counts the packets from the first frame that can be decoded. With `decode`, all frames are decoded, and the count
+    ends where the video is cut off.
 
     Raises:
-        VideoError: not a video, truncated, without frames, or beyond the limits.
+        VideoError: not a video, truncated, without frames, beyond the limits, or, with `decode`, damaged.
     """
     with open_video(source) as (container, stream):
-        frames = sum(not packet.is_discard for packet in iter_packets(container, stream))
-        if not frames:
-            raise VideoError("the video holds no frames")
-        return VideoInfo(frames=frames, fps=float(frame_rate(stream)), width=stream.width, height=stream.height)
+        numbering = number_frames(container, stream, iter_packets(container, stream))
+    with open_video(source) as (container, stream):
+        frames = decode_numbered(container, stream, numbering)
+        first, frame = next(frames, (0, None))
+        if frame is None:
+            raise VideoError("the video holds no frames that can be decoded")
+        width, height = Orientation.of(frame).size(stream.width, stream.height)
+        count = _count(stream, first, itertools.chain([(first, frame)], frames)) if decode else numbering.frames - first
+    return VideoInfo(frames=count, fps=float(numbering.timeline(first).mean_rate), width=width, height=height)
+
+
+def _count(stream: VideoStream, first: int, frames: Iterator[tuple[int, VideoFrame]]) -> int:
+    """Count frames from number `first` on. Raises VideoError if one is missing in between, or cannot be converted."""
+    last = first - 1
+    for number, frame in frames:
+        if number != last + 1:
+            raise VideoError(f"frame {last + 1 - first} cannot be decoded, but later ones can: it is damaged")
+        require_same_shape(frame.width, frame.height, stream.width, stream.height)
+        with_known_matrix(frame)
+        last = number
+    return last + 1 - first
 
 
 def decode(source: VideoSource, indices: FrameIndices) -> FramesTHWC:
@@ -89,33 +112,37 @@ def decode_with_demuxer(
     """
     wanted = [int(index) for index in indices]
     with open_video(source) as (container, stream):
-        packets = list(iter_packets(container, stream))
-        total = sum(not packet.is_discard for packet in packets)
-        if not wanted or min(wanted) < 0 or max(wanted) >= total:
-            raise VideoError(f"got frame numbers {wanted[:1]}..{wanted[-1:]} of a video of {total} frames")
-        full = Box(top=0, left=0, height=stream.height, width=stream.width)
-        crops, budget = CropCollector(wanted, boxes or (full,), full), DecodeBudget()
-        select = _select_by_time if has_timestamps(container) else _select_by_count
-        for index, frame in select(stream, packets, set(wanted), budget):
+        numbered = _number_packets(container, stream)
+        if not wanted or min(wanted) < 0 or max(wanted) >= numbered.frames:
+            raise VideoError(f"got frame numbers {wanted[:1]}..{wanted[-1:]} of a video of {numbered.frames} frames")
+        crops: CropCollector | None = None
+        for index, frame in _select(stream, numbered, set(wanted)):
+            crops = crops or _collector(wanted, boxes, stream, Orientation.of(frame))
             crops.add(index, frame)
-        # Streams with intra-refresh mark keyframes that cannot be decoded alone.
-        if crops.missing and has_timestamps(container):
-            for index, frame in _select_by_time(stream, packets, set(crops.missing), budget, seek=False):
-                crops.add(index, frame)
-    if crops.missing:
-        raise VideoError(
-            f"{len(crops.missing)} requested frames could not be decoded, the first is number {min(crops.missing)}"
-        )
+    missing = set(wanted) if crops is None else crops.missing
+    if crops is None or missing:
+        raise VideoError(f"{len(missing)} requested frames could not be decoded, the first is number {min(missing)}")
     return crops.frames_BTHWC
+
+
+def _collector(
+    wanted: list[int], boxes: Sequence[Box] | None, stream: VideoStream, orientation: Orientation
+) -> CropCollector:
+    width, height = orientation.size(stream.width, stream.height)
+    full = Box(top=0, left=0, height=height, width=width)
+    return CropCollector(wanted, boxes or (full,), full, orientation)
 
 
 def iter_frames(source: VideoSource) -> Iterator[FrameHWC]:
     """Decode every frame in order to uint8 RGB (H, W, 3), lazily. Raises as `decode`."""
     with open_video(source) as (container, stream):
-        full = Box(top=0, left=0, height=stream.height, width=stream.width)
-        to_rgb = RgbCropper(full, full)
-        for frame in decode_stream(container, stream):
-            yield to_rgb(frame).copy()
+        numbering = number_frames(container, stream, iter_packets(container, stream))
+    with open_video(source) as (container, stream):
+        stored = Box(top=0, left=0, height=stream.height, width=stream.width)
+        to_rgb, orientation = RgbCropper(stored, stored), None
+        for _, frame in decode_numbered(container, stream, numbering):
+            orientation = orientation or Orientation.of(frame)
+            yield orientation.show(to_rgb(frame)).copy()
 
 
 def _decode_mp4(track: Mp4Track, wanted: list[int], boxes: Sequence[Box] | None) -> list[FramesTHWC] | None:
@@ -126,6 +153,8 @@ def _decode_mp4(track: Mp4Track, wanted: list[int], boxes: Sequence[Box] | None)
     crops = CropCollector(wanted, boxes or (full,), full)
     try:
         for index, frame in _select_from_mp4(track, set(wanted)):
+            if Orientation.of(frame) != UPRIGHT:  # said by the stream itself
+                return None
             crops.add(index, frame)
     except VideoError:
         raise
@@ -135,7 +164,7 @@ def _decode_mp4(track: Mp4Track, wanted: list[int], boxes: Sequence[Box] | None)
 
 
 def _select_from_mp4(track: Mp4Track, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """Like `_select_by_time`, but drops non-reference frames that are not wanted: no other frame depends on them."""
+    """Like `_select_by_number`, but drops non-reference frames that are not wanted: no other frame depends on them."""
     decoder = CodecContext.create("h264", "r")
     assert isinstance(decoder, VideoCodecContext)
     decoder.extradata, decoder.thread_count, decoder.options = track.extradata, 1, dict(DECODER_OPTIONS)
@@ -163,25 +192,52 @@ def _av_packet(track: Mp4Track, stored: Mp4Packet) -> Packet:
     return packet
 
 
-def _select_by_time(
-    stream: VideoStream, packets: list[Packet], wanted: set[int], budget: DecodeBudget, *, seek: bool = True
-) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode from keyframes to the wanted frames; yield (index in display order, frame). Without `seek`, decode all."""
-    shown = [packet for packet in packets if not packet.is_discard]
-    times = sorted(packet.pts for packet in shown if packet.pts is not None)
-    if len(times) != len(shown) or len(set(times)) != len(times):
-        yield from _select_by_count(stream, packets, wanted, budget)
+@dataclass(frozen=True, kw_only=True)
+class _Numbered:
+    """Packets from the first keyframe on, whose `pts` are the numbers of their frames if `timed`; and the frames."""
+
+    packets: list[Packet]
+    timed: bool
+    frames: int
+
+
+def _number_packets(container: InputContainer, stream: VideoStream) -> _Numbered:
+    packets = list(iter_packets(container, stream))
+    numbering = number_frames(container, stream, packets)
+    packets, frames = list(renumbered(packets, numbering)), numbering.frames
+    if not numbering.begins_plainly:  # some frames may need what came before, which only the decoder can tell
+        first = next((frame.pts for frame in decode_tolerantly(stream.codec_context, packets)), None)
+        stream.codec_context.flush_buffers()
+        frames -= first or 0
+        for packet in packets:
+            packet.pts = None if packet.pts is None or packet.pts < (first or 0) else packet.pts - (first or 0)
+    return _Numbered(packets=packets, timed=numbering.by_packet is not None, frames=frames)
+
+
+def _select(stream: VideoStream, numbered: _Numbered, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
+    """Yield (number, frame) of the wanted frames, in no certain order."""
+    budget = DecodeBudget()
+    if not numbered.timed:
+        yield from _select_by_count(stream, numbered.packets, wanted, budget)
         return
-    index_of = {time: index for index, time in enumerate(times)}
-    pending = {times[index] for index in wanted}
-    runs = _packet_runs(packets, pending) if seek else [packets]
+    pending = set(wanted)
+    for seek in (True, False):  # streams with intra-refresh mark keyframes that cannot be decoded alone
+        if pending:
+            yield from _select_by_number(stream, numbered.packets, pending, budget, seek=seek)
+
+
+def _select_by_number(
+    stream: VideoStream, packets: list[Packet], pending: set[int], budget: DecodeBudget, *, seek: bool
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decode from keyframes to the pending frames, which are removed. Without `seek`, decode all."""
+    runs = _packet_runs(packets, set(pending)) if seek else [packets]
     budget.check(sum(map(len, runs)), stream.width, stream.height)
     for run in runs:
         for packet in [*run, None]:
             for frame in stream.codec_context.decode(packet):
                 if frame.pts in pending:
                     pending.discard(frame.pts)
-                    yield index_of[frame.pts], frame
+                    yield frame.pts, frame
             if packet is not None:
                 budget.charge(stream.codec_context)
         stream.codec_context.flush_buffers()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import math
+import itertools
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Literal
@@ -12,19 +12,23 @@ import av
 import numpy as np
 from av.container import OutputContainer
 from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
+from videomae.data.video.color import STORED_MATRIX, StoredForm
 from videomae.data.video.container import (
+    MAX_FRAMES,
     VideoError,
     VideoSource,
-    decode_stream,
-    frame_rate,
-    has_timestamps,
+    iter_packets,
     open_video,
+    require_same_shape,
 )
 from videomae.data.video.cropping import FrameHWC
+from videomae.data.video.numbering import decode_numbered, number_frames
+from videomae.data.video.orientation import UPRIGHT, Orientation
 
 
 @configclass
@@ -67,60 +71,84 @@ def encode(frames: Iterable[FrameHWC], fps: float, config: EncodingConfig) -> by
 
 
 def transcode(source: VideoSource, config: EncodingConfig) -> bytes:
-    """Re-encode a video at the config's size and frame rate. Raises as `decode`."""
+    """Re-encode a video upright, in the stored colours, at the config's size and frame rate. Raises as `decode`.
+
+    The frame rate is constant: frame k is what the video shows k / fps seconds after its first frame, so the duration
+    stays the same within a frame. The rate is never raised above that of the video's closest frames.
+    """
     with open_video(source) as (container, stream):
-        fps = frame_rate(stream)
-        frames = decode_stream(container, stream)
-        if config.fps is not None and config.fps < fps:
-            fps = Fraction(config.fps).limit_denominator(1001)
-            time_base = stream.time_base if has_timestamps(container) else None
-            frames = _drop_frames(frames, fps, time_base or 1 / frame_rate(stream), use_pts=time_base is not None)
-        return _mux(frames, fps, config)
-
-
-def _drop_frames(
-    frames: Iterator[VideoFrame], fps: Fraction, time_base: Fraction, *, use_pts: bool
-) -> Iterator[VideoFrame]:
-    """Keep the first frame at or after every 1 / fps seconds; its time is its pts or its number times `time_base`."""
-    start: int | None = None
-    due = 0
-    for number, frame in enumerate(frames):
-        stamp = frame.pts if use_pts else number
-        if stamp is None:
-            raise VideoError("its frames have no timestamps, so the frame rate cannot be changed; set fps to null")
-        start = stamp if start is None else start
-        elapsed = (stamp - start) * time_base * fps + Fraction(1, 1000)
-        if elapsed >= due:
-            due = math.floor(elapsed) + 1
-            yield frame
-
-
-def _mux(frames: Iterable[VideoFrame], fps: Fraction, config: EncodingConfig) -> bytes:
-    """Scale and encode; frame i gets the time i / fps."""
-    file = io.BytesIO()
-    with av.open(file, mode="w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream: VideoStream | None = None
-        for number, frame in enumerate(frames):
-            if stream is None:
-                stream = _output_stream(container, fps, config, width=frame.width, height=frame.height)
-            scaled = frame.reformat(
-                width=stream.width, height=stream.height, format=stream.pix_fmt, interpolation="BICUBIC", threads=1
+        numbering = number_frames(container, stream, iter_packets(container, stream))
+    with open_video(source) as (container, stream):
+        frames = decode_numbered(container, stream, numbering)
+        first, frame = next(frames, (0, None))
+        if frame is None:
+            raise VideoError("the video holds no frames that can be decoded")
+        times = numbering.timeline(first)
+        fps = times.rate if config.fps is None else min(times.rate, Fraction(config.fps).limit_denominator(1001))
+        repeats = times.repeats(fps)
+        if sum(repeats) > MAX_FRAMES:
+            raise VideoError(
+                f"it lasts {sum(repeats)} frames; at most {MAX_FRAMES} are supported: split the video first"
             )
-            scaled.pts, scaled.time_base = number, 1 / fps
-            scaled.pict_type = PictureType.NONE
-            container.mux(stream.encode(scaled))
-        if stream is None:
-            raise VideoError("there are no frames to encode")
+        shown = ((number - first, later) for number, later in itertools.chain([(first, frame)], frames))
+        return _mux(_resample(shown, repeats), fps, config, Orientation.of(frame))
+
+
+def _resample(numbered: Iterable[tuple[int, VideoFrame]], repeats: list[int]) -> Iterator[VideoFrame]:
+    """Yield frame i `repeats[i]` times; the frame before one that is missing is held in its place."""
+    held: tuple[int, VideoFrame] | None = None
+    for number, frame in numbered:
+        if held is not None:
+            yield from itertools.repeat(held[1], sum(repeats[held[0] : number]))
+        held = number, frame
+    if held is not None:
+        yield from itertools.repeat(held[1], repeats[held[0]])
+
+
+def _mux(
+    frames: Iterable[VideoFrame], fps: Fraction, config: EncodingConfig, orientation: Orientation = UPRIGHT
+) -> bytes:
+    """Scale, turn and encode; frame i gets the time i / fps."""
+    source = iter(frames)
+    first = next(source, None)
+    if first is None:
+        raise VideoError("there are no frames to encode")
+    width, height = _stored_size(config, first.width, first.height)
+    file = io.BytesIO()
+    options = {"fflags": "+bitexact", "movflags": "-write_colr"}  # the tags are in the stream, where `parse_mp4` reads
+    with av.open(file, mode="w", format="mp4", options=options) as container:
+        stream = _output_stream(container, fps, config)
+        stream.width, stream.height = orientation.size(width, height)
+        form = StoredForm(width, height, str(stream.pix_fmt))
+        for number, frame in enumerate(_stored(itertools.chain([first], source), form, orientation)):
+            frame.pts, frame.time_base = number, 1 / fps
+            frame.pict_type = PictureType.NONE
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return file.getvalue()
 
 
-def _output_stream(
-    container: OutputContainer, fps: Fraction, config: EncodingConfig, *, width: int, height: int
-) -> VideoStream:
-    stream = _jpeg_stream(container, fps, config) if config.codec == "jpeg" else _h264_stream(container, fps, config)
+def _stored(frames: Iterable[VideoFrame], form: StoredForm, orientation: Orientation) -> Iterator[VideoFrame]:
+    """Convert frames, repeated ones once. Raises VideoError if one has another shape than the first."""
+    before = converted = first = None
+    for frame in frames:
+        first = first or frame
+        if frame is not before or converted is None:
+            require_same_shape(frame.width, frame.height, first.width, first.height)
+            converted = form(frame)
+            converted = converted if orientation == UPRIGHT else orientation.show_yuv420p(converted)
+            before = frame
+        yield converted
+
+
+def _stored_size(config: EncodingConfig, width: int, height: int) -> tuple[int, int]:
     scale = 1.0 if config.short_side is None else min(1.0, config.short_side / min(width, height))
-    stream.width, stream.height = (max(2, 2 * round(side * scale / 2)) for side in (width, height))
+    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
+
+
+def _output_stream(container: OutputContainer, fps: Fraction, config: EncodingConfig) -> VideoStream:
+    stream = _jpeg_stream(container, fps, config) if config.codec == "jpeg" else _h264_stream(container, fps, config)
+    stream.codec_context.colorspace = STORED_MATRIX
     return stream
 
 
@@ -142,6 +170,7 @@ def _h264_stream(container: OutputContainer, fps: Fraction, config: EncodingConf
         options["x264-params"] += ":b-adapt=0:b-pyramid=none:weightb=0:aq-mode=0"
     stream = container.add_stream("libx264", rate=fps, options=options)
     stream.pix_fmt = "yuv420p"
+    stream.codec_context.color_range = ColorRange.MPEG
     return stream
 
 
@@ -154,5 +183,5 @@ def _jpeg_stream(container: OutputContainer, fps: Fraction, config: EncodingConf
     }
     stream = container.add_stream("mjpeg", rate=fps, options=options)
     stream.pix_fmt = "yuvj420p"
-    stream.codec_context.color_range = 2  # full range, as JPEG has; swscale converts to it
+    stream.codec_context.color_range = ColorRange.JPEG
     return stream

@@ -18,6 +18,7 @@ from videomae.data.video.container import MAX_FRAMES, MAX_PIXELS
 _SLICE_TYPES = range(1, 6)  # NAL unit types of coded slices
 _MAX_BOXES = 256
 _SUPPORTED_IN_AVC1 = {b"avcC", b"pasp", b"btrt"}  # others, such as colr and clap, change the displayed pixels
+_IDENTITY = struct.pack(">9I", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)  # a display matrix
 _Ints = npt.NDArray[np.int64]
 
 
@@ -86,7 +87,11 @@ def _parse(video: bytes) -> Mp4Track:
     if len(np.unique(pts)) != len(pts):
         raise _UnsupportedError
     _check_edit_list(video, moov, trak, mdia, pts)
+    _check_upright(video, moov[b"mvhd"][0], offsets=(36, 48))
+    _check_upright(video, trak[b"tkhd"][0], offsets=(40, 52))
     keyframes = _keyframes(video, stbl, len(sizes))
+    if 0 not in keyframes or pts[0] != pts.min():  # frames at the start may need others that were cut off
+        raise _UnsupportedError
     packets = [
         Mp4Packet(start, stop, time, number in keyframes)
         for number, (start, stop, time) in enumerate(
@@ -188,6 +193,13 @@ def _keyframes(video: bytes, stbl: dict[bytes, tuple[int, int]], samples: int) -
         return set(range(samples))
     (count,) = struct.unpack_from(">4xI", video, stbl[b"stss"][0])
     return set((_read_ints(video, stbl[b"stss"][0] + 8, count) - 1).tolist())
+
+
+def _check_upright(video: bytes, header: int, *, offsets: tuple[int, int]) -> None:
+    """Raise if a header's display matrix turns or mirrors the frames; its offset depends on the header's version."""
+    start = header + offsets[min(video[header], 1)]
+    if video[start : start + len(_IDENTITY)] != _IDENTITY:
+        raise _UnsupportedError
 
 
 def _check_edit_list(

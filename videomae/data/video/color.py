@@ -1,0 +1,50 @@
+"""What the numbers of decoded frames mean, and the one form in which frames are stored.
+
+Frames are stored as BT.601 with limited range (JPEG: full range) and tagged so; decoders that ignore the tags assume
+the same. Frames are read by their own tags. Where these are missing, FFmpeg's rules hold: YUV is BT.601 of limited
+range, whatever its size; grey, RGB and JPEG have full range. Primaries and transfer curves are not converted.
+"""
+
+from __future__ import annotations
+
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from videomae.data.video.container import VideoError
+
+STORED_MATRIX = 6  # AVCOL_SPC_SMPTE170M, which is BT.601
+# Matrices by their numbers in ITU-T H.273 that swscale converts; the others need more than a matrix, such as YCgCo.
+_KNOWN = frozenset((0, 1, 2, 4, 5, 6, 7, 9))
+_READ_AS = {3: 2, 10: 9}  # reserved: as if unspecified; BT.2020 of constant luminance: as FFmpeg does
+_EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+
+
+def with_known_matrix(frame: VideoFrame) -> VideoFrame:
+    """The frame, with a matrix that can be converted. Raises VideoError if there is none."""
+    if frame.colorspace not in _KNOWN:
+        if frame.colorspace not in _READ_AS:
+            raise VideoError(f"its colour matrix (number {frame.colorspace} in H.273) is not supported: re-encode it")
+        frame.colorspace = _READ_AS[frame.colorspace]
+    return frame
+
+
+class StoredForm:
+    """Converts frames to the size, layout and colours in which they are stored."""
+
+    def __init__(self, width: int, height: int, format: str) -> None:
+        self.width, self.height, self._format = width, height, format
+        self._range = ColorRange.JPEG if format == "yuvj420p" else ColorRange.MPEG
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        """Convert a frame of any format. Raises VideoError if its colour matrix is not supported."""
+        return self._reformatter.reformat(
+            with_known_matrix(frame),
+            width=self.width,
+            height=self.height,
+            format=self._format,
+            dst_colorspace=Colorspace.SMPTE170M,
+            dst_color_range=self._range,
+            interpolation=_EXACT,
+            threads=1,
+        )

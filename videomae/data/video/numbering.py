@@ -1,0 +1,189 @@
+"""Number the frames of a stream in display order, from its packets alone.
+
+The packets say when a frame is shown, in all containers but AVI. Packets before the first keyframe, of pictures that
+are never shown, or cut off by an edit list get no number. Recordings that were joined follow each other, although their
+times start again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av.error
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from videomae.data.video.container import VideoError, iter_packets
+from videomae.data.video.timing import Timeline, timeline
+
+# Formats whose times may jump, as FFmpeg sees it: a gap longer than _LONGEST_GAP is a jump, not a frame that is held.
+_JUMPING = ("mpegts", "mpeg")
+_LONGEST_GAP = 10  # seconds
+_BACK = 1  # seconds by which a decoding time must fall back between keyframes to be a jump, not a muxer's mistake
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The times of a packet in ticks of its stream; `is_shown` is false if it brings no frame to the display."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_keyframe: bool
+    is_shown: bool
+
+    @classmethod
+    def of(cls, packet: Packet, codec: str) -> Stamp:
+        hidden = codec == "vp8" and not packet_shows_vp8(packet)
+        shown = not (packet.is_discard or hidden)
+        return cls(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, shown)
+
+
+def packet_shows_vp8(packet: Packet) -> bool:
+    """Whether a VP8 frame is shown; others are only references (RFC 6386, section 9.1)."""
+    return bool(memoryview(packet)[0] & 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbering:
+    """The numbers of a stream's frames in display order, by packet in decoding order; None for packets without a frame.
+
+    `by_packet` is None if the packets do not tell: then the frames are counted as the decoder gives them.
+    `starts` holds the time of each frame, in ticks of `unit` seconds. `last` is the duration of the last frame, or 0.
+    """
+
+    by_packet: list[int | None] | None
+    first_packet: int  # the first keyframe
+    starts: list[int]
+    last: int
+    unit: Fraction
+    declared: tuple[Fraction | None, ...]
+
+    @property
+    def frames(self) -> int:
+        return len(self.starts)
+
+    @property
+    def begins_plainly(self) -> bool:
+        """Whether the first packet is that of the first frame, so that decoding certainly begins there."""
+        return self.by_packet is None or self.by_packet[self.first_packet] == 0
+
+    def timeline(self, first: int = 0) -> Timeline:
+        """The timeline of the frames from number `first` on."""
+        return timeline(self.starts[first:], self.last, self.unit, self.declared)
+
+
+def number_frames(container: InputContainer, stream: VideoStream, packets: Iterable[Packet]) -> Numbering:
+    """Number the frames of all of a stream's packets. Raises VideoError if there are no frames."""
+    codec = stream.codec_context.name
+    stamps = [Stamp.of(packet, codec) for packet in packets]
+    unit = stream.time_base or Fraction(1, 1000)
+    declared = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    first = next((place for place, stamp in enumerate(stamps) if stamp.is_keyframe), 0)
+    shown = [place for place, stamp in enumerate(stamps) if place >= first and stamp.is_shown]
+    if not shown:
+        raise VideoError("the video holds no frames")
+    kept = [stamps[place] for place in shown]
+    ordered = _in_display_order(stamps, shown, unit, jumping=container.format.name in _JUMPING)
+    # AVI stores no presentation times: FFmpeg's guesses are off by the B-frames.
+    if ordered is not None and container.format.name != "avi":
+        by_packet: list[int | None] = [None] * len(stamps)
+        for number, (place, _) in enumerate(ordered):
+            by_packet[place] = number
+        starts, last = [time for _, time in ordered], stamps[ordered[-1][0]].duration
+        return Numbering(
+            by_packet=by_packet, first_packet=first, starts=starts, last=last, unit=unit, declared=declared
+        )
+    starts, last = sorted(stamp.dts for stamp in kept if stamp.dts is not None), kept[-1].duration
+    if len(starts) < len(shown):
+        rate = next((rate for rate in declared if rate and 0 < rate <= 1000), Fraction(25))
+        starts, last, unit = list(range(len(shown))), 1, 1 / Fraction(rate)
+    return Numbering(by_packet=None, first_packet=first, starts=starts, last=last, unit=unit, declared=declared)
+
+
+def _in_display_order(
+    stamps: list[Stamp], shown: list[int], unit: Fraction, *, jumping: bool
+) -> list[tuple[int, int]] | None:
+    """The place and time of each shown packet in display order; None if presentation times are missing or repeated."""
+    ordered: list[tuple[int, int]] = []
+    offset = 0
+    for part in _parts(stamps, shown, unit, jumping=jumping):
+        times = sorted((stamps[place].pts, place) for place in part if stamps[place].pts is not None)
+        if len(times) < len(part) or len({time for time, _ in times}) < len(times):
+            return None
+        found = [(time, place) for time, place in times if time is not None]
+        if ordered:  # go on where the part before ends
+            before = [time for _, time in ordered[-2:]]
+            offset = ordered[-1][1] + (stamps[ordered[-1][0]].duration or before[-1] - before[0]) - found[0][0]
+        ordered += [(place, time + offset) for time, place in found]
+    return ordered
+
+
+def _parts(stamps: list[Stamp], shown: list[int], unit: Fraction, *, jumping: bool) -> Iterator[list[int]]:
+    """Split the shown packets where the times of the stream jump."""
+    part: list[int] = []
+    latest = decoded = -math.inf
+    for place in shown:
+        stamp = stamps[place]
+        pts = latest if stamp.pts is None else stamp.pts
+        dts = decoded if stamp.dts is None else stamp.dts
+        fell = (stamp.is_keyframe and pts < latest and dts <= decoded) or dts < decoded - _BACK / unit
+        if part and (fell or (jumping and dts > decoded + _LONGEST_GAP / unit > -math.inf)):
+            yield part
+            part, latest = [], -math.inf
+        part.append(place)
+        latest, decoded = max(latest, pts), dts
+    yield part
+
+
+def decode_numbered(
+    container: InputContainer, stream: VideoStream, numbering: Numbering
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decode every frame in display order, with its number.
+
+    Packets that cannot be decoded are passed over where the stream begins and where it ends.
+
+    Raises:
+        VideoError: a packet in between is damaged.
+    """
+    packets = renumbered(iter_packets(container, stream), numbering)
+    for count, frame in enumerate(decode_tolerantly(stream.codec_context, packets)):
+        number = count if numbering.by_packet is None else frame.pts
+        if number is not None and number < numbering.frames:
+            yield number, frame
+
+
+def renumbered(packets: Iterable[Packet], numbering: Numbering) -> Iterator[Packet]:
+    """Yield the packets from the first keyframe on, their presentation times replaced by the numbers of their frames.
+
+    The decoder passes them on to the frames.
+    """
+    for place, packet in enumerate(packets):
+        if numbering.by_packet is not None:
+            packet.pts = numbering.by_packet[place]
+        if place >= numbering.first_packet:
+            yield packet
+
+
+def decode_tolerantly(decoder: VideoCodecContext, packets: Iterable[Packet]) -> Iterator[VideoFrame]:
+    """Decode packets and flush; a packet that cannot be decoded is an error only between two frames that can be."""
+    damage: av.error.FFmpegError | None = None
+    begun = False
+    for packet in itertools.chain(packets, (None,)):
+        try:
+            frames = decoder.decode(packet)
+        except av.error.InvalidDataError as error:
+            damage = damage or error
+            continue
+        for frame in frames:
+            if damage is not None and begun:
+                raise damage
+            damage, begun = None, True
+            yield frame
