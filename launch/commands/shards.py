@@ -241,7 +241,7 @@ def verify(folder: Path, *, decode: bool, as_json: bool) -> int:
     """
     from videomae.core.progress import log_to
     from videomae.data.shards.reader import read_manifests
-    from videomae.data.shards.verification import verify_shards
+    from videomae.data.shards.verification import old_rules, verify_shards
 
     log_to(None)
     manifests = read_manifests(folder)
@@ -249,12 +249,20 @@ def verify(folder: Path, *, decode: bool, as_json: bool) -> int:
     count = sum(len(found) for found in faults.values())
     if as_json:
         click.echo(
-            json.dumps({"faults": {split: [asdict(fault) for fault in found] for split, found in faults.items()}})
+            json.dumps(
+                {
+                    "faults": {split: [asdict(fault) for fault in found] for split, found in faults.items()},
+                    "old_rules": [manifest.split for manifest in manifests if old_rules(manifest)],
+                }
+            )
         )
         return 1 if count else 0
     for split, found in faults.items():
         for fault in found:
             click.echo(f"{split}/{fault.shard}{' ' + fault.key if fault.key else ''}: {fault.reason}")
+    for manifest in manifests:
+        if old := old_rules(manifest):
+            click.echo(f"{manifest.split}: {old}")
     samples, shards = sum(m.samples for m in manifests), sum(len(m.shards) for m in manifests)
     click.echo(f"{samples} samples in {shards} shard(s): " + (f"{count} faults" if count else "every byte is as built"))
     return 1 if count else 0

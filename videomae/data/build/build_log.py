@@ -13,7 +13,7 @@ from typing import Any
 
 from videomae.data.build.sources import Listing
 from videomae.data.errors import ShardError
-from videomae.data.shards.manifest import Shard, SkippedSource
+from videomae.data.shards.manifest import FORMAT, Shard, SkippedSource
 
 BUILD_RECORD = "build.json"
 BUILD_LOG = "build_log.jsonl"
@@ -35,7 +35,7 @@ class BuildRecord:
             for file in source.files:
                 name = source.name if file == source.path else f"{source.name}/{file.name}"
                 files[name] = [file.stat().st_size, file.stat().st_mtime_ns] if file.exists() else []
-        options = {**options, "labels": listing.digest}
+        options = {**options, "labels": listing.digest, "format": FORMAT}
         return cls(options=options, files=files, left_out=listing.left_out_by_reason())
 
     def write(self, folder: Path) -> None:

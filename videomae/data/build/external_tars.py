@@ -127,7 +127,7 @@ def _read_entry(sample: TarSample, place: str) -> _Labelled:
     if sample.video is None:
         raise VideoError(f"no video among its members: {', '.join(sample.parts)}")
     offset, video = sample.video
-    info = probe(video)
+    info = probe(video, decode=True)
     if info.frames < MIN_FRAMES:
         raise VideoError(f"{info.frames} frame(s); a video needs at least {MIN_FRAMES}")
     meta = _read_meta(sample)

@@ -130,7 +130,7 @@ def _encode_frames(source: Source, encoding: EncodingConfig, fps: float) -> byte
     _require_frames(len(files))
     if encoding.fps is not None and encoding.fps < fps:
         rate = Fraction(fps).limit_denominator(1001)
-        times = Timeline(starts=list(range(len(files))), end=len(files), unit=1 / rate, rate=rate)
+        times = Timeline(starts=list(range(len(files))), end=Fraction(len(files)), unit=1 / rate, rate=rate)
         repeats = times.repeats(Fraction(encoding.fps).limit_denominator(1001))
         files = [file for file, count in zip(files, repeats, strict=True) if count]
         fps = encoding.fps

@@ -15,7 +15,9 @@ from pathlib import Path
 from videomae.core.files import write_atomic
 from videomae.data.errors import ShardError
 
-FORMAT = "videomae-shards-1"
+FORMAT = "videomae-shards-2"
+# Shards of the old format are read. Their videos may lie on their side, run too fast, or be off in colour.
+OLD_FORMAT = "videomae-shards-1"
 MANIFEST = "manifest.json"
 
 
@@ -73,6 +75,7 @@ class Manifest:
     skipped: tuple[SkippedSource, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
     url: str = ""
+    format: str = FORMAT
 
     @functools.cached_property
     def starts(self) -> tuple[int, ...]:
@@ -97,7 +100,7 @@ class Manifest:
 
     def write(self) -> None:
         """Write manifest.json into the folder; equal manifests give equal text."""
-        values = {"format": FORMAT, **asdict(self)}
+        values = asdict(self)
         del values["folder"], values["url"]
         write_atomic(self.folder / MANIFEST, json.dumps(values, indent=1, sort_keys=True) + "\n")
 
@@ -108,12 +111,13 @@ class Manifest:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ShardError(f"{source}: not valid JSON ({error}); build the shards again") from None
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        if not isinstance(values, dict) or values.get("format") not in (FORMAT, OLD_FORMAT):
             raise ShardError(f"{source}: not a manifest of format {FORMAT}; build the shards again")
         try:
             return cls(
                 folder=folder,
                 url=url,
+                format=values["format"],
                 split=str(values["split"]),
                 classes=_class_names(values["classes"]),
                 shards=tuple(Shard(**shard) for shard in values["shards"]),

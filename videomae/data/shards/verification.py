@@ -14,7 +14,7 @@ from videomae.data.errors import RemoteError, ShardError
 from videomae.data.remote.cache import ShardCache
 from videomae.data.remote.fetch import RemoteFolder
 from videomae.data.shards.index import Entry, Index
-from videomae.data.shards.manifest import Manifest, Shard
+from videomae.data.shards.manifest import FORMAT, Manifest, Shard
 from videomae.data.video import VideoError, iter_frames
 
 
@@ -43,6 +43,16 @@ def verify_shards(manifest: Manifest, *, decode: bool = False) -> list[ShardFaul
     for name in sorted(path.name for path in manifest.folder.glob("*.tar") if path.name not in listed):
         faults.append(ShardFault(shard=name, key="", reason="not in the manifest"))
     return faults
+
+
+def old_rules(manifest: Manifest) -> str:
+    """Say what may be wrong in shards of an older format, though every byte is as built; empty for the present one."""
+    if manifest.format == FORMAT:
+        return ""
+    return (
+        f"packed by the old rules ({manifest.format}): display matrices were ignored, variable frame rates shortened,"
+        " and colours other than BT.601 of limited range stored wrongly; build again where the sources have such"
+    )
 
 
 def _fetch(manifest: Manifest, shard: Shard) -> list[ShardFault]:

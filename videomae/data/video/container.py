@@ -69,7 +69,7 @@ def open_video(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStrea
             if not container.streams.video:
                 raise VideoError("the file holds no video stream")
             stream = container.streams.video[0]
-            _check_limits(stream, len(source) if isinstance(source, bytes) else source.stat().st_size)
+            _check_limits(container, stream, len(source) if isinstance(source, bytes) else source.stat().st_size)
             stream.codec_context.thread_count = 1
             stream.codec_context.options = dict(DECODER_OPTIONS)
             yield container, stream
@@ -79,7 +79,7 @@ def open_video(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStrea
         raise VideoError(f"not a readable video: {error}") from None
 
 
-def _check_limits(stream: VideoStream, file_bytes: int) -> None:
+def _check_limits(container: InputContainer, stream: VideoStream, file_bytes: int) -> None:
     if stream.codec_context is None:
         raise VideoError("the video stream is damaged, or FFmpeg does not know its codec")
     if not 0 < stream.width * stream.height <= MAX_PIXELS:
@@ -87,13 +87,17 @@ def _check_limits(stream: VideoStream, file_bytes: int) -> None:
     if stream.frames > MAX_FRAMES:
         raise VideoError(_too_many_frames(stream.frames))
     needed = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    if needed > file_bytes:
+    if needed > file_bytes and container.format.name.startswith("mov"):  # others find their packets by reading
         raise VideoError(f"truncated: the file has {file_bytes} of the {needed} bytes that its index refers to")
 
 
 def iter_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """Yield the stream's non-empty packets in decoding order. Raises VideoError if they exceed the limits."""
+    """Yield the stream's non-empty packets in decoding order, without a last one that is cut off.
+
+    Raises VideoError if they exceed the limits.
+    """
     left = 2 * container.size + _PACKET_SLACK
+    held: Packet | None = None
     for count, packet in enumerate(container.demux(stream)):
         if count > MAX_FRAMES:
             raise VideoError(_too_many_frames(count))
@@ -101,7 +105,11 @@ def iter_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
         if left < 0:  # such as thousands of samples that all refer to the same bytes
             raise VideoError(f"its index refers to more bytes than the {container.size} of the file")
         if packet.size:
-            yield packet
+            if held is not None:
+                yield held
+            held = packet
+    if held is not None and not held.is_corrupt:
+        yield held
 
 
 def require_same_shape(width: int, height: int, first_width: int, first_height: int) -> None:

@@ -83,7 +83,7 @@ def transcode(source: VideoSource, config: EncodingConfig) -> bytes:
         first, frame = next(frames, (0, None))
         if frame is None:
             raise VideoError("the video holds no frames that can be decoded")
-        times = numbering.timeline(first)
+        times = numbering.timeline(first, frame)
         fps = times.rate if config.fps is None else min(times.rate, Fraction(config.fps).limit_denominator(1001))
         repeats = times.repeats(fps)
         if sum(repeats) > MAX_FRAMES:

@@ -75,9 +75,18 @@ class Numbering:
         """Whether the first packet is that of the first frame, so that decoding certainly begins there."""
         return self.by_packet is None or self.by_packet[self.first_packet] == 0
 
-    def timeline(self, first: int = 0) -> Timeline:
-        """The timeline of the frames from number `first` on."""
-        return timeline(self.starts[first:], self.last, self.unit, self.declared)
+    def timeline(self, first: int = 0, frame: VideoFrame | None = None) -> Timeline:
+        """The timeline of the frames from number `first` on, which decodes to `frame`.
+
+        Where the packets do not tell, a frame is shown when the packet that completes it is decoded, as FFmpeg has it.
+        Its `dts` tells by how many packets that is later.
+        """
+        starts = self.starts[first:]
+        if self.by_packet is None and frame is not None and frame.dts in starts:
+            delay = starts.index(frame.dts)
+            step = min((later - earlier for earlier, later in itertools.pairwise(starts)), default=1)
+            starts = starts[delay:] + [starts[-1] + step * (place + 1) for place in range(delay)]
+        return timeline(starts, self.last, self.unit, self.declared)
 
 
 def number_frames(container: InputContainer, stream: VideoStream, packets: Iterable[Packet]) -> Numbering:
@@ -173,7 +182,7 @@ def renumbered(packets: Iterable[Packet], numbering: Numbering) -> Iterator[Pack
 
 
 def decode_tolerantly(decoder: VideoCodecContext, packets: Iterable[Packet]) -> Iterator[VideoFrame]:
-    """Decode packets and flush; a packet that cannot be decoded is an error only between two frames that can be."""
+    """Decode packets and flush; one that cannot be decoded is an error only between two that can be."""
     damage: av.error.FFmpegError | None = None
     begun = False
     for packet in itertools.chain(packets, (None,)):
@@ -182,8 +191,7 @@ def decode_tolerantly(decoder: VideoCodecContext, packets: Iterable[Packet]) -> 
         except av.error.InvalidDataError as error:
             damage = damage or error
             continue
-        for frame in frames:
-            if damage is not None and begun:
-                raise damage
-            damage, begun = None, True
-            yield frame
+        if damage is not None and begun and packet is not None:
+            raise damage
+        begun = begun or bool(frames)
+        yield from frames

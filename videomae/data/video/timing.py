@@ -7,6 +7,7 @@ or without gaps, are snapped to it, so that half of the rate takes every second 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -34,7 +35,7 @@ class Timeline:
     """
 
     starts: list[int]
-    end: int
+    end: Fraction
     unit: Fraction
     rate: Fraction
     slack: int = 0
@@ -50,8 +51,8 @@ class Timeline:
         The sum is the duration times `fps`, rounded up.
         """
         scale = self.unit * fps
-        edges = [-(-(tick - self.slack) * scale.numerator // scale.denominator) for tick in (*self.starts, self.end)]
-        edges = [max(0, edge) for edge in edges]
+        edges = [-(-(tick - self.slack) * scale.numerator // scale.denominator) for tick in self.starts]
+        edges = [max(0, edge) for edge in (*edges, math.ceil((self.end - self.slack) * scale))]
         edges[-1] = max(1, *edges[-2:])
         return [after - before for before, after in itertools.pairwise(edges)]
 
@@ -65,29 +66,35 @@ def timeline(ticks: Sequence[int], last: int, unit: Fraction, declared: Iterable
     starts = [tick - ticks[0] for tick in ticks]
     if starts[-1] == 0:  # a single time
         rate = next(iter(claims), _DEFAULT_RATE)
-        return Timeline(starts=[0] * len(starts), end=max(1, round(last * unit * rate)), unit=1 / rate, rate=rate)
+        return Timeline(starts=starts, end=_length(last * unit * rate), unit=1 / rate, rate=rate)
     seconds = np.asarray(starts, np.float64) * float(unit)
     intervals = np.diff(seconds)
     intervals = intervals[intervals > 0]
     rate = next(_fitting_rates(seconds, intervals, claims), None)
     if rate is not None:
         slots = _slots(seconds, rate).tolist()
-        return Timeline(starts=slots, end=slots[-1] + max(1, round(last * unit * rate)), unit=1 / rate, rate=rate)
-    closest = float(np.quantile(intervals, 0.1))
-    end = starts[-1] + (last or max(1, round(float(np.median(intervals)) / float(unit))))
+        return Timeline(starts=slots, end=slots[-1] + _length(last * unit * rate), unit=1 / rate, rate=rate)
+    closest, median = (float(np.quantile(intervals, part, method="lower")) for part in (0.1, 0.5))
+    end = Fraction(starts[-1] + (last or max(1, round(median / float(unit)))))
     rate = min(_nearest_standard(1 / closest), Fraction(MAX_RATE))
     return Timeline(starts=starts, end=end, unit=unit, rate=rate, slack=int(_SLACK / unit))
 
 
+def _length(frames: Fraction) -> Fraction:
+    """The duration of the last frame in frames, snapped to whole ones; 1 if it is not known."""
+    nearest = max(1, round(frames))
+    return Fraction(nearest) if frames == 0 or abs(frames - nearest) <= _TOLERANCE else frames
+
+
 def _fitting_rates(seconds: _Seconds, intervals: _Seconds, claims: Sequence[Fraction]) -> Iterator[Fraction]:
     """Yield the constant rates on whose grid all times lie, the likeliest first."""
-    closest = float(np.quantile(intervals, 0.1))
+    closest, median = (float(np.quantile(intervals, part, method="lower")) for part in (0.1, 0.5))
     for rate in claims:
         if rate * closest < 1 + _TOLERANCE and _misfit(seconds, rate) <= _TOLERANCE:
             yield rate
-    for typical in (float(np.median(intervals)), closest):
-        near = intervals[np.abs(intervals / typical - 1) < _TOLERANCE]
-        fitted = 1 / float(near.mean())
+    fits = [len(intervals) / float(seconds[-1])]
+    fits += [1 / float(intervals[np.abs(intervals / typical - 1) < _TOLERANCE].mean()) for typical in (median, closest)]
+    for fitted in fits:
         slots = max(1.0, float(np.rint(seconds[-1] * fitted)))
         candidates = [rate for rate in _STANDARD if abs(float(rate) / fitted - 1) < 0.02]
         candidates.sort(key=lambda rate: _misfit(seconds, rate))
