@@ -7,7 +7,6 @@ Shapes: T frames, H height, W width, C = 3 (RGB).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -34,7 +33,7 @@ from videomae.data.video.container import (
 )
 from videomae.data.video.cropping import CropCollector, FrameHWC, FramesTHWC, RgbCropper
 from videomae.data.video.mp4 import Mp4Packet, Mp4Track, parse_mp4
-from videomae.data.video.numbering import decode_numbered, decode_tolerantly, number_frames, renumbered
+from videomae.data.video.numbering import NumberedVideo, decode_tolerantly, number_frames, open_numbered, renumbered
 from videomae.data.video.orientation import UPRIGHT, Box, Orientation
 
 AnyPacket = TypeVar("AnyPacket", Packet, Mp4Packet)
@@ -60,28 +59,22 @@ def probe(source: VideoSource, *, decode: bool = False) -> VideoInfo:
     Raises:
         VideoError: not a video, truncated, without frames, beyond the limits, or, with `decode`, damaged.
     """
-    with open_video(source) as (container, stream):
-        numbering = number_frames(container, stream, iter_packets(container, stream))
-    with open_video(source) as (container, stream):
-        frames = decode_numbered(container, stream, numbering)
-        first, frame = next(frames, (0, None))
-        if frame is None:
-            raise VideoError("the video holds no frames that can be decoded")
-        width, height = Orientation.of(frame).size(stream.width, stream.height)
-        count = _count(stream, first, itertools.chain([(first, frame)], frames)) if decode else numbering.frames - first
-    return VideoInfo(frames=count, fps=float(numbering.timeline(first).mean_rate), width=width, height=height)
+    with open_numbered(source) as video:
+        width, height = video.orientation.size(video.stream.width, video.stream.height)
+        count = _count(video) if decode else video.expected
+        return VideoInfo(frames=count, fps=float(video.timeline.mean_rate), width=width, height=height)
 
 
-def _count(stream: VideoStream, first: int, frames: Iterator[tuple[int, VideoFrame]]) -> int:
-    """Count frames from number `first` on. Raises VideoError if one is missing in between, or cannot be converted."""
-    last = first - 1
-    for number, frame in frames:
+def _count(video: NumberedVideo) -> int:
+    """Decode and count the frames. Raises VideoError if one is missing in between, or cannot be converted."""
+    last = video.first - 1
+    for number, frame in video.frames:
         if number != last + 1:
-            raise VideoError(f"frame {last + 1 - first} cannot be decoded, but later ones can: it is damaged")
-        require_same_shape(frame.width, frame.height, stream.width, stream.height)
+            raise VideoError(f"frame {last + 1 - video.first} cannot be decoded, but later ones can: it is damaged")
+        require_same_shape(frame.width, frame.height, video.stream.width, video.stream.height)
         with_known_matrix(frame)
         last = number
-    return last + 1 - first
+    return last + 1 - video.first
 
 
 def decode(source: VideoSource, indices: FrameIndices) -> FramesTHWC:
@@ -135,14 +128,11 @@ def _collector(
 
 def iter_frames(source: VideoSource) -> Iterator[FrameHWC]:
     """Decode every frame in order to uint8 RGB (H, W, 3), lazily. Raises as `decode`."""
-    with open_video(source) as (container, stream):
-        numbering = number_frames(container, stream, iter_packets(container, stream))
-    with open_video(source) as (container, stream):
-        stored = Box(top=0, left=0, height=stream.height, width=stream.width)
-        to_rgb, orientation = RgbCropper(stored, stored), None
-        for _, frame in decode_numbered(container, stream, numbering):
-            orientation = orientation or Orientation.of(frame)
-            yield orientation.show(to_rgb(frame)).copy()
+    with open_numbered(source) as video:
+        stored = Box(top=0, left=0, height=video.stream.height, width=video.stream.width)
+        to_rgb = RgbCropper(stored, stored)
+        for _, frame in video.frames:
+            yield video.orientation.show(to_rgb(frame)).copy()
 
 
 def _decode_mp4(track: Mp4Track, wanted: list[int], boxes: Sequence[Box] | None) -> list[FramesTHWC] | None:

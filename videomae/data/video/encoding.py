@@ -22,12 +22,10 @@ from videomae.data.video.container import (
     MAX_FRAMES,
     VideoError,
     VideoSource,
-    iter_packets,
-    open_video,
     require_same_shape,
 )
 from videomae.data.video.cropping import FrameHWC
-from videomae.data.video.numbering import decode_numbered, number_frames
+from videomae.data.video.numbering import open_numbered
 from videomae.data.video.orientation import UPRIGHT, Orientation
 
 
@@ -76,22 +74,16 @@ def transcode(source: VideoSource, config: EncodingConfig) -> bytes:
     The frame rate is constant: frame k is what the video shows k / fps seconds after its first frame, so the duration
     stays the same within a frame. The rate is never raised above that of the video's closest frames.
     """
-    with open_video(source) as (container, stream):
-        numbering = number_frames(container, stream, iter_packets(container, stream))
-    with open_video(source) as (container, stream):
-        frames = decode_numbered(container, stream, numbering)
-        first, frame = next(frames, (0, None))
-        if frame is None:
-            raise VideoError("the video holds no frames that can be decoded")
-        times = numbering.timeline(first, frame)
-        fps = times.rate if config.fps is None else min(times.rate, Fraction(config.fps).limit_denominator(1001))
-        repeats = times.repeats(fps)
+    with open_numbered(source) as video:
+        rate = video.timeline.rate
+        fps = rate if config.fps is None else min(rate, Fraction(config.fps).limit_denominator(1001))
+        repeats = video.timeline.repeats(fps)
         if sum(repeats) > MAX_FRAMES:
             raise VideoError(
                 f"it lasts {sum(repeats)} frames; at most {MAX_FRAMES} are supported: split the video first"
             )
-        shown = ((number - first, later) for number, later in itertools.chain([(first, frame)], frames))
-        return _mux(_resample(shown, repeats), fps, config, Orientation.of(frame))
+        numbered = ((number - video.first, frame) for number, frame in video.frames)
+        return _mux(_resample(numbered, repeats), fps, config, video.orientation)
 
 
 def _resample(numbered: Iterable[tuple[int, VideoFrame]], repeats: list[int]) -> Iterator[VideoFrame]:

@@ -7,6 +7,7 @@ times start again.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from videomae.data.video.container import VideoError, iter_packets
+from videomae.data.video.container import VideoError, VideoSource, iter_packets, open_video
+from videomae.data.video.orientation import Orientation
 from videomae.data.video.timing import Timeline, timeline
 
 # Formats whose times may jump, as FFmpeg sees it: a gap longer than _LONGEST_GAP is a jump, not a frame that is held.
@@ -75,18 +77,35 @@ class Numbering:
         """Whether the first packet is that of the first frame, so that decoding certainly begins there."""
         return self.by_packet is None or self.by_packet[self.first_packet] == 0
 
-    def timeline(self, first: int = 0, frame: VideoFrame | None = None) -> Timeline:
+    def timeline(self, first: int, frame: VideoFrame) -> Timeline:
         """The timeline of the frames from number `first` on, which decodes to `frame`.
 
         Where the packets do not tell, a frame is shown when the packet that completes it is decoded, as FFmpeg has it.
         Its `dts` tells by how many packets that is later.
         """
         starts = self.starts[first:]
-        if self.by_packet is None and frame is not None and frame.dts in starts:
+        if self.by_packet is None and frame.dts in starts:
             delay = starts.index(frame.dts)
             step = min((later - earlier for earlier, later in itertools.pairwise(starts)), default=1)
             starts = starts[delay:] + [starts[-1] + step * (place + 1) for place in range(delay)]
         return timeline(starts, self.last, self.unit, self.declared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberedVideo:
+    """A video that is decoded from the start.
+
+    `frames` yields numbered frames in display order; `first` is the number of the first that can be decoded. From it
+    on, the packets promise `expected` frames, which are shown at the times of `timeline`. Packets that cannot be
+    decoded are passed over where the stream begins and ends; one in between raises VideoError.
+    """
+
+    stream: VideoStream
+    frames: Iterator[tuple[int, VideoFrame]]
+    first: int
+    expected: int
+    timeline: Timeline
+    orientation: Orientation
 
 
 def number_frames(container: InputContainer, stream: VideoStream, packets: Iterable[Packet]) -> Numbering:
@@ -152,16 +171,29 @@ def _parts(stamps: list[Stamp], shown: list[int], unit: Fraction, *, jumping: bo
     yield part
 
 
-def decode_numbered(
+@contextlib.contextmanager
+def open_numbered(source: VideoSource) -> Iterator[NumberedVideo]:
+    """Read a video's packets, then decode it from the start. Raises VideoError also if no frame can be decoded."""
+    with open_video(source) as (container, stream):
+        numbering = number_frames(container, stream, iter_packets(container, stream))
+    with open_video(source) as (container, stream):
+        frames = _decode_numbered(container, stream, numbering)
+        first = next(frames, None)
+        if first is None:
+            raise VideoError("the video holds no frames that can be decoded")
+        yield NumberedVideo(
+            stream=stream,
+            frames=itertools.chain([first], frames),
+            first=first[0],
+            expected=numbering.frames - first[0],
+            timeline=numbering.timeline(*first),
+            orientation=Orientation.of(first[1]),
+        )
+
+
+def _decode_numbered(
     container: InputContainer, stream: VideoStream, numbering: Numbering
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode every frame in display order, with its number.
-
-    Packets that cannot be decoded are passed over where the stream begins and where it ends.
-
-    Raises:
-        VideoError: a packet in between is damaged.
-    """
     packets = renumbered(iter_packets(container, stream), numbering)
     for count, frame in enumerate(decode_tolerantly(stream.codec_context, packets)):
         number = count if numbering.by_packet is None else frame.pts

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from av.video.frame import VideoFrame
 
-from videomae.data.video.container import decode_stream, frame_rate, has_timestamps, open_video
+from videomae.data.video.color import with_known_matrix
 from videomae.data.video.cropping import FrameHWC
+from videomae.data.video.numbering import open_numbered
+from videomae.data.video.orientation import Orientation
 
 _STAMP_ERROR = 0.0011  # seconds: containers with millisecond stamps round them
 
@@ -115,26 +117,17 @@ class _Sampler:
 
 def _timed_frames(path: Path) -> Iterator[TimedFrame]:
     """Decode a file. Time goes on where its stamps jump back, as in joined recordings."""
-    with open_video(path) as (container, stream):
-        rate, base = frame_rate(stream), stream.time_base
-        stamped = has_timestamps(container) and base is not None
-        last, offset = 0.0, None
-        for number, frame in enumerate(decode_stream(container, stream)):
-            if stamped and base is not None and frame.pts is not None:
-                stamp = float(frame.pts * base)
-            else:
-                stamp = float(number / rate)
-            if offset is None:
-                offset = -stamp
-            elif stamp + offset < last:
-                offset = last + float(1 / rate) - stamp
-            last = stamp + offset
-            yield TimedFrame(frame, last)
+    with open_numbered(path) as video:
+        starts, unit = video.timeline.starts, video.timeline.unit
+        for number, frame in video.frames:
+            yield TimedFrame(frame, float(starts[number - video.first] * unit))
 
 
 def _scaled(frame: VideoFrame, short_side: int | None) -> FrameHWC:
-    """Convert to RGB at the size that building shards gives: never larger, even width and height."""
+    """Convert to RGB, upright, at the size that building shards gives: never larger, even width and height."""
     scale = 1.0 if short_side is None else min(1.0, short_side / min(frame.width, frame.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
-    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC", threads=1)
-    return np.ascontiguousarray(rgb.to_ndarray(), dtype=np.uint8)
+    rgb = with_known_matrix(frame).reformat(
+        width=width, height=height, format="rgb24", interpolation="BICUBIC", threads=1
+    )
+    return np.ascontiguousarray(Orientation.of(frame).show(np.asarray(rgb.to_ndarray(), np.uint8)))
