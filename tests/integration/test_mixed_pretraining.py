@@ -15,6 +15,8 @@ from tests.processes import run_command
 from tests.stages import losses, pretrain_config
 from tests.tiny import world_of_one
 from videomae.core.distributed import World
+from videomae.data.datasets import manifest_files
+from videomae.data.synthetic.images import open_images
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +92,11 @@ def test_a_run_on_drawn_clips_needs_no_file(tmp_path: Path) -> None:
     assert len(losses(run.path)) == 6
     assert '"shards": "synthetic"' in json.dumps(json.loads((run.export / "encoder.json").read_text()))
     assert (run.path / "reconstructions" / "clip-0.png").exists()
+
+
+def test_clips_are_textured_with_frames_of_shards(shards: Path, tmp_path: Path) -> None:
+    source = f"data.shards={{synthetic: {{textures: images, images: {shards / 'train'}}}}}"
+    config = pretrain_config(tmp_path / "run", shards, source)
+    assert open_images(str(shards / "train")).count == 4 * 24
+    assert_same(batches(config, start=0, count=1), batches(config, start=0, count=1))
+    assert [str(file) for file in manifest_files(config.data.shards)] == [str(shards / "train" / "manifest.json")]

@@ -19,7 +19,8 @@ from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import MANIFEST
 from videomae.data.shards.reader import read_manifest
 from videomae.data.synthetic.config import SyntheticConfig
-from videomae.data.synthetic.source import NAME, SyntheticSet
+from videomae.data.synthetic.images import is_split
+from videomae.data.synthetic.source import NAME, open_synthetic
 
 
 @configclass
@@ -101,10 +102,10 @@ class DataSets:
 
     @classmethod
     def read(cls, shards: ShardsValue) -> DataSets:
-        """Read the manifest of every data set that has one. Raises ShardError, RemoteError."""
+        """Read the manifest of every data set that has one. Raises UserError, among them ShardError and RemoteError."""
         sets = _listed(shards)
         sources = tuple(
-            SyntheticSet(each.synthetic) if isinstance(each, WeightedSynthetic) else read_manifest(each.shards)
+            open_synthetic(each.synthetic) if isinstance(each, WeightedSynthetic) else read_manifest(each.shards)
             for each in sets
         )
         return cls(sources=sources, weights=tuple(each.weight for each in sets))
@@ -132,7 +133,9 @@ def shard_folders(shards: ShardsValue) -> list[str]:
 
 def manifest_files(shards: ShardsValue) -> list[Path]:
     """Return the paths of the manifests. For a remote data set, the path is built from its URL."""
-    return [Path(folder) / MANIFEST for folder in shard_folders(shards)]
+    images = [each.synthetic.images for each in _listed(shards) if isinstance(each, WeightedSynthetic)]
+    with_manifest = [folder for folder in images if folder and is_split(folder)]
+    return [Path(folder) / MANIFEST for folder in (*shard_folders(shards), *with_manifest)]
 
 
 def names(shards: ShardsValue) -> str:

@@ -12,15 +12,19 @@ from videomae.core.errors import UserError
 class SyntheticConfig:
     """What the clips show, in stages as in "Learning Video Representations without Natural Videos" (arXiv 2410.24213).
 
-    Sizes are in halves of the frame's side: an object of radius 1 touches all four edges.
+    Lengths are in halves of the frame's side: a disc of radius 1 touches all four edges.
     """
 
     epoch: int = 100_000  # clips that count as one epoch; the supply itself does not end
     shapes: Literal["circles", "mixed"] = "mixed"
-    # single: each object does one of the eight motions of the labelled sets
-    motion: Literal["still", "single"] = "single"
-    textures: Literal["plain", "procedural"] = "procedural"
+    # still; constant velocity; accelerated; transforming: accelerated, and the object grows, turns and shears;
+    # single: it does one of the eight things that are the classes of the labelled sets, and nothing else
+    motion: Literal["still", "constant", "accelerated", "transforming", "single"] = "single"
+    # plain colours; noise of little contrast; procedural: noise, gradients, waves and dead leaves; crops of images
+    textures: Literal["plain", "noise", "procedural", "images"] = "noise"
+    images: str | None = None  # textures=images: a folder of JPEG, PNG or WebP files, or a split of shards
     objects: tuple[int, int] = (1, 1)  # fewest and most in a clip
+    radius: tuple[float, float] = (0.3, 0.65)  # smallest and largest at the instant at which the size is drawn
     noise: float = 2.5  # standard deviation of the sensor noise, of 255
 
     def __post_init__(self) -> None:
@@ -29,5 +33,12 @@ class SyntheticConfig:
         fewest, most = self.objects
         if not 1 <= fewest <= most <= 64:
             raise UserError(f"objects must be two counts from 1 to 64, fewest first, got [{fewest}, {most}]")
+        smallest, largest = self.radius
+        if not 0.02 <= smallest <= largest <= 1:
+            raise UserError(f"radius must be two numbers from 0.02 to 1, smallest first, got [{smallest}, {largest}]")
         if not 0 <= self.noise <= 16:
             raise UserError(f"noise must lie between 0 and 16 of 255, got {self.noise}")
+        if self.textures == "images" and not self.images:
+            raise UserError("textures=images needs images=FOLDER, with image files or a split of shards")
+        if self.textures != "images" and self.images:
+            raise UserError(f"images={self.images} has no use with textures={self.textures}; set textures=images")

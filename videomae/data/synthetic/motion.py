@@ -17,12 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from videomae.data.synthetic.config import SyntheticConfig
+
 Floats = NDArray[np.float64]
 
 TRAVEL = (0.5, 1.1)  # in a clip
-GROWTH = (0.4, 0.8)  # of the logarithm of the size
+GROWTH = (0.4, 0.7)  # of the logarithm of the radius, in a clip
 TURN = 2.2  # radians for a travel of 1
-SIZE = (0.4, 0.55)  # radius at the instant of drawing
+SHEAR = 0.5  # largest, at the ends of a clip
 _INSTANT = 0.25  # sizes are drawn at an instant from -0.25 to 0.25
 
 
@@ -47,32 +49,66 @@ _TURN = {Motion.CLOCKWISE: 1, Motion.COUNTER: -1}
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """An object's state at every frame: centre (x to the right, y down), radius, angle (clockwise)."""
+    """An object's state at every frame: centre (x to the right, y down), radius, angle (clockwise) and shear."""
 
     x_T: Floats
     y_T: Floats
     radius_T: Floats
     angle_T: Floats
+    shear_T: Floats
 
 
-def draw_track(rng: np.random.Generator, motion: Motion | None, *, frames: int) -> Track:
-    """Draw the track of an object that performs `motion`, or stands still."""
-    x, y, turned, travel, growth, instant, spread, size = rng.random(8).tolist()
+def draw_track(
+    rng: np.random.Generator, config: SyntheticConfig, *, frames: int, motion: Motion | None = None
+) -> Track:
+    """Draw the track of an object; with config.motion=single it performs `motion`, or one that is drawn.
+
+    Every kind of motion takes as many random numbers.
+    """
     time_T = np.arange(frames) / max(1, frames - 1) - 0.5
-    travel = TRAVEL[0] + (TRAVEL[1] - TRAVEL[0]) * travel
-    growth = GROWTH[0] + (GROWTH[1] - GROWTH[0]) * growth
-    instant = _INSTANT * (2 * instant - 1)
-    along_x, along_y = _DIRECTIONS.get(motion, (0, 0)) if motion else (0, 0)
-    grows = _GROWTH.get(motion, 0) if motion else 0
-    turns = _TURN.get(motion, 0) if motion else 0
-    size = math.log(SIZE[0]) + math.log(SIZE[1] / SIZE[0]) * size
-    if grows:
-        size_T = size + grows * growth * (time_T - instant)
-    else:
-        size_T = np.full(frames, size - math.copysign(growth * instant, spread - 0.5))
+    x, y, angle, travel, growth, size, kind, instant = rng.random(8).tolist()
+    free = rng.random(6).tolist()
+    log_radius = _between(math.log(config.radius[0]), math.log(config.radius[1]), size)
+    placed = {"x": 2 * x - 1, "y": 2 * y - 1, "radius": log_radius, "angle": 2 * math.pi * angle}
+    if config.motion == "single":
+        motion = motion or MOTIONS[int(kind * len(MOTIONS))]
+        return _single(time_T, placed, motion, (travel, growth, instant, free[0]))
+    return _free(time_T, placed, config, (travel, *free))
+
+
+def _single(time_T: Floats, placed: dict[str, float], motion: Motion, drawn: tuple[float, ...]) -> Track:
+    travel, growth = _between(*TRAVEL, drawn[0]), _between(*GROWTH, drawn[1])
+    instant = _INSTANT * (2 * drawn[2] - 1)
+    to_right, down = _DIRECTIONS.get(motion, (0, 0))
+    grows, turns = _GROWTH.get(motion, 0), _TURN.get(motion, 0)
+    log_radius_T = placed["radius"] + grows * growth * (time_T - instant)
+    if not grows:
+        log_radius_T += math.copysign(growth * instant, drawn[3] - 0.5)
     return Track(
-        x_T=2 * x - 1 + along_x * travel * time_T,
-        y_T=2 * y - 1 + along_y * travel * time_T,
-        radius_T=np.exp(size_T),
-        angle_T=2 * math.pi * turned + turns * TURN * travel * time_T,
+        x_T=placed["x"] + to_right * travel * time_T,
+        y_T=placed["y"] + down * travel * time_T,
+        radius_T=np.exp(log_radius_T),
+        angle_T=placed["angle"] + turns * TURN * travel * time_T,
+        shear_T=np.zeros(len(time_T)),
     )
+
+
+def _free(time_T: Floats, placed: dict[str, float], config: SyntheticConfig, drawn: tuple[float, ...]) -> Track:
+    travel, direction, push, aside, growth, turn, shear = drawn
+    moves, bends = config.motion != "still", config.motion in ("accelerated", "transforming")
+    transforms = 1.0 if config.motion == "transforming" else 0.0
+    velocity = _between(*TRAVEL, travel) * moves
+    pull = 2 * _between(*TRAVEL, push) * bends
+    along, across = 2 * math.pi * direction, 2 * math.pi * aside
+    log_radius_T = placed["radius"] + transforms * GROWTH[1] * (2 * growth - 1) * time_T
+    return Track(
+        x_T=placed["x"] + velocity * math.cos(along) * time_T + 0.5 * pull * math.cos(across) * time_T**2,
+        y_T=placed["y"] + velocity * math.sin(along) * time_T + 0.5 * pull * math.sin(across) * time_T**2,
+        radius_T=np.exp(log_radius_T),
+        angle_T=placed["angle"] + transforms * TURN * TRAVEL[1] * (2 * turn - 1) * time_T,
+        shear_T=transforms * 2 * SHEAR * (2 * shear - 1) * time_T,
+    )
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + (high - low) * share

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from videomae.data.shards.reader import Sample
 from videomae.data.synthetic.config import SyntheticConfig
+from videomae.data.synthetic.images import open_images
 
 NAME = "synthetic"
 
@@ -34,6 +35,17 @@ class SyntheticSet:
     @property
     def chunk(self) -> int:
         return self.config.epoch
+
+
+def open_synthetic(config: SyntheticConfig) -> SyntheticSet:
+    """Return the set of a config, whose images can be read.
+
+    Raises:
+        UserError: there are none.
+    """
+    if config.images:
+        open_images(config.images)
+    return SyntheticSet(config)
 
 
 class SyntheticReader:

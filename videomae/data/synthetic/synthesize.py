@@ -36,7 +36,7 @@ from videomae.data.synthetic.drawing import draw_clip
 from videomae.data.video import EncodingConfig, encode
 
 RECORD = "synthetic.json"
-VERSION = 3  # of the generator: increment it when the same options give other videos
+VERSION = 4  # of the generator: increment it when the same options give other videos
 _ENCODING = EncodingConfig(short_side=None, crf=20, fast_decode=False)
 
 

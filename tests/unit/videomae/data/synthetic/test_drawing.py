@@ -10,7 +10,16 @@ from videomae.data.synthetic.motion import MOTIONS, Motion, draw_track
 CLEAN = SyntheticConfig(noise=0)
 
 
-@pytest.mark.parametrize("config", [SyntheticConfig(), SyntheticConfig(shapes="circles", textures="plain", noise=0)])
+STAGES = {
+    "static circles": SyntheticConfig(shapes="circles", motion="still", textures="plain", objects=(2, 4)),
+    "moving shapes": SyntheticConfig(motion="constant", textures="plain", radius=(0.1, 0.4), noise=0),
+    "accelerated": SyntheticConfig(motion="accelerated"),
+    "transforming": SyntheticConfig(motion="transforming", textures="procedural", objects=(1, 6)),
+    "single": SyntheticConfig(),
+}
+
+
+@pytest.mark.parametrize("config", STAGES.values(), ids=STAGES)
 def test_a_clip_is_a_function_of_its_generator(config: SyntheticConfig) -> None:
     first, again, other = (draw_clip(config, np.random.default_rng(seed), frames=4, size=32) for seed in (1, 1, 2))
     assert first.shape == (4, 32, 32, 3)
@@ -49,7 +58,9 @@ def test_noise_moves_each_channel_by_its_deviation_and_no_carry_reaches_the_next
 
 @pytest.mark.parametrize("motion", [*MOTIONS, None])
 def test_tracks_change_in_nothing_but_their_motion(motion: Motion | None) -> None:
-    track = draw_track(np.random.default_rng(5), motion, frames=8)
+    track = draw_track(
+        np.random.default_rng(5), SyntheticConfig(motion="single" if motion else "still"), frames=8, motion=motion
+    )
     steps = {
         name: np.diff(values) for name, values in vars(track).items()
     }  # of x, y, radius and angle, in the order of the classes
@@ -68,8 +79,40 @@ def test_tracks_change_in_nothing_but_their_motion(motion: Motion | None) -> Non
     assert moving == expected[motion]
 
 
-def test_sizes_in_the_middle_of_the_clip_are_distributed_alike_in_every_class() -> None:
-    rng = np.random.default_rng(0)
-    tracks = [[draw_track(rng, motion, frames=3) for _ in range(800)] for motion in MOTIONS]
-    means = [np.mean([np.log(track.radius_T[1]) for track in same]) for same in tracks]
-    assert np.ptp(means) < 0.04
+@pytest.mark.parametrize(("frame", "low", "high"), [(0, 0.18, 0.24), (4, 0.125, 0.145), (8, 0.18, 0.24)])
+def test_a_single_frame_says_little_of_the_motion(frame: int, low: float, high: float) -> None:
+    """The best guess from an object's radius, on which alone the motion has an influence in a single frame."""
+    rng, edges = np.random.default_rng(0), np.linspace(np.log(0.15), np.log(1.2), 20)
+    radius_by_class = [
+        [draw_track(rng, CLEAN, frames=9, motion=motion).radius_T[frame] for _ in range(2000)] for motion in MOTIONS
+    ]
+    share_by_class = [np.histogram(np.log(radii), edges)[0] / 2000 for radii in radius_by_class]
+    assert low <= np.max(share_by_class, axis=0).sum() / len(MOTIONS) <= high
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_positions_and_angles_are_alike_in_every_class(motion: Motion) -> None:
+    """Uniform on the torus and on the circle, at every instant: a quarter of them in each quarter."""
+    tracks = [draw_track(np.random.default_rng([3, number]), CLEAN, frames=3, motion=motion) for number in range(400)]
+    for name, period in (("x_T", 2), ("y_T", 2), ("angle_T", 2 * np.pi)):
+        quarters_NT = (np.array([getattr(track, name) for track in tracks]) % period * 4 / period).astype(int)
+        counts = np.array([np.bincount(quarters_T, minlength=4) for quarters_T in quarters_NT.T])
+        assert np.abs(counts - 100).max() < 4.5 * np.sqrt(400 * 0.25 * 0.75)
+
+
+def test_free_motion_is_as_its_stage_says() -> None:
+    def steps(kind: str) -> dict[str, np.ndarray]:
+        config = SyntheticConfig(motion=kind)  # pyright: ignore[reportArgumentType]
+        return {
+            name: np.diff(values)
+            for name, values in vars(draw_track(np.random.default_rng(1), config, frames=9)).items()
+        }
+
+    still, constant, accelerated, transforming = map(steps, ("still", "constant", "accelerated", "transforming"))
+    assert not any(values.any() for values in still.values())
+    np.testing.assert_allclose(constant["x_T"], constant["x_T"][0])
+    assert constant["x_T"][0] != 0
+    np.testing.assert_allclose(np.diff(accelerated["x_T"]), np.diff(accelerated["x_T"])[0])
+    assert abs(np.diff(accelerated["x_T"])[0]) > 1e-4
+    assert [name for name, values in accelerated.items() if not values.any()] == ["radius_T", "angle_T", "shear_T"]
+    assert all(values.any() for values in transforming.values())
