@@ -14,6 +14,7 @@ from finetune.evaluate import Evaluator
 from finetune.evaluation import FILE, Evaluation
 from finetune.export import ClassifierDescription, load_classifier, save_classifier
 from finetune.layer_decay import layer_lr_scales
+from finetune.linear_probe import fit_linear_probe
 from finetune.models import build
 from finetune.objective import Objective, workload
 from finetune.selection import PlateauSchedule, Selection
@@ -54,18 +55,22 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
         selection = None if config.selection is None else Selection(config.selection, session.run.path, world)
         schedule = schedule if selection is None else PlateauSchedule.of(schedule, selection)
         model = initial_model(config, classes=len(classes))
+        fit = fit_linear_probe(model, config, world, samples=samples.train, beat=session.watchdog.beat)
         lr_scale = layer_lr_scales(model, config.layer_decay)
         work = workload(model, input=config.model.input, classes=len(classes), lr_scale=lr_scale)
         trainer = Trainer(session, config, model, schedule=schedule, workload=work, lr_scale=lr_scale)
         evaluations = Evaluations(config, trainer, world, classes=classes, selection=selection, samples=samples)
         objective = Objective(config.mixup, input=config.model.input, classes=len(classes), device=world.device)
         every = schedule.interval(config.evaluation.every, batch=config.batch)
-        for step, micro_batches in trainer.steps(stream.batches, before_step=at_multiples(every, evaluations)):
+        steps = trainer.steps(stream.batches, before_step=at_multiples(every, evaluations)) if fit is None else ()
+        for step, micro_batches in steps:
             if selection is not None and selection.stalled:
                 break
             objective.seed(config.seed, step, world.rank)
             result = trainer.train_step(step, micro_batches, objective)
             trainer.record(step, result)
+        if fit is not None:
+            trainer.log("train", schedule.total, loss=fit.loss, samples=fit.samples, seconds=fit.seconds)
         evaluations.finish(trainer.step)
         trainer.finish()
     return session.run

@@ -1,7 +1,9 @@
 """Linear and attentive probes of a frozen encoder.
 
-- `videomae_linear`: mean of all tokens, batch norm without affine parameters, a linear layer (He et al. 2022, app. A).
+- `videomae_linear`: statistics of all tokens, standardized, and a linear layer, which finetune/linear_probe.py fits.
 - `videomae_attentive`: one learned query attends over all tokens, then a linear layer (Bardes et al. 2024, V-JEPA).
+
+Shapes: B batch, T temporal positions, P patches per frame, N = T x P tokens, D width, F features.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch.nn import functional
 from finetune.models.interface import Published
 from finetune.models.videomae import EncoderModelConfig, encoder_config, encoder_label, load_backbone
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.models.encoder import VideoEncoder
 from videomae.models.transformer import initialize
 
@@ -26,6 +29,11 @@ class ProbeConfig(EncoderModelConfig):
     """A frozen encoder and the probe `name`; without weights, the features are random."""
 
     name: Literal["videomae_linear", "videomae_attentive"] = "videomae_linear"
+    penalty: float = 0.01  # of the linear probe: times the sum of its squared weights
+
+    def __post_init__(self) -> None:
+        if not self.penalty >= 0:
+            raise UserError(f"penalty must be at least 0, got {self.penalty}")
 
     @property
     def pretrained(self) -> str:
@@ -40,9 +48,13 @@ class Probe(nn.Module):
         self.input = config.input
         settings = dataclasses.replace(encoder_config(config.encoder, config.weights), drop_path=0.0)
         self.encoder = VideoEncoder(settings)
-        self.pool = AttentivePool(settings.dim, settings.heads) if config.name == "videomae_attentive" else MeanPool()
-        self.norm = nn.BatchNorm1d(settings.dim, affine=False) if config.name == "videomae_linear" else nn.Identity()
-        self.head = nn.Linear(settings.dim, classes)
+        if config.name == "videomae_attentive":
+            self.pool, self.norm, width = AttentivePool(settings.dim, settings.heads), nn.Identity(), settings.dim
+        else:
+            self.pool = StatisticsPool(settings.grid_t)
+            width = StatisticsPool.FEATURES * settings.dim
+            self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-12)
+        self.head = nn.Linear(width, classes)
         initialize(self, xavier=False)
         if initialise and config.weights is not None:
             load_backbone(self.encoder, config.weights)
@@ -54,7 +66,7 @@ class Probe(nn.Module):
         return self
 
     def features(self, video_BCTHW: Tensor) -> Tensor:
-        """features_BD, the input of the linear layer."""
+        """features_BF, the input of the linear layer."""
         self.input.check(video_BCTHW)
         return self.norm(self.pool(self.encoder(video_BCTHW)))
 
@@ -62,11 +74,22 @@ class Probe(nn.Module):
         return self.head(self.features(video_BCTHW))
 
 
-class MeanPool(nn.Module):
-    """features_BD: the mean of all tokens."""
+class StatisticsPool(nn.Module):
+    """features_BF: mean and deviation of all tokens, and the mean absolute change of a frame's mean token in time.
+
+    Without the change in time, motion would have to show in the mean of the tokens.
+    """
+
+    FEATURES = 3
+
+    def __init__(self, grid_t: int) -> None:
+        super().__init__()
+        self.grid_t = grid_t
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        return tokens_BND.mean(1)
+        means_BTD = rearrange(tokens_BND, "b (t p) d -> b t p d", t=self.grid_t).mean(2)
+        change_BD = means_BTD.diff(dim=1).abs().mean(1) if self.grid_t > 1 else torch.zeros_like(means_BTD[:, 0])
+        return torch.cat([tokens_BND.mean(1), tokens_BND.std(1), change_BD], dim=1)
 
 
 class AttentivePool(nn.Module):
@@ -99,6 +122,6 @@ class AttentivePool(nn.Module):
 
 
 PUBLISHED = {
-    "videomae_linear": Published(source="linear probing as in MAE; no figures on RWF-2000"),
+    "videomae_linear": Published(source="linear probe; no figures on RWF-2000"),
     "videomae_attentive": Published(source="attentive probing as in V-JEPA; no figures on RWF-2000"),
 }
