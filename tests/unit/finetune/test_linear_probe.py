@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.evaluate import FILE
+from finetune.evaluation import FILE
 from finetune.export import load_classifier
 from finetune.linear_probe import fit
 from finetune.models.probes import Probe, StatisticsPool
