@@ -67,8 +67,7 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
             if selection is not None and selection.stalled:
                 break
             objective.seed(config.seed, step, world.rank)
-            result = trainer.train_step(step, micro_batches, objective)
-            trainer.record(step, result)
+            trainer.record(step, trainer.train_step(step, micro_batches, objective))
         if fit is not None:
             trainer.log("train", schedule.total, loss=fit.loss, samples=fit.samples, seconds=fit.seconds)
         evaluations.finish(trainer.step)
