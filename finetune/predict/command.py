@@ -11,9 +11,13 @@ from finetune.predict.alarms import AlarmRule, threshold_for
 from finetune.predict.annotate import clock
 from finetune.predict.classifier import Classifier
 from finetune.predict.files import AlarmConfig, FileOptions, find_class, list_videos, predict_files
+from finetune.predict.live import LiveConfig
 from finetune.predict.timeline import Timeline, read_scores
+from finetune.predict.watch import WatchOptions, watch_camera
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
+from videomae.core.signals import handle_signals
+from videomae.data.video import is_camera
 
 _ON = 0.5
 _OFF_RATIO = 0.8
@@ -36,6 +40,8 @@ class PredictOptions:
     min_seconds: float = 0.0
     negatives: Path | None = None
     false_alarms: float = 1.0
+    timeout: float = 10.0
+    duration: float | None = None
 
     def __post_init__(self) -> None:
         if self.annotate and self.out is None:
@@ -52,8 +58,14 @@ def predict_command(run: Path, sources: Sequence[str], options: PredictOptions, 
     Raises:
         UserError: the run is not finished, a source is no video, or the options do not fit the model.
     """
-    videos = list_videos(sources)
+    cameras = [source for source in sources if is_camera(source)]
+    if cameras and len(sources) > 1:
+        raise UserError(f"got {len(sources)} sources with a camera among them; start one command for each camera")
+    videos = [] if cameras else list_videos(sources)
     classifier = Classifier.load(run, clips=options.clips, crops=options.crops, batch=options.batch)
+    if cameras:
+        yield from _watch(classifier, cameras[0], options, as_json=as_json)
+        return
     sliding = options.window is not None or options.hop is not None
     files = FileOptions(
         windows=classifier.windows(seconds=options.window, hop=options.hop) if sliding else None,
@@ -69,6 +81,28 @@ def predict_command(run: Path, sources: Sequence[str], options: PredictOptions, 
         yield from describe(timeline)
     if options.out is not None:
         yield f"{options.out}: timelines (JSON, CSV, PNG) and predictions.csv"
+
+
+def _watch(classifier: Classifier, source: str, options: PredictOptions, *, as_json: bool) -> Iterator[str]:
+    """Watch a camera until a signal comes; yield a line of JSON for each event, or a line of text for the rare ones."""
+    watch = WatchOptions(
+        windows=classifier.windows(seconds=options.window, hop=options.hop),
+        alarm=alarm_config(classifier, options),
+        out=options.out,
+        annotate=options.annotate,
+        duration=options.duration,
+        live=LiveConfig(timeout=options.timeout),
+    )
+    label = None
+    with handle_signals() as request:
+        for event in watch_camera(classifier, source, watch, stopped=lambda: request.reason is not None):
+            if as_json:
+                yield json.dumps(event)
+            elif event["event"] != "window":
+                yield "  ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in event.values())
+            elif event["label"] != label:
+                label = event["label"]
+                yield f"{event['time']}  {label} {event['scores'][label]:.1%}, {event['behind']:.1f} s behind"
 
 
 def alarm_config(classifier: Classifier, options: PredictOptions) -> AlarmConfig | None:

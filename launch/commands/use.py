@@ -35,12 +35,15 @@ from videomae.command import PATH, SETTINGS, examples, json_option
 @click.option(
     "--false-alarms", type=click.FloatRange(0), default=1.0, help="False alarms a day that --negatives allows."
 )
+@click.option("--timeout", type=click.FloatRange(0.1), default=10.0, help="Seconds without data from a lost camera.")
+@click.option("--duration", type=click.FloatRange(0), help="Seconds to watch a camera; default: until a signal.")
 @json_option
 def predict(run: Path, sources: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     """Classify videos with a finished fine-tuning run.
 
-    RUN is a run directory or an exported classifier. A SOURCE is a video file or a folder of videos. A file that is no
-    longer than the training clips is scored like a sample of the evaluation, a longer one by sliding windows.
+    RUN is a run directory or an exported classifier. A SOURCE is a video file, a folder of videos, a camera's
+    number or device, or an address (rtsp://, http://). A file that is no longer than the training clips is scored like
+    a sample of the evaluation, a longer one and a camera by sliding windows.
     """
     from finetune.predict.command import PredictOptions, predict_command
     from videomae.core.progress import log_to

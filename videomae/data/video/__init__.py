@@ -1,5 +1,6 @@
 """Decode, probe and encode videos: bytes or files to uint8 frames and back. The only package that imports PyAV."""
 
+from videomae.data.video.camera import CameraError, is_camera, masked, read_camera
 from videomae.data.video.container import MAX_FRAMES, MAX_PIXELS, SUFFIXES, VideoError, VideoSource
 from videomae.data.video.cropping import FrameHWC, FramesTHWC
 from videomae.data.video.decoding import (
@@ -21,6 +22,7 @@ __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
     "Box",
+    "CameraError",
     "EncodingConfig",
     "FrameHWC",
     "FramesTHWC",
@@ -35,9 +37,12 @@ __all__ = [
     "decode_boxes",
     "decode_with_demuxer",
     "encode",
+    "is_camera",
     "iter_frames",
+    "masked",
     "open_writer",
     "probe",
+    "read_camera",
     "sample_pictures",
     "stream_pictures",
     "transcode",

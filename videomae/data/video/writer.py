@@ -45,10 +45,14 @@ class VideoWriter:
 
 
 @contextlib.contextmanager
-def open_writer(path: Path, *, fps: float) -> Iterator[VideoWriter]:
-    """Yield a writer of the mp4 file `path`, which appears when the block ends without an error."""
+def open_writer(path: Path, *, fps: float, fragmented: bool = False) -> Iterator[VideoWriter]:
+    """Yield a writer of the mp4 file `path`, which appears when the block ends without an error.
+
+    `fragmented` writes the index in parts, so that it takes no memory however long the video is.
+    """
+    options = {"movflags": "frag_keyframe+empty_moov"} if fragmented else {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as part, av.open(str(part), mode="w", format="mp4") as container:
+    with atomic_path(path) as part, av.open(str(part), mode="w", format="mp4", options=options) as container:
         writer = VideoWriter(container, fps)
         yield writer
         writer.finish()
