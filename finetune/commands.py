@@ -47,20 +47,29 @@ def finetune(config: Path, overrides: tuple[str, ...]) -> int:
     epilog=examples(
         "videomae benchmark configs/demo/benchmark.yaml",
         "videomae benchmark configs/benchmark/rwf2000.yaml encoder=runs/vit_small_rwf2000/export",
+        "videomae benchmark configs/benchmark/rwf2000.yaml --rows S3D --seeds 0",
+        "torchrun --standalone --nproc-per-node 8 -m finetune.benchmark configs/benchmark/rwf2000.yaml share=rows",
     ),
 )
 @config_arguments
+@click.option("--rows", multiple=True, help="Train this row alone, by its title; may be repeated.")
+@click.option("--seeds", multiple=True, type=int, help="Train this seed alone; may be repeated.")
 @json_option
-def benchmark(config: Path, overrides: tuple[str, ...], *, as_json: bool) -> int:
+def benchmark(
+    config: Path, overrides: tuple[str, ...], *, rows: tuple[str, ...], seeds: tuple[int, ...], as_json: bool
+) -> int:
     """Train and compare several models under one protocol.
 
-    CONFIG is a YAML file, such as those below configs/benchmark/. Each row of the table is a fine-tuning run; finished
-    rows are reused. Prints the table and writes DIRECTORY/benchmark.json and DIRECTORY/report.html.
+    CONFIG is a YAML file, such as those below configs/benchmark/. Each row of the table is a fine-tuning run for each
+    seed; finished runs are reused, and several processes may work on one benchmark. Prints the table and writes
+    DIRECTORY/benchmark.json, DIRECTORY/report.html and DIRECTORY/report.md.
     """
     with handle_signals():  # between the rows too
-        from finetune.benchmark.protocol import run_benchmark
+        from finetune.benchmark.command import run_benchmark
+        from finetune.benchmark.protocol import Chosen
 
-        return finish(guarded(lambda: run_benchmark(config, overrides, as_json=as_json)))
+        chosen = Chosen(rows or None, seeds or None)
+        return finish(guarded(lambda: run_benchmark(config, overrides, chosen, as_json=as_json)))
 
 
 @click.command(

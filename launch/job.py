@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from finetune.benchmark.protocol import BenchmarkConfig
+from finetune.benchmark.config import BenchmarkConfig
 from finetune.config import FinetuneConfig
 from launch.cluster import Launcher
 from launch.local import Command

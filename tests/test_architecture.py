@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.benchmark.protocol import BenchmarkConfig
+from finetune.benchmark.config import BenchmarkConfig
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from videomae.core.config import ConfigError, dump, load

@@ -1,216 +1,143 @@
 """Train and compare many models under one protocol: `videomae benchmark CONFIG`.
 
-Each row of the table is a fine-tuning run in a subdirectory of the benchmark directory. All rows use the same data,
-epochs, augmentation and views; a row may override settings for its architecture (learning rate, layer decay). Finished
-rows are reused.
+Each row of the table is a fine-tuning run for each seed and each part of the labels, in subdirectories of the benchmark
+directory. All rows use the same data, epochs, augmentation, views and number of trials; a row may override settings for
+its architecture (learning rate, layer decay). Finished runs are reused, so every run resumes by itself.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
-import torch
-from pydantic import Field
-from rich.console import Console
-from rich.table import Table
-from torch import nn
-
-from finetune.benchmark.results import RESULT, About, BenchmarkRow
+from finetune.benchmark.config import ALL, BenchmarkConfig, LabelBudget, RowConfig
+from finetune.benchmark.cross_data import check_classes, evaluate_on
 from finetune.config import FinetuneConfig
-from finetune.evaluation import FILE
-from finetune.export import load_classifier
-from finetune.models import ModelConfig, published
-from finetune.stream import split
+from finetune.selection import FILE as SELECTION
 from finetune.train import train
-from videomae.core.config import ConfigError, configclass, load, parse, set_value, to_dict
-from videomae.core.distributed import World, distributed_context
+from videomae.core.distributed import World
 from videomae.core.errors import UserError
-from videomae.core.files import write_json
-from videomae.core.progress import console, log_to, logger
-from videomae.models.flops import count_flops
+from videomae.core.progress import log_to, logger
+from videomae.core.signals import Stopped, handle_signals
+from videomae.run.lock import RunOwnedError
+
+_POLL_SECONDS = 2.0
 
 
-@configclass
-class RowConfig:
-    """One row of the table: a model and its overrides of the protocol."""
+@dataclass(frozen=True)
+class Chosen:
+    """The rows, by title, and seeds to train now; None: all."""
 
-    title: str
-    model: ModelConfig
-    from_encoder: bool = False  # initialize from `BenchmarkConfig.encoder`
-    settings: dict[str, Any] = Field(default_factory=dict)  # overrides of the protocol, such as {optimizer.lr: 1e-3}
+    rows: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
 
+    def check(self, config: BenchmarkConfig) -> None:
+        """Raises UserError if a row or a seed is not in the config."""
+        titles = [row.title for row in config.rows]
+        for title in self.rows or ():
+            if title not in titles:
+                raise UserError(f"--rows {title!r} is no row of the benchmark; its rows are {', '.join(titles)}")
+        for seed in self.seeds or ():
+            if seed not in config.seeds:
+                raise UserError(f"--seeds {seed} is no seed of the benchmark; its seeds are {config.seeds}")
 
-@configclass
-class BenchmarkConfig:
-    """The rows and their shared protocol, which is a fine-tuning config without `run`, `seed` and `model`."""
+    def has_row(self, row: RowConfig) -> bool:
+        return self.rows is None or row.title in self.rows
 
-    stage: Literal["benchmark"] = "benchmark"
-    run: str
-    title: str = "Benchmark"
-    seeds: tuple[int, ...] = (0,)
-    encoder: str | None = None  # export folder of a pretraining run, for rows with from_encoder
-    protocol: dict[str, Any]
-    rows: tuple[RowConfig, ...]
-
-    def __post_init__(self) -> None:
-        if not self.rows or not self.seeds:
-            raise UserError("a benchmark needs at least one row and one seed")
-        titles = [row.title for row in self.rows]
-        if len(set(titles)) < len(titles):
-            raise UserError(f"row titles must differ, got {titles}")
-        for row in self.rows:
-            self.finetuning(row, self.seeds[0])
-
-    def finetuning(self, row: RowConfig, seed: int) -> FinetuneConfig:
-        """Return the fine-tuning config of `row` with `seed`.
-
-        Raises:
-            ConfigError: protocol and settings do not form a valid fine-tuning config.
-        """
-        values = json.loads(json.dumps(self.protocol))
-        for key, value in row.settings.items():
-            set_value(values, key, value)
-        folder = Path(self.run) / "rows" / f"{_slug(row.title)}-seed{seed}"
-        model = to_dict(row.model)
-        if row.from_encoder:
-            if self.encoder is None:
-                raise ConfigError(f"row {row.title!r} starts from an encoder: type encoder=runs/NAME/export")
-            model["weights"] = self.encoder
-        values |= {"run": str(folder), "seed": seed, "model": model}
-        return parse(FinetuneConfig, values, source=f"row {row.title!r}")
+    def has_seed(self, seed: int) -> bool:
+        return self.seeds is None or seed in self.seeds
 
 
-def benchmark(config: BenchmarkConfig, world: World) -> list[BenchmarkRow]:
-    """Train and evaluate each row with each seed and write benchmark.json; all ranks must call this function."""
-    folder = Path(config.run)
-    rows = []
+@dataclass(frozen=True)
+class Job:
+    """One run of a row."""
+
+    row: RowConfig
+    seed: int
+    labels: LabelBudget
+    config: FinetuneConfig
+
+    @property
+    def finished(self) -> bool:
+        return self.config.directory.summary.is_file()
+
+
+def run_jobs(config: BenchmarkConfig, world: World, chosen: Chosen) -> None:
+    """Train what is chosen and not finished: first the trials of the search, then the rows; all ranks must call this.
+
+    Raises:
+        UserError: the config does not fit the data, or `chosen` names what is not there.
+    """
+    chosen.check(config)
+    world.main_only(lambda: check_classes(config))
+    _run(config, [trial for row in config.rows if chosen.has_row(row) for trial in trials(config, row)], world)
+    world.main_only(lambda: None)  # every rank sees the trials' results
+    _run(config, [job for job in jobs(config) if chosen.has_row(job.row) and chosen.has_seed(job.seed)], world)
+
+
+def trials(config: BenchmarkConfig, row: RowConfig) -> list[Job]:
+    """The runs that choose the learning rate of `row`; they have the benchmark's first seed."""
+    if config.search is None:
+        return []
+    seed = config.seeds[0]
+    return [
+        Job(row, seed, ALL, config.finetuning(row, seed, lr=lr, trial=True)) for lr in config.search.candidates(row)
+    ]
+
+
+def jobs(config: BenchmarkConfig) -> Iterator[Job]:
+    """All runs of the table; without those of rows whose search is not finished.
+
+    The run of the first seed on all labels is the best trial itself.
+    """
     for seed in config.seeds:
         for row in config.rows:
-            if world.is_main:
-                logger.info("row %r, seed %d", row.title, seed)
-            finetuning = config.finetuning(row, seed)
-            train(finetuning, world)
-            describe = partial(_describe, row.title, finetuning, folder=folder, device=world.device)
-            rows.append(world.run_on_main(describe))
-    log_to(None, console_too=world.is_main)
-    if world.is_main:
-        write_json(folder / RESULT, [asdict(row) for row in rows])
-        _about(config).save(folder)
-    return rows
+            best = best_trial(config, row)
+            if config.search is not None and best is None:
+                continue
+            for labels in config.budgets(row):
+                if best is not None and seed == config.seeds[0] and labels == ALL:
+                    yield best
+                else:
+                    lr = None if best is None else best.config.optimizer.lr
+                    yield Job(row, seed, labels, config.finetuning(row, seed, labels=labels, lr=lr))
 
 
-def _about(config: BenchmarkConfig) -> About:
-    """Describe the data and the protocol for the report."""
-    first = config.finetuning(config.rows[0], config.seeds[0])
-    train_split, val_split = split(first, "train"), split(first, "val")
-    overrides = [f"{row.title}: {', '.join(row.settings)}" for row in config.rows if row.settings]
-    return About(
-        title=config.title,
-        data=f"{train_split.samples} training and {val_split.samples} validation clips of the classes "
-        f"{', '.join(val_split.classes)}.",
-        protocol=f"Every model is trained for {first.schedule.duration} in batches of {first.batch}, with the same "
-        f"augmentation, and tested on {first.evaluation.clips} x {first.evaluation.crops} views per video. The "
-        "validation clips select nothing: the weights of the last step are tested."
-        + (f" Overridden settings: {'; '.join(overrides)}." if overrides else ""),
-        train_clips=train_split.samples,
-    )
+def best_trial(config: BenchmarkConfig, row: RowConfig) -> Job | None:
+    """The trial with the best result on the holdout, the lowest rate of equals; None before all are finished."""
+    found = trials(config, row)
+    if not found or not all(trial.finished for trial in found):
+        return None
+    values = [json.loads((trial.config.directory.path / SELECTION).read_text())["best"][1] for trial in found]
+    return found[values.index(max(values))]
 
 
-def _describe(title: str, config: FinetuneConfig, *, folder: Path, device: torch.device) -> BenchmarkRow:
-    run, model = config.directory, config.model
-    evaluation = json.loads((run.path / FILE).read_text())
-    summary = json.loads(run.summary.read_text())
-    module = load_classifier(run.export).module
-    example_BCTHW = torch.zeros(1, *model.input.shape)
-    counted = count_flops(module, example_BCTHW)
-    figures = published(model.name)
-    return BenchmarkRow(
-        model=model.name,
-        title=title,
-        pretrained=model.pretrained,
-        params=counted.parameters,
-        gmacs=round(counted.gmacs, 4),
-        accuracy=evaluation["accuracy"],
-        interval=tuple(evaluation["interval"]),
-        correct=evaluation["correct"],
-        total=evaluation["total"],
-        clips_per_second=round(_throughput(module, example_BCTHW, device), 2),
-        seconds=summary["seconds"],
-        seed=config.seed,
-        published=figures.rwf2000 if figures else None,
-        run=str(run.path.relative_to(folder)),
-    )
+def _run(config: BenchmarkConfig, todo: Sequence[Job], world: World) -> None:
+    """Train the jobs with all ranks, or each rank some of them by itself."""
+    alone = config.share == "rows"
+    with handle_signals() as stop:
+        for number, job in enumerate(todo):
+            if alone and number % world.size != world.rank:
+                continue
+            if world.is_main or alone:
+                logger.info("row %r, seed %d, labels: %s", job.row.title, job.seed, job.labels.name)
+            own = replace(world, rank=0, size=1) if alone else world
+            try:
+                train(job.config, own)
+            except RunOwnedError as error:  # by another process that works on this benchmark
+                logger.info("left to another process: %s", error)
+                continue
+            evaluate_on(config, job.config, own)
+            log_to(None, console_too=own.is_main)
+        while alone and world.size > 1 and not all(job.finished for job in todo):
+            if stop.reason is not None:
+                raise Stopped(f"stopped while waiting for the other rows: {stop.reason}")
+            time.sleep(_POLL_SECONDS)  # collectives time out, and another rank's row may take hours
 
 
-@torch.no_grad()
-def _throughput(module: nn.Module, example_BCTHW: torch.Tensor, device: torch.device, *, batch: int = 8) -> float:
-    """Measure the forward pass in clips per second: the median of five batches after one warm-up batch."""
-    module = module.to(device)
-    video_BCTHW = example_BCTHW.expand(batch, -1, -1, -1, -1).contiguous().to(device)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        module(video_BCTHW)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return batch / sorted(times[1:])[2]
-
-
-def _slug(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
-def _table(rows: Sequence[BenchmarkRow]) -> Table:
-    table = Table(title="Accuracy on the val split")
-    for heading, justify in _COLUMNS:
-        table.add_column(heading, justify=justify)
-    for row in rows:
-        low, high = row.interval
-        table.add_row(
-            row.title,
-            row.pretrained,
-            f"{row.params / 1e6:.2f}",
-            f"{row.gmacs:.2f}",
-            f"{row.accuracy:.1%}",
-            f"{low:.1%} to {high:.1%}",
-            f"{row.clips_per_second:.1f}",
-            f"{row.seconds:.0f}",
-            str(row.seed),
-            "" if row.published is None else f"{row.published:.1f}%",
-        )
-    return table
-
-
-_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("model", "left"),
-    ("pretrained", "left"),
-    ("params M", "right"),
-    ("GMACs", "right"),
-    ("accuracy", "right"),
-    ("95 % interval", "right"),
-    ("clips/s", "right"),
-    ("seconds", "right"),
-    ("seed", "right"),
-    ("published, RWF-2000", "right"),
-)
-
-
-def run_benchmark(config: Path, overrides: Sequence[str], *, as_json: bool) -> None:
-    """Run the benchmark of a config file on this rank; rank 0 prints the table, or the rows as JSON."""
-    with distributed_context(os.environ) as world:
-        log_to(None, console_too=world.is_main)
-        rows = benchmark(load(BenchmarkConfig, config, overrides), world)
-        if world.is_main and as_json:
-            sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
-        elif world.is_main:
-            Console(width=None if console.is_terminal else 160).print(_table(rows))
+def relative_run(job: Job, config: BenchmarkConfig) -> str:
+    """The run directory relative to the benchmark's."""
+    return str(job.config.directory.path.relative_to(Path(config.run)))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pydantic
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from videomae.core.config import configclass, to_dict
@@ -41,6 +42,10 @@ class About:
     protocol: str = ""  # sentences about the settings shared by all models
     train_clips: int | None = None
     pretraining: str | None = None
+    commands: tuple[str, ...] = ()  # that made the results
+    class_names: tuple[str, ...] = ()
+    shards: str | None = None  # of the tested videos, for pictures
+    evaluate_on: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -55,6 +60,25 @@ class About:
 
     def save(self, folder: Path) -> None:
         write_json(folder / "about.json", to_dict(self))
+
+
+@dataclass(frozen=True, kw_only=True, config=_OPEN)
+class RecordedEstimate:
+    """A metric with its 95 % interval; None where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True, config=_OPEN)
+class RecordedAccuracy:
+    """An accuracy with its 95 % interval."""
+
+    accuracy: float
+    interval: tuple[float, float]
+    correct: int
+    total: int
 
 
 @dataclass(frozen=True, kw_only=True, config=_OPEN)
@@ -75,6 +99,26 @@ class BenchmarkRow:
     run: str  # run directory, relative to the benchmark directory
     correct: int
     total: int
+    # Not in files written before these existed.
+    labels: str = "all"  # on which part of the labels it was trained
+    label_fraction: float | None = None
+    labels_per_class: int | None = None
+    lr: float | None = None
+    metrics: dict[str, RecordedEstimate] = Field(default_factory=dict)
+    clean: RecordedAccuracy | None = None  # without the videos that are in the train split too
+    cross: dict[str, RecordedAccuracy] = Field(default_factory=dict)  # accuracy on other data sets, by name
+    latency_ms: float | None = None
+    memory_gb: float | None = None  # peak on the GPU of a forward pass of 8 clips
+    precision: str | None = None
+    device: str | None = None
+    training_gmacs: float | None = None  # of one training step, per clip
+    trained_clips: int | None = None
+    published_pretrained: str | None = None  # what the published figure started from
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What seeds share."""
+        return self.title, self.labels
 
 
 @dataclass(frozen=True, kw_only=True, config=_OPEN)

@@ -7,7 +7,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from finetune.benchmark.protocol import BenchmarkConfig
+from finetune.benchmark.config import BenchmarkConfig
 from finetune.train import train as finetune
 from pretrain.config import PretrainConfig
 from pretrain.train import train as pretrain

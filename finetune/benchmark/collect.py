@@ -1,0 +1,127 @@
+"""Gather the finished runs of a benchmark into the rows of benchmark.json, and describe data and protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.benchmark.config import ALL, BenchmarkConfig
+from finetune.benchmark.cross_data import evaluation_file
+from finetune.benchmark.protocol import Job, jobs, relative_run
+from finetune.benchmark.results import About, BenchmarkRow, RecordedAccuracy, RecordedEstimate
+from finetune.benchmark.speed import read_or_measure
+from finetune.evaluation import FILE
+from finetune.export import load_classifier
+from finetune.models import published
+from finetune.stream import split
+from videomae.models.flops import count_flops
+
+
+def collect(config: BenchmarkConfig, device: torch.device) -> tuple[list[BenchmarkRow], list[Job]]:
+    """Return a row for each finished run, and the jobs that are not finished."""
+    listed = list(jobs(config))
+    rows = [describe(job, config, device) for job in listed if job.finished]
+    return rows, [job for job in listed if not job.finished]
+
+
+def describe(job: Job, config: BenchmarkConfig, device: torch.device) -> BenchmarkRow:
+    """Describe a finished run; measures its speed unless it has been measured on this device."""
+    run, model = job.config.directory, job.config.model
+    evaluation = json.loads((run.path / FILE).read_text())
+    summary = json.loads(run.summary.read_text())
+    module = load_classifier(run.export).module
+    counted = count_flops(module, torch.zeros(1, *model.input.shape))
+    precision = job.config.engine.precision
+    speed = read_or_measure(run.path, module, model.input.shape, device=device, precision=precision)
+    figures = published(model.name)
+    return BenchmarkRow(
+        model=model.name,
+        title=job.row.title,
+        pretrained=model.pretrained,
+        params=counted.parameters,
+        gmacs=round(counted.gmacs, 4),
+        accuracy=evaluation["accuracy"],
+        interval=tuple(evaluation["interval"]),
+        correct=evaluation["correct"],
+        total=evaluation["total"],
+        clips_per_second=speed.clips_per_second,
+        seconds=summary["seconds"],
+        seed=job.seed,
+        published=figures.rwf2000 if figures else None,
+        published_pretrained=figures.pretrained if figures else None,
+        run=relative_run(job, config),
+        labels=job.labels.name,
+        label_fraction=1.0 if job.labels == ALL else job.labels.fraction,
+        labels_per_class=job.labels.per_class,
+        lr=job.config.optimizer.lr,
+        metrics={name: RecordedEstimate(**values) for name, values in evaluation.get("metrics", {}).items()},
+        clean=_accuracy(evaluation.get("clean")),
+        cross=_cross(run.path, config.evaluate_on),
+        latency_ms=speed.latency_ms,
+        memory_gb=speed.memory_gb,
+        precision=speed.precision,
+        device=speed.device,
+        **_cost(run.path, summary, job),
+    )
+
+
+def _cost(run: Path, summary: dict[str, Any], job: Job) -> dict[str, Any]:
+    """What training took: multiply-adds per clip, and clips."""
+    file = run / "cost.json"
+    parts = json.loads(file.read_text())["training_gmacs_per_clip"] if file.is_file() else {}
+    return {
+        "training_gmacs": round(sum(parts.values()), 4) if parts else None,
+        "trained_clips": summary["steps"] * job.config.batch,
+    }
+
+
+def _cross(run: Path, names: Sequence[str] | dict[str, str]) -> dict[str, RecordedAccuracy]:
+    files = {name: evaluation_file(run, name) for name in names}
+    found = {name: _accuracy(json.loads(file.read_text())) for name, file in files.items() if file.is_file()}
+    return {name: accuracy for name, accuracy in found.items() if accuracy is not None}
+
+
+def _accuracy(values: dict[str, Any] | None) -> RecordedAccuracy | None:
+    if values is None:
+        return None
+    names = ("accuracy", "correct", "total")
+    return RecordedAccuracy(interval=tuple(values["interval"]), **{name: values[name] for name in names})
+
+
+def about(config: BenchmarkConfig, *, commands: Sequence[str]) -> About:
+    """Describe the data and the protocol for the report."""
+    first = config.finetuning(config.rows[0], config.seeds[0])
+    train_split, val_split = split(first, "train"), split(first, "val")
+    overrides = [f"{row.title}: {', '.join(row.settings)}" for row in config.rows if row.settings]
+    selection, search = first.selection, config.search
+    texts = [
+        f"Every model is trained for {first.schedule.duration} in batches of {first.batch}, with the same "
+        f"augmentation, and tested on {first.evaluation.clips} x {first.evaluation.crops} views per video."
+    ]
+    if selection is None:
+        texts.append("The validation clips select nothing: the weights of the last step are tested.")
+    else:
+        texts.append(
+            f"The weights with the best {selection.by} on a holdout of {100 * selection.fraction:g} % of the training "
+            "clips, cut off by source video, are tested; the validation clips select nothing."
+        )
+    if search is not None:
+        count = len(search.candidates(config.rows[0]))
+        texts.append(f"The learning rate of each model is the best of {count} on the holdout.")
+    if overrides:
+        texts.append(f"Overridden settings: {'; '.join(overrides)}.")
+    return About(
+        title=config.title,
+        data=f"{train_split.samples} training and {val_split.samples} validation clips of the classes "
+        f"{', '.join(val_split.classes)}.",
+        protocol=" ".join(texts),
+        train_clips=train_split.samples,
+        commands=tuple(commands),
+        class_names=val_split.classes,
+        shards=first.data.shards,
+        evaluate_on=config.evaluate_on,
+    )

@@ -1,0 +1,139 @@
+"""A whole small benchmark in one process: search on the holdout, seeds, few labels, other data, rows one by one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from finetune.benchmark.command import publish
+from finetune.benchmark.config import BenchmarkConfig
+from finetune.benchmark.protocol import Chosen, jobs, run_jobs
+from finetune.predictions import Predictions
+from tests.stages import finetune_settings
+from tests.tiny import world_of_one
+from videomae.core.config import parse
+from videomae.core.errors import UserError
+
+
+def settings(folder: Path, shards: Path, **changes: object) -> BenchmarkConfig:
+    protocol = finetune_settings(folder, shards)
+    for key in ("run", "model"):
+        del protocol[key]
+    protocol |= {
+        "schedule": {"duration": "2 steps", "warmup": "0 steps"},
+        "selection": {"fraction": 0.25},
+        "mixup": {},
+    }
+    protocol["data"]["partial"] = "pad"
+    values = {
+        "run": str(folder),
+        "seeds": [0, 1],
+        "protocol": protocol,
+        "rows": [
+            {"title": "Single frame", "model": {"name": "single_frame", "frames": 2, "size": 32}},
+            {"title": "Early fusion", "model": {"name": "early_fusion", "frames": 4, "size": 32}},
+        ],
+        "search": {"lr": [1e-4, 1e-3, 1e-2], "trials": 2},
+        "labels": {"per_class": [3], "rows": ["Early fusion"]},
+        "evaluate_on": [{"elsewhere": str(shards)}],
+        **changes,
+    }
+    return parse(BenchmarkConfig, values, source="test")
+
+
+@pytest.fixture(scope="module")
+def folder(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The benchmark, one row after the other."""
+    folder, world = tmp_path_factory.mktemp("benchmark"), world_of_one()
+    config = settings(folder, shards)
+    run_jobs(config, world, Chosen(rows=("Single frame",), seeds=(0,)))
+    (row,) = publish(config, world, "videomae benchmark x.yaml")
+    assert (row.title, row.seed) == ("Single frame", 0)
+    run_jobs(config, world, Chosen())
+    publish(config, world, "videomae benchmark x.yaml")
+    return folder
+
+
+def test_every_row_has_its_runs(folder: Path, shards: Path) -> None:
+    rows = json.loads((folder / "benchmark.json").read_text())
+    assert {(row["title"], row["seed"], row["labels"]) for row in rows} == {
+        ("Single frame", 0, "all"),
+        ("Single frame", 1, "all"),
+        ("Early fusion", 0, "all"),
+        ("Early fusion", 1, "all"),
+        ("Early fusion", 0, "3 per class"),
+        ("Early fusion", 1, "3 per class"),
+    }
+    assert len(list((folder / "search").iterdir())) == 4
+    assert {row["lr"] for row in rows} <= {1e-4, 1e-2}
+    for row in rows:
+        assert row["cross"]["elsewhere"]["accuracy"] == row["accuracy"]
+        assert (
+            row["metrics"]["roc_auc"]["low"] <= row["metrics"]["roc_auc"]["value"] <= row["metrics"]["roc_auc"]["high"]
+        )
+        assert row["latency_ms"] > 0
+        assert (folder / row["run"] / "evaluation-elsewhere.json").is_file()
+    few = next(row for row in rows if row["labels"] != "all")
+    assert not (folder / few["run"] / "selection.json").exists()
+
+
+def test_the_rate_is_the_best_on_the_holdout_and_the_first_seed_is_that_trial(folder: Path, shards: Path) -> None:
+    for row in json.loads((folder / "benchmark.json").read_text()):
+        slug = row["title"].lower().replace(" ", "-")
+        found = {
+            float(trial.name.split("-lr")[1]): json.loads((trial / "selection.json").read_text())["best"][1]
+            for trial in (folder / "search").glob(f"{slug}-lr*")
+        }
+        assert found[row["lr"]] == max(found.values())
+        if row["seed"] == 0 and row["labels"] == "all":
+            assert row["run"].startswith("search/")
+
+
+def test_finished_runs_are_reused_and_a_lost_one_is_made_again(folder: Path, shards: Path) -> None:
+    config = settings(folder, shards)
+    listed = list(jobs(config))
+    before = [job.config.directory.summary.stat().st_mtime_ns for job in listed]
+    lost = next(place for place, job in enumerate(listed) if job.seed == 1)
+    shutil.rmtree(listed[lost].config.directory.path)
+    run_jobs(config, world_of_one(), Chosen())
+    after = [job.config.directory.summary.stat().st_mtime_ns for job in listed]
+    assert [place for place in range(len(listed)) if before[place] != after[place]] == [lost]
+
+
+def test_all_rows_of_a_seed_saw_the_same_videos(folder: Path) -> None:
+    rows = [row for row in json.loads((folder / "benchmark.json").read_text()) if row["labels"] == "all"]
+    held = [Predictions.load(folder / row["run"] / "predictions-holdout.csv").keys for row in rows if row["seed"] == 1]
+    assert held[0] == held[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"search": {"lr": [1e-3]}}, "at least two learning rates"),
+        ({"labels": {"per_class": [3], "rows": ["Nobody"]}}, "labels.rows names 'Nobody'"),
+        ({"labels": []}, "labels needs fractions"),
+        ({"share": "rows", "engine": "deepspeed"}, "set engine.kind=local"),
+        ({"seeds": []}, "at least one row and one seed"),
+    ],
+)
+def test_a_benchmark_that_cannot_be_is_refused(
+    tmp_path: Path, shards: Path, changes: dict[str, object], says: str
+) -> None:
+    engine = changes.pop("engine", None) if "engine" in changes else None
+    if engine is not None:
+        changes["protocol"] = {**settings(tmp_path, shards).protocol, "engine": {"kind": engine}}
+    with pytest.raises(UserError, match=says):
+        settings(tmp_path, shards, **changes)
+
+
+def test_other_data_of_other_classes_and_unknown_rows_are_refused(tmp_path: Path, shards: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(shards, other)
+    file = other / "val" / "manifest.json"
+    file.write_text(file.read_text().replace("NonFight", "Peace"))
+    config = settings(tmp_path / "run", shards, evaluate_on={"other": str(other)})
+    with pytest.raises(UserError, match=r"evaluate_on other.*Peace.*build the shards with the same class names"):
+        run_jobs(config, world_of_one(), Chosen())
+    with pytest.raises(UserError, match="--rows 'S4D' is no row"):
+        run_jobs(config, world_of_one(), Chosen(rows=("S4D",)))
