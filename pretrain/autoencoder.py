@@ -2,13 +2,17 @@
 
 Asymmetric design of VideoMAE (Tong et al. 2022, section 3.2): the encoder never sees hidden tokens. The decoder gets
 the encoded visible tokens and a learned mask token for each hidden token, with position embeddings, and only its
-outputs for the hidden tokens are projected to pixels. Parameter names equal the keys of the official checkpoints.
+outputs for the hidden tokens are projected to pixels; its last block computes no other output. With cross-attention
+(Fu et al. 2024, CrossMAE, arXiv 2401.14391, section 3.2) mask tokens attend to the visible tokens alone. Parameter
+names equal the keys of the official checkpoints.
 
 Shapes: B batch, V visible tokens, H hidden tokens, S ignored tokens, M mask tokens, D width,
 P pixel values of a patch.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +21,16 @@ from torch.nn import functional
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.models.encoder import EncoderConfig, VideoEncoder, position_table
-from videomae.models.transformer import Block, initialize
+from videomae.models.transformer import Block, CrossBlock, initialize
 
 
 @configclass
 class DecoderConfig:
-    """Size of the decoder; the defaults belong to a ViT-B encoder."""
+    """Kind and size of the decoder; the defaults belong to a ViT-B encoder."""
 
+    # self: attention among visible and mask tokens (VideoMAE). cross: mask tokens attend to visible tokens alone
+    # (CrossMAE); each prediction is then independent of the other mask tokens, and cheaper.
+    kind: Literal["self", "cross"] = "self"
     dim: int = 384
     depth: int = 4
     heads: int = 6
@@ -41,15 +48,24 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, *, patch_dim: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config.dim, config.heads) for _ in range(config.depth))
+        self.kind = config.kind
+        block = Block if config.kind == "self" else CrossBlock
+        self.blocks = nn.ModuleList(block(config.dim, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.head = nn.Linear(config.dim, patch_dim)
 
-    def forward(self, tokens_BND: Tensor, *, last: int) -> Tensor:
-        """Predict the pixels of the `last` tokens: predictions_BHP."""
-        for block in self.blocks:
-            tokens_BND = block(tokens_BND)
-        return self.head(self.norm(tokens_BND[:, -last:]))
+    def forward(self, visible_BVD: Tensor, masked_BMD: Tensor, *, last: int) -> Tensor:
+        """Predict the pixels of the `last` mask tokens: predictions_BHP."""
+        if self.kind == "self":
+            tokens_BND = torch.cat([visible_BVD, masked_BMD], dim=1)
+            for block in self.blocks[:-1]:
+                tokens_BND = block(tokens_BND)
+            tokens_BHD = self.blocks[-1](tokens_BND, last)
+        else:
+            tokens_BHD = masked_BMD[:, -last:]
+            for block in self.blocks:
+                tokens_BHD = block(tokens_BHD, visible_BVD)
+        return self.head(self.norm(tokens_BHD))
 
 
 class MaskedAutoencoder(nn.Module):
@@ -84,4 +100,4 @@ class MaskedAutoencoder(nn.Module):
         visible_BVD = visible_BVD + functional.embedding(visible_BV, positions_ND)
         masked_BM = hidden_BH if ignored_BS is None else torch.cat([ignored_BS, hidden_BH], dim=1)
         masked_BMD = self.mask_token + functional.embedding(masked_BM, positions_ND)
-        return self.decoder(torch.cat([visible_BVD, masked_BMD], dim=1), last=hidden_BH.shape[1])
+        return self.decoder(visible_BVD, masked_BMD, last=hidden_BH.shape[1])

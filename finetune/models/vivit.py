@@ -159,13 +159,10 @@ class SequentialBlock(nn.Module):
 class SplitAttention(Attention):
     """Attention of model 4: the first half of the heads attends over space, the second over time at each position."""
 
-    def forward(self, tokens_BND: Tensor) -> Tensor:
+    def forward(self, tokens_BND: Tensor, queries: int | None = None) -> Tensor:
         """tokens_BSPD in and out."""
-        query, key, value = self.qkv(tokens_BND).chunk(3, dim=-1)
-        heads = [
-            rearrange(part, "b s p (h d) -> b h s p d", h=self.heads)
-            for part in (query + self.q_bias, key, value + self.v_bias)
-        ]
+        assert queries is None, "split attention computes the output for all tokens"
+        heads = [rearrange(part, "b s p (h d) -> b h s p d", h=self.heads) for part in self.project(tokens_BND)]
         spatial, temporal = zip(*(part.chunk(2, dim=1) for part in heads), strict=True)
         over_space = functional.scaled_dot_product_attention(*spatial)
         over_time = functional.scaled_dot_product_attention(*(part.transpose(2, 3) for part in temporal))

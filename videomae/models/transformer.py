@@ -1,8 +1,8 @@
-"""Building blocks of a vision transformer: attention, MLP, stochastic depth, pre-norm block, initialisation.
+"""Building blocks of a vision transformer: attention, MLP, stochastic depth, pre-norm blocks, initialisation.
 
 Parameter names equal the keys of the official VideoMAE checkpoints.
 
-Shapes: B batch, N tokens, D width of a token.
+Shapes: B batch, N tokens, Q tokens with queries, K tokens with keys and values, D width of a token.
 """
 
 from __future__ import annotations
@@ -13,26 +13,63 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+class QkvLinear(nn.Linear):
+    """The weights of queries, keys and values in one matrix, whose biases the caller keeps.
+
+    The weight is used in `forward` of the module that owns it: ZeRO-3 gathers parameters in the module's hooks.
+    """
+
+    def forward(self, input: Tensor, bias: Tensor | None = None, rows: slice | None = None) -> Tensor:
+        """The product with the matrix, or with some of its `rows`, plus the `bias` of these."""
+        return functional.linear(input, self.weight if rows is None else self.weight[rows], bias)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens; queries and values have biases, keys have none."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = QkvLinear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        # Calls the module instead of using its weight: ZeRO-3 gathers parameters in the module's hooks.
-        query, key, value = self.qkv(tokens_BND).chunk(3, dim=-1)
-        query, key, value = (
-            rearrange(part, "b n (h d) -> b h n d", h=self.heads)
-            for part in (query + self.q_bias, key, value + self.v_bias)
-        )
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        return self.proj(rearrange(mixed, "b h n d -> b n (h d)"))
+    def project(self, tokens_BND: Tensor, queries: int | None = None) -> list[Tensor]:
+        """Queries of the last `queries` tokens, or of all, and keys and values of all."""
+        no_bias = torch.zeros_like(self.v_bias)
+        if queries is None or queries == tokens_BND.shape[1]:
+            return list(self.qkv(tokens_BND, torch.cat([self.q_bias, no_bias, self.v_bias])).chunk(3, dim=-1))
+        dim = self.qkv.in_features
+        query_BQD = self.qkv(tokens_BND[:, -queries:], self.q_bias, slice(dim))
+        key_value = self.qkv(tokens_BND, torch.cat([no_bias, self.v_bias]), slice(dim, None))
+        return [query_BQD, *key_value.chunk(2, dim=-1)]
+
+    def forward(self, tokens_BND: Tensor, queries: int | None = None) -> Tensor:
+        """The output for the last `queries` tokens, or for all."""
+        return self.proj(attend(*self.project(tokens_BND, queries), heads=self.heads))
+
+
+def attend(query_BQD: Tensor, key_BKD: Tensor, value_BKD: Tensor, *, heads: int) -> Tensor:
+    """Scaled dot-product attention of each head, concatenated: (B, Q, D)."""
+    query, key, value = (rearrange(part, "b n (h d) -> b h n d", h=heads) for part in (query_BQD, key_BKD, value_BKD))
+    mixed = functional.scaled_dot_product_attention(query, key, value)
+    return rearrange(mixed, "b h n d -> b n (h d)")
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of one set of tokens to another; queries and values have biases, keys have none."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim, bias=False)
+        self.v = nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens_BQD: Tensor, seen_BKD: Tensor) -> Tensor:
+        return self.proj(attend(self.q(tokens_BQD), self.k(seen_BKD), self.v(seen_BKD), heads=self.heads))
 
 
 class Mlp(nn.Module):
@@ -76,9 +113,26 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, round(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        tokens_BND = tokens_BND + self.drop_path(self.attn(self.norm1(tokens_BND)))
-        return tokens_BND + self.drop_path(self.mlp(self.norm2(tokens_BND)))
+    def forward(self, tokens_BND: Tensor, queries: int | None = None) -> Tensor:
+        """The output for the last `queries` tokens, which attend to all; None computes it for all."""
+        mixed = self.drop_path(self.attn(self.norm1(tokens_BND), queries))
+        tokens_BQD = (tokens_BND if queries is None else tokens_BND[:, -queries:]) + mixed
+        return tokens_BQD + self.drop_path(self.mlp(self.norm2(tokens_BQD)))
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm block whose tokens attend to others, not to each other: x + attention(norm(x), y), x + mlp(norm(x))."""
+
+    def __init__(self, dim: int, heads: int, *, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = CrossAttention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, round(dim * mlp_ratio))
+
+    def forward(self, tokens_BQD: Tensor, seen_BKD: Tensor) -> Tensor:
+        tokens_BQD = tokens_BQD + self.attn(self.norm1(tokens_BQD), seen_BKD)
+        return tokens_BQD + self.mlp(self.norm2(tokens_BQD))
 
 
 def initialize(module: nn.Module, *, xavier: bool) -> None:

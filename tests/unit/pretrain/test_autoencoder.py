@@ -1,9 +1,12 @@
 """The autoencoder: what it sees, what it cannot see, and that it learns."""
 
 import dataclasses
+from typing import Any, Literal
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
 from pretrain.masking import MaskConfig, draw_mask
@@ -14,6 +17,7 @@ from videomae.engine.local import LocalEngine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import EngineConfig, EnginePlan
 from videomae.models.encoder import patchify, take_tokens, unpatchify
+from videomae.models.transformer import Block
 
 
 def test_predictions_do_not_depend_on_hidden_pixels() -> None:
@@ -38,9 +42,41 @@ def test_predictions_do_not_depend_on_hidden_pixels() -> None:
         assert ((predict(alter(batch.visible_BV[:, :1])) - original).abs().amax(-1) > 1e-3).all()
 
 
-def test_overfitting_one_batch_brings_the_loss_down() -> None:
+def predictions(
+    decoder: DecoderConfig, hidden_BH: torch.Tensor, ignored_BS: torch.Tensor | None = None
+) -> torch.Tensor:
     torch.manual_seed(0)
-    model = MaskedAutoencoder(TINY_ENCODER, TINY_DECODER)
+    model = MaskedAutoencoder(TINY_ENCODER, decoder).eval()
+    visible_BV = tiny_batch(seed=1).visible_BV
+    return model(torch.ones(*visible_BV.shape, TINY_ENCODER.patch_dim), visible_BV, hidden_BH, ignored_BS)
+
+
+@torch.no_grad()
+def test_mask_tokens_see_each_other_in_the_self_decoder_alone() -> None:
+    hidden_BH = tiny_batch(seed=1).hidden_BH
+    kinds: Any = {"self": False, "cross": True}
+    for kind, same in kinds.items():
+        decoder = DecoderConfig(kind=kind, dim=24, depth=2, heads=3)
+        few, many = predictions(decoder, hidden_BH[:, 3:5]), predictions(decoder, hidden_BH)[:, 3:5]
+        ignoring = predictions(decoder, hidden_BH[:, 3:5], hidden_BH[:, :3])
+        assert (torch.allclose(few, many, atol=1e-6), torch.allclose(few, ignoring, atol=1e-6)) == (same, same), kind
+
+
+@torch.no_grad()
+def test_the_last_block_computes_the_same_for_predicted_tokens_as_for_all() -> None:
+    torch.manual_seed(0)
+    block = Block(24, 3).eval()
+    nn.init.normal_(block.attn.q_bias)
+    nn.init.normal_(block.attn.v_bias)
+    tokens_BND = torch.randn(2, 10, 24)
+    torch.testing.assert_close(block(tokens_BND, 7), block(tokens_BND)[:, -7:])
+    torch.testing.assert_close(block(tokens_BND, 10), block(tokens_BND))
+
+
+@pytest.mark.parametrize("kind", ["self", "cross"])
+def test_overfitting_one_batch_brings_the_loss_down(kind: Literal["self", "cross"]) -> None:
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(TINY_ENCODER, dataclasses.replace(TINY_DECODER, kind=kind))
     world = world_of_one()
     optimizer = OptimizerConfig(weight_decay=0.0)
     plan = EnginePlan(EngineConfig(kind="local"), optimizer, world)
