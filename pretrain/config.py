@@ -6,6 +6,7 @@ from typing import Literal
 
 from pretrain.autoencoder import DecoderConfig
 from pretrain.masking import MaskConfig, hidden_count
+from pretrain.monitor import MonitorConfig
 from pretrain.objective import ObjectiveConfig
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
@@ -44,6 +45,7 @@ class PretrainConfig(TrainingConfig):
     objective: ObjectiveConfig = ObjectiveConfig()
     visualizations: int = 4  # clips rendered as original / masked / reconstructed at the end
     visualize_every: str | None = None  # interval during training, such as 100 epochs; null: only at the end
+    monitor: MonitorConfig | None = None  # fine-tune at intervals: accuracy against clips seen
 
     def __post_init__(self) -> None:
         if self.encoder.drop_path:

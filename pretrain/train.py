@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,13 +11,14 @@ from torch import Tensor
 from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.config import PretrainConfig
 from pretrain.cost import workload
+from pretrain.monitor import monitor_before_step
 from pretrain.objective import Objective
 from pretrain.reconstruct import reconstruct, write_visualizations
 from pretrain.stream import examples, open_stream
 from videomae.core.distributed import World
 from videomae.core.progress import logger
 from videomae.data.datasets import manifest_files, names
-from videomae.engine.schedule import Schedule, at_multiples
+from videomae.engine.schedule import Schedule, at_multiples, in_turn
 from videomae.models.weights.export import save_encoder
 from videomae.run.directory import RunDirectory
 from videomae.run.session import open_run
@@ -45,7 +47,15 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
         trainer = Trainer(session, config, initial_model(config), schedule=schedule, workload=work)
         objective = Objective(config.objective, encoder=config.encoder, device=world.device)
         visualize = visualize_before_step(config, trainer, schedule)
-        for step, micro_batches in trainer.steps(stream.batches, before_step=visualize):
+        monitor = monitor_before_step(
+            config.monitor,
+            trainer,
+            session,
+            schedule,
+            batch=config.batch,
+            export=lambda folder: export_encoder(config, trainer, folder),
+        )
+        for step, micro_batches in trainer.steps(stream.batches, before_step=in_turn(visualize, monitor)):
             objective.measuring = trainer.should_log(step)
             result = trainer.train_step(step, micro_batches, objective)
             trainer.record(step, result, objective.measured())
@@ -82,15 +92,20 @@ def export(config: PretrainConfig, trainer: Trainer) -> None:
 
     With `optimizer.ema`, the exponential moving average of the weights is exported.
     """
+    state = export_encoder(config, trainer, config.directory.export)
+    if trainer.engine.world.is_main:
+        draw(config, state, trainer, folder=VISUALIZATIONS)
+
+
+def export_encoder(config: PretrainConfig, trainer: Trainer, folder: Path) -> dict[str, Tensor]:
+    """Write the encoder to `folder` on rank 0; return the weights of the whole model. All ranks must call it."""
     ema = config.optimizer.ema
     state = trainer.engine.full_state(ema=ema is not None)
-    if not trainer.engine.world.is_main:
-        return
-    encoder = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
-    run = config.directory
-    metadata = {"run": run.path.name, "shards": names(config.data.shards), "ema": ema}
-    save_encoder(encoder, config.encoder, run.export, metadata)
-    draw(config, state, trainer, folder=VISUALIZATIONS)
+    if trainer.engine.world.is_main:
+        encoder = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+        metadata = {"run": config.directory.path.name, "shards": names(config.data.shards), "ema": ema}
+        save_encoder(encoder, config.encoder, folder, metadata)
+    return state
 
 
 def draw(config: PretrainConfig, state: dict[str, Tensor], trainer: Trainer, *, folder: str) -> None:
