@@ -7,6 +7,7 @@ range, whatever its size; grey, RGB and JPEG have full range. Primaries and tran
 
 from __future__ import annotations
 
+import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
@@ -16,7 +17,22 @@ STORED_MATRIX = 6  # AVCOL_SPC_SMPTE170M, which is BT.601
 # Matrices by their numbers in ITU-T H.273 that swscale converts; the others need more than a matrix, such as YCgCo.
 _KNOWN = frozenset((0, 1, 2, 4, 5, 6, 7, 9))
 _READ_AS = {3: 2, 10: 9}  # reserved: as if unspecified; BT.2020 of constant luminance: as FFmpeg does
-_EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+
+
+def as_progressive(frame: VideoFrame) -> VideoFrame:
+    """The frame, its two fields taken for one picture, as FFmpeg's filters do; swscale would convert each by itself.
+
+    Only frames of 8 bits in the layout 4:2:0 have fields that share chroma rows; others are the same either way.
+    """
+    if not frame.interlaced_frame or frame.format.name not in ("yuv420p", "yuvj420p"):
+        return frame
+    rows = [
+        np.ndarray((plane.height, plane.width), np.uint8, memoryview(plane), 0, (plane.line_size, 1))
+        for plane in frame.planes
+    ]
+    plain = VideoFrame.from_dlpack(tuple(rows), format=frame.format.name)  # views, nothing is copied
+    plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
+    return plain
 
 
 def with_known_matrix(frame: VideoFrame) -> VideoFrame:
@@ -39,12 +55,12 @@ class StoredForm:
     def __call__(self, frame: VideoFrame) -> VideoFrame:
         """Convert a frame of any format. Raises VideoError if its colour matrix is not supported."""
         return self._reformatter.reformat(
-            with_known_matrix(frame),
+            as_progressive(with_known_matrix(frame)),
             width=self.width,
             height=self.height,
             format=self._format,
             dst_colorspace=Colorspace.SMPTE170M,
             dst_color_range=self._range,
-            interpolation=_EXACT,
+            interpolation=Interpolation.BICUBIC,
             threads=1,
         )

@@ -108,14 +108,31 @@ def decode_with_demuxer(
         numbered = _number_packets(container, stream)
         if not wanted or min(wanted) < 0 or max(wanted) >= numbered.frames:
             raise VideoError(f"got frame numbers {wanted[:1]}..{wanted[-1:]} of a video of {numbered.frames} frames")
+        budget = DecodeBudget()
         crops: CropCollector | None = None
-        for index, frame in _select(stream, numbered, set(wanted)):
+        select = _select_by_number if numbered.timed else _select_by_count
+        for index, frame in select(stream, numbered.packets, set(wanted), budget):
             crops = crops or _collector(wanted, boxes, stream, Orientation.of(frame))
             crops.add(index, frame)
-    missing = set(wanted) if crops is None else crops.missing
-    if crops is None or missing:
-        raise VideoError(f"{len(missing)} requested frames could not be decoded, the first is number {min(missing)}")
+    if crops is None or crops.missing:  # streams with intra-refresh mark keyframes that cannot be decoded alone
+        budget.check(numbered.frames, stream.width, stream.height)
+        crops = _decode_from_start(source, wanted, boxes)
+    if crops.missing:
+        raise VideoError(
+            f"{len(crops.missing)} requested frames could not be decoded, the first is number {min(crops.missing)}"
+        )
     return crops.frames_BTHWC
+
+
+def _decode_from_start(source: VideoSource, wanted: list[int], boxes: Sequence[Box] | None) -> CropCollector:
+    with open_numbered(source) as video:
+        crops = _collector(wanted, boxes, video.stream, video.orientation)
+        for number, frame in video.frames:
+            if number - video.first in crops.missing:
+                crops.add(number - video.first, frame)
+            if not crops.missing:
+                break
+    return crops
 
 
 def _collector(
@@ -204,29 +221,16 @@ def _number_packets(container: InputContainer, stream: VideoStream) -> _Numbered
     return _Numbered(packets=packets, timed=numbering.by_packet is not None, frames=frames)
 
 
-def _select(stream: VideoStream, numbered: _Numbered, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
-    """Yield (number, frame) of the wanted frames, in no certain order."""
-    budget = DecodeBudget()
-    if not numbered.timed:
-        yield from _select_by_count(stream, numbered.packets, wanted, budget)
-        return
-    pending = set(wanted)
-    for seek in (True, False):  # streams with intra-refresh mark keyframes that cannot be decoded alone
-        if pending:
-            yield from _select_by_number(stream, numbered.packets, pending, budget, seek=seek)
-
-
 def _select_by_number(
-    stream: VideoStream, packets: list[Packet], pending: set[int], budget: DecodeBudget, *, seek: bool
+    stream: VideoStream, packets: list[Packet], pending: set[int], budget: DecodeBudget
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode from keyframes to the pending frames, which are removed. Without `seek`, decode all."""
-    runs = _packet_runs(packets, set(pending)) if seek else [packets]
+    """Decode from keyframes to the pending frames; yield each with its number."""
+    runs = _packet_runs(packets, pending)
     budget.check(sum(map(len, runs)), stream.width, stream.height)
     for run in runs:
         for packet in [*run, None]:
             for frame in stream.codec_context.decode(packet):
                 if frame.pts in pending:
-                    pending.discard(frame.pts)
                     yield frame.pts, frame
             if packet is not None:
                 budget.charge(stream.codec_context)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from av.video.frame import VideoFrame
 
-from videomae.data.video.color import with_known_matrix
+from videomae.data.video.color import as_progressive, with_known_matrix
 from videomae.data.video.cropping import FrameHWC
 from videomae.data.video.numbering import open_numbered
 from videomae.data.video.orientation import Orientation
@@ -127,7 +127,7 @@ def _scaled(frame: VideoFrame, short_side: int | None) -> FrameHWC:
     """Convert to RGB, upright, at the size that building shards gives: never larger, even width and height."""
     scale = 1.0 if short_side is None else min(1.0, short_side / min(frame.width, frame.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
-    rgb = with_known_matrix(frame).reformat(
+    rgb = as_progressive(with_known_matrix(frame)).reformat(
         width=width, height=height, format="rgb24", interpolation="BICUBIC", threads=1
     )
     return np.ascontiguousarray(Orientation.of(frame).show(np.asarray(rgb.to_ndarray(), np.uint8)))
