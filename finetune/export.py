@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from finetune.config import FinetuneConfig
 from finetune.models import ModelConfig, build
+from finetune.models.videomae import VideomaeClassifier
 from finetune.stored_clips import StoredClips, describe_clips
 from finetune.stream import split
 from videomae.core.config import configclass, load, parse, to_dict
 from videomae.core.files import atomic_path, write_json
 from videomae.engine.state.rank_file import EMA, MASTER
 from videomae.engine.state.reader import read_full
+from videomae.models.weights.convert import write_huggingface
 from videomae.models.weights.files import WeightsError, load_strictly, read_state
+from videomae.models.weights.huggingface import Form, to_preprocessor
 from videomae.run.checkpoint.inspection import pick_checkpoint
 from videomae.run.directory import RunDirectory
 
@@ -65,10 +68,34 @@ def load_classifier(folder: Path) -> TrainedClassifier:
         raise WeightsError(
             f"no {DESCRIPTION} in {folder}; finish the run first: videomae finetune {folder.parent}/config.yaml"
         )
-    description = parse(ClassifierDescription, json.loads(file.read_text()), source=str(file))
+    try:
+        values = json.loads(file.read_text())
+    except ValueError as error:
+        raise WeightsError(f"{file}: not valid JSON ({error}); copy the export again") from None
+    description = parse(ClassifierDescription, values, source=str(file))
     module = build(description.model, len(description.classes), initialise=False)
     load_strictly(module, read_state(folder / TENSORS), source=str(folder / TENSORS))
     return TrainedClassifier(module.eval(), description.model, description.classes, description.stored)
+
+
+def classifier_to_huggingface(source: Path, out: Path, *, form: Form) -> None:
+    """Write an exported VideoMAE classifier as a folder of transformers (`AutoModelForVideoClassification`).
+
+    transformers' norm before the head has an epsilon of 1e-5, ours and the official one 1e-6; logits differ by about
+    that much.
+
+    Raises:
+        WeightsError: `source` is not an exported classifier, or is of another model.
+    """
+    classifier = load_classifier(source)
+    if not isinstance(classifier.module, VideomaeClassifier):
+        raise WeightsError(f"{source} is a {classifier.model.name}; transformers has a counterpart of videomae alone")
+    own = classifier.module.state_dict()
+    state = {key.removeprefix("encoder."): value for key, value in own.items()}
+    shape = classifier.module.input
+    preprocessor = to_preprocessor(shape.size, shape.mean, shape.std)
+    config = classifier.module.encoder.config
+    write_huggingface(state, config, out, form=form, preprocessor=preprocessor, classes=classifier.classes)
 
 
 def export_classifier(

@@ -46,11 +46,18 @@ def import_weights(source: Path, out: Path, *, frames: int | None, size: int | N
 @click.argument("out", type=PATH)
 @click.option("--form", type=click.Choice(["v4", "v5"]), default="v4", help="Version of transformers that names keys.")
 def export_weights(source: Path, out: Path, *, form: Literal["v4", "v5"]) -> None:
-    """Export an encoder for Hugging Face transformers.
+    """Export an encoder or a VideoMAE classifier for Hugging Face transformers.
 
     SOURCE is the export folder of a run, OUT the folder to write.
     """
+    from finetune.export import DESCRIPTION, classifier_to_huggingface
+    from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD
     from videomae.models.weights.convert import export_to_huggingface
 
-    export_to_huggingface(source, out, form=form)
-    click.echo(f"{out}: {form} form of {source}; read it with VideoMAEModel.from_pretrained")
+    if (source / DESCRIPTION).is_file():
+        classifier_to_huggingface(source, out, form=form)
+        readers = "AutoModelForVideoClassification"
+    else:
+        export_to_huggingface(source, out, form=form, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        readers = "AutoModel"
+    click.echo(f"{out}: {form} form of {source}; read it with {readers} and AutoImageProcessor")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,18 @@ import safetensors.torch
 from videomae.core.files import write_atomic, write_json
 from videomae.models.encoder import EncoderConfig
 from videomae.models.weights.export import load_encoder, save_encoder
-from videomae.models.weights.files import State, WeightsError, read_state
-from videomae.models.weights.huggingface import Form, from_huggingface, is_huggingface, to_config, to_huggingface
+from videomae.models.weights.files import INDEX_SUFFIX, State, WeightsError, read_state, strip_wrappers
+from videomae.models.weights.huggingface import (
+    Form,
+    from_huggingface,
+    is_huggingface,
+    to_config,
+    to_huggingface,
+    to_preprocessor,
+)
 from videomae.models.weights.official import encoder_config, take_apart
 
-_FILES = ("model.safetensors", "pytorch_model.bin")
+_FILES = tuple(name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", INDEX_SUFFIX))
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,8 @@ def read_official(path: Path) -> tuple[State, dict[str, Any]]:
     """Read a VideoMAE checkpoint of any known form: the state under official names, and transformers' config, if any.
 
     Args:
-        path: a file, or a folder of transformers (config.json beside model.safetensors or pytorch_model.bin).
+        path: a file, or a folder of transformers (config.json beside model.safetensors or pytorch_model.bin, which may
+            be sharded).
 
     Raises:
         WeightsError: nothing can be read, or keys are unknown.
@@ -44,11 +53,21 @@ def read_official(path: Path) -> tuple[State, dict[str, Any]]:
             raise WeightsError(
                 f"{path} holds none of {', '.join(_FILES)}; give a checkpoint file or transformers' folder"
             )
-        if (path / "config.json").is_file():
-            config = json.loads((path / "config.json").read_text())
+        config = _read_config(path / "config.json")
         path = found[0]
-    state = read_state(path)
+    state = strip_wrappers(read_state(path), source=str(path))
     return (from_huggingface(state, source=str(path)) if is_huggingface(state) else state), config
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    """transformers' config.json; empty if there is none. Raises WeightsError if it is damaged."""
+    try:
+        config = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise WeightsError(f"{file}: not valid JSON ({error}); copy or download it again") from None
+    if not isinstance(config, dict) or config.get("model_type", "videomae") != "videomae":
+        raise WeightsError(f"{file}: not the config of a VideoMAE model of transformers")
+    return config
 
 
 def import_encoder(
@@ -67,7 +86,7 @@ def import_encoder(
         size=size or theirs.get("image_size", 224),
         heads=heads or theirs.get("num_attention_heads"),
     )
-    if parts.pretraining and not theirs.get("use_mean_pooling", False):  # with it, transformers has no final norm
+    if parts.rest and parts.pretraining and not theirs.get("use_mean_pooling", False):  # all but that have a final norm
         config = dataclasses.replace(config, final_norm=True)
     run = source.name if source.is_dir() else source.stem
     save_encoder(parts.encoder, config, out, {"run": run, "source": source.name})
@@ -75,20 +94,39 @@ def import_encoder(
     return ImportReport(config, tuple(sorted(skipped)))
 
 
-def export_to_huggingface(source: Path, out: Path, *, form: Form = "v4") -> None:
-    """Write our exported encoder as a folder that transformers' VideoMAEModel loads.
+def export_to_huggingface(
+    source: Path, out: Path, *, form: Form = "v4", mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Write our exported encoder as a folder that transformers' AutoModel and AutoImageProcessor load.
+
+    Args:
+        source: the export.
+        out: the folder to write.
+        form: the version of transformers whose key names are written.
+        mean: of each channel, in [0, 1], that the encoder's input is normalised with.
+        std: the same for the standard deviation.
 
     Raises:
-        WeightsError: `source` is not an exported encoder.
+        WeightsError: `source` is not an exported encoder, or has no counterpart in transformers.
     """
     export = load_encoder(source)
     if not export.config.final_norm:
         raise WeightsError(f"{source} has no final norm, which VideoMAEModel needs; export a pretraining run's encoder")
     prefixed = {f"encoder.{key}": value for key, value in export.state.items()}
-    write_huggingface(prefixed, export.config, out, form=form)
+    write_huggingface(
+        prefixed, export.config, out, form=form, preprocessor=to_preprocessor(export.config.size, mean, std)
+    )
 
 
-def write_huggingface(state: State, config: EncoderConfig, out: Path, *, form: Form) -> None:
+def write_huggingface(
+    state: State,
+    config: EncoderConfig,
+    out: Path,
+    *,
+    form: Form,
+    preprocessor: Mapping[str, Any],
+    classes: Sequence[str] = (),
+) -> None:
     """Write a state in official names, of an encoder with prefixes or of a classifier, as transformers' folder.
 
     Raises:
@@ -99,4 +137,5 @@ def write_huggingface(state: State, config: EncoderConfig, out: Path, *, form: F
     out.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.contiguous() for key, value in to_huggingface(state, form=form).items()}
     write_atomic(out / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}), sync=True)
-    write_json(out / "config.json", to_config(config, state))
+    write_json(out / "preprocessor_config.json", preprocessor)
+    write_json(out / "config.json", to_config(config, state, classes))

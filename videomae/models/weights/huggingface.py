@@ -1,14 +1,15 @@
 """Convert VideoMAE states between the key names of Hugging Face transformers and the official ones.
 
 Version 4 stores the biases of queries and values as `q_bias` and `v_bias`; version 5 renamed them to `query.bias` and
-`value.bias`, and some of its releases silently load older files with zero biases. Both forms are read here; a
-key bias, which some releases write, must be zero.
+`value.bias`. Its first releases silently load older files with zero biases; later ones convert them, and write the old
+names again. Both forms are read here; a key bias, which some releases write, must be zero.
+A file of `VideoMAEModel` lacks the prefix `videomae.` of the others.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -28,6 +29,7 @@ _TOP = {
     "fc_norm": "fc_norm",
     "classifier": "head",
 }
+_BASE_MODEL = ("embeddings.", "encoder.layer.", "layernorm.")  # keys of VideoMAEModel
 _STACKS = {"videomae.encoder.layer": "encoder.blocks", "decoder.decoder_layers": "decoder.blocks"}
 _LAYER = {
     "layernorm_before": "norm1",
@@ -44,7 +46,7 @@ _BIASES: dict[Form, dict[str, str]] = {
 
 def is_huggingface(state: Mapping[str, Tensor]) -> bool:
     """Whether the keys are those of transformers."""
-    return any(key.startswith("videomae.") for key in state)
+    return any(key.startswith(("videomae.", *_BASE_MODEL)) for key in state)
 
 
 def from_huggingface(state: Mapping[str, Tensor], *, source: str) -> State:
@@ -57,7 +59,7 @@ def from_huggingface(state: Mapping[str, Tensor], *, source: str) -> State:
     parts: dict[str, dict[str, Tensor]] = {}
     unknown: list[str] = []
     for key, value in state.items():
-        name, part = _official(key)
+        name, part = _official(f"videomae.{key}" if key.startswith(_BASE_MODEL) else key)
         if name is None:
             unknown.append(key)
         elif part is None:
@@ -96,8 +98,8 @@ def to_huggingface(state: Mapping[str, Tensor], *, form: Form) -> State:
     return renamed
 
 
-def to_config(encoder: EncoderConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """transformers' config.json for a state in official names."""
+def to_config(encoder: EncoderConfig, state: Mapping[str, Tensor], classes: Sequence[str] = ()) -> dict[str, Any]:
+    """transformers' config.json for a state in official names; `classes` names the outputs of a head."""
     config: dict[str, Any] = {
         "model_type": "videomae",
         "image_size": encoder.size,
@@ -113,10 +115,28 @@ def to_config(encoder: EncoderConfig, state: Mapping[str, Tensor]) -> dict[str, 
         "qv_bias": True,
     }
     if "head.weight" in state:
-        classes = range(len(state["head.weight"]))
-        labels = {"id2label": {str(i): f"LABEL_{i}" for i in classes}, "label2id": {f"LABEL_{i}": i for i in classes}}
+        names = tuple(classes) or tuple(f"LABEL_{number}" for number in range(len(state["head.weight"])))
+        numbers = {name: number for number, name in enumerate(names)}
+        labels = {"id2label": {str(number): name for name, number in numbers.items()}, "label2id": numbers}
         return config | labels | {"architectures": ["VideoMAEForVideoClassification"], "use_mean_pooling": True}
     return config | {"architectures": ["VideoMAEModel"], "use_mean_pooling": False}
+
+
+def to_preprocessor(size: int, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """transformers' preprocessor_config.json: short side to `size` pixels, centre crop, scale to [0, 1], normalise."""
+    return {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 2,  # bilinear
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
 
 
 def _official(key: str) -> tuple[str | None, str | None]:

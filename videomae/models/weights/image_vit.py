@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from videomae.models.encoder import SIZES
-from videomae.models.weights.files import State, WeightsError, read_state, without
+from videomae.models.weights.files import State, WeightsError, read_state, strip_wrappers, without
 
 _TIMM_SIZES = {(size["dim"], size["depth"]): name for name, size in SIZES.items()}
 
@@ -31,7 +31,10 @@ def image_vit_state(source: str, *, dim: int, depth: int, patch: int) -> State:
     Raises:
         WeightsError: the file cannot be read, or timm has no such weights or cannot download them.
     """
-    state = _timm_state(dim, depth, patch) if source == "imagenet" else read_state(Path(source))
+    if source == "imagenet":
+        state = _timm_state(dim, depth, patch)
+    else:
+        state = strip_wrappers(read_state(Path(source)), source=source)
     return split_qkv_bias(without(state, ["head.", "pre_logits.", "head_dist."]))
 
 

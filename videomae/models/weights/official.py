@@ -2,7 +2,8 @@
 
 Pretraining files hold `encoder.*`, `encoder_to_decoder.weight`, `mask_token` and `decoder.*`, which equal our names.
 Fine-tuned files hold the encoder without a prefix, then `fc_norm.*` and `head.*`. Files of compiled models prefix
-`_orig_mod.`, those of wrapped ones `module.`.
+`_orig_mod.`, those of wrapped ones `module.` or `model.`. mmaction2 prefixes `backbone.`, has other names in the patch
+embedding, the MLPs and the head, and stores the fixed position embeddings, which must equal ours.
 """
 
 from __future__ import annotations
@@ -11,16 +12,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from videomae.models.encoder import SIZES, EncoderConfig
-from videomae.models.weights.files import State, WeightsError, listing
+from videomae.models.encoder import SIZES, EncoderConfig, sincos_table
+from videomae.models.weights.files import State, WeightsError, listing, strip_wrappers
 
 _BLOCK = r"(norm1|norm2|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)|attn\.(q_bias|v_bias|qkv\.weight)"
 _ENCODER = re.compile(rf"patch_embed\.proj\.(weight|bias)|blocks\.\d+\.({_BLOCK})|norm\.(weight|bias)")
 _DECODER = re.compile(
     rf"encoder_to_decoder\.weight|mask_token|decoder\.(blocks\.\d+\.({_BLOCK})|(norm|head)\.(weight|bias))"
 )
+_MMACTION = {
+    r"^patch_embed\.projection\.": "patch_embed.proj.",
+    r"\.mlp\.layers\.0\.0\.": ".mlp.fc1.",
+    r"\.mlp\.layers\.1\.": ".mlp.fc2.",
+    r"^cls_head\.fc_cls\.": "head.",
+}
 _HEAD = re.compile(r"(fc_norm|head)\.(weight|bias)")
 
 
@@ -42,8 +50,7 @@ def take_apart(state: Mapping[str, Tensor], *, source: str) -> OfficialState:
     Raises:
         WeightsError: a key belongs to neither a pretraining nor a fine-tuned checkpoint; all such keys are listed.
     """
-    plain = {re.sub(r"^((_orig_mod|module)\.)+", "", key): value for key, value in state.items()}
-    plain = {key.replace("._orig_mod.", "."): value for key, value in plain.items()}
+    plain = _official_names(strip_wrappers(state, source=source), source=source)
     pretraining = any(key.startswith("encoder.") for key in plain)
     prefix = "encoder." if pretraining else ""
     encoder: State = {}
@@ -63,6 +70,25 @@ def take_apart(state: Mapping[str, Tensor], *, source: str) -> OfficialState:
             + "; it must hold exactly the keys of an official pretraining or fine-tuned file"
         )
     return OfficialState(encoder, rest, pretraining)
+
+
+def _official_names(state: State, *, source: str) -> State:
+    """The state with mmaction2's names replaced by the official ones."""
+    if "patch_embed.projection.weight" not in state:
+        return state
+    renamed: State = {}
+    for key, value in state.items():
+        if key == "pos_embed":
+            fixed_ND = sincos_table(*value.shape[-2:])
+            if value.numel() != fixed_ND.numel() or not torch.allclose(
+                value.reshape(fixed_ND.shape), fixed_ND, atol=1e-5
+            ):
+                raise WeightsError(f"{source}: its position embeddings were trained; wanted the fixed sine-cosine ones")
+            continue
+        for theirs, ours in _MMACTION.items():
+            key = re.sub(theirs, ours, key)
+        renamed[key] = value
+    return renamed
 
 
 def encoder_config(state: Mapping[str, Tensor], *, frames: int, size: int, heads: int | None) -> EncoderConfig:

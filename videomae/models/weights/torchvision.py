@@ -12,7 +12,7 @@ import torch
 
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.export import is_export
-from videomae.models.weights.files import State, WeightsError, read_state
+from videomae.models.weights.files import State, WeightsError, read_state, strip_wrappers
 
 _TAGS = {"imagenet": "IMAGENET1K_V1", "kinetics": "KINETICS400_V1"}
 _LABELS = {"imagenet": "ImageNet", "kinetics": "Kinetics-400"}
@@ -34,7 +34,7 @@ def torchvision_state(architecture: str, source: str) -> State:
     if source not in _TAGS:
         if is_export(Path(source)):
             raise WeightsError(f"{source} is an exported VideoMAE encoder, a transformer, which {architecture} is not")
-        return read_state(Path(source))
+        return strip_wrappers(read_state(Path(source)), source=source)
     published = getattr(models.get_model_weights(architecture), _TAGS[source], None)
     if published is None:
         offered = [name for name, tag in _TAGS.items() if hasattr(models.get_model_weights(architecture), tag)]

@@ -13,14 +13,18 @@ import torch
 from torch import nn
 
 import videomae.core.torchvision_compat  # transformers imports torchvision
+from finetune.export import ClassifierDescription, load_classifier, save_classifier
+from finetune.models import build
+from finetune.models.single_frame import SingleFrameConfig
 from finetune.models.videomae import VideomaeClassifier, VideomaeConfig
 from launch.cli import main
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
 from pretrain.masking import MaskConfig, draw_mask
 from pretrain.objective import hidden_targets, reconstruction_loss
-from videomae.models.encoder import EncoderConfig, VideoEncoder, patchify, take_tokens
+from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD, normalize, uniform_crops
+from videomae.models.encoder import EncoderConfig, VideoEncoder, patchify, sincos_table, take_tokens
 from videomae.models.weights import WeightsError, load_encoder, save_encoder
-from videomae.models.weights.convert import export_to_huggingface, import_encoder, read_official, write_huggingface
+from videomae.models.weights.convert import export_to_huggingface, import_encoder, read_official
 from videomae.models.weights.files import load_strictly
 from videomae.models.weights.huggingface import from_huggingface, to_huggingface
 from videomae.models.weights.official import encoder_config, take_apart
@@ -113,32 +117,124 @@ def test_classification_equals_transformers_in_both_key_forms(their_classifier: 
     assert (ours(video_BCTHW) - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("form", ["v4", "v5"])
-@torch.no_grad()
-def test_our_encoder_is_loaded_by_transformers(tmp_path: Path, form: str):
-    from transformers import VideoMAEModel
-
+def random_export(folder: Path) -> VideoEncoder:
     ours = VideoEncoder(ENCODER).eval()
     randomise(ours)
-    save_encoder(ours.state_dict(), ENCODER, tmp_path / "export", {})
-    assert main(["weights", "export", str(tmp_path / "export"), str(tmp_path / "theirs"), "--form", form]) == 0
-    loaded: Any = VideoMAEModel.from_pretrained(tmp_path / "theirs", output_loading_info=True)
-    theirs, report = loaded
+    save_encoder(ours.state_dict(), ENCODER, folder, {})
+    return ours
+
+
+def loaded(auto: Any, folder: Path) -> nn.Module:
+    """The model of transformers, which finds its class itself, with every key used and present."""
+    model, report = auto.from_pretrained(folder, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    video_BCTHW = torch.randn(1, 3, 4, 32, 32)
-    tokens_BND = theirs.eval()(video_BCTHW.transpose(1, 2)).last_hidden_state
+    return model.eval()
+
+
+@pytest.mark.parametrize("form", ["v4", "v5"])
+@torch.no_grad()
+def test_our_encoder_is_loaded_by_transformers_with_its_preprocessing(tmp_path: Path, form: str):
+    from transformers import AutoImageProcessor, AutoModel, AutoVideoProcessor
+
+    ours = random_export(tmp_path / "export")
+    assert main(["weights", "export", str(tmp_path / "export"), str(tmp_path / "theirs"), "--form", form]) == 0
+    frames_THWC = np.random.default_rng(0).integers(0, 256, (4, 32, 40, 3), dtype=np.uint8)
+    (crop_TCHW,) = uniform_crops(frames_THWC, 32)
+    video_BCTHW = normalize(crop_TCHW.movedim(1, 0)[None], IMAGENET_MEAN, IMAGENET_STD)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "theirs")
+    pixels_BTCHW = processor(list(frames_THWC), return_tensors="pt")["pixel_values"]
+    assert (pixels_BTCHW.transpose(1, 2) - video_BCTHW).abs().max() < 1e-5
+    assert AutoVideoProcessor.from_pretrained(tmp_path / "theirs").size["shortest_edge"] == 32
+    tokens_BND = loaded(AutoModel, tmp_path / "theirs")(pixels_BTCHW).last_hidden_state
     assert (tokens_BND - ours(video_BCTHW)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("form", ["v4", "v5"])
 @torch.no_grad()
-def test_our_classifier_is_loaded_by_transformers(tmp_path: Path, their_classifier: nn.Module):
-    from transformers import VideoMAEForVideoClassification
+def test_our_classifier_is_loaded_by_transformers_with_its_classes(tmp_path: Path, form: str):
+    from transformers import AutoConfig, AutoModelForVideoClassification
 
-    state = from_huggingface(their_classifier.state_dict(), source="theirs")
-    write_huggingface(state, ENCODER, tmp_path, form="v4")
-    again = VideoMAEForVideoClassification.from_pretrained(tmp_path).eval()
-    expected = their_classifier.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in again.state_dict().items())
+    ours = VideomaeClassifier(VideomaeConfig(encoder=ENCODER), 3).eval()
+    randomise(ours)
+    classes = ("calm", "fight", "run")
+    description = ClassifierDescription(model=VideomaeConfig(encoder=ENCODER), classes=classes)
+    save_classifier(ours.state_dict(), description, tmp_path)
+    assert main(["weights", "export", str(tmp_path), str(tmp_path / "theirs"), "--form", form]) == 0
+    theirs = loaded(AutoModelForVideoClassification, tmp_path / "theirs")
+    official_eps(theirs)
+    video_BCTHW = torch.randn(2, 3, 4, 32, 32)
+    expected_BK = ours(video_BCTHW)
+    assert expected_BK.abs().max() > 0.1
+    assert (theirs(video_BCTHW.transpose(1, 2)).logits - expected_BK).abs().max() < 1e-5
+    described = AutoConfig.from_pretrained(tmp_path / "theirs").to_dict()
+    assert list(described["id2label"].values()) == list(classes)
+    words = ["import-classifier", str(tmp_path / "theirs"), str(tmp_path / "back"), "--classes=a,b,c"]
+    assert main(["weights", *words]) == 0
+    again = load_classifier(tmp_path / "back").module.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in ours.state_dict().items())
+
+
+def test_only_a_videomae_classifier_has_a_counterpart(tmp_path: Path):
+    config = SingleFrameConfig(weights=None)
+    state = build(config, 2).state_dict()
+    save_classifier(state, ClassifierDescription(model=config, classes=("a", "b")), tmp_path)
+    assert main(["weights", "export", str(tmp_path), str(tmp_path / "theirs")]) == 2
+    assert not (tmp_path / "theirs").exists()
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("wrapper", ["", "model.", "backbone.", "module._orig_mod."])
+@torch.no_grad()
+def test_a_bare_encoder_of_transformers_is_imported(tmp_path: Path, norm: bool, wrapper: str):
+    """VideoMAEModel has no prefix and, with mean pooling, no final norm; old and new names of the biases."""
+    from transformers import VideoMAEModel
+
+    theirs = VideoMAEModel(their_config(use_mean_pooling=not norm)).eval()
+    randomise(theirs)
+    for number, state in enumerate((theirs.state_dict(), in_v4(theirs.state_dict()))):
+        torch.save({"state_dict": {wrapper + key: value for key, value in state.items()}}, tmp_path / "bare.ckpt")
+        report = import_encoder(tmp_path / "bare.ckpt", tmp_path / f"{number}", frames=4, size=32, heads=4)
+        assert report.config == dataclasses.replace(ENCODER, final_norm=norm)
+        ours = VideoEncoder(report.config).eval()
+        load_strictly(ours, load_encoder(tmp_path / f"{number}").state, source="ours")
+        video_BCTHW = torch.randn(1, 3, 4, 32, 32)
+        tokens_BND = theirs(video_BCTHW.transpose(1, 2)).last_hidden_state
+        assert (ours(video_BCTHW) - tokens_BND).abs().max() < 1e-5 * tokens_BND.abs().max()
+
+
+def test_sharded_folders_of_transformers_are_imported(tmp_path: Path, their_autoencoder: Any):
+    their_autoencoder.save_pretrained(tmp_path / "theirs", max_shard_size="40KB")
+    assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1
+    whole = from_huggingface(their_autoencoder.state_dict(), source="theirs")
+    report = import_encoder(tmp_path / "theirs", tmp_path / "out")
+    assert report.config == ENCODER
+    state = load_encoder(tmp_path / "out").state
+    assert all(torch.equal(value, whole[f"encoder.{key}"]) for key, value in state.items())
+    next((tmp_path / "theirs").glob("*1-of-*.safetensors")).unlink()
+    with pytest.raises(WeightsError, match=r"no weights at .*1-of-.*safetensors"):
+        import_encoder(tmp_path / "theirs", tmp_path / "out2")
+
+
+@pytest.mark.parametrize("wrapper", ["", "backbone."])
+def test_files_of_mmaction2_are_imported(tmp_path: Path, wrapper: str):
+    model = VideomaeClassifier(VideomaeConfig(encoder=ENCODER), 3)
+    randomise(model)
+    names = {"encoder.": "", "patch_embed.proj.": "patch_embed.projection.", "fc1.": "layers.0.0.", "fc2.": "layers.1."}
+    state: dict[str, torch.Tensor] = {}
+    for key, value in model.state_dict().items():
+        for ours, theirs in names.items():
+            key = key.replace(ours, theirs)
+        state["cls_head.fc_cls." + key.removeprefix("head.") if key.startswith("head.") else wrapper + key] = value
+    state[f"{wrapper}pos_embed"] = sincos_table(ENCODER.num_patches, ENCODER.dim)[None]
+    torch.save({"meta": {"version": "1"}, "state_dict": state}, tmp_path / "mmaction2.pth")
+    words = ["import-classifier", str(tmp_path / "mmaction2.pth"), str(tmp_path / "out"), "--classes=a,b,c"]
+    assert main(["weights", *words, "--frames=4", "--size=32", "--heads=4"]) == 0
+    again = load_classifier(tmp_path / "out").module.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())
+    state[f"{wrapper}pos_embed"] += 0.1
+    torch.save(state, tmp_path / "trained.pth")
+    with pytest.raises(WeightsError, match="position embeddings were trained"):
+        import_encoder(tmp_path / "trained.pth", tmp_path / "out2", frames=4, size=32, heads=4)
 
 
 def test_renaming_there_and_back_is_exact(their_autoencoder: nn.Module, their_classifier: nn.Module):
@@ -234,12 +330,12 @@ def test_settings_that_tensors_do_not_show_must_be_known(tmp_path: Path):
         read_official(tmp_path)
     (tmp_path / "encoder.json").write_text(json.dumps({}))
     with pytest.raises(WeightsError, match=r"encoder\.json"):
-        export_to_huggingface(tmp_path, tmp_path / "out")
+        export_to_huggingface(tmp_path, tmp_path / "out", mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def test_positions_that_transformers_lacks_are_refused(tmp_path: Path):
     config = dataclasses.replace(ENCODER, positions="sincos_3d")
     save_encoder(VideoEncoder(config).state_dict(), config, tmp_path / "ours", {})
     with pytest.raises(WeightsError, match="sincos_1d positions, the encoder has sincos_3d"):
-        export_to_huggingface(tmp_path / "ours", tmp_path / "out")
+        export_to_huggingface(tmp_path / "ours", tmp_path / "out", mean=IMAGENET_MEAN, std=IMAGENET_STD)
     assert not (tmp_path / "out").exists()
