@@ -73,7 +73,7 @@ else
     part finetune 70 "$python" -m benchmarks.step_finetune --device "$device" --steps 5 --compile --json
     tests tests_stages 80 tests/gpu/test_stages.py
     run_step engines 40 --sizes base --precision bf16 --batch 64 --steps 5 --zero 0 1 2 3 --processes 1
-    run_step step_variants 60 --sizes base --precision bf16 --mode eager --steps 3 --batch 64 --forms ours dual checkpointing
+    run_step step_variants 60 --sizes base --precision bf16 --mode eager --steps 3 --batch 64 --forms ours dual share checkpointing
     run_step step_huge 60 --sizes huge --precision bf16 --mode eager --steps 2 --batch 32 --forms ours
     run_step step_rest 100 --sizes small base --precision bf16 --mode compiled --steps 3 --batch 64
 fi

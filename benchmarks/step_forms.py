@@ -46,6 +46,7 @@ SUBJECTS = (*DECODERS, "demo")
 LR, DECAY = 1e-4, 0.05
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "dual": {"mask": {"decoder": "running_cell"}},
+    "share": {"objective": {"decoder_share": 0.5}},
     "checkpointing": {"engine": {"activation_checkpointing": True}},
 }
 
@@ -54,7 +55,8 @@ def subject(name: str, *, precision: str, compiled: bool) -> PretrainConfig:
     """The config of a published size with its decoder, or of the demo, for the local engine."""
     engine = {"kind": "local", "precision": precision, "compile": compiled}
     if name == "demo":
-        values = to_dict(load(PretrainConfig, DEMO, ["run=none"]))
+        whole = ["mask.decoder=all", "objective.decoder_share=1.0"]  # what the rivals predict, too
+        values = to_dict(load(PretrainConfig, DEMO, ["run=none", *whole]))
         return parse(PretrainConfig, {**values, "engine": engine}, source=str(DEMO))
     values = {
         **{"run": "none", "batch": 8, "data": {"shards": "none"}, "engine": engine},
@@ -79,7 +81,7 @@ def draw_clips(config: PretrainConfig, clips: int) -> PretrainBatch:
         [
             PretrainItem(
                 torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)).permute(0, 3, 1, 2),
-                draw_mask(config.mask, encoder, rng),
+                draw_mask(config.mask, encoder, rng, share=config.objective.decoder_share),
             )
             for _ in range(clips)
         ]
