@@ -9,7 +9,7 @@ import torch
 
 import finetune.train
 import pretrain.train
-from finetune.evaluate import FILE
+from finetune.evaluation import FILE
 from tests.processes import run_command, run_processes
 from tests.stages import finetune_config, losses, pretrain_arguments, pretrain_config
 from videomae.core.distributed import World
