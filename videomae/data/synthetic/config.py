@@ -20,12 +20,12 @@ class SyntheticConfig:
     # still; constant velocity; accelerated; transforming: accelerated, and the object grows, turns and shears;
     # single: it does one of the eight things that are the classes of the labelled sets, and nothing else
     motion: Literal["still", "constant", "accelerated", "transforming", "single"] = "single"
-    # plain colours; noise of little contrast; procedural: noise, gradients, waves and dead leaves; crops of images
+    # plain colours; coloured noise; procedural: noise, gradients, waves and dead leaves; crops of images
     textures: Literal["plain", "noise", "procedural", "images"] = "noise"
     images: str | None = None  # textures=images: a folder of JPEG, PNG or WebP files, or a split of shards
     objects: tuple[int, int] = (1, 1)  # fewest and most in a clip
-    radius: tuple[float, float] = (0.3, 0.65)  # smallest and largest at the instant at which the size is drawn
-    noise: float = 2.5  # standard deviation of the sensor noise, of 255
+    radius: tuple[float, float] = (0.6, 0.85)  # smallest and largest at the instant at which the size is drawn
+    noise: float = 1.0  # standard deviation of the sensor noise, of 255
 
     def __post_init__(self) -> None:
         if self.epoch < 1:

@@ -21,8 +21,8 @@ from videomae.data.synthetic.config import SyntheticConfig
 
 Floats = NDArray[np.float64]
 
-TRAVEL = (0.5, 1.1)  # in a clip
-GROWTH = (0.4, 0.7)  # of the logarithm of the radius, in a clip
+TRAVEL = (0.7, 1.3)  # in a clip
+GROWTH = (0.5, 0.9)  # of the logarithm of the radius, in a clip
 TURN = 2.2  # radians for a travel of 1
 SHEAR = 0.5  # largest, at the ends of a clip
 _INSTANT = 0.25  # sizes are drawn at an instant from -0.25 to 0.25

@@ -36,7 +36,7 @@ class Palette:
 
 
 BACKGROUND = Palette(tint=(64, 191), contrast=15, coarse=1.5)
-OBJECT = Palette(tint=(38, 217), contrast=20, coarse=1.15)
+OBJECT = Palette(tint=(38, 217), contrast=40, coarse=1.15)
 
 
 def texture(config: SyntheticConfig, rng: np.random.Generator, palette: Palette, size: int) -> Pixels:
