@@ -2,7 +2,8 @@
 
 The figures published for VideoMAE and VideoMAEv2 (16 x 224 x 224, tube mask 0.9, decoder mask 0.5) stand beside:
 parameters of encoder and decoder, and GMACs of the encoder on all tokens, of a pretraining forward, and of one with
-dual masking.
+dual masking. Ours are lower in pretraining: hidden patches are not embedded, and the decoder's last block computes
+its output for the predicted tokens alone.
 """
 
 from __future__ import annotations

@@ -69,17 +69,15 @@ def patch_targets(patches_BHP: Tensor, *, normalize: bool) -> tuple[Tensor, Patc
 
     `patches_BHP` holds uint8 pixels, or floats in [0, 1], and is not changed.
     """
-    pixels = patches_BHP.float()
-    pixels = pixels / 255 if patches_BHP.dtype == torch.uint8 else pixels
-    pixels_BHXC = rearrange(pixels, "b h (x c) -> b h x c", c=3)
+    unit = 255.0 if patches_BHP.dtype == torch.uint8 else 1.0  # of the pixels below; the targets have none
+    pixels_BHXC = rearrange(patches_BHP.to(torch.float32, copy=True), "b h (x c) -> b h x c", c=3)
     # Two passes of sums: var_mean over an axis that is not the innermost takes eight times as long on a CPU.
     mean = pixels_BHXC.mean(dim=2, keepdim=True)
-    centred_BHXC = pixels_BHXC - mean
+    centred_BHXC = pixels_BHXC - mean if not normalize else pixels_BHXC.sub_(mean)
     variance = centred_BHXC.square().sum(dim=2, keepdim=True) / (pixels_BHXC.shape[2] - 1)
-    statistics = PatchStatistics(mean, variance.sqrt() + EPSILON)
-    if not normalize:
-        return pixels, statistics
-    return rearrange(centred_BHXC / statistics.deviation, "b h x c -> b h (x c)"), statistics
+    deviation = variance.sqrt() + EPSILON * unit
+    targets_BHXC = centred_BHXC.div_(deviation) if normalize else pixels_BHXC.div_(unit)
+    return rearrange(targets_BHXC, "b h x c -> b h (x c)"), PatchStatistics(mean / unit, deviation / unit)
 
 
 def to_pixels(predictions_BHP: Tensor, statistics: PatchStatistics, *, normalize: bool) -> Tensor:
@@ -88,6 +86,14 @@ def to_pixels(predictions_BHP: Tensor, statistics: PatchStatistics, *, normalize
         return predictions_BHP.float()
     predictions_BHXC = rearrange(predictions_BHP.float(), "b h (x c) -> b h x c", c=3)
     return rearrange(predictions_BHXC * statistics.deviation + statistics.mean, "b h x c -> b h (x c)")
+
+
+def patch_loss(
+    predictions_BHP: Tensor, patches_BHP: Tensor, weight_B: Tensor | None = None, *, normalize: bool
+) -> Tensor:
+    """The `reconstruction_loss` for the targets of patches; compiled, it reads predictions and pixels once."""
+    targets_BHP, _ = patch_targets(patches_BHP, normalize=normalize)
+    return reconstruction_loss(predictions_BHP, targets_BHP, weight_B)
 
 
 def reconstruction_loss(predictions_BHP: Tensor, targets_BHP: Tensor, weight_B: Tensor | None = None) -> Tensor:
@@ -151,9 +157,13 @@ class Objective:
     While `measuring` is set, the errors of `measure` are collected too; `measured` returns and clears them.
     """
 
-    def __init__(self, config: ObjectiveConfig, *, encoder: EncoderConfig, device: torch.device) -> None:
+    def __init__(
+        self, config: ObjectiveConfig, *, encoder: EncoderConfig, device: torch.device, compiled: bool = False
+    ) -> None:
+        """`compiled` compiles the loss, as `engine.compile` does the blocks."""
         self._config, self._encoder, self._device = config, encoder, device
         self._normalize = PatchNormalizer(encoder, device)
+        self._loss = torch.compile(patch_loss) if compiled else patch_loss
         self.measuring = False
         self._measured: list[dict[str, Ratio]] = []
 
@@ -163,13 +173,13 @@ class Objective:
         visible_BVP = self._normalize(take_tokens(patches_BNP, batch.visible_BV))
         predictions_BHP = module(visible_BVP, batch.visible_BV, batch.hidden_BH, batch.ignored_BS)
         hidden_BHP = take_tokens(patches_BNP, batch.hidden_BH)
-        targets_BHP, statistics = patch_targets(hidden_BHP, normalize=self._config.normalize)
+        normalized = self._config.normalize
         if self.measuring:
-            seen = predictions_BHP.detach()
-            normalized, weight_B = self._config.normalize, batch.weight_B
+            targets_BHP, statistics = patch_targets(hidden_BHP, normalize=normalized)
+            seen, weight_B = predictions_BHP.detach(), batch.weight_B
             errors = measure(seen, targets_BHP, statistics, normalized=normalized, weight_B=weight_B)
             self._measured.append(errors)
-        return reconstruction_loss(predictions_BHP, targets_BHP, batch.weight_B)
+        return self._loss(predictions_BHP, hidden_BHP, batch.weight_B, normalize=normalized)
 
     def measured(self) -> dict[str, Ratio]:
         """Mean errors over the micro-batches since the last call; empty if none was measured."""

@@ -45,7 +45,9 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
         share = config.objective.decoder_share
         work = workload(config.encoder, config.decoder, config.mask, share=share)
         trainer = Trainer(session, config, initial_model(config), schedule=schedule, workload=work)
-        objective = Objective(config.objective, encoder=config.encoder, device=world.device)
+        objective = Objective(
+            config.objective, encoder=config.encoder, device=world.device, compiled=config.engine.compile
+        )
         visualize = visualize_before_step(config, trainer, schedule)
         monitor = monitor_before_step(
             config.monitor,

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, T frames, H height, W width; other axes of a clip c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
@@ -21,9 +22,18 @@ class TensorBatch:
     """The base of frozen dataclasses whose fields are tensors, or None."""
 
     def to(self, device: torch.device) -> Self:
-        """The batch on `device`."""
-        # A copy from memory that is not pinned must be synchronous: the loader may reuse the memory before it ends.
-        return self._map(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+        """The batch on `device`. Copies to a GPU run on a stream of their own, beside the step queued before."""
+        if device.type != "cuda":
+            return self._map(lambda tensor: tensor.to(device))
+        computing, copying = torch.cuda.current_stream(device), _copy_stream(device)
+        with torch.cuda.stream(copying):
+            # A copy from memory that is not pinned must be synchronous: the loader may reuse the memory before it ends.
+            moved = self._map(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+        computing.wait_stream(copying)
+        for tensor in vars(moved).values():
+            if tensor is not None:
+                tensor.record_stream(computing)  # else the memory would be reused while the step still reads it
+        return moved
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, from which copies to a GPU overlap with computation."""
@@ -32,6 +42,11 @@ class TensorBatch:
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return type(self)(**{name: None if value is None else function(value) for name, value in values.items()})
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def stack_clips(clips: Sequence[Tensor], alloc: AllocClip | None = None) -> Tensor:

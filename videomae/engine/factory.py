@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from videomae.core.errors import UserError
+from videomae.core.malloc import tune_malloc
 from videomae.engine.local import LocalEngine
 from videomae.engine.protocol import Engine, EnginePlan
 
@@ -32,6 +33,8 @@ def build_engine(module: nn.Module, groups: list[dict[str, Any]], plan: EnginePl
     """
     if plan.config.deterministic:
         make_deterministic()
+    if plan.world.device.type == "cpu":
+        tune_malloc()
     prepare_blocks(module, checkpointing=plan.config.activation_checkpointing, compiled=plan.config.compile)
     if plan.config.kind == "local":
         return LocalEngine(module, groups, plan)

@@ -68,10 +68,12 @@ def memory(profile: ModelProfile, *, stage: int, world_size: int = 1, micro_batc
     )
 
 
-def test_flops_are_the_published_ones() -> None:
-    """VideoMAE ViT-B: 35.4 GMACs forward; the embedding's input, the video, needs no gradient."""
-    embedding = 1568 * 768 * 1536
-    assert large().flops_per_clip == pytest.approx(2 * (3 * 35.4e9 - embedding), rel=0.01)
+def test_flops_are_the_published_ones_without_what_is_not_computed() -> None:
+    """VideoMAE ViT-B: 35.4 GMACs forward. Hidden patches are not embedded, and pixels need no gradient; the decoder's
+    last block has queries, their projection and the MLP for the hidden tokens alone."""
+    embedding, last_block = 768 * 1536, 384 * (10 * 384 + 2 * 1568)
+    forward = 35.4e9 - 1408 * embedding - 160 * last_block
+    assert large().flops_per_clip == pytest.approx(2 * (3 * forward - 160 * embedding), rel=0.01)
 
 
 def test_checkpointing_stores_less() -> None:
@@ -183,7 +185,7 @@ def test_what_is_typed_against_too_little_memory_helps(batch: int, gpus: int, en
 @pytest.mark.parametrize(
     ("changes", "where", "typed"),
     [
-        ({"loader": {"workers": 0}}, {"gpus": 8}, "type loader.workers="),
+        ({"loader": {"workers": 0}}, {"gpus": 4}, "type loader.workers="),
         ({}, {"gpus": 8, "cores": 8}, "type data.repeated_aug=2"),
         ({"batch": 1, "encoder": {"dim": 65536, "depth": 1, "heads": 16}}, {}, "take a larger device"),
     ],

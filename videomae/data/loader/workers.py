@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
-import ctypes
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
+from videomae.core.malloc import tune_malloc
 from videomae.core.signals import block_signals, end_workers, ignore_signals
 from videomae.data.loader.micro_batches import Batch, Item, MicroBatchMaker
 from videomae.data.loader.quarantine import Fault, QuotaConfig
@@ -26,9 +25,6 @@ from videomae.data.order.order import SampleSlot
 atexit.register(end_workers)
 
 _SPARE_BUFFERS = 4
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_HEAP_BYTES = 1 << 30
-_HEAP_BYTES_BEFORE_2_35 = 1 << 25  # the largest threshold that glibc before 2.35 accepts
 _Task = tuple[int | None, Sequence[SampleSlot]]  # the buffer for a micro-batch, and its slots
 
 
@@ -123,16 +119,3 @@ def _start_worker(worker: int) -> None:
     ignore_signals()
     torch.set_num_threads(1)
     tune_malloc()
-
-
-def tune_malloc() -> None:
-    """Make glibc serve clips and batches from its heap and keep that memory; no effect with other C libraries.
-
-    By default glibc maps each block of megabytes anew, and the kernel clears every page again: a quarter of the time
-    that cropping and stacking a clip takes.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        if not libc.mallopt(_MMAP_THRESHOLD, _HEAP_BYTES):
-            libc.mallopt(_MMAP_THRESHOLD, _HEAP_BYTES_BEFORE_2_35)
-        libc.mallopt(_TRIM_THRESHOLD, _HEAP_BYTES)

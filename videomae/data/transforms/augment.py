@@ -7,6 +7,7 @@ Shapes: B batch, T frames, C channels (RGB), H height, W width.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -129,12 +130,18 @@ def random_erasing(frames_TCHW: Tensor, rng: np.random.Generator, *, probability
 
 def normalize(video_BCTHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Convert uint8 to contiguous float32, (pixel / 255 - mean) / std per channel, on the input's device."""
-    scale_C11 = torch.tensor([1 / (255 * value) for value in std], device=video_BCTHW.device).view(-1, 1, 1, 1)
-    shift_C11 = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=video_BCTHW.device).view(
-        -1, 1, 1, 1
-    )
+    scale_C111, shift_C111 = _scale_and_shift(tuple(mean), tuple(std), video_BCTHW.device)
     floats_BCTHW = video_BCTHW.to(torch.float32, memory_format=torch.contiguous_format)
-    return floats_BCTHW * scale_C11 - shift_C11
+    return floats_BCTHW * scale_C111 - shift_C111
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and mean / std, made once for a device: a GPU waits for the host whenever it gets their values."""
+    scale_C = torch.tensor([1 / (255 * value) for value in std], device=device)
+    shift_C = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale_C.view(-1, 1, 1, 1), shift_C.view(-1, 1, 1, 1)
 
 
 def _size(frames_THWC: FramesTHWC) -> tuple[int, int]:

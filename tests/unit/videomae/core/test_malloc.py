@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 
-from videomae.data.loader.workers import tune_malloc
+from videomae.core.malloc import tune_malloc
 
 MMAP_THRESHOLD = -3
 
