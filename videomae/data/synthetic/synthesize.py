@@ -156,6 +156,12 @@ def render_clip(spec: ClipSpec, config: LabelledConfig) -> tuple[np.ndarray, int
     return scene.render(drawn, scene.Motion(spec.class_name), sensor), fps
 
 
+def encode_clip(spec: ClipSpec, config: LabelledConfig) -> bytes:
+    """Render a clip and encode it as an H.264 file."""
+    frames_THWC, fps = render_clip(spec, config)
+    return encode(frames_THWC, fps=fps, config=_ENCODING)
+
+
 def _can_reuse(folder: Path, config: LabelledConfig) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -198,6 +204,5 @@ def _write_clips(clips: list[ClipSpec], folder: Path, config: LabelledConfig, *,
 
 
 def _write_clip(spec: ClipSpec, folder: Path, config: LabelledConfig) -> ClipSpec:
-    frames_THWC, fps = render_clip(spec, config)
-    spec.path(folder).write_bytes(encode(frames_THWC, fps=fps, config=_ENCODING))
+    spec.path(folder).write_bytes(encode_clip(spec, config))
     return spec
