@@ -111,15 +111,12 @@ def _paint(canvas_THW: Words, item: _Object, start: int) -> None:
     centre_T2 = item.centre_T2[part]
     corner_T2 = np.floor(centre_T2 - (box - 1) / 2).astype(np.int64)
     layer_TNN = np.empty((frames, box, box), np.uint32)
-    for frame_NN, map_22, centre_2 in zip(layer_TNN, item.map_T22[part], centre_T2 - corner_T2, strict=True):
-        shift_2 = (len(item.sprite_RR4) - 1) / 2 - map_22 @ centre_2
-        cv2.warpAffine(
-            item.sprite_RR4,
-            np.column_stack([map_22, shift_2]),
-            (box, box),
-            dst=frame_NN.view(np.uint8).reshape(box, box, 4),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        )
+    layer_TNN4 = layer_TNN.view(np.uint8).reshape(frames, box, box, 4)
+    map_T22 = item.map_T22[part]
+    shift_T21 = (len(item.sprite_RR4) - 1) / 2 - map_T22 @ (centre_T2 - corner_T2)[..., None]
+    for frame_NN4, map_23 in zip(layer_TNN4, np.concatenate([map_T22, shift_T21], axis=2), strict=True):
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        cv2.warpAffine(item.sprite_RR4, map_23, (box, box), dst=frame_NN4, flags=flags)
     columns_TN = (corner_T2[:, :1] + np.arange(box)) % size
     rows_TN = (corner_T2[:, 1:] + np.arange(box)) % size + size * np.arange(frames)[:, None]
     places_TNN = rows_TN[:, :, None] * size + columns_TN[:, None, :]
