@@ -19,22 +19,29 @@ GREY = 0.5
 
 
 @torch.no_grad()
-def reconstruct(model: MaskedAutoencoder, batch: PretrainBatch, *, normalized: bool) -> Tensor:
+def reconstruct(model: MaskedAutoencoder, batch: PretrainBatch, *, normalized: bool, share: float = 1.0) -> Tensor:
     """Original, masked and reconstructed videos of a batch: uint8 (B, 3, C, T, H, W).
 
     `normalized` says whether the model was trained on normalised targets: then each predicted patch is scaled by the
-    original patch's mean and deviation. Visible patches are copied from the original, patches that dual masking or
-    a decoder share leaves unpredicted stay grey.
+    original patch's mean and deviation. Visible patches are copied from the original, patches that dual masking leaves
+    unpredicted stay grey. With a `share` below 1 (`objective.decoder_share`) the hidden patches are predicted in random
+    groups of that size, since the decoder was trained with so many mask tokens.
     """
     encoder = model.encoder.config
     video_BCTHW = batch.video_BCTHW.float() / 255
-    _, statistics = hidden_targets(batch.video_BCTHW, batch.hidden_BH, encoder=encoder, normalize=normalized)
+    hidden_BH = batch.hidden_BH
+    if share < 1:
+        order_H = torch.randperm(hidden_BH.shape[1], generator=torch.Generator().manual_seed(0))
+        hidden_BH = hidden_BH[:, order_H]
+    _, statistics = hidden_targets(batch.video_BCTHW, hidden_BH, encoder=encoder, normalize=normalized)
     visible_BVP = take_tokens(patchify(batch.video_BCTHW, encoder), batch.visible_BV)
     normed_BVP = PatchNormalizer(encoder, visible_BVP.device)(visible_BVP)
-    predictions_BHP = model(normed_BVP, batch.visible_BV, batch.hidden_BH, batch.ignored_BS)
+    groups = hidden_BH.split(max(1, round(share * hidden_BH.shape[1])), dim=1)
+    predicted = [model(normed_BVP, batch.visible_BV, group_BG, batch.ignored_BS) for group_BG in groups]
+    predictions_BHP = torch.cat(predicted, dim=1)
     pixels_BHP = to_pixels(predictions_BHP, statistics, normalize=normalized).clamp(0, 1)
     masked_BCTHW = _replace(torch.full_like(video_BCTHW, GREY), batch.visible_BV, visible_BVP / 255, encoder)
-    rebuilt_BCTHW = _replace(masked_BCTHW, batch.hidden_BH, pixels_BHP, encoder)
+    rebuilt_BCTHW = _replace(masked_BCTHW, hidden_BH, pixels_BHP, encoder)
     return (torch.stack([video_BCTHW, masked_BCTHW, rebuilt_BCTHW], dim=1) * 255).round().to(torch.uint8)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -81,10 +81,12 @@ def open_stream(config: PretrainConfig, world: World) -> BatchStream[PretrainIte
 def examples(config: PretrainConfig, count: int) -> PretrainBatch | None:
     """Return up to `count` clips, evenly spaced over the data, cropped and masked as in training; deterministic.
 
-    Samples that cannot be read are skipped. Returns None if no sample can be read.
+    All hidden patches are to be predicted, whatever the decoder share. Samples that cannot be read are skipped. Returns
+    None if no sample can be read.
     """
     sets = DataSets.read(config.data.shards)
-    reader, clips = sets.reader(), MaskedClips(config)
+    whole = replace(config, objective=replace(config.objective, decoder_share=1.0))
+    reader, clips = sets.reader(), MaskedClips(whole)
     items = []
     for id in np.linspace(0, sets.samples - 1, count).round().astype(int):
         try:

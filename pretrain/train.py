@@ -116,6 +116,7 @@ def draw(config: PretrainConfig, state: dict[str, Tensor], trainer: Trainer, *, 
     if batch is not None:
         model = MaskedAutoencoder(config.encoder, config.decoder).eval()
         model.load_state_dict(state)
-        triples = reconstruct(model, batch, normalized=config.objective.normalize)
+        objective = config.objective
+        triples = reconstruct(model, batch, normalized=objective.normalize, share=objective.decoder_share)
         paths = write_visualizations(triples, config.directory.path / folder)
         trainer.log(VISUALIZATIONS, trainer.step, files=[f"{folder}/{path.name}" for path in paths])

@@ -185,7 +185,7 @@ def test_what_is_typed_against_too_little_memory_helps(batch: int, gpus: int, en
 @pytest.mark.parametrize(
     ("changes", "where", "typed"),
     [
-        ({"loader": {"workers": 0}}, {"gpus": 4}, "type loader.workers="),
+        ({"loader": {"workers": 0}}, {"gpus": 8, "cores": 128}, "type loader.workers="),
         ({}, {"gpus": 8, "cores": 8}, "type data.repeated_aug=2"),
         ({"batch": 1, "encoder": {"dim": 65536, "depth": 1, "heads": 16}}, {}, "take a larger device"),
     ],

@@ -92,17 +92,19 @@ def test_overfitting_one_batch_brings_the_loss_down(kind: Literal["self", "cross
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_reconstruction_keeps_visible_patches_and_greys_hidden_ones() -> None:
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_reconstruction_keeps_visible_patches_and_greys_hidden_ones(share: float) -> None:
     model = MaskedAutoencoder(TINY_ENCODER, TINY_DECODER).eval()
     batch = tiny_batch(seed=3)
     original, masked, rebuilt = (
-        patchify(part, TINY_ENCODER) for part in reconstruct(model, batch, normalized=True).unbind(1)
+        patchify(part, TINY_ENCODER) for part in reconstruct(model, batch, normalized=True, share=share).unbind(1)
     )
     for sample in range(len(original)):
         visible, hidden = batch.visible_BV[sample], batch.hidden_BH[sample]
         assert torch.equal(original[sample, visible], rebuilt[sample, visible])
         assert torch.equal(original[sample, visible], masked[sample, visible])
         assert (masked[sample, hidden] == 128).all()
+        assert (rebuilt[sample, hidden] != 128).any(dim=1).all()  # each is predicted
     assert torch.equal(original, patchify(batch.video_BCTHW, TINY_ENCODER))
 
 
