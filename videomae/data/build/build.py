@@ -70,6 +70,7 @@ def build(
 
     Raises:
         BuildError: no source could be read, `out` holds something else, or the disk is full. `out` is unchanged then.
+        OSError: a folder cannot be read or written.
     """
     record = BuildRecord.of(to_dict(config), listing)
     if _can_reuse(out, record, overwrite=overwrite):
@@ -88,7 +89,11 @@ def build(
                 shutil.rmtree(out)
             staging.rename(out)
     except OSError as error:
-        raise _build_error(error, out) from None
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise BuildError(
+            f"no space left for the shards in {out}; free some space, or lower --short-side or --fps"
+        ) from None
     return BuildResult(manifests=_manifests(out, listing), reused=False)
 
 
@@ -176,12 +181,6 @@ def _warn_of_empty_classes(split: str, writer: SplitWriter, listing: Listing) ->
 
 def _manifests(out: Path, listing: Listing) -> dict[str, Manifest]:
     return {split: read_manifest(out / split) for split in listing.splits}
-
-
-def _build_error(error: OSError, out: Path) -> BuildError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return BuildError(f"no space left for the shards in {out}; free some space, or lower --short-side or --fps")
-    return BuildError(f"cannot write the shards in {out}: {error}")
 
 
 def _shuffled(sources: tuple[Source, ...]) -> list[Source]:

@@ -98,6 +98,8 @@ def read_lines(file: Path, wanted: str) -> list[str]:
     if not file.is_file():
         raise SourceError(f"no list at {file}; wanted {wanted}")
     content = file.read_bytes()
+    if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise SourceError(f"{file} is not text; wanted {wanted}")
     try:
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             text = content.decode("utf-16")
@@ -106,8 +108,6 @@ def read_lines(file: Path, wanted: str) -> list[str]:
     except UnicodeDecodeError as error:
         _log.warning("%s is not UTF-8 (byte %d); reading it as Latin-1", file, error.start)
         text = content.decode("latin-1")
-    if "\0" in text:
-        raise SourceError(f"{file} is not text; wanted {wanted}")
     return [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
 
 

@@ -159,8 +159,10 @@ def _listing(folder: Path, rows: Mapping[str, Sequence[_Row]], classes: tuple[st
         for split, found in rows.items()
     }
     if not any(source.path.exists() for sources in splits.values() for source in sources):
+        named = next((source.name for sources in splits.values() for source in sources), "")
         raise SourceError(
-            f"none of the listed files is under {folder}; pass the folder that the listed paths are relative to"
+            f"none of the listed files is under {folder}, such as {named!r}; pass the folder that the listed paths are "
+            "relative to"
         )
     return Listing(classes=classes, splits=splits)
 
