@@ -19,6 +19,7 @@ import torch
 
 from launch.plan.model import Config
 from videomae.core.distributed import World
+from videomae.core.errors import UserError
 
 Level = Literal["green", "yellow", "red"]
 Key = TypeVar("Key", bound=Hashable)
@@ -136,6 +137,8 @@ def call_within(seconds: float, action: Callable[[], Any]) -> tuple[Any, str | N
     def work() -> None:
         try:
             done.append((action(), None))
+        except UserError as error:
+            done.append((None, str(error)))
         except Exception as error:  # whatever a probe raises becomes a red line
             done.append((None, f"{type(error).__name__}: {error}".splitlines()[0]))
 

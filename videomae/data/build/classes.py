@@ -94,7 +94,7 @@ def read_class_names(file: Path) -> list[str]:
     """Read a file with one class name a line; lines may be numbered, such as `0 abseiling`.
 
     Raises:
-        LabelError: there is no such file, it is not text, or a name occurs twice.
+        LabelError: there is no such file, it is not text or empty, or a name occurs twice.
     """
     if not file.is_file():
         raise LabelError(f"no list of classes at {file}; wanted a file with one class name a line")
@@ -103,6 +103,8 @@ def read_class_names(file: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise LabelError(f"{file} is not UTF-8 text ({error}); wanted a file with one class name a line") from None
     names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise LabelError(f"{file} names no class; wanted a file with one class name a line")
     numbered = [match for match in map(_NUMBERED_NAME.fullmatch, names) if match]
     numbers = sorted(int(match[1]) for match in numbered)
     if (

@@ -56,7 +56,7 @@ def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> list[Manifest]
     with progress.track("Indexing", total=sum(map(len, splits.values()))) as task:
         for path, tars in splits.items():
             for tar in tars:
-                found[tar] = _read_entries(tar, skipped[path])
+                found[tar] = _read_entries(tar, skipped[path], shown=tar.relative_to(folder).as_posix())
                 task.advance(1, note=f"{len(skipped[path])} skipped" if skipped[path] else "")
     for path, tars in splits.items():
         if not any(found[tar] for tar in tars):
@@ -97,14 +97,13 @@ def _write_split(
     return manifest
 
 
-def _read_entries(tar: Path, skipped: list[SkippedSource]) -> list[_Labelled]:
+def _read_entries(tar: Path, skipped: list[SkippedSource], *, shown: str) -> list[_Labelled]:
     found = []
     for sample in (part for whole in tar_samples(tar) for part in _split_videos(whole)):
-        place = f"{tar.name}/{sample.key}"
         try:
-            found.append(_read_entry(sample, place))
+            found.append(_read_entry(sample, f"{shown}/{sample.key}"))
         except VideoError as error:
-            skipped.append(SkippedSource(source=place, reason=str(error)))
+            skipped.append(SkippedSource(source=f"{tar.name}/{sample.key}", reason=str(error)))
     return found
 
 

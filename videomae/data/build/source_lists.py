@@ -39,8 +39,8 @@ def list_from_files(
     labelled, missing = [row for row in every if row.label is not None], [row for row in every if row.label is None]
     if labelled and missing:
         raise SourceError(
-            f"{missing[0].place}: {missing[0].path} has no label, as {len(missing)} of {len(every)} sources; add the "
-            "labels, remove these lines, or pass --unlabelled to use all without classes"
+            f"{missing[0].place}: {missing[0].path} has no label; {len(missing)} of {len(every)} sources have none: "
+            "add it, remove these lines, or pass --unlabelled to use all without classes"
         )
     places: dict[Label, str] = {}
     for row in labelled:

@@ -182,7 +182,7 @@ def test_every_form_of_list_gives_its_paths_and_classes(
             r"a.mp4 has two labels: 0 in .*train.csv line 1 and 1 in .*train.csv line 2",
         ),
         ("a.mp4 0\nb.mp4 1\n", "./a.mp4 1\n", r"two labels: 0 in .*train.csv line 1 and 1 in .*val.csv line 1"),
-        ("a.mp4 0\nb.mp4 1\nc.mp4\n", "", r"train.csv line 3: c.mp4 has no label, as 1 of 3 .*--unlabelled"),
+        ("a.mp4 0\nb.mp4 1\nc.mp4\n", "", r"train.csv line 3: c.mp4 has no label; 1 of 3 .*--unlabelled"),
         ("a.mp4 0\nb.mp4 1\nc.mp4 -1\n", "", r"train.csv line 3: c.mp4 has no label"),
         ("a.mp4 0\nb.mp4 -3\n", "", r"train.csv line 2: label -3"),
         (
@@ -219,6 +219,7 @@ def test_lists_that_contradict_themselves_are_refused(tmp_path: Path, train: str
         ("\ufeffx\r\ny\r\n", "xy", {A: "x", B: "y"}),
         ("x\ny\n", "05", "label 5 in .* line 2 is none of the 2 classes, 0 x, 1 y"),
         ("x\nx\n", "01", "names the class 'x' twice"),
+        ("\n", "01", "names no class"),
     ],
 )
 def test_named_classes(tmp_path: Path, names: str, numbers: str, expected: dict[str, str] | str) -> None:
