@@ -156,6 +156,12 @@ class SequentialBlock(nn.Module):
         return tokens_BSPD + self.drop_path(self.mlp(self.norm2(tokens_BSPD)))
 
 
+def _attend(query_BHXND: Tensor, key_BHXND: Tensor, value_BHXND: Tensor) -> Tensor:
+    """Attention over N, in four axes because ONNX has it in no more."""
+    parts = (part.flatten(0, 1) for part in (query_BHXND, key_BHXND, value_BHXND))
+    return functional.scaled_dot_product_attention(*parts).unflatten(0, (-1, query_BHXND.shape[1]))
+
+
 class SplitAttention(Attention):
     """Attention of model 4: the first half of the heads attends over space, the second over time at each position."""
 
@@ -164,8 +170,8 @@ class SplitAttention(Attention):
         assert queries is None, "split attention computes the output for all tokens"
         heads = [rearrange(part, "b s p (h d) -> b h s p d", h=self.heads) for part in self.project(tokens_BND)]
         spatial, temporal = zip(*(part.chunk(2, dim=1) for part in heads), strict=True)
-        over_space = functional.scaled_dot_product_attention(*spatial)
-        over_time = functional.scaled_dot_product_attention(*(part.transpose(2, 3) for part in temporal))
+        over_space = _attend(*spatial)
+        over_time = _attend(*(part.transpose(2, 3) for part in temporal))
         mixed = torch.cat([over_space, over_time.transpose(2, 3)], dim=1)
         return self.proj(rearrange(mixed, "b h s p d -> b s p (h d)"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import click
 
@@ -12,20 +13,36 @@ from videomae.command import PATH, SETTINGS, examples, json_option
 
 @click.command(
     context_settings=SETTINGS,
-    epilog=examples("videomae export runs/NAME", "videomae export runs/NAME --step 200 --weights master --out encoder"),
+    epilog=examples(
+        "videomae export runs/NAME",
+        "videomae export runs/NAME --step 200 --weights master --out encoder",
+        "videomae export runs/NAME --to onnx --check clip.mp4",
+    ),
 )
 @click.argument("run", type=PATH)
 @click.option("--step", type=int, help="Step of the checkpoint; default: the newest whole one.")
 @click.option("--weights", type=click.Choice(["ema", "master"]), help="Default: the average (ema) where it is kept.")
 @click.option("--out", type=PATH, help="Folder; default: export-step-... in the run directory.")
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice(["onnx", "torchscript", "huggingface", "safetensors"]),
+    help="Form for other programs, compared with the original; default: the form of a run's export/.",
+)
+@click.option("--check", type=PATH, multiple=True, help="Video to compare on, with --to; default: the run's shards.")
+@click.option("--tolerance", type=float, default=1e-4, help="Largest difference that is accepted, with --to.")
 @json_option
-def export(run: Path, *, step: int | None, weights: str | None, out: Path | None, as_json: bool) -> None:
-    """Export the encoder or classifier of a checkpoint.
+def export(
+    run: Path, *, step: int | None, weights: str | None, out: Path | None, form: str | None, as_json: bool, **proof: Any
+) -> None:
+    """Export the encoder or classifier of a run.
 
-    RUN is the directory of a pretraining or fine-tuning run, which may still train. The folder has the form that a
-    finished run leaves in its export/.
+    RUN is the directory of a pretraining or fine-tuning run, which may still train. Without --to, the folder has the
+    form that a finished run leaves in its export/. With --to, RUN may be such a folder too; the export is loaded
+    again, compared with the original on real clips and timed, and gets a model card.
     """
     from finetune.export import export_classifier
+    from launch.exports.export import export_run
     from launch.job import Job
     from pretrain.export import export_encoder
     from videomae.core.progress import log_to
@@ -33,6 +50,10 @@ def export(run: Path, *, step: int | None, weights: str | None, out: Path | None
 
     log_to(None)
     average = None if weights is None else weights == "ema"
+    if form is not None:
+        report = export_run(run, cast(Any, form), out=out, step=step, average=average, **proof)
+        click.echo(json.dumps(report.to_dict()) if as_json else str(report))
+        return
     if Job.read(RunDirectory(run).config).module == "pretrain":
         folder = export_encoder(run, step=step, average=average, out=out)
         text = f"{folder}: fine-tune from it with model.weights={folder}"

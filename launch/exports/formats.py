@@ -1,0 +1,169 @@
+"""The forms of an export: how each is written, and how the file is loaded again as a function of clips."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from finetune.export import DESCRIPTION, load_classifier
+from finetune.models.two_stream import TwoStreamConfig
+from finetune.models.videomae import VideomaeClassifier, VideomaeConfig
+from launch.exports.source import ExportSource
+from videomae.core.errors import UserError
+from videomae.models.encoder import VideoEncoder
+from videomae.models.weights.convert import export_to_huggingface, write_huggingface
+from videomae.models.weights.export import load_encoder
+
+Form = Literal["onnx", "torchscript", "huggingface", "safetensors"]
+Run = Callable[[Tensor], Tensor]  # video_BCTHW -> logits_BK or tokens_BND
+_OPSET = 18
+_ONE_FILE = 1_500_000_000  # bytes of weights; a protobuf file holds 2 GB
+
+
+def refuse(source: ExportSource, form: Form) -> None:
+    """Check that the model can take a form.
+
+    Raises:
+        UserError: it cannot; the message says why.
+    """
+    name = "the encoder" if source.model is None else source.model.name
+    if isinstance(source.model, TwoStreamConfig) and form in ("onnx", "torchscript"):
+        raise UserError(
+            f"{name} cannot be exported to {form}: it computes optical flow with OpenCV, which no graph holds; "
+            "use --to safetensors"
+        )
+    if source.model is not None and not isinstance(source.model, VideomaeConfig) and form == "huggingface":
+        raise UserError(
+            f"{name} cannot be exported to huggingface: transformers has no such model, of this project's only "
+            "videomae; use --to onnx, torchscript or safetensors"
+        )
+
+
+def write(source: ExportSource, form: Form, folder: Path) -> None:
+    """Write the model in a form into the existing, empty `folder`."""
+    writers = {"onnx": _onnx, "torchscript": _torchscript, "huggingface": _huggingface, "safetensors": _safetensors}
+    writers[form](source, folder)
+
+
+def load(source: ExportSource, form: Form, folder: Path) -> Run:
+    """Load what `write` wrote, as another program would."""
+    loaders = {
+        "onnx": _load_onnx,
+        "torchscript": _load_torchscript,
+        "huggingface": _load_huggingface,
+        "safetensors": _load_safetensors,
+    }
+    return loaders[form](source, folder)
+
+
+def _example(source: ExportSource) -> Tensor:
+    """Noise, so that nothing of a real clip can be built into a traced graph unnoticed."""
+    return torch.randn(2, *source.input.shape, generator=torch.Generator().manual_seed(0))
+
+
+def _onnx(source: ExportSource, folder: Path) -> None:
+    onnx = _optional("onnx")
+    _optional("onnxscript")
+    with _quiet():
+        program = torch.onnx.export(
+            source.module,
+            (_example(source),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["video"],
+            output_names=[source.output],
+            opset_version=_OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for key, value in source.preprocessing().items():
+        onnx.helper.set_model_props(
+            model,
+            {prop.key: prop.value for prop in model.metadata_props}
+            | {key: value if isinstance(value, str) else json.dumps(value)},
+        )
+    large = sum(parameter.numel() * 4 for parameter in source.module.parameters()) > _ONE_FILE
+    onnx.save(model, str(folder / "model.onnx"), save_as_external_data=large)
+
+
+def _load_onnx(source: ExportSource, folder: Path) -> Run:
+    runtime = _optional("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1  # as the original, whose speed is compared
+    session = runtime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    return lambda video_BCTHW: torch.from_numpy(session.run([source.output], {"video": video_BCTHW.numpy()})[0])
+
+
+def _torchscript(source: ExportSource, folder: Path) -> None:
+    extra = {"preprocessing.json": json.dumps(source.preprocessing(), indent=1).encode()}
+    with _quiet():
+        traced = torch.jit.trace(source.module, _example(source), check_trace=False)
+        torch.jit.save(traced, folder / "model.pt", _extra_files=extra)
+
+
+def _load_torchscript(source: ExportSource, folder: Path) -> Run:
+    del source
+    with _quiet():
+        return cast(Run, torch.jit.load(folder / "model.pt", map_location="cpu").eval())
+
+
+def _huggingface(source: ExportSource, folder: Path) -> None:
+    if source.model is None:
+        export_to_huggingface(source.folder, folder, form="v5")
+        return
+    assert isinstance(source.module, VideomaeClassifier)
+    state = {key.removeprefix("encoder."): value for key, value in source.module.state_dict().items()}
+    write_huggingface(state, source.module.encoder.config, folder, form="v5")
+
+
+def _load_huggingface(source: ExportSource, folder: Path) -> Run:
+    transformers = _optional("transformers")
+    kind = transformers.AutoModel if source.model is None else transformers.AutoModelForVideoClassification
+    model: nn.Module = kind.from_pretrained(folder, local_files_only=True).eval()
+
+    def run(video_BCTHW: Tensor) -> Tensor:
+        found = model(video_BCTHW.transpose(1, 2))
+        return found.last_hidden_state if source.model is None else found.logits
+
+    return run
+
+
+def _safetensors(source: ExportSource, folder: Path) -> None:
+    for file in sorted(source.folder.glob("*.safetensors")) + sorted(source.folder.glob("*.json")):
+        shutil.copyfile(file, folder / file.name)
+
+
+def _load_safetensors(source: ExportSource, folder: Path) -> Run:
+    if (folder / DESCRIPTION).is_file():
+        return load_classifier(folder).module
+    export = load_encoder(folder)
+    module = VideoEncoder(export.config)
+    module.load_state_dict(export.state)
+    return module.eval()
+
+
+def _optional(name: str) -> Any:
+    """Import a package of the extra `export`. Raises UserError."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"this form needs the package {name}: pip install 'videomae[export]'") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the warnings of torch's exporters, which concern their own code, from the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
