@@ -158,8 +158,8 @@ class SequentialBlock(nn.Module):
 
 def _attend(query_BHXND: Tensor, key_BHXND: Tensor, value_BHXND: Tensor) -> Tensor:
     """Attention over N, in four axes because ONNX has it in no more."""
-    parts = (part.flatten(0, 1) for part in (query_BHXND, key_BHXND, value_BHXND))
-    return functional.scaled_dot_product_attention(*parts).unflatten(0, (-1, query_BHXND.shape[1]))
+    query, key, value = (part.flatten(0, 1) for part in (query_BHXND, key_BHXND, value_BHXND))
+    return functional.scaled_dot_product_attention(query, key, value).unflatten(0, (-1, query_BHXND.shape[1]))
 
 
 class SplitAttention(Attention):

@@ -13,13 +13,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from finetune.export import DESCRIPTION, load_classifier
+from finetune.export import DESCRIPTION, classifier_to_huggingface, load_classifier
 from finetune.models.two_stream import TwoStreamConfig
-from finetune.models.videomae import VideomaeClassifier, VideomaeConfig
+from finetune.models.videomae import VideomaeConfig
 from launch.exports.source import ExportSource
 from videomae.core.errors import UserError
+from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD
 from videomae.models.encoder import VideoEncoder
-from videomae.models.weights.convert import export_to_huggingface, write_huggingface
+from videomae.models.weights.convert import export_to_huggingface
 from videomae.models.weights.export import load_encoder
 
 Form = Literal["onnx", "torchscript", "huggingface", "safetensors"]
@@ -118,11 +119,9 @@ def _load_torchscript(source: ExportSource, folder: Path) -> Run:
 
 def _huggingface(source: ExportSource, folder: Path) -> None:
     if source.model is None:
-        export_to_huggingface(source.folder, folder, form="v5")
-        return
-    assert isinstance(source.module, VideomaeClassifier)
-    state = {key.removeprefix("encoder."): value for key, value in source.module.state_dict().items()}
-    write_huggingface(state, source.module.encoder.config, folder, form="v5")
+        export_to_huggingface(source.folder, folder, form="v5", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    else:
+        classifier_to_huggingface(source.folder, folder, form="v5")
 
 
 def _load_huggingface(source: ExportSource, folder: Path) -> Run:
