@@ -14,6 +14,13 @@ from videomae.models.weights.export import EncoderExport
 from videomae.run.directory import EXECUTION, RunDirectory
 
 _PATHS = ("run", "shards", "weights", "encoder_weights", "resume")  # settings whose folders mean nothing elsewhere
+_LIMITS = (
+    "- Scores say how much a clip resembles the training classes. They are no calibrated probabilities, and "
+    "say nothing of events that are not among the classes.",
+    "- Cameras, places and lengths of clips that differ from the training data lower the accuracy; measure it "
+    "on your own recordings, and set the threshold of alarms on quiet ones.",
+    "- A decision about people needs a person who looks at the video.",
+)
 
 
 def classifier_card(found: TrainedClassifier, run: RunDirectory | None) -> str:
@@ -49,11 +56,7 @@ def classifier_card(found: TrainedClassifier, run: RunDirectory | None) -> str:
             *_figures(run),
             "## Limits",
             "",
-            "- Scores say how much a clip resembles the training classes. They are no calibrated probabilities, and "
-            "say nothing of events that are not among the classes.",
-            "- Cameras, places and lengths of clips that differ from the training data lower the accuracy; measure it "
-            "on your own recordings, and set the threshold of alarms on quiet ones.",
-            "- A decision about people needs a person who looks at the video.",
+            *_LIMITS,
             "",
         ]
     )
