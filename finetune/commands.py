@@ -74,14 +74,28 @@ def benchmark(
 
 @click.command(
     context_settings=SETTINGS,
-    epilog=examples("videomae evaluate runs/NAME", "videomae evaluate runs/NAME --clips 5 --crops 3 --json"),
+    epilog=examples(
+        "videomae evaluate runs/NAME",
+        "videomae evaluate runs/NAME --clips 5 --crops 3 --json",
+        "videomae evaluate runs/NAME --negatives videos/quiet --false-alarms 1",
+    ),
 )
 @click.argument("run", type=PATH)
+@click.option("--negatives", type=PATH, help="Count false alarms on this folder of videos without the positive class.")
+@click.option("--false-alarms", type=float, default=1.0, help="Accepted per day, for the threshold; default: 1.")
 @click.option("--clips", type=int, help="Temporal views per video; default: those of the run.")
 @click.option("--crops", type=click.Choice([1, 3]), help="Spatial views per video; default: those of the run.")
 @json_option
-def evaluate(run: Path, clips: int | None, crops: int | None, *, as_json: bool) -> None:
-    """Evaluate a finished fine-tuning run on its val split."""
+def evaluate(
+    run: Path, negatives: Path | None, false_alarms: float, clips: int | None, crops: int | None, *, as_json: bool
+) -> None:
+    """Evaluate a finished fine-tuning run on its val split, or count its false alarms on other videos."""
+    if negatives is not None:
+        from finetune.negatives import count_false_alarms
+
+        alarms = count_false_alarms(run, negatives, per_day=false_alarms)
+        click.echo(json.dumps(alarms.to_dict()) if as_json else str(alarms))
+        return
     from finetune.evaluate import evaluate_run
     from finetune.evaluation import describe
     from videomae.core.progress import log_to

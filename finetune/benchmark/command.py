@@ -17,8 +17,12 @@ from rich.table import Table
 from finetune.benchmark import report
 from finetune.benchmark.collect import about, collect
 from finetune.benchmark.config import BenchmarkConfig
+from finetune.benchmark.cross_data import tested_split
+from finetune.benchmark.pictures import make_pictures
 from finetune.benchmark.protocol import Chosen, run_jobs
 from finetune.benchmark.results import RESULT, BenchmarkRow, ReportError
+from finetune.benchmark.summary import summarize
+from finetune.benchmark.upload import upload
 from videomae.core.config import load
 from videomae.core.distributed import World, distributed_context
 from videomae.core.files import write_json
@@ -49,8 +53,11 @@ def publish(config: BenchmarkConfig, world: World, command: str) -> list[Benchma
     if missing:
         logger.info("%d of %d runs are finished", len(rows), len(rows) + len(missing))
     write_json(folder / RESULT, [asdict(row) for row in rows])
-    runs = [f"videomae finetune {folder / row.run}/config.yaml" for row in rows]
-    logger.info("report: %s", report.write(folder, about=about(config, commands=[command, *runs])))
+    known = about(config, commands=[command, *(f"videomae finetune {folder / row.run}/config.yaml" for row in rows)])
+    make_pictures(folder, summarize(folder, rows), tested_split(known.shards or ""))
+    logger.info("report: %s", report.write(folder, about=known))
+    metrics = config.finetuning(config.rows[0], config.seeds[0]).metrics
+    upload(folder, rows, metrics)
     return rows
 
 

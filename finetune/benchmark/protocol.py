@@ -11,11 +11,14 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from finetune.benchmark.config import ALL, BenchmarkConfig, LabelBudget, RowConfig
 from finetune.benchmark.cross_data import check_classes, evaluate_on
 from finetune.config import FinetuneConfig
+from finetune.negatives import FILE as ALARMS
+from finetune.negatives import count_false_alarms
 from finetune.selection import FILE as SELECTION
 from finetune.train import train
 from videomae.core.distributed import World
@@ -131,6 +134,9 @@ def _run(config: BenchmarkConfig, todo: Sequence[Job], world: World) -> None:
                 logger.info("left to another process: %s", error)
                 continue
             evaluate_on(config, job.config, own)
+            negatives = config.negatives
+            if negatives is not None and not (job.config.directory.path / ALARMS).is_file():
+                own.main_only(partial(count_false_alarms, job.config.directory.path, Path(negatives)))
             log_to(None, console_too=own.is_main)
         while alone and world.size > 1 and not all(job.finished for job in todo):
             if stop.reason is not None:

@@ -8,6 +8,7 @@ escaped.
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,19 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from finetune.benchmark.curves import DASHES, SERIES, Axes, Points, draw
+from finetune.benchmark.alarms import alarm_chart
+from finetune.benchmark.charts import (
+    Chart,
+    cost_charts,
+    label_chart,
+    line_chart,
+    percent,
+    score_charts,
+    training_charts,
+)
+from finetune.benchmark.curves import DASHES, SERIES, Axes
+from finetune.benchmark.markdown import METRICS, duration, figure, initial_weights, markdown
+from finetune.benchmark.pictures import read_pictures
 from finetune.benchmark.results import (
     About,
     BenchmarkRow,
@@ -27,22 +40,12 @@ from finetune.benchmark.results import (
     read_rows,
     read_visualizations,
 )
+from finetune.benchmark.summary import Model, compare, summarize
 from videomae.core.files import write_atomic
 
 MAX_CLASSES = 12  # with more classes, the report lists the most frequent confusions instead of the matrix
 MAX_IMAGES = 6
 MAX_CONFUSIONS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """A chart, or in `missing` why there is none; `description` is its text alternative, `note` its caption."""
-
-    title: str
-    description: str = ""
-    note: str = ""
-    svg: Markup | None = None
-    missing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class Matrix:
 
 
 def write(folder: Path, *, about: About | None = None) -> Path:
-    """Write FOLDER/report.html from FOLDER/benchmark.json and its runs, and return its path.
+    """Write FOLDER/report.html and FOLDER/report.md from FOLDER/benchmark.json and its runs; return the page's path.
 
     `about` is saved as about.json; if it is None, the saved about.json is used.
 
@@ -66,19 +69,58 @@ def write(folder: Path, *, about: About | None = None) -> Path:
     rows = read_rows(folder)
     if about is not None:
         about.save(folder)
+    known = about or About.read(folder)
+    models = summarize(folder, rows)
     page = folder / "report.html"
-    write_atomic(page, render(folder, rows, about or About.read(folder)))
+    write_atomic(page, render(folder, models, known))
+    write_atomic(folder / "report.md", markdown(models, known))
     return page
 
 
-def render(folder: Path, rows: Sequence[BenchmarkRow], about: About) -> str:
+def render(folder: Path, models: Sequence[Model], about: About) -> str:
     """Render the report as HTML."""
-    evaluations = [read_evaluation(folder / row.run) for row in rows]
-    runs = [folder / row.run for row in rows]
+    whole = [model for model in models if model.first.labels == "all"] or list(models)
+    runs = [folder / model.first.run for model in whole]
+    evaluations = [read_evaluation(run) for run in runs]
+    chance = majority_accuracy(evaluations)
     pretraining = folder / about.pretraining if about.pretraining else None
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    few = label_chart(models, chance)
+    pictures = {kind: _uris(read_pictures(folder, kind), "jpeg") for kind in ("hardest", "attention")}
+    page = _page()
+    script = page.get_template("sort.js").render()
+    return page.get_template("report.html.jinja").render(
+        about=about,
+        models=whole,
+        best=max(whole, key=lambda model: model.accuracy),
+        chance=chance,
+        dashes=DASHES,
+        series=SERIES,
+        metrics=[name for name in METRICS if any(model.metric(name) is not None for model in whole)],
+        cost=cost_charts(whole, chance),
+        training=training_charts(folder, whole, chance),
+        scores=score_charts(whole) if any(model.predictions for model in whole) else [],
+        few=few,
+        cross={name: shards for name, shards in about.evaluate_on.items() if any(m.cross(name) for m in whole)},
+        pairs=compare(whole),
+        alarms=alarm_chart(runs, [model.title for model in whole]),
+        pretraining=_pretraining_chart(pretraining),
+        matrices=[_matrix(model.first, found) for model, found in zip(whole, evaluations, strict=True)],
+        max_classes=MAX_CLASSES,
+        pictures=pictures,
+        reconstructions=_reconstructions(pretraining),
+        environment=_environment(read_environment([folder, *runs])),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _page() -> jinja2.Environment:
     page = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page.filters |= {
         "percent": percent,
@@ -86,21 +128,9 @@ def render(folder: Path, rows: Sequence[BenchmarkRow], about: About) -> str:
         "duration": duration,
         "figure": figure,
         "initial_weights": initial_weights,
+        "p_value": p_value,
     }
-    return page.get_template("report.html.jinja").render(
-        about=about,
-        rows=rows,
-        best=max(rows, key=lambda row: row.accuracy),
-        chance=majority_accuracy(evaluations),
-        dashes=DASHES,
-        series=SERIES,
-        charts=_charts(rows, runs, majority_accuracy(evaluations)),
-        pretraining=_pretraining_chart(pretraining),
-        matrices=[_matrix(row, found) for row, found in zip(rows, evaluations, strict=True)],
-        max_classes=MAX_CLASSES,
-        reconstructions=_reconstructions(pretraining),
-        environment=_environment(read_environment([folder, *runs])),
-    )
+    return page
 
 
 def majority_accuracy(evaluations: Sequence[RecordedEvaluation | str]) -> float | None:
@@ -112,13 +142,8 @@ def majority_accuracy(evaluations: Sequence[RecordedEvaluation | str]) -> float 
     return None
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def figure(value: float) -> str:
-    """Format a number with three significant digits, or as an integer from 100 on."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def count(value: int) -> str:
@@ -126,52 +151,12 @@ def count(value: int) -> str:
     return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value / 1e3:.1f} k" if value >= 1e3 else str(value)
 
 
-def duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.0f} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def initial_weights(pretrained: str) -> str:
-    """Return the label of a model's initial weights; paths are not shown."""
-    return "from scratch" if pretrained == "scratch" else "pretrained" if "/" in pretrained else pretrained
-
-
-def _charts(rows: Sequence[BenchmarkRow], runs: Sequence[Path], chance: float | None) -> list[Chart]:
-    accuracies = [read_curve(run, kind="evaluation", value="accuracy") for run in runs]
-    losses = [read_curve(run, kind="train", value="loss") for run in runs]
-    names = [row.title for row in rows]
-    shares = Axes(x="epoch", y="accuracy", percent=True, level=chance)
-    return [
-        _chart("Accuracy on the validation clips", names, accuracies, shares),
-        _chart("Loss in training", names, losses, Axes(x="epoch", y="cross-entropy")),
-    ]
-
-
 def _pretraining_chart(run: Path | None) -> Chart:
     title = "Loss in pretraining"
     if run is None:
         return Chart(title=title, missing="No pretraining run belongs to this benchmark.")
     curve = read_curve(run, kind="train", value="loss")
-    return _chart(title, [run.name], [curve], Axes(x="epoch", y="mean squared error of hidden patches"))
-
-
-def _chart(title: str, names: Sequence[str], series: Sequence[Points], axes: Axes) -> Chart:
-    empty = [name for name, points in zip(names, series, strict=True) if not points]
-    if len(empty) == len(names):
-        return Chart(title=title, missing=f"metrics.jsonl has no such values for: {', '.join(names)}.")
-    ends = [f"{name} {_describe(points, axes)}" for name, points in zip(names, series, strict=True) if points]
-    note = f"No values for: {', '.join(empty)}." if empty else ""
-    key = title.lower().replace(" ", "-")
-    return Chart(title=title, description="; ".join(ends), note=note, svg=Markup(draw(key, series, axes)))
-
-
-def _describe(points: Points, axes: Axes) -> str:
-    first, last = points[0][1], points[-1][1]
-    if axes.percent:
-        return f"from {percent(first)} to {percent(last)}"
-    return f"from {first:.3g} to {last:.3g}"
+    return line_chart(title, [run.name], [curve], Axes(x="epoch", y="mean squared error of hidden patches"))
 
 
 def _matrix(row: BenchmarkRow, found: RecordedEvaluation | str) -> Matrix:
@@ -193,9 +178,14 @@ def _reconstructions(pretraining: Path | None) -> dict[str, Any]:
         return {"images": {}, "skipped": 0, "missing": "No pretraining run belongs to this benchmark."}
     found = read_visualizations(pretraining)
     shown = dict(list(found.items())[:MAX_IMAGES])
-    uris = {name: f"data:image/png;base64,{base64.b64encode(data).decode()}" for name, data in shown.items()}
+    uris = _uris(shown, "png")
     missing = "" if found else f"The pretraining run {pretraining.name} has no images in reconstructions/."
     return {"images": uris, "skipped": len(found) - len(shown), "missing": missing}
+
+
+def _uris(images: dict[str, bytes], kind: str) -> dict[str, str]:
+    """Data URIs by caption."""
+    return {name: f"data:image/{kind};base64,{base64.b64encode(data).decode()}" for name, data in images.items()}
 
 
 def _environment(found: dict[str, Any]) -> dict[str, str]:
