@@ -107,18 +107,16 @@ def attention_map(module: nn.Module, video_BCTHW: Tensor) -> np.ndarray:
     attention = [part for part in encoder.modules() if isinstance(part, Attention)][-1]
     taken: list[Tensor] = []
 
-    def keep(layer: nn.Module, inputs: object, output: Tensor) -> None:
-        taken.append(output)
+    def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        taken.append(inputs[0])
 
-    handle = attention.qkv.register_forward_hook(keep)
+    handle = attention.register_forward_pre_hook(keep)
     try:
         module(video_BCTHW)
     finally:
         handle.remove()
-    query, key, _ = taken[-1].chunk(3, dim=-1)
-    query, key = (
-        rearrange(part, "b n (h d) -> b h n d", h=attention.heads) for part in (query + attention.q_bias, key)
-    )
+    query_BND, key_BND, _ = attention.project(taken[-1])
+    query, key = (rearrange(part, "b n (h d) -> b h n d", h=attention.heads) for part in (query_BND, key_BND))
     weights_N = torch.softmax(query @ key.mT / query.shape[-1] ** 0.5, dim=-1).mean(dim=(0, 1, 2))
     size = encoder.config.grid_size
     heat_thw = weights_N.reshape(-1, size, size).numpy()
