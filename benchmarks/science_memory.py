@@ -1,0 +1,168 @@
+"""Clips that stay decoded in the memory of the device, for `benchmarks.science`: real ones, and synthetic ones replaced
+while training goes on.
+
+Shapes: F frames of all clips one after another, N clips, B batch, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videomae.data.synthetic.config import SyntheticConfig
+from videomae.data.synthetic.drawing import draw_clip
+from videomae.data.synthetic.motion import Motion
+from videomae.data.video.decoding import decode, probe
+
+_TASK = 16  # clips that a worker draws at a time
+
+
+@dataclass(frozen=True)
+class View:
+    """What a model sees of a stored clip."""
+
+    frames: int
+    size: int
+    spread: bool = False  # one random frame of each of `frames` equal parts, else consecutive frames
+    least: float = 0.66  # smallest crop, as a fraction of the short side
+
+
+class ClipMemory:
+    """Equally long uint8 clips of one size on `device`; views of them are cut out there."""
+
+    def __init__(self, clips_NTHWC: Tensor, device: torch.device) -> None:
+        self.clips_NTHWC = clips_NTHWC.to(device)
+
+    def __len__(self) -> int:
+        return len(self.clips_NTHWC)
+
+    def views(self, index_B: Tensor, view: View, rng: torch.Generator) -> Tensor:
+        """Random crops, flips and frames of the clips at `index_B`: video_BCTHW. Nearest pixels, as a copy is cheap."""
+        _, length, height, width, _ = self.clips_NTHWC.shape
+        count, device = len(index_B), self.clips_NTHWC.device
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=rng, device=device)
+
+        part = length / view.frames if view.spread else 1.0
+        jitter = uniform(count, view.frames) if view.spread else torch.zeros(count, view.frames, device=device)
+        start_B1 = (
+            torch.zeros(count, 1, device=device) if view.spread else uniform(count, 1) * (length - view.frames + 1)
+        )
+        steps_T = torch.arange(view.frames, device=device)
+        time_BT = (start_B1.floor() + ((steps_T + jitter) * part).floor()).long().clamp(max=length - 1)
+        side_B1 = min(height, width) * (view.least + (1 - view.least) * uniform(count, 1))
+        grid_S = (torch.arange(view.size, device=device) + 0.5) / view.size
+        row_BS = (uniform(count, 1) * (height - side_B1) + side_B1 * grid_S).long()
+        column_BS = (uniform(count, 1) * (width - side_B1) + side_B1 * grid_S).long()
+        column_BS = torch.where(uniform(count, 1) < 0.5, column_BS.flip(1), column_BS)
+        return self._cut(index_B, time_BT, row_BS, column_BS)
+
+    def centre_views(self, index_B: Tensor, view: View, *, number: int) -> Tensor:
+        """The centre crops of the clips at `index_B`, from evenly spread frames; `number` shifts the frames."""
+        _, length, height, width, _ = self.clips_NTHWC.shape
+        side, grid_S = min(height, width), (torch.arange(view.size) + 0.5) / view.size
+        time_T = ((torch.arange(view.frames) + 0.5) * length / view.frames).long() + number
+        places = (time_T.clamp(max=length - 1), (height - side) / 2 + side * grid_S, (width - side) / 2 + side * grid_S)
+        expanded = [place.long().to(index_B.device).expand(len(index_B), -1) for place in places]
+        return self._cut(index_B, *expanded)
+
+    def _cut(self, index_B: Tensor, time_BT: Tensor, row_BS: Tensor, column_BS: Tensor) -> Tensor:
+        taken_BTHWC = self.clips_NTHWC[
+            index_B[:, None, None, None],
+            time_BT[:, :, None, None],
+            row_BS[:, None, :, None],
+            column_BS[:, None, None, :],
+        ]
+        return taken_BTHWC.permute(0, 4, 1, 2, 3)
+
+
+class SyntheticMemory(ClipMemory):
+    """Synthetic clips, the oldest of which workers replace while they are used; no clip is drawn twice."""
+
+    def __init__(
+        self,
+        config: SyntheticConfig,
+        pool: Executor,
+        *,
+        clips: int,
+        frames: int,
+        size: int,
+        device: torch.device,
+        pending: int,
+    ) -> None:
+        """Draw the first `clips` clips; `pending` tasks then stay in the `pool`."""
+        self._arguments, self._pool, self._most_pending = (config, frames, size), pool, pending
+        self._tasks, self._next, self.drawn = 0, 0, 0
+        self._pending: list[Future[np.ndarray]] = []
+        super().__init__(torch.zeros(clips, frames, size, size, 3, dtype=torch.uint8), device)
+        while self.drawn < clips:
+            self.refresh()
+            time.sleep(0.01)
+
+    def refresh(self) -> None:
+        """Take the clips that are ready, and ask for more."""
+        done = [task for task in self._pending if task.done()]
+        for task in done:
+            self._pending.remove(task)
+            fresh = torch.from_numpy(task.result()).to(self.clips_NTHWC.device)
+            place_N = (self._next + torch.arange(len(fresh))) % len(self)
+            self.clips_NTHWC[place_N.to(fresh.device)] = fresh
+            self._next, self.drawn = (self._next + len(fresh)) % len(self), self.drawn + len(fresh)
+        while len(self._pending) < self._most_pending:
+            self._pending.append(self._pool.submit(draw_task, *self._arguments, self._tasks))
+            self._tasks += 1
+
+    def close(self) -> None:
+        """Cancel the tasks that have not begun."""
+        for task in self._pending:
+            task.cancel()
+
+
+def draw_task(config: SyntheticConfig, frames: int, size: int, task: int) -> np.ndarray:
+    """Draw the clips of a task, clips_NTHWC."""
+    rng = np.random.default_rng([20260, task])
+    return np.stack([draw_clip(config, rng, frames=frames, size=size) for _ in range(_TASK)])
+
+
+def labelled_motions(config: SyntheticConfig, per_class: int, *, frames: int, size: int, seed: int) -> ClipMemory:
+    """Clips of the eight single motions, class after class, on the host."""
+    rng = np.random.default_rng([20261, seed])
+    clips = [
+        draw_clip(config, rng, frames=frames, size=size, motion=motion) for _ in range(per_class) for motion in Motion
+    ]
+    return ClipMemory(torch.from_numpy(np.stack(clips)), torch.device("cpu"))
+
+
+def read_clip(file: Path, *, frames: int, height: int, width: int) -> np.ndarray:
+    """Decode `frames` evenly spread frames of a file and resize them, without keeping their aspect: frames_THWC."""
+    data = file.read_bytes()
+    total = probe(data).frames
+    index_T = ((np.arange(frames) + 0.5) * total / frames).astype(int)
+    frames_TCHW = torch.nn.functional.interpolate(
+        torch.from_numpy(decode(data, index_T)).permute(0, 3, 1, 2).float(),
+        (height, width),
+        mode="bilinear",
+        antialias=True,
+    )
+    return frames_TCHW.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def read_split(folder: Path, pool: Executor, *, frames: int, size: int, most: int | None) -> tuple[Tensor, Tensor]:
+    """Decode the clips of FOLDER/CLASS/*.mp4: clips_NTHWC at 4:3 and label_N; `most` limits each class."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.glob("*.mp4"))[:most]]
+    tasks = [pool.submit(read_clip, file, frames=frames, height=size, width=size * 4 // 3) for file, _ in files]
+    clips = [task.result() for task in tasks]
+    return torch.from_numpy(np.stack(clips)), torch.tensor([label for _, label in files])
+
+
+def every(count: int, batch: int) -> tuple[Tensor, ...]:
+    """Return index tensors that go through 0 to `count` in order, `batch` at a time."""
+    return torch.arange(count).split(batch)
