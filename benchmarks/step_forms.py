@@ -47,6 +47,7 @@ LR, DECAY = 1e-4, 0.05
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "dual": {"mask": {"decoder": "running_cell"}},
     "share": {"objective": {"decoder_share": 0.5}},
+    "cross": {"decoder": {"kind": "cross"}},
     "checkpointing": {"engine": {"activation_checkpointing": True}},
 }
 

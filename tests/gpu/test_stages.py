@@ -57,7 +57,7 @@ def test_two_processes_share_the_work_or_are_told_that_a_gpu_is_missing(
 
 
 def test_the_doctor_knows_the_device(device: torch.device) -> None:
-    results = json.loads(run_command("launch", "doctor", "--json"))["results"]
+    results = json.loads(run_command("launch", "doctor", "--json", timeout=600))["results"]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "processes on CPUs"
     assert any(name in result["message"] for result in results), results
     assert not [result for result in results if result["level"] == "red"]
