@@ -130,13 +130,21 @@ class Measurement:
 
     device: str  # as the driver calls it
     model: str  # size of the encoder, or name of the classifier
-    mfu: float = pydantic.Field(gt=0, le=1)
+    mfu: float | None = pydantic.Field(gt=0, le=1)  # None: the peak of the device is unknown
+    precision: Precision | None = None  # None: any
 
 
-def choose_mfu(device: Device, model: str, *, given: float | None = None, measured: Path | None = None) -> Mfu:
-    """`given`, else the last measurement of `model` on `device` in the JSON file `measured`, else `ASSUMED_MFU`.
+def choose_mfu(
+    device: Device,
+    model: str,
+    *,
+    precision: Precision = "bf16",
+    given: float | None = None,
+    measured: Path | None = None,
+) -> Mfu:
+    """`given`, else the best measurement of `model` on `device` in the JSON file `measured`, else `ASSUMED_MFU`.
 
-    The file holds one object `{"device": "NVIDIA H200", "model": "base", "mfu": 0.4}`, or a list of them.
+    The file is what `python -m benchmarks.step --json` prints, or holds one object `{"device": "NVIDIA H200", "model": "base", "mfu": 0.4}`, or a list of them.
 
     Raises:
         UserError: the file is missing or malformed, or `given` is not in (0, 1].
@@ -147,11 +155,15 @@ def choose_mfu(device: Device, model: str, *, given: float | None = None, measur
         return Mfu(given, "given by --mfu")
     if measured is None:
         return Mfu(ASSUMED_MFU, "assumed, small models reach less; type --mfu or --measured FILE")
-    found = [row for row in _read_measurements(measured) if row.model == model]
-    found = [row for row in found if recognize_device(row.device) == device]
+    found = [
+        row.mfu
+        for row in _read_measurements(measured)
+        if row.mfu is not None and (row.model, recognize_device(row.device)) == (model, device)
+        if row.precision in (None, precision)
+    ]
     if not found:
-        return Mfu(ASSUMED_MFU, f"assumed; {measured} has no measurement of {model} on {device.name}")
-    return Mfu(found[-1].mfu, f"measured: {measured}")
+        return Mfu(ASSUMED_MFU, f"assumed; {measured} has no measurement of {model} on {device.name} in {precision}")
+    return Mfu(max(found), f"measured: {measured}")
 
 
 def _read_measurements(file: Path) -> list[Measurement]:

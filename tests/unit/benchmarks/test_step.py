@@ -9,7 +9,7 @@ import torch
 from benchmarks.measuring import Clock
 from benchmarks.step import main
 from benchmarks.step_forms import RIVALS, build, draw_clips
-from launch.plan.devices import choose_mfu, find_device
+from launch.plan.devices import ASSUMED_MFU, choose_mfu, find_device
 from pretrain.config import PretrainConfig
 from pretrain.train import initial_model
 from videomae.core.config import parse
@@ -43,5 +43,8 @@ def test_its_rows_give_the_plan_a_measured_mfu(tmp_path: Path, capsys: pytest.Ca
     assert row["ratio_official"] > 0
     assert 0 < row["memory_official"] < 10
     assert row["forms"]["ours"]["loss"] == pytest.approx(row["forms"]["official"]["loss"], rel=1e-4)
-    mfu = choose_mfu(find_device("cpu"), "demo", measured=tmp_path / "step.json")
+    mfu = choose_mfu(find_device("cpu"), "demo", precision="fp32", measured=tmp_path / "step.json")
     assert mfu.value == row["mfu"]
+    assert (
+        choose_mfu(find_device("cpu"), "demo", precision="bf16", measured=tmp_path / "step.json").value == ASSUMED_MFU
+    )
