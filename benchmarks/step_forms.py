@@ -30,6 +30,7 @@ from pretrain.config import PretrainConfig
 from pretrain.cost import DECODERS
 from pretrain.masking import draw_mask
 from pretrain.objective import Objective
+from pretrain.train import initial_model
 from videomae.core.config import load, parse, to_dict
 from videomae.core.distributed import World
 from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
@@ -173,11 +174,13 @@ class Plain:
 
 
 def build(name: str, config: PretrainConfig, state: Mapping[str, Tensor], device: torch.device) -> Form:
-    """The form called `name`, with the weights of `state` in our names."""
+    """The form called `name`, with the weights of `state` in our names; a variant has its own, from the seed."""
     if name in RIVALS:
-        rival = RIVALS[name](config, state)
-        return Plain(rival, config, device)
-    return Ours(config if name == "ours" else variant_of(config, name), state, device)
+        return Plain(RIVALS[name](config, state), config, device)
+    if name in VARIANTS:
+        changed = variant_of(config, name)
+        return Ours(changed, initial_model(changed).state_dict(), device)
+    return Ours(config, state, device)
 
 
 def _official(config: PretrainConfig, state: Mapping[str, Tensor]) -> Rival:

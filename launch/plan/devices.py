@@ -144,7 +144,8 @@ def choose_mfu(
 ) -> Mfu:
     """`given`, else the best measurement of `model` on `device` in the JSON file `measured`, else `ASSUMED_MFU`.
 
-    The file is what `python -m benchmarks.step --json` prints, or holds one object `{"device": "NVIDIA H200", "model": "base", "mfu": 0.4}`, or a list of them.
+    The file is what `python -m benchmarks.step --json` prints, or holds one object
+    `{"device": "NVIDIA H200", "model": "base", "mfu": 0.4}`, or a list of them.
 
     Raises:
         UserError: the file is missing or malformed, or `given` is not in (0, 1].

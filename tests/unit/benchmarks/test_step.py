@@ -36,12 +36,13 @@ def test_a_rival_trains_as_ours_does(name: str) -> None:
 
 
 def test_its_rows_give_the_plan_a_measured_mfu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--model", "demo", "--batch", "1", "--steps", "1", "--precision", "fp32", "--forms", "official"]
+    options = ["--model", "demo", "--batch", "1", "--steps", "1", "--precision", "fp32", "--forms", "official", "cross"]
     assert main([*options, "--device", "cpu", "--json"]) == 0
     (tmp_path / "step.json").write_text(capsys.readouterr().out)
     [row] = json.loads((tmp_path / "step.json").read_text())
     assert row["ratio_official"] > 0
     assert 0 < row["memory_official"] < 10
+    assert row["speedup_cross"] > 0
     assert row["forms"]["ours"]["loss"] == pytest.approx(row["forms"]["official"]["loss"], rel=1e-4)
     mfu = choose_mfu(find_device("cpu"), "demo", precision="fp32", measured=tmp_path / "step.json")
     assert mfu.value == row["mfu"]
