@@ -42,7 +42,7 @@ part() {
 tests() {
     local name=$1 limit=$2; shift 2
     part "$name" "$limit" "$python" -m pytest -o addopts= -o filterwarnings=default -p no:cacheprovider \
-        -q -rA --durations=10 --device "$device" --junitxml="$out/$name.xml" "$@"
+        -q -rfEs --durations=10 --device "$device" --junitxml="$out/$name.xml" "$@"
     mv "$out/$name.json" "$out/$name.txt"
 }
 
