@@ -211,16 +211,19 @@ def _print_build(out: Path, result: BuildResult, left_out: dict[str, list[str]],
 @click.command(context_settings=SETTINGS, epilog=examples("videomae shards index tars --classes NonFight,Fight"))
 @click.argument("folder", type=PATH)
 @click.option("--classes", default="", help="Names for numeric labels, separated by commas.")
-def index(folder: Path, classes: str) -> None:
+@click.option("--workers", type=int, default=CPUS, show_default="number of CPUs", help="Processes that decode.")
+def index(folder: Path, classes: str, *, workers: int) -> None:
     """Index WebDataset tars that another program wrote.
 
     FOLDER holds the tars, or a folder of them for each split; index and manifest are written beside them.
+    Every video is decoded, so that the index counts the frames that can be.
     """
     from videomae.core.progress import log_to
     from videomae.data.build.external_tars import index_folder
 
     log_to(None)
-    for manifest in index_folder(folder, classes=[name.strip() for name in classes.split(",") if name.strip()]):
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    for manifest in index_folder(folder, classes=names, workers=workers):
         counts = f"{manifest.samples} samples in {len(manifest.shards)} shard(s), {len(manifest.classes)} classes"
         click.echo(f"{manifest.split}: {counts}")
         for skipped in manifest.skipped:

@@ -1,8 +1,9 @@
 """Index WebDataset tars of videos from any writer, and write the indexes and manifest of a build beside them.
 
 The tars are not changed. The label is KEY.cls, or `label` in KEY.json: a number or a class name; -1 without either.
-Frame count, frame rate and size are probed from the video. A key ends at the first dot; where several videos share one,
-as with names such as a.v1.mp4 and a.v2.mp4, each is a sample, whose other members have its name up to the last dot.
+Frame count, frame rate and size are those that the video decodes to. A key ends at the first dot; where several videos
+share one, as with names such as a.v1.mp4 and a.v2.mp4, each is a sample, whose other members have its name up to the
+last dot.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 from videomae.core import progress
 from videomae.core.files import file_sha256, write_atomic
 from videomae.data.build.classes import UNLABELLED, Classes, Label, LabelError, parse_label, resolve_classes
-from videomae.data.build.packing import MIN_FRAMES
+from videomae.data.build.packing import MIN_FRAMES, spawn_pool
 from videomae.data.errors import ShardError
 from videomae.data.shards.index import Entry, Index, TarSample, tar_samples
 from videomae.data.shards.manifest import Manifest, Shard, SkippedSource
@@ -37,13 +39,14 @@ class _Labelled:
     place: str
 
 
-def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> list[Manifest]:
+def index_folder(folder: Path, *, classes: Sequence[str] = (), workers: int = 1) -> list[Manifest]:
     """Index every tar of `folder`, or of its subfolders, each of which is a split, and write the manifests.
 
-    `classes` names numeric labels. All splits get the same classes.
+    `classes` names numeric labels. All splits get the same classes. Every video is decoded, to count the frames that
+    can be; `workers` processes share the tars.
 
     Raises:
-        ShardError: no tars, a truncated or damaged tar, or no usable sample.
+        ShardError: no tars, a truncated or damaged tar, no usable sample, or one that kills the process decoding it.
         LabelError: labels that contradict each other or denote no class.
     """
     splits = {folder: sorted(folder.glob("*.tar"))}
@@ -55,8 +58,9 @@ def index_folder(folder: Path, *, classes: Sequence[str] = ()) -> list[Manifest]
     found: dict[Path, list[_Labelled]] = {}
     with progress.track("Indexing", total=sum(map(len, splits.values()))) as task:
         for path, tars in splits.items():
-            for tar in tars:
-                found[tar] = _read_entries(tar, skipped[path], shown=tar.relative_to(folder).as_posix())
+            for tar, (entries, left_out) in zip(tars, _read_all(folder, tars, workers), strict=True):
+                found[tar] = entries
+                skipped[path] += left_out
                 task.advance(1, note=f"{len(skipped[path])} skipped" if skipped[path] else "")
     for path, tars in splits.items():
         if not any(found[tar] for tar in tars):
@@ -97,14 +101,32 @@ def _write_split(
     return manifest
 
 
-def _read_entries(tar: Path, skipped: list[SkippedSource], *, shown: str) -> list[_Labelled]:
-    found = []
+def _read_all(
+    folder: Path, tars: Sequence[Path], workers: int
+) -> Iterator[tuple[list[_Labelled], list[SkippedSource]]]:
+    shown = [tar.relative_to(folder).as_posix() for tar in tars]
+    if workers <= 1 or len(tars) == 1:
+        yield from map(_read_entries, tars, shown)
+        return
+    with spawn_pool(min(workers, len(tars))) as pool:
+        try:
+            yield from pool.map(_read_entries, tars, shown)
+        except BrokenProcessPool:
+            raise ShardError(
+                f"a process that decoded videos of {tars[0].parent} died: a file is damaged, or memory ran out;"
+                " index with --workers 1 to see at which tar"
+            ) from None
+
+
+def _read_entries(tar: Path, shown: str) -> tuple[list[_Labelled], list[SkippedSource]]:
+    found: list[_Labelled] = []
+    skipped: list[SkippedSource] = []
     for sample in (part for whole in tar_samples(tar) for part in _split_videos(whole)):
         try:
             found.append(_read_entry(sample, f"{shown}/{sample.key}"))
         except VideoError as error:
-            skipped.append(SkippedSource(source=f"{tar.name}/{sample.key}", reason=str(error)))
-    return found
+            skipped.append(SkippedSource(source=place, reason=str(error)))
+    return found, skipped
 
 
 def _split_videos(sample: TarSample) -> Iterator[TarSample]:

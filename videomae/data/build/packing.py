@@ -89,7 +89,7 @@ def _pack_in_pool(
     sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float, workers: int
 ) -> Iterator[Packed | SkippedSource]:
     waiting: deque[Future[Packed | SkippedSource]] = deque()
-    with _pool(workers) as pool:
+    with spawn_pool(workers) as pool:
         try:
             for source in sources:
                 waiting.append(pool.submit(pack, source, encoding, frames_fps))
@@ -106,7 +106,7 @@ def _pack_one_by_one(
     sources: Sequence[Source], encoding: EncodingConfig, frames_fps: float
 ) -> Iterator[Packed | SkippedSource]:
     """Pack one source at a time, so that a dead process identifies its source."""
-    pool = _pool(1)
+    pool = spawn_pool(1)
     for source in sources:
         try:
             yield pool.submit(pack, source, encoding, frames_fps).result()
@@ -114,11 +114,12 @@ def _pack_one_by_one(
             yield SkippedSource(
                 source=source.name, reason="the process that decoded it died: the file is damaged, or memory ran out"
             )
-            pool = _pool(1)
+            pool = spawn_pool(1)
     pool.shutdown()
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def spawn_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that leave an interruption by the keyboard to this one."""
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(
         workers, mp_context=spawn, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
