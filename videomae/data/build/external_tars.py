@@ -125,7 +125,7 @@ def _read_entries(tar: Path, shown: str) -> tuple[list[_Labelled], list[SkippedS
         try:
             found.append(_read_entry(sample, f"{shown}/{sample.key}"))
         except VideoError as error:
-            skipped.append(SkippedSource(source=place, reason=str(error)))
+            skipped.append(SkippedSource(source=f"{tar.name}/{sample.key}", reason=str(error)))
     return found, skipped
 
 
