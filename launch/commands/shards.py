@@ -251,14 +251,8 @@ def verify(folder: Path, *, decode: bool, as_json: bool) -> int:
     faults = {manifest.split: verify_shards(manifest, decode=decode) for manifest in manifests}
     count = sum(len(found) for found in faults.values())
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "faults": {split: [asdict(fault) for fault in found] for split, found in faults.items()},
-                    "old_rules": [manifest.split for manifest in manifests if old_rules(manifest)],
-                }
-            )
-        )
+        listed = {split: [asdict(fault) for fault in found] for split, found in faults.items()}
+        click.echo(json.dumps({"faults": listed, "old_rules": [m.split for m in manifests if old_rules(m)]}))
         return 1 if count else 0
     for split, found in faults.items():
         for fault in found:
