@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from finetune.benchmark.config import BenchmarkConfig
 from finetune.config import FinetuneConfig
 from launch.cluster import Launcher
 from launch.local import Command
 from pretrain.config import PretrainConfig
-from videomae.core.config import load
+from videomae.core.config import load, read_values
 from videomae.core.errors import UserError
 from videomae.run.config import TrainingConfig
 
@@ -62,8 +61,7 @@ class Job:
         """
         if not config.is_file():
             raise UserError(f"no config file at {config}; those of this project are below configs/")
-        values = yaml.safe_load(config.read_text())
-        stage = values.get("stage") if isinstance(values, dict) else None
+        stage = read_values(config).get("stage")
         if stage not in _MODULES:
             raise UserError(f"{config}: got stage {stage!r}, wanted a line `stage: ` with one of {', '.join(_MODULES)}")
         return cls(_MODULES[stage], config, tuple(overrides))

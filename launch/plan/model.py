@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 
 import finetune.objective
@@ -27,7 +26,7 @@ from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.batch import PretrainBatch
 from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
-from videomae.core.config import load
+from videomae.core.config import load, read_values
 from videomae.core.errors import UserError
 from videomae.data import datasets
 from videomae.data.shards.reader import read_manifest
@@ -56,8 +55,7 @@ def read_config(file: Path, overrides: Sequence[str]) -> Config:
     Raises:
         UserError: the file is invalid, or belongs to another stage.
     """
-    values = yaml.safe_load(file.read_text()) if file.is_file() else {}
-    stage = values.get("stage") if isinstance(values, dict) else None
+    stage = read_values(file).get("stage")
     if stage == "benchmark":
         raise UserError(f"{file} is a benchmark of many runs; wanted the config of one, such as configs/finetune/*")
     return load(_SCHEMAS.get(str(stage), PretrainConfig), file, overrides)

@@ -64,7 +64,7 @@ def load(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     Raises:
         ConfigError: the file is missing or no mapping, a key is unknown, or a value has the wrong type.
     """
-    values = _read(path)
+    values = read_values(path)
     for override in overrides:
         _apply(schema, values, override)
     return parse(schema, values, source=str(path))
@@ -89,7 +89,8 @@ def dump(config: Any) -> str:
     return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, width=120)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_values(path: Path) -> dict[str, Any]:
+    """The plain values of a config file. Raises ConfigError if it is missing, no YAML or no mapping."""
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; the shipped ones stand under configs/"

@@ -71,6 +71,10 @@ def describe_encoder(path: Path | str) -> tuple[EncoderConfig, dict[str, Any]]:
     """
     folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
     description = folder / DESCRIPTION
+    if Path(path).is_file() and (Path(path) == folder or not description.is_file()):
+        raise WeightsError(
+            f"{path} is no exported encoder; import it first: videomae weights import {path} runs/imported"
+        )
     if not description.is_file():
         raise WeightsError(
             f"no {DESCRIPTION} in {folder}; give the export folder of a pretraining run, for example runs/NAME/export"

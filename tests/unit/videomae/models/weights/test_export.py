@@ -54,13 +54,20 @@ def test_a_damaged_description_is_named(tmp_path: Path, content: str):
         load_encoder(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["checkpoint.pth", "model.safetensors"])
+def test_a_file_of_another_form_is_refused_with_the_command_that_imports_it(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"any")
+    with pytest.raises(WeightsError, match=f"import it first: videomae weights import {tmp_path / name} runs/imported"):
+        load_encoder(tmp_path / name)
+
+
 def test_a_missing_or_cut_file_is_named(tmp_path: Path):
     with pytest.raises(WeightsError, match=r"no encoder\.json in .*nowhere"):
         load_encoder(tmp_path / "nowhere")
     export(tmp_path)
     tensors = tmp_path / "encoder.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="cut off after 1000 bytes"):
         load_encoder(tmp_path)
     tensors.unlink()
     with pytest.raises(WeightsError, match="no weights at"):
