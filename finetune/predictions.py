@@ -82,7 +82,7 @@ class Predictions:
     def load(cls, file: Path) -> Predictions:
         """Read a CSV file. Raises PredictionsError."""
         if not file.is_file():
-            raise PredictionsError(f"no predictions at {file}; make them with: videomae evaluate {file.parent}")
+            raise PredictionsError(f"no predictions at {file}; a finished fine-tuning run has them")
         with file.open(newline="") as text:
             rows = list(csv.DictReader(text))
         try:
@@ -98,4 +98,6 @@ class Predictions:
                 duplicate_S=np.array([row["duplicate"] == "1" for row in rows]),
             )
         except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise PredictionsError(f"{file}: not a file of predictions ({error}); evaluate the run again") from None
+            raise PredictionsError(
+                f"{file}: not a file of predictions ({error}); remove the run and train it again"
+            ) from None

@@ -76,9 +76,9 @@ def run_jobs(config: BenchmarkConfig, world: World, chosen: Chosen) -> None:
     """
     chosen.check(config)
     world.main_only(lambda: check_classes(config))
-    _run(config, [trial for row in config.rows if chosen.has_row(row) for trial in trials(config, row)], world)
+    run_share(config, [trial for row in config.rows if chosen.has_row(row) for trial in trials(config, row)], world)
     world.main_only(lambda: None)  # every rank sees the trials' results
-    _run(config, [job for job in jobs(config) if chosen.has_row(job.row) and chosen.has_seed(job.seed)], world)
+    run_share(config, [job for job in jobs(config) if chosen.has_row(job.row) and chosen.has_seed(job.seed)], world)
 
 
 def trials(config: BenchmarkConfig, row: RowConfig) -> list[Job]:
@@ -118,7 +118,7 @@ def best_trial(config: BenchmarkConfig, row: RowConfig) -> Job | None:
     return found[values.index(max(values))]
 
 
-def _run(config: BenchmarkConfig, todo: Sequence[Job], world: World) -> None:
+def run_share(config: BenchmarkConfig, todo: Sequence[Job], world: World) -> None:
     """Train the jobs with all ranks, or each rank some of them by itself."""
     alone = config.share == "rows"
     with handle_signals() as stop:

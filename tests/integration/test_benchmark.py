@@ -5,14 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune.benchmark.command import publish
 from finetune.benchmark.config import BenchmarkConfig
-from finetune.benchmark.protocol import Chosen, jobs, run_jobs
+from finetune.benchmark.protocol import Chosen, jobs, run_jobs, run_share
 from finetune.predictions import Predictions
 from tests.stages import finetune_settings
 from tests.tiny import world_of_one
 from videomae.core.config import parse
+from videomae.core.distributed import World
 from videomae.core.errors import UserError
 
 
@@ -105,6 +107,14 @@ def test_all_rows_of_a_seed_saw_the_same_videos(folder: Path) -> None:
     rows = [row for row in json.loads((folder / "benchmark.json").read_text()) if row["labels"] == "all"]
     held = [Predictions.load(folder / row["run"] / "predictions-holdout.csv").keys for row in rows if row["seed"] == 1]
     assert held[0] == held[1]
+
+
+def test_a_rank_trains_its_share_of_the_rows(shards: Path, tmp_path: Path) -> None:
+    config = settings(tmp_path, shards, share="rows", search=None, labels=None, seeds=[0])
+    todo = list(jobs(config))
+    run_share(config, todo[:1], world_of_one())  # what rank 0 does
+    run_share(config, todo, World(rank=1, size=2, local_rank=1, device=torch.device("cpu")))
+    assert [job.finished for job in todo] == [True, True]
 
 
 @pytest.mark.parametrize(

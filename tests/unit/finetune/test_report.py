@@ -361,7 +361,7 @@ def test_everything_stands_on_the_page_and_in_the_markdown(full: Path) -> None:
         "seeds 0: 90.0 %, 1: 85.0 %",
         "60.0 % of the 19 clips that are not in the training split",
         "12.5 ms",
-        "corrected for all 1 pairs by Holm's method",
+        "corrected by Holm's method for the number of pairs, 1",
         "False alarms an hour",
         "On 2.00 hours of video",
         "UCF <crime>",
