@@ -12,6 +12,7 @@ from finetune.stream import split
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
 from videomae.core.files import write_json
+from videomae.data.remote.fetch import as_url
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import read_manifest
 
@@ -42,7 +43,9 @@ def check_classes(config: BenchmarkConfig) -> None:
 
 
 def tested_split(shards: str) -> Manifest:
-    """The val split of a data set, or the split itself."""
+    """The val split of a data set in a folder or behind a URL, or a folder's split itself."""
+    if as_url(shards) is not None:
+        return read_manifest(f"{shards.rstrip('/')}/val")
     return read_manifest(Path(shards) / "val" if (Path(shards) / "val").is_dir() else shards)
 
 

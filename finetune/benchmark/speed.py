@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from videomae.core.files import write_json
+from videomae.core.progress import logger
 
 FILE = "speed.json"
 _BATCH = 8  # clips a forward pass, for the throughput
@@ -60,13 +61,21 @@ def measure(module: nn.Module, shape: tuple[int, ...], *, device: torch.device, 
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         latency, batch = _seconds(module, one), _seconds(module, many)
         memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
-        compiled = False
-        if device.type == "cuda":
-            faster = torch.compile(module)
-            compiled_latency, compiled_batch = _seconds(faster, one), _seconds(faster, many)
-            compiled = compiled_batch < batch
-            latency, batch = min(latency, compiled_latency), min(batch, compiled_batch)
-    return Speed(name, precision, round(1000 * latency, 3), round(_BATCH / batch, 2), memory, compiled)
+        compiled = _compiled_seconds(module, one, many) if device.type == "cuda" else None
+    faster = compiled is not None and compiled[1] < batch
+    if compiled is not None and faster:
+        latency, batch = min(latency, compiled[0]), compiled[1]
+    return Speed(name, precision, round(1000 * latency, 3), round(_BATCH / batch, 2), memory, faster)
+
+
+def _compiled_seconds(module: nn.Module, *videos: torch.Tensor) -> list[float] | None:
+    """The seconds of the compiled module for each batch; None if it cannot be compiled."""
+    try:
+        compiled = torch.compile(module)
+        return [_seconds(compiled, video_BCTHW) for video_BCTHW in videos]
+    except Exception as error:  # compilers raise exceptions of many types, and the rows are trained already
+        logger.info("not compiled: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return None
 
 
 def _seconds(module: Callable[[torch.Tensor], object], video_BCTHW: torch.Tensor) -> float:
