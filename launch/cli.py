@@ -85,6 +85,8 @@ SECTIONS: Mapping[str, Table] = {
         "evaluate": "finetune.commands:evaluate",
         "ensemble": "finetune.commands:ensemble",
         "predict": "launch.commands.use:predict",
+        "reconstruct": "launch.commands.use:reconstruct",
+        "extract": "launch.commands.use:extract",
         "benchmark": "finetune.commands:benchmark",
         "report": "finetune.commands:report",
         "demo": "launch.commands.stages:demo",

@@ -52,15 +52,18 @@ def write_visualizations(triples: Tensor, folder: Path, *, columns: int = 8) -> 
         triples: uint8 (B, 3, C, T, H, W) from `reconstruct`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    frames = triples.shape[3]
-    chosen = torch.linspace(0, frames - 1, min(columns, frames)).round().long()
-    paths = []
-    for number, triple in enumerate(triples[:, :, :, chosen]):
-        image = rearrange(triple, "row c t h w -> (row h) (t w) c").cpu().numpy()
-        path = folder / f"clip-{number}.png"
-        Image.fromarray(np.ascontiguousarray(image)).save(path)
-        paths.append(path)
+    paths = [folder / f"clip-{number}.png" for number in range(len(triples))]
+    for triple, path in zip(triples, paths, strict=True):
+        strip(triple, columns=columns).save(path)
     return paths
+
+
+def strip(triple: Tensor, *, columns: int = 8) -> Image.Image:
+    """Rows original / masked / reconstructed of one clip, uint8 (3, C, T, H, W), `columns` evenly spaced frames."""
+    frames = triple.shape[2]
+    chosen = torch.linspace(0, frames - 1, min(columns, frames)).round().long()
+    image = rearrange(triple[:, :, chosen], "row c t h w -> (row h) (t w) c").cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(image))
 
 
 def _replace(video_BCTHW: Tensor, tokens_BK: Tensor, patches_BKP: Tensor, encoder: EncoderConfig) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +53,78 @@ def predict(run: Path, sources: tuple[str, ...], *, as_json: bool, **options: An
     log_to(None)
     for line in predict_command(run, sources, PredictOptions(**options), as_json=as_json):
         click.echo(line)
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "videomae reconstruct runs/NAME clip.mp4 --out pictures",
+        "videomae reconstruct checkpoint.pth a.mp4 b.mp4 --mask random --ratio 0.75 --json",
+    ),
+)
+@click.argument("model", type=PATH, metavar="RUN|WEIGHTS")
+@click.argument("videos", type=PATH, nargs=-1, required=True, metavar="VIDEO...")
+@click.option("--out", type=PATH, default=Path("reconstructions"), help="Folder of the pictures.")
+@click.option("--mask", type=click.Choice(["tube", "random", "frame"]), help="Default: the mask of the training.")
+@click.option("--ratio", type=float, help="Fraction that is hidden; default: that of the training.")
+@click.option("--stride", type=click.IntRange(1), help="Stored frames between two of the clip; default: the run's.")
+@click.option("--seed", type=int, default=0, help="Seed of the masks.")
+@json_option
+def reconstruct(
+    model: Path,
+    videos: tuple[Path, ...],
+    *,
+    out: Path,
+    mask: str | None,
+    ratio: float | None,
+    stride: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Show what a pretrained model predicts of hidden patches.
+
+    RUN is a pretraining run with a checkpoint, WEIGHTS a pretraining checkpoint of VideoMAE or of transformers. Writes
+    the central clip of each video, masked and reconstructed, as PNG, GIF and mp4, and prints its error.
+    """
+    from pretrain.reconstruct_videos import load_autoencoder, mask_config, reconstruct_videos
+    from videomae.core.progress import log_to
+
+    log_to(None)
+    trained = load_autoencoder(model)
+    if stride is not None:
+        trained = dataclasses.replace(trained, stride=stride)
+    found = reconstruct_videos(trained, videos, out, mask=mask_config(trained, mask, ratio), seed=seed)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(one) for one in found]))
+        return
+    for one in found:
+        click.echo(f"{one.source}   error {one.pixel_error:.4f} on {one.hidden:.0%} of the patches   {one.files[0]}")
+
+
+@click.command(
+    context_settings=SETTINGS,
+    epilog=examples(
+        "videomae extract runs/NAME shards/train features",
+        "videomae extract runs/NAME/export shards/val features --patches --format parquet",
+    ),
+)
+@click.argument("run", type=PATH)
+@click.argument("shards", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--patches", is_flag=True, help="One feature per patch instead of one per clip; needs an encoder.")
+@click.option("--format", "form", type=click.Choice(["npz", "parquet"]), default="npz", help="Of the files.")
+@click.option("--batch", type=click.IntRange(1), default=16, help="Clips per forward pass.")
+@json_option
+def extract(run: Path, shards: Path, out: Path, *, patches: bool, form: str, batch: int, as_json: bool) -> None:
+    """Write the features of every sample of a split.
+
+    RUN is a pretraining or fine-tuning run, or its export, SHARDS the folder of one split, OUT the folder of
+    part-00000 and following files with keys, labels and features.
+    """
+    from launch.extract import extract_features
+    from videomae.core.progress import log_to
+
+    log_to(None)
+    found = extract_features(run, shards, out, patches=patches, form=form, batch=batch)
+    text = f"{out}: {found['samples']} samples in {found['files']} file(s), each {found['shape']}"
+    click.echo(json.dumps(found) if as_json else text)
