@@ -12,7 +12,7 @@ from launch.cli import main
 from launch.extract import extract_features
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
 from pretrain.masking import MaskConfig
-from pretrain.reconstruct_videos import TrainedAutoencoder, load_autoencoder, reconstruct_videos
+from pretrain.reconstruct_videos import TrainedAutoencoder, load_autoencoder, mask_config, reconstruct_videos
 from tests.unit.conftest import small_video
 from videomae.core.errors import UserError
 from videomae.data.shards.reader import ShardReader, read_manifest
@@ -39,7 +39,7 @@ def test_pictures_of_any_mask(tmp_path: Path) -> None:
     model = MaskedAutoencoder(ENCODER, DecoderConfig(dim=24, depth=1, heads=3)).eval()
     trained = TrainedAutoencoder(model, MaskConfig(), stride=2, normalized=True)
     for kind, ratio in (("tube", 0.75), ("random", 0.5), ("frame", 0.5)):
-        mask = MaskConfig(kind=kind, ratio=ratio)
+        mask = mask_config(trained, kind, ratio)
         (found,) = reconstruct_videos(trained, [tmp_path / "clip.mp4"], tmp_path / kind, mask=mask)
         assert found.hidden == pytest.approx(ratio, abs=0.01)
         assert 0 < found.pixel_error < 1
