@@ -71,7 +71,7 @@ def patch_targets(patches_BHP: Tensor, *, normalize: bool) -> tuple[Tensor, Patc
     """
     unit = 255.0 if patches_BHP.dtype == torch.uint8 else 1.0  # of the pixels below; the targets have none
     pixels_BHXC = rearrange(patches_BHP.to(torch.float32, copy=True), "b h (x c) -> b h x c", c=3)
-    # Two passes of sums: var_mean over an axis that is not the innermost takes eight times as long on a CPU.
+    # Two passes of sums: var_mean over an axis that is not the innermost takes several times as long on a CPU.
     mean = pixels_BHXC.mean(dim=2, keepdim=True)
     centred_BHXC = pixels_BHXC - mean if not normalize else pixels_BHXC.sub_(mean)
     variance = centred_BHXC.square().sum(dim=2, keepdim=True) / (pixels_BHXC.shape[2] - 1)

@@ -14,7 +14,7 @@ def tune_malloc() -> None:
     """Make glibc serve tensors from its heap and keep that memory; no effect with other C libraries.
 
     By default glibc maps each block of megabytes anew, and the kernel clears every page again: a quarter of the time
-    that cropping and stacking a clip takes, and ten times that of an element-wise operation on a large activation.
+    that cropping and stacking a clip takes, and most of that of an element-wise operation on a large activation.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)

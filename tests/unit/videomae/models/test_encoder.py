@@ -16,7 +16,7 @@ from videomae.models.encoder import (
     sincos_table,
     take_tokens,
 )
-from videomae.models.transformer import DropPath
+from videomae.models.transformer import DropPath, attend_in_products
 
 
 def test_position_table_is_the_published_formula() -> None:
@@ -61,6 +61,21 @@ def test_rows_of_any_type_are_taken_per_sample() -> None:
     tokens = torch.arange(2 * 5 * 3, dtype=torch.uint8).view(2, 5, 3)
     index = torch.tensor([[4, 0], [1, 1]])
     assert torch.equal(take_tokens(tokens, index), torch.stack([tokens[0, index[0]], tokens[1, index[1]]]))
+
+
+@pytest.mark.parametrize("tokens", [1, 26])
+def test_attention_by_products_is_that_of_the_fused_operator(tokens: int) -> None:
+    torch.manual_seed(0)
+    products = [torch.randn(2, 3, count, 16).bfloat16().requires_grad_() for count in (tokens, 26, 26)]
+    fused = [part.detach().float().requires_grad_() for part in products]
+    attend: Any = functional.scaled_dot_product_attention
+    expected, found = attend(*fused), attend_in_products(*products)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02)
+    expected.square().sum().backward()
+    found.float().square().sum().backward()
+    for one, other in zip(products, fused, strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(one.grad.float(), other.grad, rtol=0.05, atol=0.05)
 
 
 def test_tokens_run_over_time_then_height_then_width() -> None:
