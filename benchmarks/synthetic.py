@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -50,7 +49,6 @@ _PIXELS, _EPOCHS, _BATCH = 32, 12, 64
 def draw_speeds(*, rounds: int) -> dict[str, dict[str, float]]:
     """Clips a CPU second by stage and size."""
     tune_malloc()
-    cv2.setNumThreads(1)
     found: dict[str, dict[str, list[float]]] = {
         stage: {f"{frames}x{size}x{size}": [] for frames, size in SIZES} for stage in STAGES
     }

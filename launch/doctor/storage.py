@@ -16,6 +16,8 @@ from finetune.stream import check_labels, split
 from launch.doctor.check import Answer, Check, CheckResult, Context, failed, name_ranks, passed, warned
 from launch.plan.estimate import checkpoint_bytes
 from launch.plan.model import ModelProfile, shard_folders
+from pretrain.config import PretrainConfig
+from videomae.data.datasets import DataSets
 from videomae.data.shards.reader import ShardReader, read_manifest
 
 _CHUNK, _CHUNKS = 2**23, 8  # bytes written to measure the speed
@@ -122,6 +124,8 @@ def probe_shards(context: Context) -> dict[str, Any]:
             reader.read(sample)
         reader.close()
         samples += manifest.samples
+    if isinstance(context.config, PretrainConfig):
+        samples = DataSets.read(context.config.data.shards).samples  # synthetic clips count, their images are opened
     return {"samples": samples, "seconds": time.perf_counter() - start}
 
 

@@ -55,6 +55,8 @@ def _as_sets(value: Any) -> Any:
 
     Raises UserError, which names the invalid entry and the reason.
     """
+    if value == "synthetic" and not Path(value).exists():
+        raise UserError("no folder of this name; for synthetic clips type data.shards={synthetic: {}}")
     if isinstance(value, str | WeightedSynthetic):
         return value
     if isinstance(value, Mapping) and "synthetic" in value:

@@ -26,6 +26,8 @@ from videomae.data.synthetic.textures import BACKGROUND, OBJECT, texture
 
 Words = NDArray[np.uint32]
 
+cv2.setNumThreads(1)  # a worker is one process a core, and a pool of threads that was forked with it would hang
+
 _CHUNK = 1 << 15  # pixels that are worked on at a time
 _FULL_DETAIL = 64  # pixels; on larger frames the finest detail of textures is two pixels wide
 _EVEN, _ODD = np.uint32(0x00FF00FF), np.uint32(0xFF00FF00)

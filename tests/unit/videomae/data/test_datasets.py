@@ -62,6 +62,7 @@ def test_drawn_clips_stand_alone_or_beside_shards() -> None:
         ([{"shards": "a"}, {"weight": 2}], r"entry 1 is \{'weight': 2\}"),
         ([{"shards": "a", "wieght": 2}], r"entry 0 has the unknown key 'wieght'; known keys: shards, weight"),
         ([{"shards": "a", "weight": "much"}], r"entry 0 has the weight 'much'; wanted a number above 0"),
+        ("synthetic", r"got 'synthetic'; no folder of this name; for synthetic clips type data.shards="),
         ({"synthetic": 3}, r"has synthetic: 3; wanted settings"),
         ({"synthetik": {}}, r"wanted a folder, \{synthetic: \{\}\}, or a list"),
         ({"synthetic": {"epok": 3}}, r"unknown key 'epok'; did you mean 'epoch'"),
