@@ -159,8 +159,8 @@ def _decode_mp4(track: Mp4Track, wanted: list[int], boxes: Sequence[Box] | None)
     full = Box(top=0, left=0, height=track.height, width=track.width)
     crops = CropCollector(wanted, boxes or (full,), full)
     try:
-        for index, frame in _select_from_mp4(track, set(wanted)):
-            if Orientation.of(frame) != UPRIGHT:  # said by the stream itself
+        for count, (index, frame) in enumerate(_select_from_mp4(track, set(wanted))):
+            if count == 0 and frame.rotation and Orientation.of(frame) != UPRIGHT:  # said by the stream itself
                 return None
             crops.add(index, frame)
     except VideoError:
