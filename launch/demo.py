@@ -36,19 +36,35 @@ def run_demo(out: Path, data: Path | None) -> int:
 
 def commands(out: Path, data: Path | None) -> list[Command]:
     """The commands of all stages, in order."""
-    videos, shards, pretraining = data or out / "videos", out / "shards", out / "pretrain"
+    configs = CONFIGS / "own_videos" if data else CONFIGS
+    shards, pretraining = out / "shards", out / "pretrain"
     devices = torch.cuda.device_count() or CPU_PROCESSES
-    processes = max(count for count in (1, 2, 4, 8) if count <= devices)  # the demo's batch holds eight videos
-    synthesize = [] if data else [_videomae("shards", "synthesize", videos)]
-    overrides = [f"run={pretraining}", f"data.shards={shards / 'train'}"]
+    processes = max(count for count in (1, 2, 4, 8) if count <= devices)  # batches divide by these
+    pretrain = Job.read(configs / "pretrain.yaml", [f"run={pretraining}", f"data.shards={_unlabelled(data, shards)}"])
     tested = [f"run={out}", f"protocol.data.shards={shards}", f"encoder={pretraining / 'export'}"]
     return [
-        *synthesize,
-        _videomae("shards", "build", videos, shards, "--short-side", "96", "--fps", "10"),
-        Job.read(CONFIGS / "pretrain.yaml", overrides).command(on="torchrun", processes=processes),
-        _videomae("benchmark", CONFIGS / "benchmark.yaml", *tested),
+        *_pack(out / "videos", data, shards),
+        pretrain.command(on="torchrun", processes=processes),
+        _videomae("benchmark", configs / "benchmark.yaml", *tested),
         _videomae("report", out, "--pretraining", pretraining.relative_to(out)),
     ]
+
+
+def _pack(videos: Path, data: Path | None, shards: Path) -> list[Command]:
+    """The commands that write the shards: from `data`, or from labelled clips of eight motions."""
+    if data:
+        return [_videomae("shards", "build", data, shards, "--short-side", "96", "--fps", "10")]
+    clips = ["--kind", "motion", "--per-class", "30", "--val-per-class", "50", "--size", "64x64", "--fps", "4"]
+    return [
+        _videomae("shards", "synthesize", videos, *clips),
+        _videomae("shards", "build", videos, shards, "--short-side", "32", "--fps", "0"),
+    ]
+
+
+def _unlabelled(data: Path | None, shards: Path) -> str:
+    """The value of `data.shards` for pretraining: the training videos, or those mixed with clips drawn endlessly."""
+    train = shards / "train"
+    return str(train) if data else f"[{{synthetic: {{}}, weight: 3}}, {{shards: {train}}}]"
 
 
 def _videomae(*words: str | Path) -> Command:

@@ -40,6 +40,7 @@ class PretrainConfig(TrainingConfig):
     stage: Literal["pretrain"] = "pretrain"
     data: PretrainDataConfig
     encoder: EncoderConfig = EncoderConfig()
+    weights: str | None = None  # exported encoder to start from, such as runs/NAME/export; null: random weights
     decoder: DecoderConfig = DecoderConfig()
     mask: MaskConfig = MaskConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

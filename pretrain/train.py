@@ -19,7 +19,7 @@ from videomae.core.distributed import World
 from videomae.core.progress import logger
 from videomae.data.datasets import manifest_files, names
 from videomae.engine.schedule import Schedule, at_multiples, in_turn
-from videomae.models.weights.export import save_encoder
+from videomae.models.weights.export import encoder_config, load_backbone, save_encoder
 from videomae.run.directory import RunDirectory
 from videomae.run.session import open_run
 from videomae.trainer import Trainer
@@ -67,9 +67,17 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
 
 
 def initial_model(config: PretrainConfig) -> MaskedAutoencoder:
-    """Build an autoencoder with random weights, which the seed determines."""
+    """Build an autoencoder with random weights, which the seed determines, or with the encoder of `config.weights`.
+
+    Raises:
+        videomae.models.weights.files.WeightsError: the weights are missing or belong to another encoder.
+    """
     torch.manual_seed(config.seed)
-    return MaskedAutoencoder(config.encoder, config.decoder)
+    model = MaskedAutoencoder(config.encoder, config.decoder)
+    if config.weights is not None:
+        encoder_config(config.encoder, config.weights)
+        load_backbone(model.encoder, config.weights)
+    return model
 
 
 def visualize_before_step(config: PretrainConfig, trainer: Trainer, schedule: Schedule) -> Callable[[int], None]:

@@ -28,7 +28,7 @@ TINY_RUN = (
 def pretrain_arguments(run: Path, shards: Path, *overrides: str) -> list[str]:
     """Config file and overrides of a tiny pretraining run."""
     data = f"data.shards={shards / 'train'}"
-    return [str(ROOT / "configs/demo/pretrain.yaml"), f"run={run}", data, *TINY_RUN, *overrides]
+    return [str(ROOT / "configs/demo/own_videos/pretrain.yaml"), f"run={run}", data, *TINY_RUN, *overrides]
 
 
 def pretrain_config(run: Path, shards: Path, *overrides: str) -> PretrainConfig:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.models.interface import Published
-from finetune.models.videomae import EncoderModelConfig, encoder_config, encoder_label, load_backbone
+from finetune.models.videomae import EncoderModelConfig, encoder_label
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.models.encoder import VideoEncoder
 from videomae.models.transformer import initialize
+from videomae.models.weights.export import encoder_config, load_backbone
 
 
 @configclass

@@ -17,8 +17,7 @@ from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.models.encoder import EncoderConfig, VideoEncoder
 from videomae.models.transformer import initialize
-from videomae.models.weights.export import describe_encoder, load_encoder
-from videomae.models.weights.files import WeightsError, load_strictly, without
+from videomae.models.weights.export import describe_encoder, encoder_config, load_backbone
 
 
 @configclass
@@ -86,44 +85,12 @@ class VideomaeClassifier(nn.Module):
         return self.head(self.dropout(self.features(video_BCTHW)))
 
 
-def encoder_config(given: EncoderConfig | None, weights: str | None) -> EncoderConfig:
-    """The encoder's config: that of the weights, which must equal `given` if both are present.
-
-    Drop path and final norm depend on the training stage and are not compared.
-
-    Raises:
-        WeightsError: both are present and differ; the message names each setting.
-    """
-    if weights is None:
-        return given or EncoderConfig()
-    exported, _ = describe_encoder(weights)
-    if given is None:
-        return exported
-    per_stage = {"drop_path", "final_norm"}
-    names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name not in per_stage]
-    differing = [
-        f"{name} is {getattr(given, name)} in model.encoder and {getattr(exported, name)} in {weights}"
-        for name in names
-        if getattr(given, name) != getattr(exported, name)
-    ]
-    if differing:
-        raise WeightsError("; ".join(differing) + "; remove model.encoder to take the settings of the weights")
-    return given
-
-
 def encoder_label(weights: str | None) -> str:
     """The label of these weights in tables."""
     if weights is None:
         return "scratch"
     _, metadata = describe_encoder(weights)
     return f"VideoMAE ({metadata.get('run') or Path(weights).name})"
-
-
-def load_backbone(encoder: VideoEncoder, weights: str) -> None:
-    """Load an exported encoder strictly; its final norm is skipped if `encoder` has none."""
-    export = load_encoder(weights)
-    dropped = [] if encoder.config.final_norm else ["norm."]
-    load_strictly(encoder, without(export.state, dropped), source=f"the encoder in {weights}")
 
 
 PUBLISHED = {

@@ -25,10 +25,12 @@ def first_losses(shards: Path, folder: Path) -> dict[str, list[float]]:
     short = [f"schedule={{duration: {STEPS} steps, warmup: 1 steps}}", "metrics={every: 1, wandb: disabled}"]
     where = [f"run={folder / 'pretrain'}", f"data.shards={shards / 'train'}", "visualizations=0"]
     how = ["engine={kind: local, precision: fp32}", "loader.workers=0"]
-    pretrain(load(PretrainConfig, ROOT / "configs/demo/pretrain.yaml", [*where, *short, *how]), world_of_one())
+    pretrain(
+        load(PretrainConfig, ROOT / "configs/demo/own_videos/pretrain.yaml", [*where, *short, *how]), world_of_one()
+    )
     found = {"pretrain": losses(folder / "pretrain")}
     settings = [f"run={folder}", f"encoder={folder / 'pretrain' / 'export'}", f"protocol.data.shards={shards}"]
-    benchmark = load(BenchmarkConfig, ROOT / "configs/demo/benchmark.yaml", settings)
+    benchmark = load(BenchmarkConfig, ROOT / "configs/demo/own_videos/benchmark.yaml", settings)
     for row in benchmark.rows:
         if row.model.name == "s3d":
             continue  # slow, and torchvision's

@@ -187,4 +187,4 @@ def test_mistakes_end_in_one_clear_line(shards: Path, tmp_path: Path, override: 
 
 def test_the_golden_config_is_typed(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="stage"):
-        load(type(pretrain_config(tmp_path / "x", shards)), ROOT / "configs/demo/benchmark.yaml")
+        load(type(pretrain_config(tmp_path / "x", shards)), ROOT / "configs/demo/own_videos/benchmark.yaml")

@@ -26,7 +26,7 @@ def benchmark(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     engine = "engine={kind: deepspeed, zero_stage: 0}"
     run_processes(2, "pretrain", *pretrain_arguments(folder / "pretrain", shards, engine))
-    demo = (ROOT / "configs/demo/benchmark.yaml").read_text().split("rows:")[0]
+    demo = (ROOT / "configs/demo/own_videos/benchmark.yaml").read_text().split("rows:")[0]
     (folder / "benchmark.yaml").write_text(demo + ROWS.replace("ENCODER", TINY))
     return folder
 
@@ -67,5 +67,6 @@ def test_the_demo_is_these_commands_in_order(tmp_path: Path) -> None:
     synthetic, own = commands(tmp_path, None), commands(tmp_path, tmp_path / "mine")
     for words, name in zip([command.words for command in synthetic], names, strict=True):
         assert name in words
-    assert [command.words for command in own][1:] == [command.words for command in synthetic][2:]
+    for words, name in zip([command.words for command in own], names[1:], strict=True):
+        assert name in words
     assert str(tmp_path / "mine") in own[0].words

@@ -9,12 +9,12 @@ from torch.distributed.run import get_args_parser
 from launch.job import Job
 from tests.processes import ROOT, run_command
 
-PRETRAIN = ROOT / "configs/demo/pretrain.yaml"
+PRETRAIN = ROOT / "configs/demo/own_videos/pretrain.yaml"
 
 
 def test_the_stage_is_read_from_the_config() -> None:
     assert Job.read(PRETRAIN).module == "pretrain"
-    assert Job.read(ROOT / "configs/demo/benchmark.yaml").module == "finetune.benchmark"
+    assert Job.read(ROOT / "configs/demo/own_videos/benchmark.yaml").module == "finetune.benchmark"
 
 
 def test_commands_of_each_launcher() -> None:

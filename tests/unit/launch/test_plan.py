@@ -20,7 +20,7 @@ from tests.processes import ROOT
 from tests.tiny import world_of_one
 from videomae.core.config import parse
 
-DEMO = ROOT / "configs/demo/pretrain.yaml"
+DEMO = ROOT / "configs/demo/own_videos/pretrain.yaml"
 UNKNOWN = TrainingData(None, None, 2, "no manifest here")
 KNOWN = TrainingData(100_000, 200_000.0, 2, None)
 MFU = Mfu(0.4, "a test")
@@ -277,7 +277,7 @@ def test_the_page_shows_memory_and_time(capsys: pytest.CaptureFixture[str]) -> N
         ([str(DEMO), "--device", "v100", "engine.precision=bf16"], "type engine.precision=fp16"),
         ([str(DEMO), "--gpus", "5"], "must be a multiple of the 5 processes"),
         ([str(DEMO), "speling=1"], "unknown key 'speling'"),
-        (["configs/demo/benchmark.yaml"], "wanted the config of one"),
+        (["configs/demo/own_videos/benchmark.yaml"], "wanted the config of one"),
     ],
 )
 def test_mistakes_are_one_line(typed: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

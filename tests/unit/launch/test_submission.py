@@ -24,7 +24,7 @@ from tests.stages import finetune_settings
 from videomae.run import status
 from videomae.run.status import LauncherStatus, Status
 
-PRETRAIN = str(ROOT / "configs/demo/pretrain.yaml")
+PRETRAIN = str(ROOT / "configs/demo/own_videos/pretrain.yaml")
 NUMBERS = 'n=$(cat count 2>/dev/null || echo 100); echo $((n + 1)) >count; echo "$@" >>sbatch.told; echo "$n"'
 
 
@@ -106,7 +106,15 @@ def test_a_chain_is_submitted_as_one(
     second = tmp_path / "second.yaml"
     second.write_text(yaml.safe_dump(finetune_stage(tmp_path / "second", tmp_path)))
     third = ["run=third", "protocol.batch=8"]
-    words = ["chain", PRETRAIN, "run=first", str(second), str(ROOT / "configs/demo/benchmark.yaml"), *third, "--json"]
+    words = [
+        "chain",
+        PRETRAIN,
+        "run=first",
+        str(second),
+        str(ROOT / "configs/demo/own_videos/benchmark.yaml"),
+        *third,
+        "--json",
+    ]
     assert main([*words, *cluster]) == 0
     assert [row["job"] for row in json.loads(capsys.readouterr().out)] == ["100", "101", "102"]
     assert told()[1] == f"--parsable --dependency=afterok:100 --kill-on-invalid-dep=yes {tmp_path}/second/launch/job.sh"

@@ -7,9 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import pretrain.train
-from tests.tiny import world_of_one
+from pretrain.config import PretrainConfig
+from tests.tiny import TINY_DECODER, TINY_ENCODER, world_of_one
+from videomae.core.config import parse, to_dict
+from videomae.models.encoder import VideoEncoder
+from videomae.models.weights import WeightsError, save_encoder
 
 
 def test_pictures_that_a_disk_refuses_are_skipped(
@@ -27,3 +32,17 @@ def test_pictures_that_a_disk_refuses_are_skipped(
     visualize = pretrain.train.visualize_before_step(config, trainer, schedule)
     visualize(2)
     assert "step 2: no reconstructions" in caplog.text
+
+
+def test_a_run_can_start_from_an_exported_encoder(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    encoder = VideoEncoder(TINY_ENCODER)
+    save_encoder(encoder.state_dict(), TINY_ENCODER, tmp_path, {})
+    values = {"run": "r", "batch": 4, "data": {"shards": "s"}, "encoder": to_dict(TINY_ENCODER)}
+    values |= {"decoder": to_dict(TINY_DECODER), "weights": str(tmp_path)}
+    model = pretrain.train.initial_model(parse(PretrainConfig, values, source="test"))
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(model.encoder.state_dict()[name], value), name
+    other = parse(PretrainConfig, {**values, "encoder": {**values["encoder"], "depth": 1}}, source="test")
+    with pytest.raises(WeightsError, match="depth is 1 in the config and 2 in"):
+        pretrain.train.initial_model(other)

@@ -5,6 +5,7 @@ The keys are those of `VideoEncoder`, final norm included; the JSON holds the en
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from videomae.core.config import ConfigError, parse, to_dict
 from videomae.core.files import write_atomic
 from videomae.models.encoder import EncoderConfig, VideoEncoder
-from videomae.models.weights.files import State, WeightsError, listing, read_state
+from videomae.models.weights.files import State, WeightsError, listing, load_strictly, read_state, without
 
 TENSORS = "encoder.safetensors"
 DESCRIPTION = "encoder.json"
@@ -85,6 +86,38 @@ def describe_encoder(path: Path | str) -> tuple[EncoderConfig, dict[str, Any]]:
         return config, dict(content.get("metadata", {}))
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, ConfigError) as error:
         raise WeightsError(f"{description}: not the description of an exported encoder: {error}") from None
+
+
+def encoder_config(given: EncoderConfig | None, weights: str | None) -> EncoderConfig:
+    """The encoder's config: that of the weights, which must equal `given` if both are present.
+
+    Drop path and final norm depend on the training stage and are not compared.
+
+    Raises:
+        WeightsError: both are present and differ; the message names each setting.
+    """
+    if weights is None:
+        return given or EncoderConfig()
+    exported, _ = describe_encoder(weights)
+    if given is None:
+        return exported
+    per_stage = {"drop_path", "final_norm"}
+    names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name not in per_stage]
+    differing = [
+        f"{name} is {getattr(given, name)} in the config and {getattr(exported, name)} in {weights}"
+        for name in names
+        if getattr(given, name) != getattr(exported, name)
+    ]
+    if differing:
+        raise WeightsError("; ".join(differing) + "; give encoder the settings of the weights")
+    return given
+
+
+def load_backbone(encoder: VideoEncoder, weights: str) -> None:
+    """Load an exported encoder strictly; its final norm is skipped if `encoder` has none."""
+    export = load_encoder(weights)
+    dropped = [] if encoder.config.final_norm else ["norm."]
+    load_strictly(encoder, without(export.state, dropped), source=f"the encoder in {weights}")
 
 
 def _check(state: Mapping[str, Tensor], config: EncoderConfig, *, source: str) -> None:

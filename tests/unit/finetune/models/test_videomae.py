@@ -47,7 +47,7 @@ def test_settings_that_contradict_the_export_are_named_with_both_values(export: 
     )
     with pytest.raises(WeightsError) as error:
         models.build(config, 3)
-    for part in ("frames is 8 in model.encoder and 4 in", "depth is 3 in model.encoder and 2 in", str(export)):
+    for part in ("frames is 8 in the config and 4 in", "depth is 3 in the config and 2 in", str(export)):
         assert part in str(error.value)
     assert models.build(VideomaeConfig(weights=str(export), encoder=ENCODER), 3)
 
