@@ -40,7 +40,8 @@ class PretrainConfig(TrainingConfig):
     stage: Literal["pretrain"] = "pretrain"
     data: PretrainDataConfig
     encoder: EncoderConfig = EncoderConfig()
-    weights: str | None = None  # exported encoder to start from, such as runs/NAME/export; null: random weights
+    # What to start from: an exported encoder (runs/NAME/export), or a whole autoencoder (`videomae checkpoint export`).
+    weights: str | None = None
     decoder: DecoderConfig = DecoderConfig()
     mask: MaskConfig = MaskConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -19,7 +19,8 @@ from videomae.core.distributed import World
 from videomae.core.progress import logger
 from videomae.data.datasets import manifest_files, names
 from videomae.engine.schedule import Schedule, at_multiples, in_turn
-from videomae.models.weights.export import encoder_config, load_backbone, save_encoder
+from videomae.models.weights.export import encoder_config, is_export, load_backbone, save_encoder
+from videomae.models.weights.files import load_strictly, read_state
 from videomae.run.directory import RunDirectory
 from videomae.run.session import open_run
 from videomae.trainer import Trainer
@@ -67,7 +68,7 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
 
 
 def initial_model(config: PretrainConfig) -> MaskedAutoencoder:
-    """Build an autoencoder with random weights, which the seed determines, or with the encoder of `config.weights`.
+    """Build an autoencoder with random weights, which the seed determines, or with those of `config.weights`.
 
     Raises:
         videomae.models.weights.files.WeightsError: the weights are missing or belong to another encoder.
@@ -75,9 +76,24 @@ def initial_model(config: PretrainConfig) -> MaskedAutoencoder:
     torch.manual_seed(config.seed)
     model = MaskedAutoencoder(config.encoder, config.decoder)
     if config.weights is not None:
-        encoder_config(config.encoder, config.weights)
-        load_backbone(model.encoder, config.weights)
+        load_weights(model, config.weights)
     return model
+
+
+def load_weights(model: MaskedAutoencoder, weights: str) -> None:
+    """Load an exported encoder, or the whole autoencoder that `videomae checkpoint export` writes.
+
+    A decoder that starts at random disturbs the encoder until it has learned, so that a run which goes on from a good
+    encoder needs both.
+
+    Raises:
+        videomae.models.weights.files.WeightsError: the weights are missing, damaged, or of another model.
+    """
+    if is_export(Path(weights)):
+        encoder_config(model.encoder.config, weights)
+        load_backbone(model.encoder, weights)
+    else:
+        load_strictly(model, read_state(Path(weights)), source=f"the autoencoder in {weights}")
 
 
 def visualize_before_step(config: PretrainConfig, trainer: Trainer, schedule: Schedule) -> Callable[[int], None]:
