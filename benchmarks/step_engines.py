@@ -30,7 +30,7 @@ from pretrain.batch import PretrainBatch
 from pretrain.config import PretrainConfig
 from pretrain.objective import Objective
 from pretrain.train import initial_model
-from videomae.core.distributed import World, distributed_context
+from videomae.core.distributed import World, distributed_context, init_distributed
 from videomae.engine.factory import build_engine
 from videomae.engine.local import grad_norm
 from videomae.engine.mixed_precision import MixedPrecision
@@ -44,6 +44,7 @@ Step = Callable[[PretrainBatch], object]
 def run(given: argparse.Namespace) -> None:
     """Measure on this rank as the options of `benchmarks.step` say; rank 0 prints."""
     with distributed_context(os.environ) as world:
+        init_distributed(world)  # in a world of one, too
         rows = [
             _measure(name, world, precision=precision, stages=given.zero, batch=given.batch, rounds=given.steps)
             for name in given.sizes
