@@ -17,7 +17,7 @@ from finetune.benchmark.speed import read_or_measure
 from finetune.evaluation import FILE
 from finetune.export import load_classifier
 from finetune.models import published
-from finetune.stream import split
+from finetune.stream import choose_samples, split
 from videomae.models.flops import count_flops
 
 
@@ -37,7 +37,7 @@ def describe(job: Job, config: BenchmarkConfig, device: torch.device) -> Benchma
     counted = count_flops(module, torch.zeros(1, *model.input.shape))
     precision = job.config.engine.precision
     speed = read_or_measure(run.path, module, model.input.shape, device=device, precision=precision)
-    figures = published(model.name)
+    figures = published(model.name) if config.published else None
     return BenchmarkRow(
         model=model.name,
         title=job.row.title,
@@ -95,7 +95,9 @@ def _accuracy(values: dict[str, Any] | None) -> RecordedAccuracy | None:
 def about(config: BenchmarkConfig, *, commands: Sequence[str]) -> About:
     """Describe the data and the protocol for the report."""
     first = config.finetuning(config.rows[0], config.seeds[0])
-    train_split, val_split = split(first, "train"), split(first, "val")
+    val_split = split(first, "val")
+    chosen = choose_samples(first)
+    clips = split(first, "train").samples if chosen.train is None else len(chosen.train) + len(chosen.holdout or ())
     overrides = [f"{row.title}: {', '.join(row.settings)}" for row in config.rows if row.settings]
     selection, search = first.selection, config.search
     texts = [
@@ -116,10 +118,10 @@ def about(config: BenchmarkConfig, *, commands: Sequence[str]) -> About:
         texts.append(f"Overridden settings: {'; '.join(overrides)}.")
     return About(
         title=config.title,
-        data=f"{train_split.samples} training and {val_split.samples} validation clips of the classes "
+        data=f"{clips} training and {val_split.samples} validation clips of the classes "
         f"{', '.join(val_split.classes)}.",
         protocol=" ".join(texts),
-        train_clips=train_split.samples,
+        train_clips=clips,
         commands=tuple(commands),
         class_names=val_split.classes,
         shards=first.data.shards,

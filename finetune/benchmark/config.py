@@ -107,6 +107,7 @@ class BenchmarkConfig:
     title: str = "Benchmark"
     seeds: tuple[int, ...] = (0,)
     encoder: str | None = None  # export folder of a pretraining run, for rows with from_encoder
+    published: bool = True  # show what others published on RWF-2000 beside each row
     protocol: dict[str, Any]
     rows: tuple[RowConfig, ...]
     search: SearchConfig | None = None

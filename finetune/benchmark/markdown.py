@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune.benchmark.charts import percent
-from finetune.benchmark.results import About
+from finetune.benchmark.results import About, BenchmarkRow
 from finetune.benchmark.summary import Model, compare
 
 METRICS = (
@@ -65,7 +65,9 @@ def markdown(models: Sequence[Model], about: About) -> str:
 def _results(models: Sequence[Model]) -> str:
     clean = any(model.clean() for model in models)
     head = ["model", "starts from", "accuracy", "95 % interval", *(["without duplicates"] if clean else [])]
-    head += ["params (M)", "GMACs", "clips/s", "latency (ms)", "training", "published, RWF-2000", "published from"]
+    head += ["params (M)", "GMACs", "clips/s", "latency (ms)", "training"]
+    published = any(model.first.published for model in models)
+    head += ["published, RWF-2000", "published from"] if published else []
     lines = []
     for model in models:
         row, without = model.first, model.clean()
@@ -81,11 +83,14 @@ def _results(models: Sequence[Model]) -> str:
                 figure(row.clips_per_second),
                 "–" if row.latency_ms is None else figure(row.latency_ms),
                 duration(model.seconds),
-                "–" if row.published is None else f"{row.published:.1f} %",
-                row.published_pretrained or "–",
+                *(_published(row) if published else []),
             ]
         )
     return _table(head, lines)
+
+
+def _published(row: BenchmarkRow) -> list[str]:
+    return ["–" if row.published is None else f"{row.published:.1f} %", row.published_pretrained or "–"]
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
