@@ -57,8 +57,8 @@ def subject(name: str, *, precision: str, compiled: bool) -> PretrainConfig:
     """The config of a published size with its decoder, or of the demo, for the local engine."""
     engine = {"kind": "local", "precision": precision, "compile": compiled}
     if name == "demo":
-        whole = ["mask.decoder=all", "objective.decoder_share=1.0"]  # what the rivals predict, too
-        values = to_dict(load(PretrainConfig, DEMO, ["run=none", *whole]))
+        rivals = ["mask.decoder=all", "objective.decoder_share=1.0", "encoder.positions=sincos_1d", "weights=null"]
+        values = to_dict(load(PretrainConfig, DEMO, ["run=none", *rivals]))
         return parse(PretrainConfig, {**values, "engine": engine}, source=str(DEMO))
     values = {
         **{"run": "none", "batch": 8, "data": {"shards": "none"}, "engine": engine},

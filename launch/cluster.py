@@ -50,7 +50,7 @@ class SlurmConfig:
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    time: str | int | None = None  # for example "24:00:00", in quotes
+    time: str | int | None = None  # for example 24:00:00, or minutes
     constraint: str | None = None
     memory: str | None = None  # per node; "0" takes all
     gpu_type: str | None = None  # the cluster's name for it, for example h200
@@ -60,8 +60,6 @@ class SlurmConfig:
     srun: tuple[str, ...] = ()  # more options of srun, for example --cpu-bind=none
 
     def __post_init__(self) -> None:
-        if isinstance(self.time, int):
-            raise UserError('YAML reads 24:00:00 as a number; put it in quotes: time: "24:00:00"')
         if self.signal_seconds < 1:
             raise UserError(f"signal_seconds must be at least 1, got {self.signal_seconds}")
         for option in (*self.extra, *self.srun):

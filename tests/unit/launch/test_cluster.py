@@ -59,7 +59,6 @@ def test_processes_and_ports() -> None:
         ("address=-x", "got the host '-x'"),
         ("nodes=0", "nodes must be at least 1, got 0"),
         ("environment={A-B: c}", "got the name 'A-B'"),
-        ("slurm.time=24:00:00", "put it in quotes"),
         ("slurm.extra=[exclusive]", "got 'exclusive'; wanted for example --exclusive"),
         ("container.kind=pyxis", "a container needs a kind and an image"),
         ("container.kind=docker", "Input should be 'none', 'pyxis' or 'apptainer'"),

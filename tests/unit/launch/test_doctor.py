@@ -271,6 +271,6 @@ def test_json_and_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "configs/demo/pretrian.yaml"]) == 2
-    assert "did you mean configs/demo/own_videos/pretrain.yaml" in capsys.readouterr().err
+    assert "did you mean configs/demo/pretrain.yaml" in capsys.readouterr().err
     assert main(["doctor", str(DEMO), "speling=1"]) == 2
     assert "unknown key 'speling'" in capsys.readouterr().err

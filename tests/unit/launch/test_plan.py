@@ -246,7 +246,7 @@ def test_devices_are_recognized_by_the_drivers_name() -> None:
 
 
 def test_json_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", str(DEMO), "--gpus", "2", "--json", "--mfu", "0.25", "batch=64"]) == 0
+    assert main(["plan", str(DEMO), "--gpus", "2", "--json", "--mfu", "0.25", "batch=64", "data.shards=absent"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["micro_batch"] * plan["micro_batches"] == 32
     assert plan["parameters"] == 2_286_336
