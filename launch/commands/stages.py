@@ -96,7 +96,7 @@ def demo(out: Path, data: Path | None) -> int:
     """Run the whole pipeline on this machine, from videos to a report.
 
     Builds shards of synthetic videos or of yours, pretrains on up to 8 GPUs or on 2 CPU processes, trains and evaluates
-    five models, and writes OUT/report.html. Each stage reuses finished results and resumes unfinished ones.
+    the rows of a benchmark, and writes OUT/report.html. Each stage reuses finished results and resumes unfinished ones.
     """
     from launch.demo import run_demo
 
