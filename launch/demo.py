@@ -5,6 +5,7 @@ Each stage runs as a command that is printed first. Each reuses finished results
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -64,7 +65,7 @@ def _pack(videos: Path, data: Path | None, shards: Path) -> list[Command]:
 def _unlabelled(data: Path | None, shards: Path) -> str:
     """The value of `data.shards` for pretraining: the training videos, or those mixed with clips drawn endlessly."""
     train = shards / "train"
-    return str(train) if data else f"[{{synthetic: {{}}, weight: 3}}, {{shards: {train}}}]"
+    return str(train) if data else f"[{{synthetic: {{}}, weight: 3}}, {{shards: {json.dumps(str(train))}}}]"
 
 
 def _videomae(*words: str | Path) -> Command:
