@@ -19,7 +19,7 @@ from videomae.core.distributed import World
 from videomae.core.progress import logger
 from videomae.data.datasets import manifest_files, names
 from videomae.engine.schedule import Schedule, at_multiples, in_turn
-from videomae.models.weights.export import encoder_config, is_export, load_backbone, save_encoder
+from videomae.models.weights.export import encoder_config, is_autoencoder, is_export, load_backbone, save_encoder
 from videomae.models.weights.files import load_strictly, read_state
 from videomae.run.directory import RunDirectory
 from videomae.run.session import open_run
@@ -89,7 +89,7 @@ def load_weights(model: MaskedAutoencoder, weights: str) -> None:
     Raises:
         videomae.models.weights.files.WeightsError: the weights are missing, damaged, or of another model.
     """
-    if is_export(Path(weights)):
+    if is_export(Path(weights)) and not is_autoencoder(Path(weights)):
         encoder_config(model.encoder.config, weights)
         load_backbone(model.encoder, weights)
     else:

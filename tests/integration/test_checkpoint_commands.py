@@ -82,6 +82,14 @@ def test_exported_weights_are_those_of_the_run(run: Path, tmp_path: Path, capsys
     assert any(not torch.equal(average[name], last[name]) for name in last)
 
 
+def test_later_stages_read_the_exported_autoencoder(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    say(capsys, "export", run, tmp_path / "average.safetensors", "--weights", "ema")
+    final, whole = load_encoder(run / "export"), load_encoder(tmp_path / "average.safetensors")
+    assert whole.config == final.config
+    assert whole.metadata["run"] == run.name
+    assert all(torch.equal(whole.state[name], value) for name, value in final.state.items())
+
+
 def test_an_encoder_from_the_middle_of_a_run(run: Path) -> None:
     final, same = load_encoder(run / "export").state, load_encoder(export_encoder(run)).state
     assert all(torch.equal(final[name], same[name]) for name in final)

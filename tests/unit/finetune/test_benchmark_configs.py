@@ -17,7 +17,7 @@ COURSE = {"single_frame", "late_fusion", "early_fusion", "cnn_lstm", "cnn_mamba"
 def test_a_benchmark_has_the_courses_models(file: Path) -> None:
     config = load(BenchmarkConfig, file)
     assert {row.model.name for row in config.rows} >= COURSE
-    assert next(row.title for row in config.rows if row.from_encoder) == "VideoMAE, pretrained"
+    assert next(row.model.name for row in config.rows if row.from_encoder) == "videomae"
     assert config.search is not None
     assert len({len(config.search.candidates(row)) for row in config.rows}) == 1
     runs = [config.finetuning(row, seed) for row in config.rows for seed in config.seeds]

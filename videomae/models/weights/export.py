@@ -1,6 +1,7 @@
 """The exported encoder: `encoder.safetensors` beside `encoder.json`, the result of pretraining.
 
-The keys are those of `VideoEncoder`, final norm included; the JSON holds the encoder's config and its origin.
+The keys are those of `VideoEncoder`, final norm included; the JSON holds the encoder's config and its origin. The file
+of a whole autoencoder, which `videomae checkpoint export` writes, serves as well: it holds the config in its metadata.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from videomae.models.weights.files import State, WeightsError, listing, load_str
 
 TENSORS = "encoder.safetensors"
 DESCRIPTION = "encoder.json"
+_ENCODER = "encoder."  # prefix of the encoder's keys in an autoencoder
 
 
 class EncoderExport(NamedTuple):
@@ -47,29 +50,53 @@ def save_encoder(state: Mapping[str, Tensor], config: EncoderConfig, folder: Pat
 
 
 def load_encoder(path: Path | str) -> EncoderExport:
-    """Read an exported encoder from its folder or from the path of its `encoder.safetensors`.
+    """Read an exported encoder from its folder or the path of its tensors, or that of a whole autoencoder.
 
     Raises:
         WeightsError: a file is missing or damaged, or the tensors do not fit the config.
     """
     config, metadata = describe_encoder(path)
     state = read_state(Path(path) if Path(path).suffix == ".safetensors" else Path(path) / TENSORS)
+    if is_autoencoder(Path(path)):
+        state = {key.removeprefix(_ENCODER): value for key, value in state.items() if key.startswith(_ENCODER)}
     _check(state, config, source=str(path))
     return EncoderExport(config, state, metadata)
 
 
 def is_export(path: Path) -> bool:
-    """Whether `path` is the folder of an exported encoder or its safetensors file."""
+    """Whether `path` is the folder of an exported encoder, its safetensors file, or that of a whole autoencoder."""
     folder = path.parent if path.suffix == ".safetensors" else path
-    return (folder / DESCRIPTION).is_file()
+    return (folder / DESCRIPTION).is_file() or is_autoencoder(path)
+
+
+def is_autoencoder(path: Path) -> bool:
+    """Whether `path` is the file of a whole autoencoder, with the encoder's config in its metadata."""
+    return "encoder" in _metadata(path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty for anything else."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError:
+        return {}
 
 
 def describe_encoder(path: Path | str) -> tuple[EncoderConfig, dict[str, Any]]:
-    """The config and metadata of an exported encoder, without its tensors.
+    """The config and metadata of an exported encoder or a whole autoencoder, without its tensors.
 
     Raises:
         WeightsError: the description is missing or damaged.
     """
+    within = _metadata(Path(path))
+    if "encoder" in within:
+        try:
+            return parse(EncoderConfig, json.loads(within.pop("encoder")), source=str(path)), dict(within)
+        except (json.JSONDecodeError, TypeError, ConfigError) as error:
+            raise WeightsError(f"{path}: its metadata describes no encoder: {error}") from None
     folder = Path(path).parent if Path(path).suffix == ".safetensors" else Path(path)
     description = folder / DESCRIPTION
     if Path(path).is_file() and (Path(path) == folder or not description.is_file()):

@@ -5,6 +5,7 @@ None of it needs DeepSpeed, a GPU or the model's code; all of it needs host memo
 
 from __future__ import annotations
 
+import json
 import shutil
 from math import prod
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from videomae.core.config import read_values
 from videomae.core.files import atomic_folder, atomic_path
 from videomae.engine.state.index import ReadRequest
 from videomae.engine.state.rank_file import EMA, MASTER
@@ -21,10 +23,13 @@ from videomae.engine.state.snapshot import Extras, ParamShard, snapshot_to_host,
 from videomae.run.checkpoint.loading import CheckpointError
 from videomae.run.checkpoint.manifest import PROGRESS, hash_files, write_manifest
 from videomae.run.checkpoint.store import Checkpoint
+from videomae.run.directory import RunDirectory
 
 
 def export_weights(checkpoint: Checkpoint, out: Path, *, weights: str = MASTER) -> int:
     """Write the full float32 `weights` (master or ema) with the buffers to `out`; returns the number of tensors.
+
+    Of a pretraining run, the file's metadata has the config of the encoder, so that later stages can start from it.
 
     Raises:
         UserError: `out` is no .safetensors file name, or the checkpoint has no such weights.
@@ -32,7 +37,12 @@ def export_weights(checkpoint: Checkpoint, out: Path, *, weights: str = MASTER) 
     if out.suffix != ".safetensors":
         raise CheckpointError(f"got {out} to export to, expected a file name that ends in .safetensors")
     state = read_full(checkpoint.folder, weights)
-    info = {"step": str(checkpoint.step), "weights": weights, "checkpoint": str(checkpoint.folder)}
+    info = {"step": str(checkpoint.step), "weights": weights}
+    recorded = RunDirectory(checkpoint.folder.absolute().parents[1])
+    if recorded.config.is_file():
+        info["run"] = recorded.path.name
+        encoder = read_values(recorded.config).get("encoder")
+        info |= {"encoder": json.dumps(encoder)} if encoder else {}
     tensors = {name: value.contiguous() for name, value in state.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as part:
