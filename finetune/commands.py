@@ -9,7 +9,6 @@ import click
 
 from videomae.command import (
     PATH,
-    SETTINGS,
     config_arguments,
     examples,
     finish,
@@ -21,7 +20,6 @@ from videomae.core.signals import handle_signals
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae finetune configs/finetune/videomae.yaml model.weights=runs/NAME/export",
         "videomae finetune configs/finetune/s3d.yaml batch=16",
@@ -43,7 +41,6 @@ def finetune(config: Path, overrides: tuple[str, ...]) -> int:
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae benchmark configs/demo/benchmark.yaml",
         "videomae benchmark configs/benchmark/rwf2000.yaml encoder=runs/vit_small_rwf2000/export",
@@ -73,7 +70,6 @@ def benchmark(
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae evaluate runs/NAME",
         "videomae evaluate runs/NAME --clips 5 --crops 3 --json",
@@ -106,7 +102,6 @@ def evaluate(
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples("videomae ensemble --fusion svm runs/single_frame runs/temporal_stream"),
 )
 @click.argument("runs", type=PATH, nargs=-1, required=True)
@@ -129,7 +124,6 @@ def ensemble(runs: tuple[Path, ...], fusion: str, *, as_json: bool) -> None:
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples("videomae report runs/demo", "videomae report runs/demo --pretraining pretrain"),
 )
 @click.argument("folder", type=PATH)
@@ -147,7 +141,6 @@ def report(folder: Path, pretraining: str | None) -> None:
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples("videomae weights import-classifier CHECKPOINT runs/NAME/export --classes NonFight,Fight"),
 )
 @click.argument("source", type=PATH)

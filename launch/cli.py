@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from videomae.command import SETTINGS, run_command
+from videomae.command import run_command
 
 Table = Mapping[str, "str | click.Group"]
 
@@ -20,7 +20,7 @@ class LazyGroup(click.Group):
     """Commands from sections of a table: heading -> name -> "module:function" or a group."""
 
     def __init__(self, name: str, sections: Mapping[str, Table], **settings: Any) -> None:
-        super().__init__(name, context_settings=SETTINGS, **settings)
+        super().__init__(name, **settings)
         self.sections = sections
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -41,29 +41,19 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(name.ljust(width), one.get_short_help_str(90)) for name, one in found if one])
 
 
+def _from(module: str, *functions: str) -> dict[str, str]:
+    """Commands with the names of their functions in `module`."""
+    return {function: f"{module}:{function}" for function in functions}
+
+
 shards = LazyGroup(
     "shards",
-    {
-        "Commands": {
-            "build": "launch.commands.shards:build",
-            "index": "launch.commands.shards:index",
-            "verify": "launch.commands.shards:verify",
-            "show": "launch.commands.shards:show",
-            "synthesize": "launch.commands.shards:synthesize",
-        }
-    },
+    {"Commands": _from("launch.commands.shards", "build", "index", "verify", "show", "synthesize")},
     help="Build and check tar shards of videos.",
 )
 checkpoint = LazyGroup(
     "checkpoint",
-    {
-        "Commands": {
-            "ls": "launch.commands.checkpoint:ls",
-            "verify": "launch.commands.checkpoint:verify",
-            "export": "launch.commands.checkpoint:export",
-            "convert": "launch.commands.checkpoint:convert",
-        }
-    },
+    {"Commands": _from("launch.commands.checkpoint", "ls", "verify", "export", "convert")},
     help="List, check and convert the checkpoints of a run.",
 )
 weights = LazyGroup(
@@ -81,29 +71,14 @@ SECTIONS: Mapping[str, Table] = {
     "Stages": {
         "shards": shards,
         "pretrain": "pretrain.commands:pretrain",
-        "finetune": "finetune.commands:finetune",
-        "evaluate": "finetune.commands:evaluate",
-        "ensemble": "finetune.commands:ensemble",
-        "predict": "launch.commands.use:predict",
-        "reconstruct": "launch.commands.use:reconstruct",
-        "extract": "launch.commands.use:extract",
-        "benchmark": "finetune.commands:benchmark",
-        "report": "finetune.commands:report",
+        **_from("finetune.commands", "finetune", "evaluate", "ensemble"),
+        **_from("launch.commands.use", "predict", "reconstruct", "extract"),
+        **_from("finetune.commands", "benchmark", "report"),
         "demo": "launch.commands.stages:demo",
     },
-    "Clusters": {
-        "plan": "launch.commands.cluster:plan",
-        "doctor": "launch.commands.cluster:doctor",
-        "launch": "launch.commands.cluster:launch",
-        "chain": "launch.commands.cluster:chain",
-        "status": "launch.commands.cluster:status",
-        "logs": "launch.commands.cluster:logs",
-        "stop": "launch.commands.cluster:stop",
-    },
+    "Clusters": _from("launch.commands.cluster", "plan", "doctor", "launch", "chain", "status", "logs", "stop"),
     "Runs and models": {
-        "watch": "launch.commands.runs:watch",
-        "compare": "launch.commands.runs:compare",
-        "sync": "launch.commands.runs:sync",
+        **_from("launch.commands.runs", "watch", "compare", "sync"),
         "checkpoint": checkpoint,
         "export": "launch.commands.stages:export",
         "weights": weights,

@@ -9,13 +9,13 @@ import re
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from videomae.core.config import configclass
+from videomae.core.config import configclass, load
 from videomae.core.errors import UserError
 from videomae.core.ranks import plain_address
 
@@ -37,8 +37,6 @@ class Host:
 
 @configclass
 class SshConfig:
-    """Options of ssh."""
-
     options: tuple[str, ...] = ()  # words, for example [-F, cluster_ssh_config] or [-p, "2222"]
     connect_timeout: int = 10  # seconds
 
@@ -55,13 +53,11 @@ class SlurmConfig:
     memory: str | None = None  # per node; "0" takes all
     gpu_type: str | None = None  # the cluster's name for it, for example h200
     cpus_per_task: int | None = None
-    signal_seconds: int = 300  # seconds before the time limit at which the run is told to save
+    signal_seconds: PositiveInt = 300  # seconds before the time limit at which the run is told to save
     extra: tuple[str, ...] = ()  # more options of sbatch, for example --exclusive
     srun: tuple[str, ...] = ()  # more options of srun, for example --cpu-bind=none
 
     def __post_init__(self) -> None:
-        if self.signal_seconds < 1:
-            raise UserError(f"signal_seconds must be at least 1, got {self.signal_seconds}")
         for option in (*self.extra, *self.srun):
             if not option.startswith("-"):
                 raise UserError(f"extra and srun take options, got {option!r}; wanted for example --exclusive")
@@ -85,8 +81,8 @@ class ContainerConfig:
 class ClusterConfig:
     """Everything that a launcher must know about the machines."""
 
-    nodes: int | None = None  # default: all hosts, or one node of Slurm
-    processes_per_node: int | None = None  # default: one per GPU, or one
+    nodes: PositiveInt | None = None  # default: all hosts, or one node of Slurm
+    processes_per_node: PositiveInt | None = None  # default: one per GPU, or one
     gpus_per_node: int = 0
     hosts: tuple[str, ...] = ()  # names by which the hosts reach each other
     hostfile: str | None = None  # instead of hosts: lines `NAME slots=N`
@@ -112,9 +108,6 @@ class ClusterConfig:
         for name in self.environment:
             if not _VARIABLE.fullmatch(name):
                 raise UserError(f"environment takes NAME: value, got the name {name!r}")
-        for what, count in (("nodes", self.nodes), ("processes_per_node", self.processes_per_node)):
-            if count is not None and count < 1:
-                raise UserError(f"{what} must be at least 1, got {count}")
 
     @property
     def processes(self) -> int:
@@ -151,6 +144,20 @@ class ClusterConfig:
     def rendezvous_port(self, run: Path) -> int:
         """The port at which the processes of `run` connect, the same at every call."""
         return self.port or _FIRST_PORT + zlib.crc32(str(run).encode()) % _PORTS
+
+
+def read_cluster(file: Path | None, *, nodes: int | None, processes: int | None) -> ClusterConfig | None:
+    """The cluster `file`, if there is one, with its numbers of `nodes` and of `processes` per node replaced.
+
+    Raises:
+        UserError: the file is invalid, or several nodes are asked for without one.
+    """
+    if file is None:
+        if nodes not in (None, 1):
+            raise UserError(f"--nodes {nodes} needs --cluster FILE, such as configs/cluster/two_hosts.yaml")
+        return None
+    changed = {"nodes": nodes, "processes_per_node": processes}
+    return replace(load(ClusterConfig, file), **{name: count for name, count in changed.items() if count})
 
 
 def ensure_host_name(name: str) -> str:

@@ -38,7 +38,6 @@ class RunState:
 
 
 def inspect_run(run: Path) -> RunState:
-    """The state of the run in the folder `run`."""
     return inspect_runs([run])[0]
 
 

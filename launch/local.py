@@ -20,9 +20,9 @@ from types import FrameType
 from launch.finding import active_run_dir, newest_status
 from videomae.core.progress import logger
 from videomae.core.signals import EXIT_STOPPED, SIGNALS
+from videomae.run.directory import RunDirectory
 from videomae.run.status import Status
 
-STOP = "STOP"  # in the run directory
 _GRACE = 60.0  # seconds for the other hosts to exit by themselves after one has failed
 _POLL = 0.2
 
@@ -87,7 +87,7 @@ def run_with_stop_file(
         now = time.monotonic()
         if failed_at is None and any(process.poll() for process in processes):
             failed_at, first_code = now, _first_failure(processes)
-        if request.since is not None and requested != active_run_dir(run) / STOP:
+        if request.since is not None and requested != stop_file(run):
             # Once, since the run removes the file as it exits; but a benchmark may have started its next row.
             requested = request_stop(run)
             logger.info("stop requested by %s; the run has %.0f s to save and exit", requested, stop_seconds)
@@ -99,16 +99,20 @@ def run_with_stop_file(
             logger.info("killing the processes that still run")
             kill_remote()
             _kill(processes)
-            (active_run_dir(run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
+            stop_file(run).unlink(missing_ok=True)  # or the next start would stop at once
             break
     for process in processes:
         process.wait()
     return first_code or _first_failure(processes)
 
 
+def stop_file(run: Path) -> Path:
+    return RunDirectory(active_run_dir(run)).stop_file
+
+
 def request_stop(run: Path) -> Path:
     """Create the file that makes a run save and exit; return its path."""
-    file = active_run_dir(run) / STOP
+    file = stop_file(run)
     file.touch()
     return file
 

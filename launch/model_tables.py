@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from finetune.models import names, parse_model
@@ -18,8 +17,7 @@ from finetune.models.tables import Figure, LayerRow, ModelRow, layer_rows, model
 from pretrain import cost
 from videomae.core.config import set_value
 from videomae.core.errors import UserError
-
-WIDTH = 160  # of a table that is not printed to a terminal
+from videomae.core.progress import print_wide
 
 
 def show_models(*, as_json: bool) -> None:
@@ -28,12 +26,8 @@ def show_models(*, as_json: bool) -> None:
     if as_json:
         _print_json({"models": [row.to_dict() for row in models], "pretraining": pretraining})
         return
-    console = _console()
-    console.print(_model_table(models))
-    for row in models:
-        if row.note:
-            console.print(f"{row.name}: {row.note}")
-    console.print(_pretraining_table(pretraining))
+    notes = [f"{row.name}: {row.note}" for row in models if row.note]
+    print_wide(_model_table(models), *notes, _pretraining_table(pretraining))
 
 
 def show_layers(name: str, overrides: Sequence[str], *, classes: int, fields: bool, as_json: bool) -> None:
@@ -56,15 +50,11 @@ def show_layers(name: str, overrides: Sequence[str], *, classes: int, fields: bo
     if as_json:
         _print_json([dataclasses.asdict(row) for row in rows])
     else:
-        _console().print(_layer_table(name, rows))
+        print_wide(_layer_table(name, rows))
 
 
 def _print_json(values: Any) -> None:
     sys.stdout.write(json.dumps(values, indent=1) + "\n")
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def _model_table(rows: Sequence[ModelRow]) -> Table:

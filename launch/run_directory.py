@@ -3,7 +3,8 @@
 RUN/launch/
   launch.json       command, host and job id: see `LaunchRecord`
   config.yaml       the resolved config that the processes read
-  code/             a copy of the packages, with their git state
+  code/             a copy of the packages, so that a resumed run does not depend on later edits; snapshot.json holds
+                    their git state, diff.patch their uncommitted changes
   job.sh task.sh    the scripts of a Slurm job; host.sh, rank.sh, hostfile: those of other launchers
   host-N.pid        the first process on host N, and its start time
   exit              the last exit code of a Slurm job
@@ -13,8 +14,8 @@ RUN/launch.1/ ...   the records of earlier launches
 
 from __future__ import annotations
 
-import json
 import shlex
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,12 +25,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from launch import snapshot
+import pydantic
+
 from videomae.core.config import dump
 from videomae.core.errors import UserError
 from videomae.core.files import file_lock, write_json
 from videomae.core.processes import ProcessId
 from videomae.core.progress import logger
+from videomae.run.directory import RunDirectory, git
+
+PACKAGES = ("videomae", "pretrain", "finetune", "launch")
+_ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,6 @@ class LaunchDir:
     def held(self) -> Path:
         return self.record / "held"
 
-    @property
-    def stop(self) -> Path:
-        return self.run / "STOP"
-
     def make(self, settings: Any, scripts: Mapping[str, str], *, code: bool = True) -> str | None:
         """Write config, scripts and code of a new launch, keep an earlier one as launch.N; return the code's commit."""
         self.run.mkdir(parents=True, exist_ok=True)
@@ -84,12 +86,12 @@ class LaunchDir:
             self.record.rename(self.run / f"launch.{next(numbers)}")
         self.record.mkdir()
         (self.run / "logs").mkdir(exist_ok=True)
-        self.stop.unlink(missing_ok=True)
+        RunDirectory(self.run).stop_file.unlink(missing_ok=True)
         self.config.write_text(dump(settings))
         for name, text in scripts.items():
             (self.record / name).write_text(text)
             (self.record / name).chmod(0o755 if name.endswith(".sh") else 0o644)
-        return snapshot.copy_packages(self.code).commit if code else None
+        return copy_packages(self.code) if code else None
 
     def note(self, kind: str, module: str, **values: Any) -> LaunchRecord:
         """Write launch.json for the processes or the job of this launch."""
@@ -129,8 +131,31 @@ def launch_lock(run: Path) -> Iterator[None]:
 def read_launch(run: Path) -> LaunchRecord | None:
     """The last launch of the run in the folder `run`, or None if `videomae launch` did not start it."""
     try:
-        values = json.loads((run / "launch" / "launch.json").read_text())
-        lists = {name: tuple(values.get(name, ())) for name in ("hosts", "ssh", "members")}
-        return LaunchRecord(**{**values, **lists, "process": ProcessId(**values["process"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return pydantic.TypeAdapter(LaunchRecord).validate_json((run / "launch" / "launch.json").read_bytes())
+    except (OSError, pydantic.ValidationError):
         return None
+
+
+def copy_packages(target: Path) -> str | None:
+    """Copy the packages of this project as they are on disk into the new folder `target`; return their commit."""
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES)
+    if listed is None:  # installed, not checked out
+        names = [str(file.relative_to(_ROOT)) for package in PACKAGES for file in (_ROOT / package).rglob("*.*")]
+    else:
+        names = listed.split("\0")
+    files = [name for name in names if "__pycache__" not in name and (_ROOT / name).is_file()]
+    for name in files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_ROOT / name, target / name)
+    changed = (git("status", "--porcelain", "-uall", "--", *PACKAGES) or "").splitlines()
+    state: dict[str, Any] = {
+        "source": str(_ROOT),
+        "commit": git("rev-parse", "HEAD"),
+        "branch": git("rev-parse", "--abbrev-ref", "HEAD"),
+        "changed": [line[3:] for line in changed],  # files that differ from the commit, untracked ones too
+        "files": len(files),
+    }
+    write_json(target / "snapshot.json", state)
+    patch = git("diff", "HEAD", "--", *PACKAGES)
+    (target / "diff.patch").write_text(f"{patch}\n" if patch else "")
+    return state["commit"]

@@ -80,6 +80,15 @@ def container_prefix(launch_dir: LaunchDir, cluster: ClusterConfig) -> Shell:
     return Shell(quote_words("apptainer", "exec", *gpus, *binds, *container.options, container.image) + " ")
 
 
+def container_options(launch_dir: LaunchDir, cluster: ClusterConfig) -> list[str]:
+    """The options of srun that run its tasks in a container of pyxis; none without one."""
+    container = cluster.container
+    if container.kind != "pyxis":
+        return []
+    mounts = ",".join(container_mounts(launch_dir, cluster))
+    return [f"--container-image={container.image}", f"--container-mounts={mounts}", *container.options]
+
+
 def container_mounts(launch_dir: LaunchDir, cluster: ClusterConfig) -> list[str]:
     """SOURCE:TARGET for the root, the run directory if it lies outside, and the configured mounts."""
     root, run = launch_dir.root, launch_dir.run

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launch.cluster import ClusterConfig
 from launch.run_directory import LaunchDir
-from launch.script import Shell, container_mounts, quote_directive, quote_words, render
+from launch.script import Shell, container_options, quote_directive, quote_words, render
 from videomae.core.errors import UserError
 
 _INTERACTIVE = "4294967290"  # the step id of a shell of salloc
@@ -164,12 +164,9 @@ def _directives(launch_dir: LaunchDir, cluster: ClusterConfig, tasks: int) -> li
 
 
 def _srun(launch_dir: LaunchDir, cluster: ClusterConfig) -> Shell:
-    nodes, processes, container = cluster.nodes or 1, cluster.processes, cluster.container
+    nodes, processes = cluster.nodes or 1, cluster.processes
     words = ["srun", f"--nodes={nodes}", f"--ntasks={nodes * processes}", f"--ntasks-per-node={processes}"]
     if cluster.slurm.cpus_per_task is not None:  # srun does not inherit it from sbatch
         words.append(f"--cpus-per-task={cluster.slurm.cpus_per_task}")
-    words.append("--kill-on-bad-exit=1")
-    if container.kind == "pyxis":
-        mounts = ",".join(container_mounts(launch_dir, cluster))
-        words += [f"--container-image={container.image}", f"--container-mounts={mounts}", *container.options]
+    words += ["--kill-on-bad-exit=1", *container_options(launch_dir, cluster)]
     return quote_words(*words, *cluster.slurm.srun)

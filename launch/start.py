@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from launch import slurm
-from launch.cluster import ClusterConfig, Launcher
+from launch.cluster import ClusterConfig, Launcher, read_cluster
 from launch.job import Job
 from launch.local import run_with_signals
 from launch.run_directory import launch_lock
@@ -27,7 +28,6 @@ from launch.submission import (
     write,
 )
 from launch.sweep import plan_sweep, submit_sweep
-from videomae.core.config import load
 from videomae.core.errors import UserError
 
 
@@ -48,17 +48,7 @@ class LaunchOptions:
     as_json: bool = False
 
     def read_cluster(self) -> ClusterConfig | None:
-        """The cluster file with `nodes` and `processes` applied, if one was given.
-
-        Raises:
-            UserError: several nodes are asked for without a cluster file.
-        """
-        if self.cluster is None:
-            if self.nodes not in (None, 1):
-                raise UserError(f"--nodes {self.nodes} needs --cluster FILE, such as configs/cluster/two_hosts.yaml")
-            return None
-        changed = {"nodes": self.nodes, "processes_per_node": self.processes}
-        return replace(load(ClusterConfig, self.cluster), **{name: count for name, count in changed.items() if count})
+        return read_cluster(self.cluster, nodes=self.nodes, processes=self.processes)
 
 
 def launch_run(
@@ -95,7 +85,7 @@ def _launch(submission: Submission, options: LaunchOptions, *, prepare_only: boo
         _print_submission(submission, as_json=options.as_json)
         return 0
     queued = submission.launcher == "slurm" and not slurm.in_allocation(os.environ)
-    job = ""
+    job = None
     with launch_lock(submission.run):
         finished = ensure_not_running(submission.run, submission.settings, force=options.force)
         if not finished and prepare_only:
@@ -104,27 +94,25 @@ def _launch(submission: Submission, options: LaunchOptions, *, prepare_only: boo
             job = submit(submission)
         elif not finished:
             record(submission)
-    if finished and submission.local_command is None:
-        return 0
     if finished:
+        if submission.local_command is None:
+            return 0
         # The stage checks that its inputs are unchanged. A run that was not launched here has no recorded config.
         return run_with_signals(submission.job.command(on=options.launcher, processes=options.processes))
     if prepare_only:
         _print_submission(submission, as_json=options.as_json)
-        return 0
-    if not queued:
+    elif job is not None:
+        _print_job(submission, job, as_json=options.as_json)
+    else:
         return start(submission)
-    _print_job(submission, job, as_json=options.as_json)
     return 0
 
 
 def _print_submission(submission: Submission, *, as_json: bool) -> None:
     values = describe_submission(submission)
-    text = json.dumps(values, indent=1) if as_json else format_submission(submission)
-    sys.stdout.write(f"{text}\n")
+    click.echo(json.dumps(values, indent=1) if as_json else format_submission(submission))
 
 
 def _print_job(submission: Submission, job: str, *, as_json: bool) -> None:
     run = str(submission.run)
-    text = f"job {job}: videomae logs {shlex.quote(run)} -f"
-    sys.stdout.write((json.dumps({"run": run, "job": job}) if as_json else text) + "\n")
+    click.echo(json.dumps({"run": run, "job": job}) if as_json else f"job {job}: videomae logs {shlex.quote(run)} -f")

@@ -7,15 +7,13 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from launch.finding import RunState, inspect_runs
 from videomae.core.errors import UserError
-from videomae.core.progress import console
+from videomae.core.progress import print_wide, time_since
 
 _RUN_FILES = ("status.json", "launch", "summary.json", "benchmark.json")
 _INNER_FOLDERS = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb", "lock"}
@@ -28,7 +26,7 @@ def print_status(folders: Iterable[Path], *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps([asdict(state) for state in found], indent=1) + "\n")
         return
-    Console(width=None if console.is_terminal else 160).print(_table(found))
+    print_wide(_table(found))
     for state in found:
         if state.state in ("failed", "broken"):
             sys.stdout.write(f"{state.message}\n")
@@ -59,15 +57,6 @@ def _table(found: Sequence[RunState]) -> Table:
             "" if state.step is None else f"{state.step}/{state.total or '?'}",
             " ".join(filter(None, [state.kind, state.job])),
             state.host or "",
-            "" if state.updated is None else ago(state.updated),
+            "" if state.updated is None else f"{time_since(state.updated)} ago",
         )
     return table
-
-
-def ago(moment: str) -> str:
-    """The time since an ISO time, in its largest unit."""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit} ago"
-    return f"{max(seconds, 0):.0f} s ago"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from launch import slurm
 from launch.finding import RunState, active_run_dir, inspect_run
-from launch.local import STOP, request_stop
+from launch.local import request_stop, stop_file
 from launch.run_directory import read_launch
 from launch.ssh import kill_words
 from videomae.core.errors import UserError
@@ -43,7 +43,7 @@ def stop(run: Path, *, now: bool = False) -> str:
             return f"{run}: Slurm's job {found.job} is cancelled; the same command resumes from its newest checkpoint"
     elif now:
         _kill(run, found)
-        (active_run_dir(run) / STOP).unlink(missing_ok=True)  # or the next start would stop at once
+        stop_file(run).unlink(missing_ok=True)  # or the next start would stop at once
         return f"{run} is killed; the same command resumes from its newest checkpoint"
     return f"{request_stop(run)} is created: the run saves after its current step and exits; --now kills it at once"
 

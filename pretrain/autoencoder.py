@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,16 +32,13 @@ class DecoderConfig:
     # self: attention among visible and mask tokens (VideoMAE). cross: mask tokens attend to visible tokens alone
     # (CrossMAE); each prediction is then independent of the other mask tokens, and cheaper.
     kind: Literal["self", "cross"] = "self"
-    dim: int = 384
-    depth: int = 4
-    heads: int = 6
+    dim: PositiveInt = 384
+    depth: PositiveInt = 4
+    heads: PositiveInt = 6
 
     def __post_init__(self) -> None:
-        if min(self.dim, self.depth, self.heads) < 1 or self.dim % self.heads:
-            raise UserError(
-                f"decoder dim, depth and heads must be positive and dim a multiple of heads, "
-                f"got {self.dim}, {self.depth} and {self.heads}"
-            )
+        if self.dim % self.heads:
+            raise UserError(f"decoder dim ({self.dim}) must be a multiple of heads ({self.heads})")
 
 
 class PixelDecoder(nn.Module):

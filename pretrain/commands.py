@@ -6,17 +6,16 @@ from pathlib import Path
 
 import click
 
-from videomae.command import SETTINGS, config_arguments, examples, run_stage
+from videomae.command import config_arguments, examples, run_stage
 from videomae.core.signals import handle_signals
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae pretrain configs/demo/pretrain.yaml",
         "videomae pretrain configs/pretrain/vit_base_k400.yaml optimizer.lr=3e-4 batch=512",
         "torchrun --standalone --nproc-per-node 8 -m pretrain configs/pretrain/vit_base_k400.yaml",
-    ),
+    )
 )
 @config_arguments
 def pretrain(config: Path, overrides: tuple[str, ...]) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import PositiveInt
+
 from pretrain.autoencoder import DecoderConfig
 from pretrain.masking import MaskConfig, hidden_count
 from pretrain.monitor import MonitorConfig
@@ -23,14 +25,9 @@ class PretrainDataConfig(ClipsConfig):
     # Folder of one split, written by `videomae shards build`; {synthetic: SETTINGS} for clips that are drawn while
     # training; or a list of {shards: FOLDER, weight: NUMBER} and {synthetic: SETTINGS, weight: NUMBER}.
     shards: Shards
-    stride: int = 4  # distance between sampled frames, in stored frames
+    stride: PositiveInt = 4  # distance between sampled frames, in stored frames
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, as fractions of the short side
     flip: float = 0.0  # probability of a horizontal flip; the official recipe does not flip
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.stride < 1:
-            raise UserError(f"stride must be at least 1, got {self.stride}")
 
 
 @configclass

@@ -8,7 +8,7 @@ its output for the predicted tokens alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ DECODERS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
+class Cost(NamedTuple):
     """Parameters in units of 1e6 and multiply-adds of one clip in units of 1e9."""
 
     encoder_millions: float
@@ -41,23 +40,12 @@ class Cost:
     dual_masking_gmacs: float
 
 
-def _published(*figures: float) -> Cost:
-    encoder, decoder, full, pretraining, dual = figures
-    return Cost(
-        encoder_millions=encoder,
-        decoder_millions=decoder,
-        full_gmacs=full,
-        pretraining_gmacs=pretraining,
-        dual_masking_gmacs=dual,
-    )
-
-
 PUBLISHED = {
-    "small": _published(21.88, 2.15, 56.9, 11.5, 7.8),
-    "base": _published(86.23, 7.98, 180.3, 35.4, 25.8),
-    "large": _published(303.86, 39.14, 596.8, 142.6, 99.3),
-    "huge": _published(631.61, 60.88, 1191, 237.6, 176.1),
-    "giant": _published(1011.6, 13.9, 2543, 262.4, 240.7),
+    "small": Cost(21.88, 2.15, 56.9, 11.5, 7.8),
+    "base": Cost(86.23, 7.98, 180.3, 35.4, 25.8),
+    "large": Cost(303.86, 39.14, 596.8, 142.6, 99.3),
+    "huge": Cost(631.61, 60.88, 1191, 237.6, 176.1),
+    "giant": Cost(1011.6, 13.9, 2543, 262.4, 240.7),
 }
 
 
@@ -88,13 +76,8 @@ def measure(size: str) -> Cost:
     plain, dual = (
         count_flops(model, *_inputs(MaskConfig(decoder=decoder), encoder)) for decoder in ("all", "running_cell")
     )
-    return Cost(
-        encoder_millions=full.parameters / 1e6,
-        decoder_millions=(plain.parameters - full.parameters) / 1e6,
-        full_gmacs=full.gmacs,
-        pretraining_gmacs=plain.gmacs,
-        dual_masking_gmacs=dual.gmacs,
-    )
+    decoder = plain.parameters - full.parameters
+    return Cost(full.parameters / 1e6, decoder / 1e6, full.gmacs, plain.gmacs, dual.gmacs)
 
 
 def _inputs(mask: MaskConfig, encoder: EncoderConfig, share: float = 1.0) -> list[torch.Tensor]:
@@ -106,11 +89,10 @@ def _inputs(mask: MaskConfig, encoder: EncoderConfig, share: float = 1.0) -> lis
 
 def rows() -> list[dict[str, object]]:
     """Every size: measured, published and deviation of each figure."""
-    return [{"size": size, **_beside(measure(size), published)} for size, published in PUBLISHED.items()]
-
-
-def _beside(measured: Cost, published: Cost) -> dict[str, object]:
-    return {
-        name: {"measured": value, "published": vars(published)[name], "deviation": value / vars(published)[name] - 1}
-        for name, value in vars(measured).items()
-    }
+    found: list[dict[str, object]] = []
+    for size, published in PUBLISHED.items():
+        row: dict[str, object] = {"size": size}
+        for name, ours, theirs in zip(Cost._fields, measure(size), published, strict=True):
+            row[name] = {"measured": ours, "published": theirs, "deviation": ours / theirs - 1}
+        found.append(row)
+    return found

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
@@ -33,12 +34,10 @@ class MaskConfig:
     """Masking pattern and ratio."""
 
     kind: Literal["tube", "random", "frame"] = "tube"
-    ratio: float = 0.9  # int(ratio * n) units are hidden: positions (tube), tokens (random) or times (frame)
+    ratio: float = Field(0.9, gt=0, lt=1)  # of positions (tube), tokens (random) or times (frame); rounded down
     decoder: Literal["all", "running_cell"] = "all"  # which hidden tokens are predicted; running_cell: dual masking
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise UserError(f"mask ratio must lie between 0 and 1, got {self.ratio}")
         if self.decoder == "running_cell" and self.kind != "tube":
             raise UserError(
                 f"mask.decoder=running_cell gives every sample the same number of tokens only with tube masks, "

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import PositiveInt
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
@@ -49,11 +50,7 @@ class MonitorConfig:
 
     every: str  # interval, such as 50000 clips
     config: str  # fine-tuning config; its run and model.weights are set, the rest is used as it is
-    patience: int = 3  # evaluations without gain after which the log says that more epochs stop paying
-
-    def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise UserError(f"monitor.patience must be at least 1, got {self.patience}")
+    patience: PositiveInt = 3  # evaluations without gain after which the log says that more epochs stop paying
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor, nn
 
 from pretrain.batch import PretrainBatch
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
 from videomae.data.batch import Ratio, weighted_mean
 from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD
 from videomae.models.encoder import EncoderConfig, patchify, take_tokens
@@ -40,13 +40,7 @@ class ObjectiveConfig:
     normalize: bool = True  # by each patch's own mean and deviation; off: plain pixels in [0, 1]
     # Part of the hidden patches that is predicted, drawn at random for each clip (CrossMAE: 0.25). Below 1 the decoder
     # has mask tokens at these alone and costs less; the objective is another one.
-    decoder_share: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.decoder_share <= 1:
-            raise UserError(
-                f"objective.decoder_share must lie in (0, 1], got {self.decoder_share}; 1 predicts all hidden patches"
-            )
+    decoder_share: float = Field(1.0, gt=0, le=1)
 
 
 @dataclass(frozen=True)

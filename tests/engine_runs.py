@@ -100,6 +100,6 @@ def reference_results(reference: Reference, *, steps: int = STEPS) -> dict[str, 
 def saved(engine: Engine, folder: Path) -> Path:
     """Save the engine's state in `folder`; return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    engine.save(folder)
+    engine.snapshot().write(folder)
     engine.world.barrier()
     return folder

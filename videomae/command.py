@@ -85,7 +85,7 @@ def run_command(command: click.Command, arguments: Sequence[str] | None = None, 
         nonlocal code
         try:
             words = None if arguments is None else list(arguments)
-            code = command.main(words, prog_name=name, standalone_mode=False) or 0
+            code = command.main(words, prog_name=name, standalone_mode=False, **SETTINGS) or 0
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else name
             raise UserError(f"{error.format_message().rstrip('.')}; see {where} --help") from None

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from videomae.command import PATH, SETTINGS, examples, json_option
+from videomae.command import PATH, examples, json_option
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from videomae.run.checkpoint.inspection import CheckpointInfo
 
-WIDTH = 160  # of a table that is not printed to a terminal
 step_option = click.option("--step", type=int, help="Step of the checkpoint; default: the latest valid one.")
 
 
 @click.command(
-    context_settings=SETTINGS,
-    epilog=examples("videomae checkpoint ls runs/NAME", "videomae checkpoint ls runs/NAME/checkpoints --json"),
+    epilog=examples("videomae checkpoint ls runs/NAME", "videomae checkpoint ls runs/NAME/checkpoints --json")
 )
 @click.argument("path", type=PATH)
 @json_option
@@ -37,10 +34,9 @@ def ls(path: Path, *, as_json: bool) -> None:
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae checkpoint verify runs/NAME", "videomae checkpoint verify runs/NAME/checkpoints/step-00000200"
-    ),
+    )
 )
 @click.argument("path", type=PATH)
 @json_option
@@ -53,11 +49,10 @@ def verify(path: Path, *, as_json: bool) -> int:
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae checkpoint export runs/NAME weights.safetensors",
         "videomae checkpoint export runs/NAME weights.safetensors --weights ema --step 200",
-    ),
+    )
 )
 @click.argument("path", type=PATH)
 @click.argument("out", type=PATH)
@@ -82,11 +77,10 @@ def export(path: Path, out: Path, *, step: int | None, weights: str, as_json: bo
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae checkpoint convert runs/NAME resharded --ranks 4",
         "videomae checkpoint convert runs/NAME checkpoint.pt",
-    ),
+    )
 )
 @click.argument("path", type=PATH)
 @click.argument("out", type=PATH)
@@ -115,9 +109,7 @@ def convert(path: Path, out: Path, *, step: int | None, ranks: int, as_json: boo
 
 
 def _list(path: Path, *, thorough: bool, as_json: bool) -> list[CheckpointInfo]:
-    from rich.console import Console
-
-    from videomae.core.progress import log_to
+    from videomae.core.progress import log_to, print_wide
     from videomae.run.checkpoint.inspection import list_checkpoints
 
     log_to(None)
@@ -125,12 +117,14 @@ def _list(path: Path, *, thorough: bool, as_json: bool) -> list[CheckpointInfo]:
     if as_json:
         click.echo(json.dumps([asdict(row) for row in found]))
     else:
-        Console(width=None if Console().is_terminal else WIDTH).print(_table(found, thorough))
+        print_wide(_table(found, thorough))
     return found
 
 
 def _table(found: list[CheckpointInfo], thorough: bool) -> Table:
     from rich.table import Table
+
+    from videomae.core.progress import time_since
 
     table = Table()
     for heading in ("checkpoint", "step", "MB", "age", "written by", "whole" if thorough else "whole (sizes)"):
@@ -138,15 +132,7 @@ def _table(found: list[CheckpointInfo], thorough: bool) -> Table:
     for row in found:
         by = "{kind}, ZeRO {zero_stage}, {precision}, {world} ranks".format(**row.engine) if row.engine else ""
         step = "" if row.step is None else str(row.step)
-        table.add_row(row.name, step, f"{row.bytes / 1e6:.1f}", _age(row.saved), by, row.fault or "yes")
+        table.add_row(
+            row.name, step, f"{row.bytes / 1e6:.1f}", time_since(row.saved) if row.saved else "", by, row.fault or "yes"
+        )
     return table
-
-
-def _age(saved: str | None) -> str:
-    if saved is None:
-        return ""
-    minutes = (datetime.now(UTC) - datetime.fromisoformat(saved)).total_seconds() / 60
-    for unit, length in (("d", 1440), ("h", 60)):
-        if minutes >= 2 * length:
-            return f"{minutes / length:.0f} {unit}"
-    return f"{minutes:.0f} min"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -12,11 +11,11 @@ from typing import Any, TypeVar
 
 import click
 
-from videomae.command import PATH, SETTINGS, config_arguments, examples, json_option
+from videomae.command import PATH, config_arguments, examples, json_option
 from videomae.core.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
-PLAN_WIDTH = 130  # of tables that are not printed to a terminal
+COUNT = click.IntRange(min=1)
 
 
 def launch_options(function: F) -> F:
@@ -25,8 +24,8 @@ def launch_options(function: F) -> F:
         json_option,
         click.option("--force", is_flag=True, help="Start although the run seems to be alive."),
         click.option("--dry-run", is_flag=True, help="Print the commands and scripts, and exit."),
-        click.option("--processes", type=int, help="On each node; default: one per GPU, or 1 without GPUs."),
-        click.option("--nodes", type=int, help="Default: the cluster file's number, or all of its hosts."),
+        click.option("--processes", type=COUNT, help="On each node; default: one per GPU, or 1 without GPUs."),
+        click.option("--nodes", type=COUNT, help="Default: the cluster file's number, or all of its hosts."),
         click.option("--cluster", type=PATH, metavar="FILE", help="A file below configs/cluster/."),
         click.option(
             "--on",
@@ -41,13 +40,12 @@ def launch_options(function: F) -> F:
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae launch configs/demo/pretrain.yaml --processes 2",
         "videomae launch CONFIG --on torchrun --cluster configs/cluster/two_hosts.yaml",
         "videomae launch CONFIG --on slurm --cluster configs/cluster/slurm.yaml --nodes 4",
         "videomae launch CONFIG --on slurm --cluster configs/cluster/slurm.yaml --sweep seed=0,1,2",
-    ),
+    )
 )
 @config_arguments
 @click.option("--prepare", is_flag=True, help="Write the run directory, print the commands, and exit.")
@@ -66,11 +64,10 @@ def launch(config: Path, overrides: tuple[str, ...], *, prepare: bool, sweep: st
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae chain PRETRAIN.yaml FINETUNE.yaml BENCHMARK.yaml --on slurm --cluster configs/cluster/slurm.yaml",
         "videomae chain PRETRAIN.yaml run=runs/a FINETUNE.yaml run=runs/b model.weights=runs/a/export",
-    ),
+    )
 )
 @click.argument("stages", nargs=-1, required=True, metavar="CONFIG [KEY=VALUE]... [CONFIG [KEY=VALUE]...]...")
 @launch_options
@@ -87,10 +84,7 @@ def chain(stages: tuple[str, ...], **options: Any) -> int:
     return launch_chain(stages, LaunchOptions(**options))
 
 
-@click.command(
-    context_settings=SETTINGS,
-    epilog=examples("videomae status", "videomae status runs/NAME", "videomae status runs --json"),
-)
+@click.command(epilog=examples("videomae status", "videomae status runs/NAME", "videomae status runs --json"))
 @click.argument("runs", nargs=-1, type=PATH, metavar="[RUN]...")
 @json_option
 def status(runs: tuple[Path, ...], *, as_json: bool) -> None:
@@ -105,8 +99,7 @@ def status(runs: tuple[Path, ...], *, as_json: bool) -> None:
 
 
 @click.command(
-    context_settings=SETTINGS,
-    epilog=examples("videomae logs runs/NAME -f", "videomae logs runs/NAME --rank 3", "videomae logs runs/NAME --raw"),
+    epilog=examples("videomae logs runs/NAME -f", "videomae logs runs/NAME --rank 3", "videomae logs runs/NAME --raw")
 )
 @click.argument("run", type=PATH)
 @click.option("-f", "--follow", is_flag=True, help="Follow until the run ends; ctrl-C does not stop the run.")
@@ -125,10 +118,7 @@ def logs(run: Path, *, follow: bool, rank: int, lines: int, raw: bool) -> None:
         print_logs(run, follow=follow, rank=rank, lines=lines, raw=raw)
 
 
-@click.command(
-    context_settings=SETTINGS,
-    epilog=examples("videomae stop runs/NAME --wait 600", "videomae stop runs/NAME --now"),
-)
+@click.command(epilog=examples("videomae stop runs/NAME --wait 600", "videomae stop runs/NAME --now"))
 @click.argument("run", type=PATH)
 @click.option("--now", is_flag=True, help="Kill the run; what is newer than its checkpoint is lost.")
 @click.option("--wait", "seconds", type=float, metavar="SECONDS", help="Wait for its end, and fail after this time.")
@@ -149,11 +139,10 @@ def stop(run: Path, *, now: bool, seconds: float | None, as_json: bool) -> None:
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae plan configs/pretrain/vit_base_k400.yaml --samples 240436 --nodes 8 --device h200",
         "videomae plan configs/demo/pretrain.yaml --samples 240 --gpus 2 batch=64 --mfu 0.4",
-    ),
+    )
 )
 @config_arguments
 @click.option("--nodes", type=int, default=1, help="Number of nodes.")
@@ -171,12 +160,11 @@ def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool, **options: 
     CONFIG is a YAML file of pretraining or fine-tuning. Prints parameters, memory by ZeRO stage, FLOPs, time, decoding
     cores, data and checkpoint sizes. The time follows from an MFU: that of --mfu, that in --measured, or 35 %.
     """
-    from rich.console import Console
-
     from launch.plan.devices import CLIPS_PER_CORE, Machines, choose_mfu, find_device
     from launch.plan.estimate import plan_run
     from launch.plan.model import ModelProfile, read_config, read_training_data
     from launch.plan.report import find_warnings, plan_page, plan_to_dict
+    from videomae.core.progress import print_wide
 
     _log_to_console()
     samples, clips_per_core = options["samples"], options["clips_per_core"]
@@ -202,25 +190,24 @@ def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool, **options: 
     if as_json:
         click.echo(json.dumps(plan_to_dict(estimate, warnings), indent=1))
     else:
-        Console(width=None if sys.stdout.isatty() else PLAN_WIDTH).print(plan_page(estimate, warnings))
+        print_wide(plan_page(estimate, warnings))
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae doctor",
         "videomae doctor configs/demo/pretrain.yaml --on torchrun --processes 2",
         "videomae doctor CONFIG --cluster configs/cluster/two_hosts.yaml",
         "srun videomae doctor CONFIG",
         "torchrun --standalone --nproc-per-node 8 -m launch doctor CONFIG",
-    ),
+    )
 )
 @click.argument("config", type=PATH, required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--on", "launcher", type=click.Choice(["torchrun"]), help="Start one process per GPU on this machine.")
 @click.option("--cluster", type=PATH, metavar="FILE", help="A file below configs/cluster/: its hosts, or Slurm's.")
-@click.option("--nodes", type=int, help="With --cluster; default: the file's number.")
-@click.option("--processes", type=int, help="On each machine; default: one per GPU.")
+@click.option("--nodes", type=COUNT, help="With --cluster; default: the file's number.")
+@click.option("--processes", type=COUNT, help="On each machine; default: one per GPU.")
 @click.option("--timeout", type=float, default=60.0, help="Seconds for all ranks to connect.")
 @click.option("--report", type=PATH, hidden=True)  # rank 0 writes its results there, for the doctor that started it
 @json_option

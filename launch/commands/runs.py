@@ -9,12 +9,11 @@ from pathlib import Path
 
 import click
 
-from videomae.command import PATH, SETTINGS, examples, json_option
+from videomae.command import PATH, examples, json_option
 
 
 @click.command(
-    context_settings=SETTINGS,
-    epilog=examples("videomae watch runs/NAME", "videomae watch runs/NAME --once", "videomae watch runs/NAME --json"),
+    epilog=examples("videomae watch runs/NAME", "videomae watch runs/NAME --once", "videomae watch runs/NAME --json")
 )
 @click.argument("run", type=PATH)
 @click.option("--once", is_flag=True, help="Print the view once; implied where standard output is no terminal.")
@@ -47,10 +46,7 @@ def watch(run: Path, *, once: bool, every: float, width: int | None, as_json: bo
         console.print(view(reader.read(), width=console.width))
 
 
-@click.command(
-    context_settings=SETTINGS,
-    epilog=examples("videomae compare runs/small runs/base", "videomae compare runs/small runs/base --json"),
-)
+@click.command(epilog=examples("videomae compare runs/small runs/base", "videomae compare runs/small runs/base --json"))
 @click.argument("runs", type=PATH, nargs=-1, required=True)
 @json_option
 def compare(runs: tuple[Path, ...], *, as_json: bool) -> None:
@@ -58,8 +54,7 @@ def compare(runs: tuple[Path, ...], *, as_json: bool) -> None:
 
     RUNS are run directories.
     """
-    from rich.console import Console
-
+    from videomae.core.progress import print_wide
     from videomae.run.metrics.log import plain
     from videomae.run.metrics.view import comparison, comparison_table
     from videomae.run.report import RunReader
@@ -68,10 +63,10 @@ def compare(runs: tuple[Path, ...], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(plain(rows), allow_nan=False))
     else:
-        Console().print(comparison_table(rows))
+        print_wide(comparison_table(rows))
 
 
-@click.command(context_settings=SETTINGS, epilog=examples("videomae sync runs/NAME"))
+@click.command(epilog=examples("videomae sync runs/NAME"))
 @click.argument("run", type=PATH)
 def sync(run: Path) -> None:
     """Send the metrics that W&B has missed.

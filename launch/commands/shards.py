@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from videomae.command import PATH, SETTINGS, examples, json_option
+from videomae.command import PATH, examples, json_option
 
 if TYPE_CHECKING:
     from videomae.data.build.build import BuildResult
@@ -40,7 +40,6 @@ def _pair(separator: str, wanted: str, *, single: bool) -> Callable[[Any, Any, s
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae shards synthesize videos",
         "videomae shards synthesize videos --kind motion --per-class 30 --val-per-class 50",
@@ -99,7 +98,6 @@ def synthesize(out: Path, *, workers: int, **options: Any) -> None:
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae shards build RWF-2000 data/rwf2000 --short-side 256 --fps 15",
         "videomae shards build UCF-101 data/ucf101 --ucf101 ucfTrainTestlist --official-split 1",
@@ -208,7 +206,7 @@ def _print_build(out: Path, result: BuildResult, left_out: dict[str, list[str]],
         click.echo(f"  {len(names)}: {reason}, such as {names[0]}")
 
 
-@click.command(context_settings=SETTINGS, epilog=examples("videomae shards index tars --classes NonFight,Fight"))
+@click.command(epilog=examples("videomae shards index tars --classes NonFight,Fight"))
 @click.argument("folder", type=PATH)
 @click.option("--classes", default="", help="Names for numeric labels, separated by commas.")
 @click.option("--workers", type=int, default=CPUS, show_default="number of CPUs", help="Processes that decode.")
@@ -231,7 +229,6 @@ def index(folder: Path, classes: str, *, workers: int) -> None:
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples("videomae shards verify data/rwf2000", "videomae shards verify s3://bucket/rwf2000/train --decode"),
 )
 @click.argument("folder", type=PATH)
@@ -266,7 +263,6 @@ def verify(folder: Path, *, decode: bool, as_json: bool) -> int:
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples("videomae shards show data/rwf2000", "videomae shards show data/rwf2000/val --clips 24"),
 )
 @click.argument("folder", type=PATH)

@@ -8,16 +8,15 @@ from typing import Any, cast
 
 import click
 
-from videomae.command import PATH, SETTINGS, examples, json_option
+from videomae.command import PATH, examples, json_option
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae export runs/NAME",
         "videomae export runs/NAME --step 200 --weights master --out encoder",
         "videomae export runs/NAME --to onnx --check clip.mp4",
-    ),
+    )
 )
 @click.argument("run", type=PATH)
 @click.option("--step", type=int, help="Step of the checkpoint; default: the newest whole one.")
@@ -64,8 +63,7 @@ def export(
 
 
 @click.command(
-    context_settings=SETTINGS,
-    epilog=examples("videomae models", "videomae models s3d", "videomae models late_fusion frames=8 size=112 --json"),
+    epilog=examples("videomae models", "videomae models s3d", "videomae models late_fusion frames=8 size=112 --json")
 )
 @click.argument("name", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -87,8 +85,7 @@ def models(name: str | None, overrides: tuple[str, ...], *, classes: int, no_fie
 
 
 @click.command(
-    context_settings=SETTINGS,
-    epilog=examples("videomae demo --out runs/demo", "videomae demo --out runs/demo-clips --data path/to/clips"),
+    epilog=examples("videomae demo --out runs/demo", "videomae demo --out runs/demo-clips --data path/to/clips")
 )
 @click.option("--out", type=PATH, default=Path("runs/demo"), help="Folder of the results.")
 @click.option("--data", type=PATH, help="Your videos: train|val / class / *.mp4, or folders of frames.")

@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
-from videomae.command import PATH, SETTINGS, examples, json_option
+from videomae.command import PATH, examples, json_option
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae predict runs/NAME clip.mp4",
         "videomae predict runs/NAME recordings/ --out predictions --annotate --alarm Fight --on 0.8",
@@ -56,7 +55,6 @@ def predict(run: Path, sources: tuple[str, ...], *, as_json: bool, **options: An
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae reconstruct runs/NAME clip.mp4 --out pictures",
         "videomae reconstruct checkpoint.pth a.mp4 b.mp4 --mask random --ratio 0.75 --json",
@@ -102,7 +100,6 @@ def reconstruct(
 
 
 @click.command(
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae extract runs/NAME shards/train features",
         "videomae extract runs/NAME/export shards/val features --patches --format parquet",

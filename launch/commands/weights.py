@@ -7,12 +7,11 @@ from typing import Literal
 
 import click
 
-from videomae.command import PATH, SETTINGS, examples
+from videomae.command import PATH, examples
 
 
 @click.command(
     "import",
-    context_settings=SETTINGS,
     epilog=examples(
         "videomae weights import checkpoint.pth runs/imported",
         "videomae finetune configs/finetune/videomae.yaml model.weights=runs/imported",
@@ -39,7 +38,6 @@ def import_weights(source: Path, out: Path, *, frames: int | None, size: int | N
 
 @click.command(
     "export",
-    context_settings=SETTINGS,
     epilog=examples("videomae weights export runs/NAME/export huggingface-videomae"),
 )
 @click.argument("source", type=PATH)

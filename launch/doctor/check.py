@@ -9,7 +9,6 @@ rank judges the answers that it has.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 
 from launch.plan.model import Config
 from videomae.core.distributed import World
-from videomae.core.errors import UserError
+from videomae.core.errors import UserError, listing
 
 Level = Literal["green", "yellow", "red"]
 Key = TypeVar("Key", bound=Hashable)
@@ -42,17 +41,14 @@ class CheckResult:
 
 
 def passed(message: str) -> list[CheckResult]:
-    """A green line."""
     return [CheckResult(level="green", message=message)]
 
 
 def warned(message: str, remedy: str) -> list[CheckResult]:
-    """A yellow line."""
     return [CheckResult(level="yellow", message=message, remedy=remedy)]
 
 
 def failed(message: str, remedy: str, *, check: str = "") -> list[CheckResult]:
-    """A red line."""
     return [CheckResult(check=check, level="red", message=message, remedy=remedy)]
 
 
@@ -74,10 +70,8 @@ class Answer:
         return f"rank {self.rank} ({self.host})"
 
 
-def name_ranks(answers: Sequence[Answer], limit: int = 4) -> str:
-    """The ranks of `answers`, at most `limit` of them by name."""
-    more = f" and {len(answers) - limit} more" if len(answers) > limit else ""
-    return ", ".join(map(str, answers[:limit])) + more
+def name_ranks(answers: Sequence[Answer]) -> str:
+    return listing(answers, 4)
 
 
 def group_by(answers: Sequence[Answer], key: Callable[[Answer], Key]) -> dict[Key, list[Answer]]:
@@ -89,7 +83,6 @@ def group_by(answers: Sequence[Answer], key: Callable[[Answer], Key]) -> dict[Ke
 
 
 def by_host(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
-    """Answers grouped by host name."""
     return group_by(answers, lambda answer: answer.host)
 
 
@@ -107,7 +100,6 @@ class Context:
     config: Config | None = None
     run: Path = Path()  # the run directory, which may not exist yet
     timeout: float = 60.0  # seconds for all ranks to answer
-    clock: Callable[[], float] = time.time
 
     @property
     def on_gpu(self) -> bool:
@@ -148,10 +140,6 @@ def call_within(seconds: float, action: Callable[[], Any]) -> tuple[Any, str | N
     return done[0] if done else (None, f"no answer within {seconds:g} s")
 
 
-class RanksUnreachableError(Exception):
-    """The ranks cannot communicate."""
-
-
 def run_checks(context: Context, checks: Sequence[Check]) -> list[CheckResult]:
     """Run `checks`, the same on every rank. Rank 0's results are those to show."""
     checks = [check for check in checks if context.world.size >= check.min_ranks and check.applies(context)]
@@ -164,7 +152,7 @@ def run_checks(context: Context, checks: Sequence[Check]) -> list[CheckResult]:
         for check in checks:
             if check.collective:
                 answers[check.name] = _gather(_probe(check, context), context)
-    except RanksUnreachableError as error:
+    except ConnectionError as error:
         results += failed(str(error), NETWORK_REMEDY, check=NETWORK)
     for check in checks:
         results += _judge(check, answers.get(check.name, []), context)
@@ -183,7 +171,7 @@ def _probe(check: Check, context: Context) -> Answer:
 def _gather(value: Any, context: Context) -> list[Any]:
     values, error = call_within(context.timeout, lambda: context.world.all_gather_object(value))
     if error is not None:
-        raise RanksUnreachableError(f"not all of {context.world.size} ranks answer: {error}")
+        raise ConnectionError(f"not all of {context.world.size} ranks answer: {error}")
     return values
 
 

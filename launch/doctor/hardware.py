@@ -21,7 +21,7 @@ from launch.doctor.check import (
     passed,
     warned,
 )
-from launch.doctor.system import command_output
+from videomae.core.processes import command_output
 from videomae.run.metrics.peak import lookup
 
 _MAX_USED = 0.05  # share of a device's memory that others may use
@@ -31,7 +31,6 @@ SECONDS = 0.5  # of each of two rounds of matrix products
 
 
 def probe_devices(context: Context) -> dict[str, Any]:
-    """The rank's device."""
     device = context.world.device
     if not context.on_gpu:
         return {"name": "cpu", "used": 0.0}
@@ -61,7 +60,8 @@ def probe_links(context: Context) -> dict[str, Any]:
     count = torch.cuda.device_count()
     pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
     blocked = [pair for pair in pairs if not torch.cuda.can_device_access_peer(*pair)]
-    rows = [line.split() for line in command_output("nvidia-smi", "topo", "-m").splitlines() if line.startswith("GPU")]
+    topology = (command_output("nvidia-smi", "topo", "-m") or "").splitlines()
+    rows = [line.split() for line in topology if line.startswith("GPU")]
     cells = {cell for row in rows for cell in row[1 : 1 + len(rows)]}
     return {"blocked": blocked, "kinds": sorted(cells - {"X", "\x1b[4m"})}  # NV18, PIX, SYS, ...
 

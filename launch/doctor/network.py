@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import netrc
 import os
 import socket
 import time
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 
@@ -25,13 +23,15 @@ from launch.doctor.check import (
     warned,
 )
 from launch.plan.devices import recognize_device
+from videomae.run.metrics.config import MetricsConfig
+from videomae.run.metrics.wandb_sync import is_logged_in, requested_mode, server
 
 _MAX_OFFSET, _BAD_OFFSET = 0.1, 1.0  # seconds between clocks
 _CLOCK_ROUNDS = 7
 _LINK_EFFICIENCY = 0.8  # share of a link's rate that large messages reach: assumed
 _GOOD_BANDWIDTH, _MIN_BANDWIDTH = 0.75, 0.5  # share of the expected bandwidth
 _MAX_LATENCY = 2e-3  # seconds of a small all-reduce on GPUs
-_WANDB_SERVER, _WANDB_SECONDS = "https://api.wandb.ai", 5.0
+_WANDB_SECONDS = 5.0
 
 
 def probe_names(context: Context) -> list[str]:
@@ -48,7 +48,6 @@ def probe_names(context: Context) -> list[str]:
 
 
 def judge_names(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
-    """All names resolve on all hosts."""
     wrong = [answer for answer in one_per_host(answers) if answer.value]
     if wrong:
         message = "; ".join(f"on {answer.host} {', '.join(answer.value)}" for answer in wrong[:4])
@@ -89,7 +88,7 @@ def probe_clock(context: Context) -> dict[str, float]:
     rounds = []
     for _ in range(_CLOCK_ROUNDS):
         context.world.barrier()
-        read, start = context.clock(), time.perf_counter()
+        read, start = time.time(), time.perf_counter()
         readings = context.world.all_gather_object(read)
         rounds.append((time.perf_counter() - start, read - readings[0]))
     error, offset = min(rounds)
@@ -156,27 +155,16 @@ def judge_all_reduce(answers: Sequence[Answer], context: Context) -> list[CheckR
 
 def probe_wandb(context: Context) -> dict[str, Any]:
     """Connect to the W&B server, on rank 0 alone, which is the only one to sync."""
-    mode = context.config.metrics.wandb if context.config is not None else "auto"
-    mode = os.environ.get("WANDB_MODE", mode)
+    mode = requested_mode(context.config.metrics if context.config is not None else MetricsConfig())
     if not context.world.is_main or mode in ("disabled", "offline"):
         return {"mode": mode, "server": None}
-    server = urlsplit(os.environ.get("WANDB_BASE_URL", _WANDB_SERVER))
-    host, port, error = server.hostname or "", server.port or (443 if server.scheme == "https" else 80), None
+    address, error = server(), None
+    port = address.port or (443 if address.scheme == "https" else 80)
     try:
-        with socket.create_connection((host, port), timeout=_WANDB_SECONDS):
-            pass
+        socket.create_connection((address.hostname, port), timeout=_WANDB_SECONDS).close()
     except OSError as caught:
         error = str(caught)
-    return {"mode": mode, "server": server.geturl(), "error": error, "logged_in": _has_wandb_key(host)}
-
-
-def _has_wandb_key(host: str) -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    return {"mode": mode, "server": address.geturl(), "error": error, "logged_in": is_logged_in()}
 
 
 def judge_wandb(answers: Sequence[Answer], context: Context) -> list[CheckResult]:

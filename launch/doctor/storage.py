@@ -7,7 +7,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from launch.plan.model import ModelProfile, shard_folders
 from pretrain.config import PretrainConfig
 from videomae.data.datasets import DataSets
 from videomae.data.shards.reader import ShardReader, read_manifest
+from videomae.run.checkpoint.loading import check_shared_filesystem
 
 _CHUNK, _CHUNKS = 2**23, 8  # bytes written to measure the speed
 _GOOD_SPEED = 50e6  # bytes per second
@@ -75,39 +75,14 @@ def judge_disk(answers: Sequence[Answer], context: Context) -> list[CheckResult]
     return passed(f"{room}; {speed / 1e6:.0f} MB/s or more")
 
 
-def probe_shared_folder(context: Context) -> bool:
-    """Whether this rank sees the file that rank 0 has just written to the run directory."""
-    world = context.world
-    folder, token = world.broadcast_object((str(_existing_folder(context)), uuid.uuid4().hex))
-    file = Path(folder) / f".doctor-{token}"
-    if world.is_main:
-        with suppress(OSError):  # then no rank sees it, which is the answer
-            file.write_text(token)
-    world.barrier()
-    seen = _sees(file, token)
-    world.barrier()
-    if world.is_main:
-        file.unlink(missing_ok=True)
-    return seen
-
-
-def _sees(file: Path, token: str) -> bool:
-    for _ in range(10):  # network file systems show new files late
-        with suppress(OSError):
-            if file in file.parent.iterdir() and file.read_text() == token:  # listing makes NFS look again
-                return True
-        time.sleep(0.2)
-    return False
+def probe_shared_folder(context: Context) -> str:
+    """The folder, if all ranks see a file that rank 0 writes there; else the error that a run would end with."""
+    check_shared_filesystem(_existing_folder(context), world=context.world)
+    return str(_existing_folder(context))
 
 
 def judge_shared_folder(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
-    """All ranks see one directory."""
-    folder = _existing_folder(context)
-    blind = [answer for answer in answers if not answer.value]
-    if blind:
-        remedy = "put run= on a file system that all hosts mount at the same path; checkpoints need it"
-        return failed(f"a file that rank 0 writes in {folder} does not appear on {name_ranks(blind)}", remedy)
-    return passed(f"{folder} is the same for all ranks")
+    return passed(f"{answers[0].value} is the same for all ranks")
 
 
 def probe_shards(context: Context) -> dict[str, Any]:
@@ -130,7 +105,6 @@ def probe_shards(context: Context) -> dict[str, Any]:
 
 
 def judge_shards(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
-    """All ranks read the same data set."""
     samples = answers[0].value["samples"]
     other = [answer for answer in answers if answer.value["samples"] != samples]
     if other:

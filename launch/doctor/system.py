@@ -6,10 +6,7 @@ import os
 import platform
 import resource
 import shutil
-import subprocess
 from collections.abc import Sequence
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +26,8 @@ from launch.doctor.check import (
     passed,
     warned,
 )
+from videomae.core.processes import command_output
+from videomae.run.directory import git_state, package_versions
 
 GIB = 2**30
 _PACKAGES = ("torch", "deepspeed", "torchvision", "av", "numpy", "pydantic", "safetensors")
@@ -39,16 +38,16 @@ _MIN_PROCESSES = 1024
 def probe_versions(context: Context) -> dict[str, str]:
     """Versions by name; "none" where a component is missing."""
     built = nccl.version() if torch.cuda.is_available() else ()
-    driver = command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    changed = command_output("git", "status", "--porcelain", "--untracked-files=no")
+    driver = command_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "none"
+    code = git_state()
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: version or "none" for name, version in package_versions(_PACKAGES).items()},
         "cuda": str(torch.version.cuda or "none"),
         "nccl": ".".join(map(str, built)) or "none",
-        "driver": driver.split()[0] if driver else "none",
-        "git commit": command_output("git", "rev-parse", "--short=12", "HEAD"),
-        "files changed since": changed if changed == "none" else str(len(changed.splitlines())),
+        "driver": driver.split()[0],
+        "git commit": (code["commit"] or "none")[:12],
+        "files changed since": str(code["changed_files"]),
     }
 
 
@@ -63,7 +62,7 @@ def judge_versions(answers: Sequence[Answer], context: Context) -> list[CheckRes
             common = max(ranks, key=lambda version: len(ranks[version]))
             results += failed(f"{name}: {versions}", _version_remedy(name, common))
     changed = first["files changed since"]
-    code = "" if changed in ("0", "none") else f", {changed} files changed"
+    code = "" if changed == "0" else f", {changed} files changed"
     shown = ", ".join(f"{name} {first[name]}" for name in ("python", "torch", "deepspeed", "cuda", "driver"))
     return results or passed(f"equal on all ranks: {shown}, commit {first['git commit']}{code}")
 
@@ -76,32 +75,7 @@ def _version_remedy(name: str, common: str) -> str:
     return "use one environment on all hosts: pip install -c constraints.txt -e . on those that differ"
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "none"
-
-
-def command_output(*command: str) -> str:
-    """The standard output of a command that runs in this repository, or "none" if it is missing or fails."""
-    try:
-        done = subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            timeout=15,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "none"
-    return done.stdout.strip()
-
-
 def probe_shared_memory(context: Context) -> int:
-    """Free bytes of /dev/shm."""
     return shutil.disk_usage("/dev/shm").free
 
 

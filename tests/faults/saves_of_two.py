@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.tiny import commit
 from videomae.core.distributed import World, distributed_context, end_process
 from videomae.run.checkpoint import CheckpointConfig, CheckpointStore, Saver, find_latest, find_resume_point
 from videomae.run.checkpoint.staging import becomes_true
@@ -88,7 +89,7 @@ def a_rank_writes_slowly(folder: Path, world: World) -> None:
 
 
 def both_write_one_file(folder: Path, world: World) -> None:
-    CheckpointStore(folder, world=world, keep=1).save({"step": 1}, lambda own: (own / "same").write_text("x") and None)
+    commit(CheckpointStore(folder, world=world, keep=1), {"step": 1}, lambda own: (own / "same").write_text("x"))
 
 
 def a_rank_has_a_folder_of_its_own(folder: Path, world: World) -> None:

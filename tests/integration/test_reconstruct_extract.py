@@ -58,7 +58,7 @@ def test_the_reconstruct_command(checkpoint: Path, tmp_path: Path, capsys: pytes
     (row,) = json.loads(capsys.readouterr().out)
     assert row["hidden"] == pytest.approx(0.5, abs=0.01)
     assert main([*words, "--ratio", "1.5"]) == 2
-    assert "mask ratio must lie between 0 and 1" in capsys.readouterr().err
+    assert "ratio: got 1.5; Input should be less than 1" in capsys.readouterr().err
     save_encoder(VideoEncoder(ENCODER).state_dict(), ENCODER, tmp_path / "export", {})
     assert main(["reconstruct", str(tmp_path / "export" / "encoder.safetensors"), *words[2:]]) == 2
     assert "holds no decoder" in capsys.readouterr().err

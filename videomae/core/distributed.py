@@ -22,13 +22,12 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from videomae.core.errors import UserError
+from videomae.core.errors import UserError, listing
 from videomae.core.ranks import Ranks, read_ranks
 from videomae.core.signals import bounded
 
 T = TypeVar("T")
 _COLLECTIVE_TIMEOUT = 1800.0  # seconds
-_NAMED = 8  # ranks at most that an error names
 _SHUTDOWN_TIMEOUT = 60.0  # seconds for leaving the others and for what libraries do at the end
 
 
@@ -48,7 +47,6 @@ class World:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
         if self.size > 1:
             torch.distributed.barrier()
 
@@ -212,10 +210,9 @@ def check_devices(found: Sequence[tuple[str, str]]) -> None:
     """
     if len({kind for _, kind in found}) > 1:
         odd = [f"{rank} on {host}" for rank, (host, kind) in enumerate(found) if kind != "cuda"]
-        listed = ", ".join(odd[:_NAMED]) + (f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else "")
         raise UserError(
-            f"{len(odd)} of {len(found)} ranks see no GPU: rank {listed}. Is the GPU driver of that machine broken? "
-            "Run nvidia-smi there, or leave the machine out."
+            f"{len(odd)} of {len(found)} ranks see no GPU: rank {listing(odd, 8)}. Is the GPU driver of that machine "
+            "broken? Run nvidia-smi there, or leave the machine out."
         )
 
 

@@ -65,7 +65,6 @@ def write_atomic(path: Path, content: str | bytes, *, sync: bool = False) -> Non
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` atomically as indented JSON."""
     write_atomic(path, json.dumps(value, indent=1) + "\n")
 
 
@@ -79,7 +78,6 @@ def sync_path(path: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,7 +1,7 @@
 """Identify processes, find the launchers above this one and the processes below another.
 
-The system reuses process ids, so a process is identified by its machine, its id and its start time. All of it is read
-from Linux's /proc, and holds within one pid namespace of one boot of one machine; hostnames do not identify a machine,
+The system reuses process ids, so a process is identified by its machine, its id and its start time. These are read
+from Linux's /proc, and hold within one pid namespace of one boot of one machine; hostnames do not identify a machine,
 since containers share them.
 
 `deepspeed` dies at a SIGTERM without stopping the processes that it started, and so does any launcher at a SIGKILL.
@@ -12,9 +12,13 @@ launchers above it is intact. A parent that is no launcher, such as a shell whos
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PARENT, _START_TIME = 1, 19  # indices into `stat_fields`
@@ -72,13 +76,14 @@ def find_launchers() -> tuple[Launcher, ...]:
     """The unbroken chain of launchers above this process, nearest first; empty if its parent is none."""
     chain: list[Launcher] = []
     child = os.getpid()
-    while True:
-        parent = _parent(child)
-        name = program_of(_command_line(parent)) if parent else None
-        if parent is None or name not in _LAUNCHERS:
-            return tuple(chain)
-        chain.append(Launcher(parent, child, name))
-        child = parent
+    with suppress(psutil.Error):  # one above has just ended, or belongs to another user
+        for parent in psutil.Process().parents():
+            name = program_of(parent.cmdline())
+            if name not in _LAUNCHERS:
+                break
+            chain.append(Launcher(parent.pid, child, name))
+            child = parent.pid
+    return tuple(chain)
 
 
 def first_dead(chain: Sequence[Launcher]) -> Launcher | None:
@@ -98,18 +103,18 @@ def program_of(words: Sequence[str]) -> str | None:
 
 def descendants(pid: int) -> list[int]:
     """The ids of all processes of this machine below `pid`; orphans no longer count."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        parent = _parent(int(folder.name))
-        if parent is not None:
-            children.setdefault(parent, []).append(int(folder.name))
-    below: list[int] = []
-    pending = [pid]
-    while pending:
-        found = children.get(pending.pop(), [])
-        below += found
-        pending += found
-    return below
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def command_output(*words: str) -> str | None:
+    """What a command writes to standard output; None if it is missing or fails."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def machine_id() -> str:
@@ -138,19 +143,12 @@ def _parent(pid: int) -> int | None:
     return int(fields[_PARENT]) if fields else None
 
 
-def _command_line(pid: int) -> list[str]:
-    try:
-        return [os.fsdecode(word) for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
-    except OSError:
-        return []
-
-
 def _is_hidden(pid: int) -> bool:
-    """Whether the process exists although /proc does not show it: /proc may hide other users' processes."""
+    """Whether a process exists although /proc does not show it: /proc may hide other users' processes."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's process
+    except PermissionError:
         return True
     return True

@@ -6,18 +6,28 @@ Standard output carries only results, so that `--json` prints nothing else.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as TimeLeftColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 SECONDS_BETWEEN_LINES = 10.0
+WIDTH = 160  # of tables that are not printed to a terminal
 console = Console(stderr=True)
 logger = logging.getLogger("videomae")
 
@@ -57,29 +67,22 @@ class _LineTask:
         logger.info("%s %d/%d  %.3g/s%s%s", self._title, self._done, self._total, rate, left, suffix)
 
 
-class _SilentTask:
-    def advance(self, units: int = 1, note: str = "") -> None:
-        pass
-
-
 @contextmanager
 def track(title: str, *, total: int, done: int = 0, show: bool = True) -> Iterator[Task]:
     """Show the progress of a task of `total` units; `show=False`, for ranks other than 0, shows nothing."""
-    if not show:
-        yield _SilentTask()
-    elif console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeLeftColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=console, transient=False) as bars:
-            yield _BarTask(bars, bars.add_task(title, total=total, completed=done, note=""))
-    else:
+    if show and not console.is_terminal:
         yield _LineTask(title, total, done)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, disable=not show) as bars:
+        yield _BarTask(bars, bars.add_task(title, total=total, completed=done, note=""))
 
 
 def log_to(file: Path | None, *, console_too: bool = True) -> None:
@@ -103,3 +106,29 @@ def log_to(file: Path | None, *, console_too: bool = True) -> None:
         kept = logging.FileHandler(file)
         kept.setFormatter(plain)
         logger.addHandler(kept)
+
+
+def print_wide(*contents: RenderableType) -> None:
+    """Print to standard output, as wide as its terminal, or in 160 columns where it is none."""
+    out = Console()
+    if not out.is_terminal:
+        out.width = WIDTH
+    for content in contents:
+        out.print(content)
+
+
+def duration(seconds: float) -> str:
+    """`seconds` in a readable unit."""
+    if not math.isfinite(seconds):
+        return "an unknown time"
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if days >= 2:
+        return f"{days:.1f} days"
+    if hours >= 1:
+        return f"{int(hours)} h {int(minutes) % 60:02d} min"
+    return f"{int(minutes)} min {int(seconds) % 60:02d} s" if minutes >= 1 else f"{seconds:.0f} s"
+
+
+def time_since(moment: str) -> str:
+    """The time since `moment`, in ISO 8601 with its zone."""
+    return duration(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()))

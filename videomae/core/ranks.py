@@ -74,7 +74,6 @@ def first_host(nodes: str) -> str:
 
 
 def plain_address(address: str) -> str:
-    """Return `address` without the brackets of an IPv6 literal."""
     return address[1:-1] if address.startswith("[") and address.endswith("]") else address
 
 

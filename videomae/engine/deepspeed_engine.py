@@ -157,9 +157,6 @@ class DeepSpeedEngine:
     def snapshot(self, into: Snapshot | None = None) -> Snapshot:
         return self._state.snapshot(into)
 
-    def save(self, folder: Path) -> None:
-        self.snapshot().write(folder)
-
     def load(self, folder: Path) -> None:
         self._state.load(folder)
         for group, expected in zip(self._optimizer.param_groups, self._hyperparameters, strict=True):

@@ -44,7 +44,6 @@ def build_engine(module: nn.Module, groups: list[dict[str, Any]], plan: EnginePl
 
 
 def transformer_blocks(module: nn.Module) -> list[nn.Module]:
-    """Return all transformer blocks of `module`, in module order."""
     return [part for name, part in module.named_modules() if _BLOCK.search(name)]
 
 

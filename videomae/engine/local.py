@@ -66,9 +66,6 @@ class LocalEngine:
     def snapshot(self, into: Snapshot | None = None) -> Snapshot:
         return self._state.snapshot(into)
 
-    def save(self, folder: Path) -> None:
-        self.snapshot().write(folder)
-
     def load(self, folder: Path) -> None:
         self._state.load(folder)
 

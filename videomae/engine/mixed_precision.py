@@ -26,11 +26,9 @@ class MixedPrecision:
         )
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context for forward passes."""
         return torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None)
 
     def scale(self, loss: Tensor) -> Tensor:
-        """Return the scaled loss, on which to call backward."""
         return self._scaler.scale(loss)
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:

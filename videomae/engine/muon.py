@@ -71,7 +71,6 @@ def _iterate_gram(gram_NRR: Tensor) -> Tensor:
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig, world: World) -> AdamW:
-    """Return the optimizer that `config` names, over `groups` of `parameter_groups`."""
     return AdamW(groups, config) if config.kind == "adamw" else Muon(groups, config, world)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from videomae.core.config import configclass
@@ -28,19 +29,11 @@ class OptimizerConfig:
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
-    lr: float = 1.5e-4
+    lr: PositiveFloat = 1.5e-4
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW; the momentum of Muon is 0.95
     weight_decay: float = 0.05  # not applied to biases, norms and other vectors
-    clip: float | None = None  # maximum gradient norm; None does not clip
-    ema: float | None = None  # decay of the weights' EMA per step, such as 0.9999; None keeps no EMA
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise UserError(f"lr must be positive, got {self.lr}")
-        if self.clip is not None and self.clip <= 0:
-            raise UserError(f"clip must be positive, or null for none, got {self.clip}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise UserError(f"ema must lie in (0, 1), such as 0.9999, or null for none, got {self.ema}")
+    clip: PositiveFloat | None = None  # maximum gradient norm; None does not clip
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of the weights' EMA per step, such as 0.9999; None keeps no EMA
 
     def peak_lr(self, batch: int) -> float:
         """Return the learning rate after warm-up for a global batch of `batch` samples."""

@@ -109,14 +109,6 @@ class Engine(Protocol):
         """
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's shards into `folder`; called by all ranks with the same folder, not necessarily together.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        ...
-
     def load(self, folder: Path) -> None:
         """Restore a saved state, written with any number of processes, ZeRO stage, precision or engine.
 

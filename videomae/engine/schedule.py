@@ -99,7 +99,6 @@ class Schedule:
         return max(1, steps_of(duration, steps_per_epoch=self.steps_per_epoch, batch=batch))
 
     def epoch(self, step: int) -> float:
-        """Return the epochs completed after `step` steps."""
         return step / self.steps_per_epoch
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 from einops import rearrange
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,28 +30,23 @@ from videomae.models.transformer import Block
 class TransformerConfig:
     """Size of a video transformer and of its input; the defaults are ViT-B on 16 frames of 224 x 224."""
 
-    frames: int = 16
-    size: int = 224  # pixels, height and width
-    tubelet: int = 2  # frames per patch
-    patch: int = 16  # pixels per patch, height and width
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
+    frames: PositiveInt = 16
+    size: PositiveInt = 224  # pixels, height and width
+    tubelet: PositiveInt = 2  # frames per patch
+    patch: PositiveInt = 16  # pixels per patch, height and width
+    dim: PositiveInt = 768
+    depth: PositiveInt = 12
+    heads: PositiveInt = 12
     mlp_ratio: float = 4.0
-    drop_path: float = 0.0  # probability in the last block; rises linearly from 0 in the first
+    drop_path: float = Field(0.0, ge=0, lt=1)  # probability in the last block; rises linearly from 0 in the first
 
     def __post_init__(self) -> None:
-        for name in ("frames", "size", "tubelet", "patch", "dim", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.frames % self.tubelet:
             raise UserError(f"frames ({self.frames}) must be a multiple of tubelet ({self.tubelet})")
         if self.size % self.patch:
             raise UserError(f"size ({self.size}) must be a multiple of patch ({self.patch})")
         if self.dim % self.heads:
             raise UserError(f"dim ({self.dim}) must be a multiple of heads ({self.heads})")
-        if not 0 <= self.drop_path < 1:
-            raise UserError(f"drop_path must lie in [0, 1), got {self.drop_path}")
 
     @property
     def grid_t(self) -> int:
@@ -178,15 +174,12 @@ class PatchProjection(nn.Conv3d):
 
 
 class PatchEmbed(nn.Module):
-    """Embeds each patch as one token."""
-
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         kernel = (config.tubelet, config.patch, config.patch)
         self.proj = PatchProjection(3, config.dim, kernel_size=kernel, stride=kernel)
 
     def forward(self, patches_BNP: Tensor) -> Tensor:
-        """Returns tokens_BND."""
         return self.proj(patches_BNP)
 
 

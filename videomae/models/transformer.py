@@ -87,8 +87,6 @@ class CrossAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU, linear."""
-
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)

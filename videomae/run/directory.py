@@ -19,8 +19,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,18 +31,18 @@ import yaml
 
 from videomae.core.config import ConfigError, dump, parse, to_dict
 from videomae.core.files import write_atomic, write_json
+from videomae.core.processes import command_output
 
 if TYPE_CHECKING:
     from videomae.core.distributed import World
 
 EXECUTION = ("engine", "loader", "checkpoint", "metrics", "health", "run")  # sections that say how, not what
+_ROOT = Path(__file__).resolve().parents[2]  # of this code
 _PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "timm", "av", "numpy", "wandb")
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths of the files in a run directory."""
-
     path: Path
 
     @property
@@ -63,6 +64,10 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "STOP"  # a request to save and exit
 
     @property
     def export(self) -> Path:
@@ -111,44 +116,43 @@ def describe_environment(world: World) -> dict[str, Any]:
     """Return versions, machine, command and git state."""
     import torch  # here alone: what only reads a run starts without it
 
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
     return {
         "command": sys.argv,
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": package_versions(_PACKAGES),
         "system": platform.platform(),
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
         "processes": world.size,
-        "git": _git_state(),
+        "git": git_state(),
     }
 
 
-def _git_state() -> dict[str, Any]:
-    copied = Path(__file__).parents[2] / "snapshot.json"
+def package_versions(names: Iterable[str]) -> dict[str, str | None]:
+    """The versions of installed packages; None for those that are missing."""
+    found: dict[str, str | None] = dict.fromkeys(names)
+    for name in found:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """The commit of this code, None without git, and the number of files that differ from it."""
+    copied = _ROOT / "snapshot.json"
     if copied.exists():  # this code is the copy made by `videomae launch`
         snapshot = json.loads(copied.read_text())
         return {"commit": snapshot["commit"], "changed_files": len(snapshot["changed"])}
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "changed_files": (_git("status", "--porcelain") or "").count("\n"),
-    }
+    return {"commit": git("rev-parse", "HEAD"), "changed_files": len((git("status", "--porcelain") or "").splitlines())}
 
 
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
+def git(*arguments: str) -> str | None:
+    """What git says of this code; None if it fails, says nothing, or the code is not the root of a checkout."""
+    if not (_ROOT / ".git").exists():
         return None
-    return done.stdout.strip() if arguments[0] == "rev-parse" else done.stdout
+    found = command_output("git", "--no-optional-locks", "-C", str(_ROOT), *arguments)
+    return found.rstrip("\n") or None if found else None
 
 
 def _settings(file: Path, schema: type[Any]) -> dict[str, Any]:

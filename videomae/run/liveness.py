@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pydantic
+
 from videomae.core.processes import ProcessId, find_launchers
 from videomae.run.status import LauncherStatus
 
@@ -53,17 +55,8 @@ class LockRecord:
     def from_json(cls, text: str) -> LockRecord | None:
         """The record in `text`, or None if it holds none."""
         try:
-            values = json.loads(text)
-            return cls(
-                **{
-                    **values,
-                    "process": ProcessId(**values["process"]),
-                    "launchers": tuple(ProcessId(**process) for process in values["launchers"]),
-                    "launcher": LauncherStatus(**values["launcher"]),
-                    "restarts": tuple(values["restarts"]),
-                }
-            )
-        except (ValueError, TypeError, KeyError, AttributeError):
+            return pydantic.TypeAdapter(cls).validate_json(text)
+        except pydantic.ValidationError:
             return None
 
     def to_json(self) -> str:

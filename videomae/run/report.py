@@ -19,7 +19,7 @@ from videomae.engine.schedule import steps_of
 from videomae.run import status
 from videomae.run.directory import RunDirectory
 from videomae.run.liveness import LockState, read_lock
-from videomae.run.metrics.log import Follower, Line
+from videomae.run.metrics.log import Follower, Line, count_lines
 
 RECENT = 20  # lines, for the time left
 
@@ -62,12 +62,10 @@ class RunReport:
 
     @property
     def step(self) -> int:
-        """Optimizer steps that are logged."""
         return int(self.latest.get("step", 0))
 
     @property
     def skipped(self) -> int:
-        """Skipped steps."""
         return sum(line.get("skipped", 0) for line in self.train)
 
     @property
@@ -122,7 +120,6 @@ class RunReader:
         self._lines: dict[str, list[Line]] = defaultdict(list)
 
     def read(self) -> RunReport:
-        """Return the present report."""
         again, new = self._follower.new()
         if again:
             self._lines.clear()
@@ -135,7 +132,7 @@ class RunReader:
             status=found,
             finished=self._run.summary.exists(),
             total=found.total if found is not None and found.total else None,
-            quarantined=_lines_in(self._run.quarantine),
+            quarantined=count_lines(self._run.quarantine),
             checkpoint=newest,
             checkpoint_age=_age(newest) if newest else None,
             lock=read_lock(self._run.path),
@@ -163,10 +160,3 @@ def _age(path: Path) -> float:
         return max(0.0, time.time() - path.stat().st_mtime)
     except OSError:
         return math.nan
-
-
-def _lines_in(file: Path) -> int:
-    try:
-        return file.read_bytes().count(b"\n")
-    except OSError:
-        return 0

@@ -34,7 +34,6 @@ from videomae.run.inputs import check_inputs
 from videomae.run.lock import LockTimeouts, RunLock, acquire
 from videomae.run.status import FILE, State, StatusFile, read_status
 
-STOP_FILE = "STOP"
 SHUTDOWN_TIMEOUT = 30.0  # seconds that a stopping process may take to exit after its last save
 _POLLS_PER_SECOND = 100  # polls of the STOP file over all ranks; limits the load on a shared filesystem
 
@@ -122,7 +121,7 @@ class RunSession:
                 self.run.path / "logs" / f"rank-{self.world.rank}.stacks.txt",
                 timeout=self._health.hang_seconds,
                 startup_timeout=self._health.start_seconds,
-                poll=_StopPoller(self.stop, self.run.path / STOP_FILE, self.world),
+                poll=_StopPoller(self.stop, self.run.stop_file, self.world),
                 on_hang=lambda reason: self._end_status("failed", reason, EXIT_FAILED),
             )
         )
@@ -173,7 +172,6 @@ class RunSession:
         self._resources.callback(action)
 
     def report_progress(self, step: int, total: int) -> None:
-        """Write the current step to status.json."""
         self._update_status(lambda status: status.running(step=step, total=total))
 
     def mark_checkpointed(self) -> None:
@@ -181,13 +179,12 @@ class RunSession:
         self._update_status(lambda status: status.progressed())
 
     def mark_finished(self) -> None:
-        """Record that the run is finished."""
         self._end_status("finished", None, 0)
 
     def clear_stop_file(self) -> None:
         """Remove the STOP file after the stop, so that the next start does not stop immediately."""
         if self.world.is_main:
-            (self.run.path / STOP_FILE).unlink(missing_ok=True)
+            self.run.stop_file.unlink(missing_ok=True)
 
     def _end_status(self, state: State, reason: str | None, exit_code: int) -> None:
         self._update_status(lambda status: status.ended(state, reason, exit_code=exit_code))

@@ -6,14 +6,15 @@ counts the starts in a row that ended without a new checkpoint, so that a requeu
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
+
+import pydantic
 
 from videomae.core.files import write_json
 from videomae.core.signals import EXIT_MISTAKE, EXIT_STOPPED
@@ -60,11 +61,9 @@ class Status:
 def read_status(path: Path) -> Status | None:
     """Return the status at `path`, or None if it is missing or unreadable."""
     try:
-        values = json.loads(path.read_text())
-        status = Status(**{**values, "launcher": LauncherStatus(**values["launcher"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return pydantic.TypeAdapter(Status).validate_json(path.read_bytes())
+    except (OSError, pydantic.ValidationError):
         return None
-    return status if status.state in get_args(State) else None
 
 
 @dataclass
@@ -94,7 +93,6 @@ class StatusFile:
         self._write(status)
 
     def running(self, *, step: int, total: int) -> None:
-        """Record that the run is at `step` of `total`."""
         self._write(replace(self.status, step=step, total=total))
 
     def progressed(self) -> None:

@@ -57,7 +57,7 @@ def test_processes_and_ports() -> None:
         ("hosts=[n1, -oProxyCommand=x]", "got the host '-oProxyCommand=x', wanted a name or an address"),
         ("hosts=[n 1]", "got the host 'n 1'"),
         ("address=-x", "got the host '-x'"),
-        ("nodes=0", "nodes must be at least 1, got 0"),
+        ("nodes=0", "nodes: got 0; Input should be greater than 0"),
         ("environment={A-B: c}", "got the name 'A-B'"),
         ("slurm.extra=[exclusive]", "got 'exclusive'; wanted for example --exclusive"),
         ("container.kind=pyxis", "a container needs a kind and an image"),

@@ -176,12 +176,6 @@ def test_disk_room_for_the_checkpoints_and_its_speed(tmp_path: Path) -> None:
     assert (full.level, "rank 1 (a)" in full.message, "run=PATH" in full.remedy) == ("red", True, True)
 
 
-def test_a_run_directory_that_others_do_not_see() -> None:
-    assert judged(storage.judge_shared_folder, [True, True]).level == "green"
-    result = judged(storage.judge_shared_folder, [True, True, False, True])
-    assert (result.level, "rank 2 (b)" in result.message) == ("red", True)
-
-
 def test_shards_are_read_and_missing_ones_said(shards: Path, tmp_path: Path) -> None:
     (check,) = [check for check in CHECKS if check.name == "shards"]
     (read,) = run_checks(context(f"data.shards={shards / 'train'}"), [check])

@@ -13,7 +13,7 @@ import pytest
 
 from launch.finding import inspect_run, inspect_runs
 from launch.run_directory import LaunchRecord
-from launch.status import ago, runs_below
+from launch.status import runs_below
 from launch.stop import stop
 from videomae.core.files import write_json
 from videomae.core.processes import ProcessId
@@ -187,8 +187,3 @@ def test_runs_are_found_below_folders(tmp_path: Path) -> None:
         write_status(tmp_path / name, "finished")
     write_status(tmp_path / "a/rows/inner", "finished")
     assert list(runs_below(tmp_path)) == [tmp_path / "a", tmp_path / "deep/b"]
-
-
-def test_times_are_told_in_their_largest_unit() -> None:
-    assert [ago(now(minutes)) for minutes in (3, 150, 60 * 60)] == ["3 min ago", "2 h ago", "2 d ago"]
-    assert ago(now()).endswith(" s ago")

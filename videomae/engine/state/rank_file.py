@@ -55,7 +55,6 @@ class StateError(UserError):
 
 
 def rank_file_name(rank: int) -> str:
-    """Return the name of the file that `rank` writes."""
     return f"rank-{rank:05d}.safetensors"
 
 
@@ -108,7 +107,6 @@ class RankFile:
 
     @property
     def bytes(self) -> int:
-        """Size of the file."""
         return os.fstat(self._handle).st_size
 
     def check_size(self, expected: int) -> None:

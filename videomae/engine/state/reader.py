@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from videomae.core.distributed import World
+from videomae.core.errors import listing
 from videomae.engine.state.index import FileRead, ReadRequest, StateIndex, read_index
 from videomae.engine.state.rank_file import EMA, MASTER, RankFile, StateError
 
@@ -51,7 +52,6 @@ class StateReader:
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every parameter."""
         return self._index.shapes
 
     @property
@@ -133,8 +133,8 @@ class StateReader:
         unexpected = sorted(self.shapes.keys() - shapes.keys())
         if missing or unexpected:
             raise StateError(
-                f"{self.folder} is the state of another model: it lacks {_shorten(missing)} and has "
-                f"{_shorten(unexpected)}; give this model its own directory with run=PATH"
+                f"{self.folder} is the state of another model: it lacks {listing(missing, 3) or 'nothing'} and has "
+                f"{listing(unexpected, 3) or 'nothing'}; give this model its own directory with run=PATH"
             )
         for name, shape in shapes.items():
             if self.shapes[name] != tuple(shape):
@@ -177,7 +177,3 @@ def read_full(folder: Path, key: str = MASTER) -> dict[str, Tensor]:
         if key in (MASTER, EMA):
             full |= {name: value.float() for name, value in state.buffers(rank=-1, size=-1).items()}
         return full
-
-
-def _shorten(names: list[str]) -> str:
-    return "nothing" if not names else ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

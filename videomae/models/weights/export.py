@@ -20,7 +20,7 @@ from torch import Tensor
 from videomae.core.config import ConfigError, parse, to_dict
 from videomae.core.files import write_atomic
 from videomae.models.encoder import EncoderConfig, VideoEncoder
-from videomae.models.weights.files import State, WeightsError, listing, load_strictly, read_state, without
+from videomae.models.weights.files import State, WeightsError, differences, load_strictly, read_state, without
 
 TENSORS = "encoder.safetensors"
 DESCRIPTION = "encoder.json"
@@ -149,13 +149,7 @@ def load_backbone(encoder: VideoEncoder, weights: str) -> None:
 
 def _check(state: Mapping[str, Tensor], config: EncoderConfig, *, source: str) -> None:
     with torch.device("meta"):
-        wanted = {key: value.shape for key, value in VideoEncoder(config).state_dict().items()}
-    unused = [key for key in state if key not in wanted]
-    missing = [key for key in wanted if key not in state]
-    shapes = [key for key in wanted if key in state and state[key].shape != wanted[key]]
-    if unused or missing or shapes:
-        raise WeightsError(
-            f"{source} is no encoder of dim {config.dim} and depth {config.depth}; "
-            f"unused keys: {listing(unused) or 'none'}; missing keys: {listing(missing) or 'none'}; "
-            f"other shapes: {listing(shapes) or 'none'}"
-        )
+        wanted = VideoEncoder(config).state_dict()
+    found = differences(state, wanted)
+    if found:
+        raise WeightsError(f"{source} is no encoder of dim {config.dim} and depth {config.depth}; {found}")

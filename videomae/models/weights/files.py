@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from videomae.core.errors import UserError
+from videomae.core.errors import UserError, listing
 
 State = dict[str, Tensor]
 INDEX_SUFFIX = ".index.json"
@@ -178,32 +178,29 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
     kept = {key: value for key, value in own.items() if key.startswith(tuple(fresh))}
     wanted = without(own, fresh)
     state = without(state, fresh)
-    unused = [key for key in state if key not in wanted]
-    missing = [key for key in wanted if key not in state]
-    shapes = [
-        f"{key} is {tuple(state[key].shape)} in the file and {tuple(wanted[key].shape)} in the model"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    complaints = [
-        f"{name}: {listing(keys)}"
-        for name, keys in (("unused keys", unused), ("missing keys", missing), ("shapes", shapes))
-        if keys
-    ]
-    if complaints:
+    found = differences(state, wanted)
+    if found:
         raise WeightsError(
-            f"{source} does not fit {type(module).__name__}; " + "; ".join(complaints) + "; "
+            f"{source} does not fit {type(module).__name__}; {found}; "
             "give weights of the same architecture and settings"
         )
     module.load_state_dict(state | kept)
 
 
+def differences(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """The keys and shapes in which `state` differs from that of a model; empty if there are none."""
+    found = {
+        "unused keys": [key for key in state if key not in wanted],
+        "missing keys": [key for key in wanted if key not in state],
+        "shapes": [
+            f"{key} is {tuple(state[key].shape)} in the file and {tuple(value.shape)} in the model"
+            for key, value in wanted.items()
+            if key in state and state[key].shape != value.shape
+        ],
+    }
+    return "; ".join(f"{name}: {listing(keys)}" for name, keys in found.items() if keys)
+
+
 def without(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> State:
     """The state without keys that start with one of `prefixes`."""
     return {key: value for key, value in state.items() if not key.startswith(tuple(prefixes))}
-
-
-def listing(keys: Sequence[str], limit: int = 12) -> str:
-    """Up to `limit` keys and the number of further ones."""
-    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-    return ", ".join(keys[:limit]) + more

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from videomae.core.errors import listing
 from videomae.models.encoder import EncoderConfig
-from videomae.models.weights.files import State, WeightsError, listing
+from videomae.models.weights.files import State, WeightsError
 
 Form = Literal["v4", "v5"]
 
@@ -45,7 +46,6 @@ _BIASES: dict[Form, dict[str, str]] = {
 
 
 def is_huggingface(state: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are those of transformers."""
     return any(key.startswith(("videomae.", *_BASE_MODEL)) for key in state)
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from videomae.core.errors import listing
 from videomae.models.encoder import SIZES, EncoderConfig, sincos_table
-from videomae.models.weights.files import State, WeightsError, listing, strip_wrappers
+from videomae.models.weights.files import State, WeightsError, strip_wrappers
 
 _BLOCK = r"(norm1|norm2|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)|attn\.(q_bias|v_bias|qkv\.weight)"
 _ENCODER = re.compile(rf"patch_embed\.proj\.(weight|bias)|blocks\.\d+\.({_BLOCK})|norm\.(weight|bias)")

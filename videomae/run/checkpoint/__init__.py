@@ -10,7 +10,7 @@ from videomae.run.checkpoint.config import CheckpointConfig
 from videomae.run.checkpoint.loading import CheckpointError, SearchResult, find_latest, verify
 from videomae.run.checkpoint.manifest import find_fault
 from videomae.run.checkpoint.resume import find_resume_point
-from videomae.run.checkpoint.saver import HostState, Saver, SaveReport
+from videomae.run.checkpoint.saver import Saver, SaveReport
 from videomae.run.checkpoint.staging import SaveError
 from videomae.run.checkpoint.store import Checkpoint, CheckpointStore
 
@@ -19,7 +19,6 @@ __all__ = [
     "CheckpointConfig",
     "CheckpointError",
     "CheckpointStore",
-    "HostState",
     "SaveError",
     "SaveReport",
     "Saver",

@@ -125,7 +125,6 @@ def _common_names(folder: Path, world: World) -> list[str]:
 
 
 def _listing(folder: Path) -> list[tuple[str, str | None]]:
-    """Return names and the hashes of their manifests."""
     listing = []
     for name in step_names(folder):
         try:

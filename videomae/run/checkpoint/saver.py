@@ -15,28 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from videomae.core.progress import logger
+from videomae.engine.state.snapshot import Snapshot
 from videomae.run.checkpoint.config import CheckpointConfig
 from videomae.run.checkpoint.staging import SaveError, Staging, WrittenPart
 from videomae.run.checkpoint.store import CheckpointStore
 
 RETRIES = 10  # per interval, after a failed save
-
-
-class HostState(Protocol):
-    """A host copy of one rank's state, such as the engine's Snapshot."""
-
-    @property
-    def bytes(self) -> int:
-        """About how many bytes `write` writes."""
-        ...
-
-    def write(self, folder: Path) -> None:
-        """Write the copy; does not communicate, and may run in another thread."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +46,7 @@ class Saver:
         config: CheckpointConfig,
         *,
         every: int,
-        snapshot: Callable[[Any], HostState],
+        snapshot: Callable[[Snapshot | None], Snapshot],
         report: Callable[[SaveReport], None] = lambda report: None,
     ) -> None:
         """`snapshot(earlier)` copies the state, into the memory of the copy `earlier` unless that is None."""
@@ -68,7 +55,7 @@ class Saver:
         self._pending: _Save | None = None  # in progress
         self._failures, self._failed_interval = 0, -1  # consecutive intervals without a save, and the last of them
         self._retry = False
-        self._reusable: HostState | None = None  # its memory serves the next asynchronous save
+        self._reusable: Snapshot | None = None  # its memory serves the next asynchronous save
         self.saved = -1  # the last step that is on disk
 
     @property
@@ -167,20 +154,18 @@ class _Save:
         self.staging = staging
         self.step = int(staging.progress["step"])
         self.blocked = 0.0
-        self.state: HostState | None = None
+        self.state: Snapshot | None = None
         self.part: WrittenPart | None = None  # None until it is written
         self._began = time.perf_counter()
         self._thread: threading.Thread | None = None
         self._bytes = 0
 
-    def copy(self, snapshot: Callable[[Any], HostState], earlier: HostState | None) -> int:
-        """Copy the state; returns its bytes."""
+    def copy(self, snapshot: Callable[[Snapshot | None], Snapshot], earlier: Snapshot | None) -> int:
         self.state = snapshot(earlier)
         self._bytes = self.state.bytes
         return self._bytes
 
     def write(self) -> None:
-        """Write the copy."""
         assert self.state is not None
         self.part = self.staging.write_part(self.state.write)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from videomae.core.distributed import World
+from videomae.core.errors import listing
 from videomae.core.files import sync_path
 from videomae.run.checkpoint.manifest import PROGRESS, FileRecord, hash_files
 
@@ -88,7 +89,7 @@ class Staging:
             self.discard()
             raise SaveError(_message(self.folder, faults))
 
-    def write_part(self, write: Callable[[Path], None]) -> WrittenPart:
+    def write_part(self, write: Callable[[Path], object]) -> WrittenPart:
         """Let `write(folder)` write this rank's files, then flush, hash and move them into the staging folder."""
         rank_folder = self.folder / f".rank-{self.world.rank:05d}"
         try:
@@ -193,8 +194,7 @@ def becomes_true(condition: Callable[[], bool], *, timeout: float = VISIBILITY_T
 
 
 def _message(folder: Path, faults: list[str]) -> str:
-    shown = "; ".join(faults[:4]) + (f"; and {len(faults) - 4} more" if len(faults) > 4 else "")
     return (
-        f"checkpoint not saved, earlier ones are kept: {shown}; "
+        f"checkpoint not saved, earlier ones are kept: {listing(faults, 4, separator='; ')}; "
         f"free space below {folder.parent} or move the run, then start the same command again"
     )

@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,16 +64,6 @@ class CheckpointStore:
         self._background_removal = background_removal
         self._removal: threading.Thread | None = None
 
-    def save(self, progress: Mapping[str, Any], write: Callable[[Path], None], *, size: int = 0) -> Path:
-        """Commit a checkpoint; `write(folder)` writes this rank's `size` bytes, `progress` must have `step`.
-
-        Raises:
-            SaveError: a rank could not write; every rank raises, and nothing new is left.
-        """
-        staging = self.stage(progress)
-        staging.prepare(lambda: size)
-        return self.commit(staging, staging.collect(staging.write_part(write)))
-
     def stage(self, progress: Mapping[str, Any]) -> Staging:
         """Return the staging folder of the next checkpoint, not yet created."""
         return Staging(self.folder / STAGING, self.world, progress)
@@ -82,7 +72,7 @@ class CheckpointStore:
         """Make the staged `files` the checkpoint of its step, and remove old checkpoints.
 
         Raises:
-            SaveError: as in `save`.
+            SaveError: rank 0 could not commit it; every rank raises, and nothing new is left.
         """
         target = self.folder / step_name(int(staging.progress["step"]))
         fault = None
@@ -188,12 +178,10 @@ def steps_to_remove(steps: Iterable[int], *, newest: int, keep: int, keep_every:
 
 
 def step_name(step: int) -> str:
-    """Return the folder name of a step's checkpoint."""
     return f"step-{step:08d}"
 
 
 def step_of(name: str) -> int:
-    """Return the step of a folder called `name`."""
     return int(name.removeprefix("step-"))
 
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
 from videomae.engine.protocol import StepResult
 
 _MAD_TO_STD = 1.4826  # from the median absolute deviation to the standard deviation of a normal distribution
@@ -33,34 +33,19 @@ _MIN_RELATIVE_STD = 0.02  # of the median: noise after a constant window is not 
 class HealthConfig:
     """Limits of a run's health. They do not affect a run that stays within them."""
 
-    spike: float | None = 10.0  # skip above this factor of the running median and this many deviations; None: off
-    window: int = 128  # steps of the running medians
-    warmup: int = 100  # accepted steps before the first threshold
-    skips: int = 16  # consecutive steps that may be skipped
-    skip_fraction: float = 0.25  # fraction of the window that may be skipped
-    diverged: int = 64  # consecutive steps whose loss may be `spike` deviations above its running median
-    rollbacks: int = 3  # how often a run may roll back
-    hang_seconds: float = 600.0  # without a step, evaluated batch or written file, until the run is ended
-    start_seconds: float = 1800.0  # the same for slow operations: start-up with the first step, each save, a rollback
-    straggler: float = 1.5  # factor of the median compute time from which a rank is reported
-    straggler_windows: int = 3  # consecutive log lines before it is reported
-    starts_without_progress: int = 3  # consecutive starts that may end without a new checkpoint
-    owner_seconds: float = 45.0  # without a heartbeat, until the owner on another machine counts as dead
-
-    def __post_init__(self) -> None:
-        for name in ("window", "warmup", "skips", "diverged", "straggler_windows", "starts_without_progress"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("hang_seconds", "start_seconds", "owner_seconds"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be more than 0, got {getattr(self, name)}")
-        if (self.spike is not None and self.spike <= 1) or self.straggler <= 1:
-            raise UserError(f"spike and straggler must be more than 1, got {self.spike} and {self.straggler}")
-        if not 0 < self.skip_fraction <= 1 or self.rollbacks < 0:
-            raise UserError(
-                f"skip_fraction must lie in (0, 1] and rollbacks be at least 0, got {self.skip_fraction}, "
-                f"{self.rollbacks}"
-            )
+    spike: float | None = Field(10.0, gt=1)  # skip above this factor of the running median, and so many deviations
+    window: PositiveInt = 128  # steps of the running medians
+    warmup: PositiveInt = 100  # accepted steps before the first threshold
+    skips: PositiveInt = 16  # consecutive steps that may be skipped
+    skip_fraction: float = Field(0.25, gt=0, le=1)  # fraction of the window that may be skipped
+    diverged: PositiveInt = 64  # consecutive steps whose loss may be `spike` deviations above its running median
+    rollbacks: NonNegativeInt = 3  # how often a run may roll back
+    hang_seconds: PositiveFloat = 600.0  # without a step, evaluated batch or written file, until the run is ended
+    start_seconds: PositiveFloat = 1800.0  # the same for slow operations: start-up and first step, a save, a rollback
+    straggler: float = Field(1.5, gt=1)  # factor of the median compute time from which a rank is reported
+    straggler_windows: PositiveInt = 3  # consecutive log lines before it is reported
+    starts_without_progress: PositiveInt = 3  # consecutive starts that may end without a new checkpoint
+    owner_seconds: PositiveFloat = 45.0  # without a heartbeat, until the owner on another machine counts as dead
 
     @property
     def collective_seconds(self) -> float:

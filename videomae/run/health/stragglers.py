@@ -32,7 +32,7 @@ class Stragglers:
     def __init__(self, config: HealthConfig, world: World, *, report: Callable[..., None]) -> None:
         self._config, self._world, self._report = config, world, report
         self._hosts: list[str] = world.all_gather_object(socket.gethostname())
-        self._clock = _DeviceClock() if world.device.type == "cuda" else _HostClock()
+        self._clock = _Clock(on_gpu=world.device.type == "cuda")
         self._data_wait = 0.0
         self._since = time.perf_counter()
         self._streaks = [0] * world.size
@@ -82,43 +82,31 @@ class Stragglers:
             logger.warning(text)
 
 
-class _HostClock:
-    """Host time, for devices that execute synchronously."""
+class _Clock:
+    """Sums the time of blocks: host time, or on a GPU, which executes later, that between events in its stream."""
 
-    def __init__(self) -> None:
-        self._seconds = 0.0
-
-    @contextmanager
-    def span(self) -> Iterator[None]:
-        """Count the time of the block."""
-        began = time.perf_counter()
-        yield
-        self._seconds += time.perf_counter() - began
-
-    def take(self) -> float:
-        """The seconds since the last call."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
-
-
-class _DeviceClock:
-    """GPU time from events in its stream; only `take` waits for the device."""
-
-    def __init__(self) -> None:
-        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+    def __init__(self, *, on_gpu: bool) -> None:
+        self._on_gpu = on_gpu
+        self._spans: list[tuple[Any, Any]] = []
 
     @contextmanager
     def span(self) -> Iterator[None]:
-        """Count the time of the work that the block queues."""
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
+        began = self._now()
         yield
-        ended.record()
-        self._spans.append((began, ended))
+        self._spans.append((began, self._now()))
 
     def take(self) -> float:
         """The seconds since the last call; waits for the device."""
         spans, self._spans = self._spans, []
+        if not self._on_gpu:
+            return sum(ended - began for began, ended in spans)
         if spans:
             spans[-1][1].synchronize()
         return sum(began.elapsed_time(ended) for began, ended in spans) / 1e3
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

@@ -143,6 +143,14 @@ def read_metrics(file: Path) -> list[Line]:
     return lines
 
 
+def count_lines(file: Path) -> int:
+    """The number of lines of a file; 0 if it cannot be read."""
+    try:
+        return file.read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
 class Follower:
     """Reads a growing metrics.jsonl incrementally, and from its start again when it was truncated."""
 

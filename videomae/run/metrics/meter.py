@@ -6,13 +6,12 @@ separately and is not part of the window's `seconds`, so the throughput is that 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import psutil
 import torch
 
 from videomae.run.metrics.peak import PeakFlops
@@ -58,7 +57,6 @@ class Meter:
         self._since = self.clock()
 
     def step(self) -> None:
-        """Count a finished step."""
         self._steps += 1
 
     @contextmanager
@@ -115,8 +113,7 @@ def memory_gb(device: torch.device) -> float:
     """Memory in 1e9 bytes: the peak of tensors on the GPU so far, or this process's resident memory now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+    return psutil.Process().memory_info().rss / 1e9
 
 
 def _significant(value: float) -> float:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from videomae.engine.protocol import StepResult
 from videomae.engine.schedule import Schedule
 from videomae.run.config import TrainingConfig
 from videomae.run.metrics import MetricsLog, read_metrics
+from videomae.run.metrics.log import count_lines
 from videomae.run.metrics.meter import Meter, Span, Workload, memory_gb
 from videomae.run.metrics.peak import peak_of
 from videomae.run.metrics.plateau import Plateau
@@ -45,7 +45,6 @@ class Recorder:
         self._profiler = ProfilerWindow(metrics.profile, folder=run.path / "profile", world=world)
         trivial = self._workload.trivial
         self._plateau = Plateau(trivial, schedule.warmup) if trivial is not None else None
-        self._bad_samples = LineCount(run.quarantine)
         self._skipped: list[Tensor] = []
         self.note = ""  # the latest loss, for a progress bar
         if world.is_main:
@@ -110,7 +109,7 @@ class Recorder:
             **self._meter.read(waited=waited),
             "memory_gb": round(memory, 4),
             "skipped": skipped,
-            "quarantined": self._bad_samples.read() if self._world.is_main else 0,
+            "quarantined": count_lines(self._run.quarantine) if self._world.is_main else 0,
         }
         self._log.write("train", done, **line)
         self._warn_of_plateau(done, line)
@@ -156,20 +155,3 @@ def _numerator_and_denominator(metric: Tensor | Ratio) -> Tensor:
     if isinstance(metric, Ratio):
         return torch.stack([metric.numerator.float(), metric.denominator.float()])
     return torch.stack([metric.float(), torch.ones_like(metric, dtype=torch.float32)])
-
-
-class LineCount:
-    """The number of lines in an append-only file; reads it only when it has grown."""
-
-    def __init__(self, file: Path) -> None:
-        self._file, self._size, self._lines = file, 0, 0
-
-    def read(self) -> int:
-        """The current number; 0 if the file does not exist."""
-        try:
-            size = self._file.stat().st_size
-        except FileNotFoundError:
-            return 0
-        if size != self._size:
-            self._size, self._lines = size, self._file.read_bytes().count(b"\n")
-        return self._lines

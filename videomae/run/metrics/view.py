@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from videomae.core.progress import duration
 from videomae.run.metrics.log import Line
 from videomae.run.metrics.plot import chart, sparkline
 from videomae.run.report import RunReport
@@ -178,18 +179,6 @@ def _format_numbers(values: Line) -> str:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def duration(seconds: float) -> str:
-    """`seconds` in a readable unit."""
-    if not math.isfinite(seconds):
-        return "an unknown time"
-    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
-    if days >= 2:
-        return f"{days:.1f} days"
-    if hours >= 1:
-        return f"{int(hours)} h {int(minutes) % 60:02d} min"
-    return f"{int(minutes)} min {int(seconds) % 60:02d} s" if minutes >= 1 else f"{seconds:.0f} s"
 
 
 def comparison(reports: list[RunReport]) -> list[dict[str, Any]]:

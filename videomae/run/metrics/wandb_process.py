@@ -42,18 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the process; its exit code is 0 if the whole file was sent."""
     folder, project, mode, parent = sys.argv[1:] if arguments is None else arguments
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # training tells this process when to end, or it sees that its parent is gone
+        signal.signal(number, signal.SIG_IGN)  # training says when to end, or its process is gone
     end = EndSignal(int(parent))
     run = RunDirectory(Path(folder))
     wandb_run = connect(run, project, mode, end)
     if wandb_run is None:
         return 3
     _message(CONNECTED, str(getattr(wandb_run, "url", "") or ""))
-    sent = follow(run, wandb_run, end)
-    wandb_run.finish()
-    _record_sent(run, sent)
+    _send_lines(run, wandb_run, end)
     return 0
 
 
@@ -64,25 +60,29 @@ def send(folder: Path) -> str:
         UserError: W&B is not logged in, or its server cannot be reached.
     """
     run = RunDirectory(folder)
-    mode = mode_of(MetricsConfig())
+    metrics = MetricsConfig()
+    mode = mode_of(metrics)
     if mode != "online":
         raise UserError(f"W&B is {mode} here; type `wandb login`, or set WANDB_API_KEY")
-    wandb_run = connect(run, project_of(run), mode, None)
+    project = str(_config(run).get("metrics", {}).get("project", metrics.project))
+    wandb_run = connect(run, project, mode, None)
     if wandb_run is None:
         raise UserError("W&B cannot be reached; see the lines above")
     try:
-        sent = follow(run, wandb_run, None)
-        wandb_run.finish()
+        _send_lines(run, wandb_run, None)
     except Exception as error:  # as in connect
         raise UserError(f"W&B did not accept everything ({_first_line(error)}); repeat the command later") from error
-    _record_sent(run, sent)
     return str(getattr(wandb_run, "url", ""))
 
 
-def project_of(run: RunDirectory) -> str:
-    """The project that the run's config names."""
-    values = yaml.safe_load(run.config.read_text()) if run.config.exists() else {}
-    return str(values.get("metrics", {}).get("project", MetricsConfig().project))
+def _send_lines(run: RunDirectory, wandb_run: Any, end: EndSignal | None) -> None:
+    sent = follow(run, wandb_run, end)
+    wandb_run.finish()
+    write_json(_sent_file(run), sent)
+
+
+def _config(run: RunDirectory) -> dict[str, Any]:
+    return yaml.safe_load(run.config.read_text()) if run.config.exists() else {}
 
 
 class EndSignal:
@@ -125,7 +125,7 @@ def connect(run: RunDirectory, project: str, mode: str, end: EndSignal | None) -
                 name=run.path.name,
                 resume="allow" if mode == "online" else None,
                 dir=str(run.path),
-                config=yaml.safe_load(run.config.read_text()) if run.config.exists() else {},
+                config=_config(run),
                 mode="online" if mode == "online" else "offline",
                 settings=settings,
             )
@@ -180,10 +180,6 @@ def _sent_before(run: RunDirectory, wandb_run: Any) -> dict[str, int]:
         if name == "step" and isinstance(value, int | float):
             sent[kind] = max(int(value), sent.get(kind, -1))
     return sent
-
-
-def _record_sent(run: RunDirectory, sent: dict[str, int]) -> None:
-    write_json(_sent_file(run), sent)
 
 
 def _sent_file(run: RunDirectory) -> Path:

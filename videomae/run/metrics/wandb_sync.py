@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from urllib.parse import SplitResult, urlsplit
 
 from videomae.core.progress import logger
 from videomae.run.directory import RunDirectory
@@ -58,14 +59,32 @@ def start_wandb_sync(run: RunDirectory, metrics: MetricsConfig) -> WandbSync | N
 
 
 def mode_of(metrics: MetricsConfig) -> str:
-    """online, offline or disabled, by WANDB_MODE or else the config; `auto` is online if the user is logged in.
+    """online, offline or disabled: the requested mode, whose `auto` is online if the user is logged in."""
+    mode = requested_mode(metrics)
+    return mode if mode != "auto" else ("online" if is_logged_in() else "offline")
+
+
+def requested_mode(metrics: MetricsConfig) -> str:
+    """The mode of WANDB_MODE or else of the config.
 
     WANDB_MODE goes before the config, as in wandb itself, so that one environment holds for all runs of a machine.
     """
-    mode = _MODES.get(os.environ.get("WANDB_MODE", "").strip().lower(), metrics.wandb)
-    if mode != "auto":
-        return mode
-    return "online" if _logged_in() else "offline"
+    return _MODES.get(os.environ.get("WANDB_MODE", "").strip().lower(), metrics.wandb)
+
+
+def server() -> SplitResult:
+    """The address of the W&B server."""
+    return urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+
+
+def is_logged_in() -> bool:
+    """Whether this machine holds a key for the server."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(server().hostname or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def run_id(run: RunDirectory) -> str:
@@ -146,12 +165,3 @@ class WandbSync:
                     logger.info("W&B: %s", text)
             elif level == "warning":
                 logger.warning("W&B: %s; training continues, %s", text, _ONLY_FILE.format(run=self._run.path))
-
-
-def _logged_in() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

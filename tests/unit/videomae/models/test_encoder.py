@@ -103,7 +103,7 @@ def test_the_keys_have_no_bias() -> None:
         ({"frames": 5}, "multiple of tubelet"),
         ({"size": 30, "patch": 16}, "multiple of patch"),
         ({"dim": 10, "heads": 3}, "multiple of heads"),
-        ({"depth": 0}, "depth must be at least 1"),
+        ({"depth": 0}, "depth\n  Input should be greater than 0"),
         ({"drop_path": 1.0}, "drop_path"),
     ],
 )

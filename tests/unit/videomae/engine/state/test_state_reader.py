@@ -51,7 +51,7 @@ def engine_of(model: nn.Module, *, steps: int = 2, precision: str = "fp32") -> L
 def saved(tmp_path: Path) -> tuple[LocalEngine, Path]:
     torch.manual_seed(0)
     engine = engine_of(Model())
-    engine.save(tmp_path)
+    engine.snapshot().write(tmp_path)
     return engine, tmp_path
 
 
@@ -79,7 +79,7 @@ def test_the_loss_scale_is_restored(tmp_path: Path) -> None:
     engine = engine_of(Model(), precision="fp16")
     huge = [torch.full((8, 4), 1e4)]
     assert engine.train_step(huge, lambda module, x_BD: module(x_BD).float().square().sum() * 1e30, lr=0.1).skipped == 1
-    engine.save(tmp_path)
+    engine.snapshot().write(tmp_path)
     other = engine_of(Model(), steps=0, precision="fp16")
     other.load(tmp_path)
     scaler = other.snapshot().tensors["scaler"]
@@ -176,12 +176,12 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_state_of_another_model_is_refused(tmp_path: Path) -> None:
     with refused(tmp_path, "it lacks first.bias", "and has 0.bias, 0.weight", "run=PATH"):
-        engine_of(nn.Sequential(nn.Linear(4, 3))).save(tmp_path)
+        engine_of(nn.Sequential(nn.Linear(4, 3))).snapshot().write(tmp_path)
 
 
 def test_other_sizes_are_refused(tmp_path: Path) -> None:
     with refused(tmp_path, "has first.weight of shape (7, 4), expected (6, 4)"):
-        engine_of(Model(7)).save(tmp_path)
+        engine_of(Model(7)).snapshot().write(tmp_path)
 
 
 def test_a_lost_range_is_refused(saved: tuple[LocalEngine, Path]) -> None:
@@ -200,7 +200,7 @@ def test_an_unknown_key_is_refused_with_those_that_are_there(saved: tuple[LocalE
 
 def test_a_file_that_cannot_be_written_is_an_os_error(saved: tuple[LocalEngine, Path]) -> None:
     with pytest.raises(OSError, match=r"nowhere.* cannot be written"):
-        saved[0].save(saved[1] / "nowhere")
+        saved[0].snapshot().write(saved[1] / "nowhere")
 
 
 def test_parts_of_ranks_that_count_steps_together_take_the_largest(tmp_path: Path) -> None:

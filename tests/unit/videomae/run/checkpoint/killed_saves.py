@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.tiny import world_of_one
+from tests.tiny import commit, world_of_one
 from videomae.run.checkpoint import CheckpointStore
 
 
@@ -36,7 +36,7 @@ def killed_at(folder: Path, point: int) -> int:
 
 def _save_until(folder: Path, point: int, pipe: int) -> None:
     store = CheckpointStore(folder, world=world_of_one(), keep=1)
-    store.save({"step": 1}, write)
+    commit(store, {"step": 1}, write)
     os.write(pipe, b"1\n")
     calls = 0
 
@@ -54,7 +54,7 @@ def _save_until(folder: Path, point: int, pipe: int) -> None:
     for name in ("rename", "replace", "unlink", "mkdir"):
         setattr(Path, name, lethal(getattr(Path, name)))
     for step in (2, 2, 3):
-        store.save({"step": step}, write)
+        commit(store, {"step": step}, write)
         os.write(pipe, f"{step}\n".encode())
 
 

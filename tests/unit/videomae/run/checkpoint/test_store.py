@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import run_command
-from tests.tiny import world_of_one
+from tests.tiny import commit, world_of_one
 from videomae.run.checkpoint import Checkpoint, CheckpointStore, SaveError, find_fault, find_latest
 from videomae.run.checkpoint.store import steps_to_remove
 
@@ -20,7 +20,7 @@ def save(folder: Path, step: int, *, keep: int = 3, keep_every: int | None = Non
         (staging / "deep").mkdir()
         (staging / "deep" / "state.bin").write_bytes(bytes([step % 256]) * 1000)
 
-    store(folder, keep=keep, keep_every=keep_every).save({"step": step}, write)
+    commit(store(folder, keep=keep, keep_every=keep_every), {"step": step}, write)
 
 
 def found(folder: Path) -> Checkpoint:
@@ -68,7 +68,7 @@ def test_a_failed_save_leaves_only_the_old_one(tmp_path: Path, error: Exception)
         raise error
 
     with pytest.raises(SaveError, match=r"rank 0: .*(No space left|torn|much).*free space"):
-        store(tmp_path).save({"step": 2}, fail)
+        commit(store(tmp_path), {"step": 2}, fail)
     assert names(tmp_path) == ["latest", "step-00000001"]
     assert find_fault(tmp_path / "step-00000001") is None
 
@@ -76,7 +76,7 @@ def test_a_failed_save_leaves_only_the_old_one(tmp_path: Path, error: Exception)
 def test_space_is_checked_before_anything_is_written(tmp_path: Path) -> None:
     save(tmp_path, 1)
     with pytest.raises(SaveError, match=r"takes 1000000000000\.1 MB and there are \d+\.\d MB of space left"):
-        store(tmp_path).save({"step": 2}, lambda staging: pytest.fail("was written"), size=10**18)
+        commit(store(tmp_path), {"step": 2}, lambda staging: pytest.fail("was written"), size=10**18)
     assert names(tmp_path) == ["latest", "step-00000001"]
 
 

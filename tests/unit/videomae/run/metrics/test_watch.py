@@ -13,10 +13,11 @@ from rich.console import Console
 
 from launch.cli import main
 from videomae.core.processes import ProcessId
+from videomae.core.progress import duration
 from videomae.run.liveness import LockRecord
 from videomae.run.lock import take
 from videomae.run.metrics.log import encode
-from videomae.run.metrics.view import duration, view
+from videomae.run.metrics.view import view
 from videomae.run.report import RunReader
 from videomae.run.status import FILE, StatusFile
 
