@@ -190,7 +190,7 @@ def _variants(schema: Any, path: Sequence[Any]) -> Iterator[Any]:
 
 def _explain(schema: Any, detail: dict[str, Any]) -> str:
     location = list(detail["loc"])
-    dotted = ".".join(str(part) for part in location) or "(top level)"
+    dotted = ".".join(str(part) for part in location)
     if detail["type"] == "unexpected_keyword_argument":
         known = {f.name for variant in _variants(schema, location[:-1]) for f in dataclasses.fields(variant)}
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
@@ -199,4 +199,6 @@ def _explain(schema: Any, detail: dict[str, Any]) -> str:
     if detail["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{dotted}: required and not given; add it to the file or type {dotted}=VALUE"
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{dotted}: got {detail['input']!r}; {message}"
+    section = detail["type"] == "value_error" and isinstance(detail["input"], dict)  # its message names the keys
+    got = "" if section else f"got {detail['input']!r}; "
+    return f"{dotted}: {got}{message}" if dotted else message

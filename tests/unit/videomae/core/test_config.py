@@ -8,12 +8,17 @@ import pytest
 import yaml
 
 from videomae.core.config import ConfigError, configclass, dump, load
+from videomae.core.errors import UserError
 
 
 @configclass
 class OptimizerSettings:
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
+
+    def __post_init__(self) -> None:
+        if self.lr < 0:
+            raise UserError(f"lr must be at least 0, got {self.lr}")
 
 
 @configclass
@@ -95,6 +100,7 @@ def test_numbers_are_numbers_in_a_file_and_in_an_override(file: Path, written: s
         ("model.deph=1", "did you mean 'depth'"),
         ("optimizer.lr=fast", "optimizer.lr: got 'fast'"),
         ("optimizer=3", "optimizer: got 3"),
+        ("optimizer.lr=-1", "yaml: optimizer: lr must be at least 0, got -1.0"),
         ("run.deeper=3", "run is a single value"),
         ("nonsense", "expected key=value"),
         ("model.name=green", "green"),
