@@ -1,7 +1,7 @@
 """The registry of models: from a config, told apart by its `name`, to a module `(video_BCTHW) -> logits_BK`.
 
-One file a family. To add a model: write its config, its module and its `PUBLISHED` figures in a file here, and add the
-three to the tables below.
+One file a family. To add a model: write its config, its module and its `PUBLISHED` figures in a file here, and add them
+to the union and the tables below.
 """
 
 from __future__ import annotations
@@ -16,103 +16,73 @@ from finetune.models import (
     c3d,
     cnn_lstm,
     cnn_mamba,
-    early_fusion,
     examples,
     i3d,
-    late_fusion,
-    multi_resolution,
     probes,
     s3d,
-    single_frame,
-    slow_fusion,
+    time_fusion,
     torchvision_video,
     two_stream,
     videomae,
     vivit,
     vivit_config,
 )
-from finetune.models.c3d import C3dConfig
-from finetune.models.cnn_lstm import CnnLstmConfig
-from finetune.models.cnn_mamba import CnnMambaConfig
-from finetune.models.early_fusion import EarlyFusionConfig
-from finetune.models.examples import ExampleConfig
-from finetune.models.i3d import I3dConfig
 from finetune.models.interface import InputError, ModelInput, Published
-from finetune.models.late_fusion import LateFusionConfig
-from finetune.models.multi_resolution import MultiResolutionConfig
-from finetune.models.probes import ProbeConfig
-from finetune.models.s3d import S3dConfig
-from finetune.models.single_frame import SingleFrameConfig
-from finetune.models.slow_fusion import SlowFusionConfig
-from finetune.models.torchvision_video import TorchvisionVideoConfig
-from finetune.models.two_stream import TwoStreamConfig
-from finetune.models.videomae import VideomaeConfig
-from finetune.models.vivit_config import VivitConfig
 from videomae.core.config import parse
 from videomae.core.errors import UserError
 
 ModelConfig = Annotated[
-    SingleFrameConfig
-    | LateFusionConfig
-    | EarlyFusionConfig
-    | SlowFusionConfig
-    | MultiResolutionConfig
-    | ExampleConfig
-    | CnnLstmConfig
-    | CnnMambaConfig
-    | C3dConfig
-    | S3dConfig
-    | I3dConfig
-    | TorchvisionVideoConfig
-    | TwoStreamConfig
-    | VivitConfig
-    | VideomaeConfig
-    | ProbeConfig,
+    time_fusion.SingleFrameConfig
+    | time_fusion.LateFusionConfig
+    | time_fusion.EarlyFusionConfig
+    | time_fusion.SlowFusionConfig
+    | time_fusion.MultiResolutionConfig
+    | examples.ExampleConfig
+    | cnn_lstm.CnnLstmConfig
+    | cnn_mamba.CnnMambaConfig
+    | c3d.C3dConfig
+    | s3d.S3dConfig
+    | i3d.I3dConfig
+    | torchvision_video.TorchvisionVideoConfig
+    | two_stream.TwoStreamConfig
+    | vivit_config.VivitConfig
+    | videomae.VideomaeConfig
+    | probes.ProbeConfig,
     pydantic.Field(discriminator="name"),
 ]
 """The config of any model, chosen by its `name`."""
 
 _FAMILIES: dict[type, Any] = {
-    SingleFrameConfig: single_frame.SingleFrame,
-    LateFusionConfig: late_fusion.LateFusion,
-    EarlyFusionConfig: early_fusion.EarlyFusion,
-    SlowFusionConfig: slow_fusion.SlowFusion,
-    MultiResolutionConfig: multi_resolution.MultiResolution,
-    ExampleConfig: examples.Example,
-    CnnLstmConfig: cnn_lstm.CnnLstm,
-    CnnMambaConfig: cnn_mamba.CnnMamba,
-    C3dConfig: c3d.C3d,
-    S3dConfig: s3d.S3d,
-    I3dConfig: i3d.I3d,
-    TorchvisionVideoConfig: torchvision_video.TorchvisionVideo,
-    TwoStreamConfig: two_stream.build,
-    VivitConfig: vivit.build,
-    VideomaeConfig: videomae.VideomaeClassifier,
-    ProbeConfig: probes.Probe,
+    time_fusion.SingleFrameConfig: time_fusion.SingleFrame,
+    time_fusion.LateFusionConfig: time_fusion.LateFusion,
+    time_fusion.EarlyFusionConfig: time_fusion.EarlyFusion,
+    time_fusion.SlowFusionConfig: time_fusion.SlowFusion,
+    time_fusion.MultiResolutionConfig: time_fusion.MultiResolution,
+    examples.ExampleConfig: examples.Example,
+    cnn_lstm.CnnLstmConfig: cnn_lstm.CnnLstm,
+    cnn_mamba.CnnMambaConfig: cnn_mamba.CnnMamba,
+    c3d.C3dConfig: c3d.C3d,
+    s3d.S3dConfig: s3d.S3d,
+    i3d.I3dConfig: i3d.I3d,
+    torchvision_video.TorchvisionVideoConfig: torchvision_video.TorchvisionVideo,
+    two_stream.TwoStreamConfig: two_stream.build,
+    vivit_config.VivitConfig: vivit.build,
+    videomae.VideomaeConfig: videomae.VideomaeClassifier,
+    probes.ProbeConfig: probes.Probe,
 }
 
 _PUBLISHED: dict[str, Published] = {
-    **single_frame.PUBLISHED,
-    **late_fusion.PUBLISHED,
-    **early_fusion.PUBLISHED,
-    **slow_fusion.PUBLISHED,
-    **multi_resolution.PUBLISHED,
-    **examples.PUBLISHED,
-    **cnn_lstm.PUBLISHED,
-    **cnn_mamba.PUBLISHED,
-    **c3d.PUBLISHED,
-    **s3d.PUBLISHED,
-    **i3d.PUBLISHED,
-    **torchvision_video.PUBLISHED,
-    **two_stream.PUBLISHED,
-    **vivit_config.PUBLISHED,
-    **videomae.PUBLISHED,
-    **probes.PUBLISHED,
+    name: figures
+    for family in (
+        *(time_fusion, examples, cnn_lstm, cnn_mamba, c3d, s3d, i3d),
+        *(torchvision_video, two_stream, vivit_config, videomae, probes),
+    )
+    for name, figures in family.PUBLISHED.items()
 }
 
 
 def build(config: ModelConfig, classes: int, *, initialise: bool = True) -> nn.Module:
-    """The module that `config` describes, for `classes` classes.
+    """The module that `config` describes, for `classes` classes; it refuses videos of another shape with InputError.
 
     `initialise=False` leaves out the weights that the config names: right where a checkpoint is loaded next.
 
@@ -122,12 +92,13 @@ def build(config: ModelConfig, classes: int, *, initialise: bool = True) -> nn.M
     if classes < 2:
         raise UserError(f"a classifier needs at least 2 classes, got {classes}; look at the folders of the data")
     module: nn.Module = _FAMILIES[type(config)](config, classes, initialise=initialise)
-    module.register_forward_pre_hook(_in_own_precision)
+    module.register_forward_pre_hook(_checked_in_own_precision)
     return module
 
 
-def _in_own_precision(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Pixels come in float32; an engine may keep the weights in another type."""
+def _checked_in_own_precision(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Check the shape. Pixels come in float32; an engine may keep the weights in another type."""
+    cast(ModelInput, module.input).check(inputs[0])
     dtype = next(module.parameters()).dtype
     return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in inputs)
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from finetune.models.interface import HALF, ModelInput, Published
+from finetune.models.interface import HALF, FramesConfig, ModelInput, Published
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 
@@ -17,11 +17,10 @@ _POOLED_AFTER = (1, 2, 4, 6, 8)  # the first pool halves space only
 
 
 @configclass
-class C3dConfig:
+class C3dConfig(FramesConfig):
     """16 frames of 112 x 112; `shrink` divides all widths, for tests."""
 
     name: Literal["c3d"] = "c3d"
-    frames: int = 16
     size: int = 112
     dropout: float = 0.5
     shrink: int = 1
@@ -38,10 +37,6 @@ class C3dConfig:
     @property
     def input(self) -> ModelInput:
         return ModelInput(frames=self.frames, size=self.size, mean=HALF, std=HALF, frame_sampling="clip")
-
-    @property
-    def pretrained(self) -> str:
-        return "scratch"
 
 
 class C3d(nn.Module):
@@ -72,7 +67,6 @@ class C3d(nn.Module):
                 nn.init.zeros_(layer.bias) if layer.bias is not None else None
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
-        self.input.check(video_BCTHW)
         features_BD = self.features(video_BCTHW).flatten(1)
         features_BD = self.dropout(torch.relu(self.fc6(features_BD)))
         return self.fc8(self.dropout(torch.relu(self.fc7(features_BD))))

@@ -13,13 +13,12 @@ from typing import Literal, Self
 from torch import Tensor, nn
 
 from finetune.models import resnet
-from finetune.models.interface import Published
+from finetune.models.interface import Published, WeightsConfig
 from videomae.core.config import configclass
-from videomae.models.weights.torchvision import source_label
 
 
 @configclass
-class CnnLstmConfig(resnet.FramesConfig):
+class CnnLstmConfig(WeightsConfig):
     """ResNet-18 -> 512 per frame -> LSTM -> 128 -> classes."""
 
     name: Literal["cnn_lstm", "cnn_lstm_many", "cnn_lstm_frozen"] = "cnn_lstm"
@@ -29,7 +28,7 @@ class CnnLstmConfig(resnet.FramesConfig):
 
     @property
     def pretrained(self) -> str:
-        return source_label(self.weights) + (", frozen CNN" if self.name == "cnn_lstm_frozen" else "")
+        return super().pretrained + (", frozen CNN" if self.name == "cnn_lstm_frozen" else "")
 
 
 class CnnLstm(nn.Module):
@@ -55,7 +54,6 @@ class CnnLstm(nn.Module):
 
     def states(self, video_BCTHW: Tensor) -> Tensor:
         """Hidden states_BTD of the top layer."""
-        self.input.check(video_BCTHW)
         return self.lstm(resnet.frame_features(self.network, video_BCTHW))[0]
 
     def frame_logits(self, video_BCTHW: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.models import resnet
-from finetune.models.interface import Published
+from finetune.models.interface import Published, WeightsConfig
 from finetune.models.selective_scan import SelectiveScan
 from videomae.core.config import configclass
 
 
 @configclass
-class CnnMambaConfig(resnet.FramesConfig):
+class CnnMambaConfig(WeightsConfig):
     """ResNet-18 -> 512 per frame -> Mamba layers -> norm -> mean over time -> classes."""
 
     name: Literal["cnn_mamba"] = "cnn_mamba"
@@ -71,7 +71,6 @@ class CnnMamba(nn.Module):
 
     def states(self, video_BCTHW: Tensor) -> Tensor:
         """states_BTD; a state depends on no later frame."""
-        self.input.check(video_BCTHW)
         return self.norm(self.layers(resnet.frame_features(self.network, video_BCTHW)))
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finetune.models.interface import ModelInput, Published
+from finetune.models.interface import FramesConfig, Published
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 
 
 @configclass
-class ExampleConfig:
+class ExampleConfig(FramesConfig):
     """Selects one of the three networks."""
 
     name: Literal["example_late", "example_early", "example_3d"] = "example_late"
@@ -30,14 +30,6 @@ class ExampleConfig:
                 f"the example networks pool by 4: size, and frames of example_3d, must be at least 4, "
                 f"got frames={self.frames}, size={self.size}"
             )
-
-    @property
-    def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size)
-
-    @property
-    def pretrained(self) -> str:
-        return "scratch"
 
 
 class Example(nn.Module):
@@ -62,7 +54,6 @@ class Example(nn.Module):
         self.classifier = nn.Linear(24, classes)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
-        self.input.check(video_BCTHW)
         maps = video_BCTHW.flatten(1, 2) if self.early else video_BCTHW
         maps = self.pool(functional.relu(self.conv1(maps)))
         maps = self.average(functional.relu(self.conv2(maps)))

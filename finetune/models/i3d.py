@@ -7,39 +7,31 @@ from typing import Literal
 from torch import Tensor, nn
 
 from finetune.models.inflation import inflate_resnet
-from finetune.models.interface import ModelInput, Published
+from finetune.models.interface import Published, WeightsConfig
 from finetune.models.non_local import NonLocal, Similarity
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.files import load_strictly
-from videomae.models.weights.torchvision import source_label, torchvision_state
+from videomae.models.weights.torchvision import torchvision_state
 
 
 @configclass
-class I3dConfig:
+class I3dConfig(WeightsConfig):
     """`i3d` is the inflated ResNet, `i3d_non_local` has a non-local block after every other block of stages 2 and 3."""
 
     name: Literal["i3d", "i3d_non_local"] = "i3d"
-    frames: int = 16
-    size: int = 224
     resnet: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
     time_kernel: int = 3
     similarity: Similarity = "embedded_gaussian"  # of i3d_non_local
-    weights: str | None = None  # "imagenet", a file of torchvision's 2D network, or none
 
     def __post_init__(self) -> None:
         if self.time_kernel < 1 or self.time_kernel % 2 == 0:
             raise UserError(f"time_kernel must be odd, got {self.time_kernel}")
 
     @property
-    def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size)
-
-    @property
     def pretrained(self) -> str:
-        label = source_label(self.weights)
-        return label if self.weights is None else f"{label}, inflated"
+        return super().pretrained + ("" if self.weights is None else ", inflated")
 
 
 class I3d(nn.Module):
@@ -59,7 +51,6 @@ class I3d(nn.Module):
             _insert_non_local(self.network, config.similarity)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
-        self.input.check(video_BCTHW)
         return self.network(video_BCTHW)
 
 

@@ -13,8 +13,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD
+from videomae.models.weights.torchvision import source_label
 
 FrameSampling = Literal["video", "clip"]
 
@@ -64,6 +66,34 @@ class ModelInput:
                 f"got a video of shape {tuple(video_BCTHW.shape)}, this model expects (batch, {expected}), which are "
                 "(batch, channels, frames, height, width); change frames and size in the config of the model"
             )
+
+
+@configclass
+class FramesConfig:
+    """Base config of models on frames of any number and size that have no pretrained weights."""
+
+    name: str
+    frames: int = 16
+    size: int = 224
+
+    @property
+    def input(self) -> ModelInput:
+        return ModelInput(frames=self.frames, size=self.size)
+
+    @property
+    def pretrained(self) -> str:
+        return "scratch"
+
+
+@configclass
+class WeightsConfig(FramesConfig):
+    """Base config of models on frames that may start from torchvision's weights."""
+
+    weights: str | None = None  # "imagenet" or "kinetics", a file, or none
+
+    @property
+    def pretrained(self) -> str:
+        return source_label(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,6 @@ class Probe(nn.Module):
 
     def features(self, video_BCTHW: Tensor) -> Tensor:
         """features_BF, the input of the linear layer."""
-        self.input.check(video_BCTHW)
         return self.norm(self.pool(self.encoder(video_BCTHW)))
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:

@@ -64,15 +64,12 @@ def _one(paths: Tensor) -> Tensor:
 
 
 def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None = None, *settings: Any, **more: Any) -> Tensor:
+    """Stride, padding and dilation hold. Groups do not: where each channel is one, all have the same field."""
     del bias
-    names = ("stride", "padding", "dilation")
-    given = dict(zip(names, settings, strict=False)) | {key: value for key, value in more.items() if key in names}
-    groups = more.get("groups", settings[3] if len(settings) > 3 else 1)
-    if groups > 1 and groups == input.shape[1] == weight.shape[0]:  # depthwise: all channels have the same field
-        groups = 1
+    more.pop("groups", None)
     ones = torch.ones(1, 1, *weight.shape[2:], dtype=input.dtype)
     convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[weight.dim() - 2]
-    paths = convolve(input.sum(1, keepdim=True), ones, **given)
+    paths = convolve(input.sum(1, keepdim=True), ones, None, *settings[:3], **more)
     return _one(paths).expand(-1, weight.shape[0], *[-1] * (weight.dim() - 2))
 
 

@@ -6,31 +6,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from finetune.models.interface import ModelInput
-from videomae.core.config import configclass
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.files import load_strictly
-from videomae.models.weights.torchvision import source_label, torchvision_state
+from videomae.models.weights.torchvision import torchvision_state
 
 WIDTH = 512
-
-
-@configclass
-class FramesConfig:
-    """Base config of the models with this backbone."""
-
-    name: str
-    frames: int = 16
-    size: int = 224
-    weights: str | None = None  # "imagenet", a file, or none
-
-    @property
-    def input(self) -> ModelInput:
-        return ModelInput(frames=self.frames, size=self.size)
-
-    @property
-    def pretrained(self) -> str:
-        return source_label(self.weights)
 
 
 def resnet18(*, weights: str | None, conv1_frames: int = 1, flow_fields: int = 0) -> models.ResNet:

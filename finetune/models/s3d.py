@@ -12,23 +12,20 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from finetune.models.interface import KINETICS_MEAN, KINETICS_STD, ModelInput, Published
+from finetune.models.interface import KINETICS_MEAN, KINETICS_STD, ModelInput, Published, WeightsConfig
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.files import load_strictly
-from videomae.models.weights.torchvision import source_label, torchvision_state
+from videomae.models.weights.torchvision import torchvision_state
 
 
 @configclass
-class S3dConfig:
+class S3dConfig(WeightsConfig):
     """torchvision's S3D."""
 
     name: Literal["s3d"] = "s3d"
-    frames: int = 16
-    size: int = 224
     dropout: float = 0.2
-    weights: str | None = None  # "kinetics", a file, or none
 
     def __post_init__(self) -> None:
         # Shapes would allow 5 to 7 frames, but there the weight gradient of a convolution with kernel 7, stride 2 and
@@ -42,10 +39,6 @@ class S3dConfig:
     @property
     def input(self) -> ModelInput:
         return ModelInput(frames=self.frames, size=self.size, mean=KINETICS_MEAN, std=KINETICS_STD)
-
-    @property
-    def pretrained(self) -> str:
-        return source_label(self.weights)
 
 
 class S3d(nn.Module):
@@ -62,7 +55,6 @@ class S3d(nn.Module):
             load_strictly(self.network, state, source=f"weights {config.weights}", fresh=["classifier."])
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
-        self.input.check(video_BCTHW)
         return self.network(video_BCTHW)
 
 

@@ -6,13 +6,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from finetune.models.interface import KINETICS_MEAN, KINETICS_STD, ModelInput, Published
+from finetune.models.interface import KINETICS_MEAN, KINETICS_STD, ModelInput, Published, WeightsConfig
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import models
 from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD
 from videomae.models.weights.files import load_strictly
-from videomae.models.weights.torchvision import source_label, torchvision_state
+from videomae.models.weights.torchvision import torchvision_state
 
 Name = Literal["r2plus1d_18", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"]
 
@@ -24,13 +24,10 @@ _HEADS = {"r2plus1d_18": "fc.", "mvit_v2_s": "head.1."}
 
 
 @configclass
-class TorchvisionVideoConfig:
+class TorchvisionVideoConfig(WeightsConfig):
     """16 frames, 2 apart; torchvision trained R(2+1)D at 112 x 112, the others at 224 x 224."""
 
     name: Name = "r2plus1d_18"
-    frames: int = 16
-    size: int = 224
-    weights: str | None = None  # "kinetics", a file, or none
 
     def __post_init__(self) -> None:
         if self.name == "mvit_v2_s" and (self.frames % 2 or self.size % 32):
@@ -43,10 +40,6 @@ class TorchvisionVideoConfig:
     def input(self) -> ModelInput:
         mean, std = _STATISTICS.get(self.name, (IMAGENET_MEAN, IMAGENET_STD))
         return ModelInput(frames=self.frames, size=self.size, mean=mean, std=std, frame_sampling="clip", stride=2)
-
-    @property
-    def pretrained(self) -> str:
-        return source_label(self.weights)
 
 
 class TorchvisionVideo(nn.Module):
@@ -65,7 +58,6 @@ class TorchvisionVideo(nn.Module):
             load_strictly(self.network, state, source=f"weights {config.weights}", fresh=[head])
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
-        self.input.check(video_BCTHW)
         return self.network(video_BCTHW)
 
 

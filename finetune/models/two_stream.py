@@ -13,23 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from finetune.models import resnet
-from finetune.models.interface import ModelInput, Published
+from finetune.models.interface import ModelInput, Published, WeightsConfig
 from finetune.models.optical_flow import stacked_flow
-from finetune.models.single_frame import SingleFrame, SingleFrameConfig
+from finetune.models.time_fusion import SingleFrame, SingleFrameConfig
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
-from videomae.models.weights.torchvision import source_label
 
 
 @configclass
-class TwoStreamConfig:
+class TwoStreamConfig(WeightsConfig):
     """ResNet-18 -> 512 -> 128 -> classes on the flow; `two_stream` has another one on the frames."""
 
     name: Literal["temporal_stream", "two_stream"] = "two_stream"
     frames: int = 11  # ten flow fields, as in the paper
-    size: int = 224
     stride: int = 1
-    weights: str | None = None  # "imagenet", a file, or none; flow_fields of resnet18 for the flow
 
     def __post_init__(self) -> None:
         if self.frames < 2 or self.size < 16:
@@ -38,10 +35,6 @@ class TwoStreamConfig:
     @property
     def input(self) -> ModelInput:
         return ModelInput(frames=self.frames, size=self.size, frame_sampling="clip", stride=self.stride)
-
-    @property
-    def pretrained(self) -> str:
-        return source_label(self.weights)
 
 
 class TemporalStream(nn.Module):
@@ -55,7 +48,6 @@ class TemporalStream(nn.Module):
         self.classifier = resnet.classifier(resnet.WIDTH, classes)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
-        self.input.check(video_BCTHW)
         return self.classifier(self.network(stacked_flow(video_BCTHW, self.input.mean, self.input.std)))
 
 

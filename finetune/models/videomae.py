@@ -78,7 +78,6 @@ class VideomaeClassifier(nn.Module):
 
     def features(self, video_BCTHW: Tensor) -> Tensor:
         """features_BD: the normalised mean of all tokens."""
-        self.input.check(video_BCTHW)
         return self.fc_norm(self.encoder(video_BCTHW).mean(1))
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:

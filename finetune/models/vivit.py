@@ -14,8 +14,6 @@ N tokens (S * P), D width of a token, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -23,7 +21,7 @@ from torch.nn import functional
 
 from finetune.models.vivit_config import VivitConfig
 from finetune.models.vivit_initialisation import initialise_from
-from videomae.models.transformer import Attention, Block, DropPath, Mlp, initialize
+from videomae.models.transformer import Attention, Block, initialize
 
 
 class TubeletEmbedding(nn.Module):
@@ -55,11 +53,6 @@ class Vivit(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.head = nn.Linear(config.dim, classes)
 
-    def embed(self, video_BCTHW: Tensor) -> Tensor:
-        """tokens_BSPD without position embeddings."""
-        self.input.check(video_BCTHW)
-        return self.patch_embed(video_BCTHW)
-
     def features(self, video_BCTHW: Tensor) -> Tensor:
         """features_BD, the input of the head."""
         raise NotImplementedError
@@ -74,10 +67,10 @@ class JointVivit(Vivit):
     def __init__(self, config: VivitConfig, classes: int) -> None:
         super().__init__(config, classes, num_positions=1 + config.num_patches)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.blocks = _stack(config, config.depth, _joint_block)
+        self.blocks = _stack(config, config.depth)
 
     def features(self, video_BCTHW: Tensor) -> Tensor:
-        tokens_BND = _with_class(self.cls_token, self.embed(video_BCTHW).flatten(1, 2)) + self.pos_embed
+        tokens_BND = _with_class(self.cls_token, self.patch_embed(video_BCTHW).flatten(1, 2)) + self.pos_embed
         for block in self.blocks:
             tokens_BND = block(tokens_BND)
         return self.norm(tokens_BND)[:, 0]
@@ -89,16 +82,16 @@ class FactorisedEncoder(Vivit):
     def __init__(self, config: VivitConfig, classes: int) -> None:
         super().__init__(config, classes, num_positions=1 + config.patches_per_frame)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.blocks = _stack(config, config.depth, _joint_block)
+        self.blocks = _stack(config, config.depth)
         self.temporal_cls = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.temporal_pos = nn.Parameter(torch.empty(1, 1 + config.grid_t, config.dim))
         nn.init.trunc_normal_(self.temporal_pos, std=0.02)
-        self.temporal_blocks = _stack(config, config.temporal_depth, _joint_block)
+        self.temporal_blocks = _stack(config, config.temporal_depth)
         self.temporal_norm = nn.LayerNorm(config.dim, eps=1e-6)
 
     def spatial_features(self, video_BCTHW: Tensor) -> Tensor:
         """features_BSD of each time."""
-        tokens_BSPD = self.embed(video_BCTHW)
+        tokens_BSPD = self.patch_embed(video_BCTHW)
         tokens_NPD = _with_class(self.cls_token, tokens_BSPD.flatten(0, 1)) + self.pos_embed
         for block in self.blocks:
             tokens_NPD = block(tokens_NPD)
@@ -116,12 +109,11 @@ class FactorisedVivit(Vivit):
 
     def __init__(self, config: VivitConfig, classes: int) -> None:
         super().__init__(config, classes, num_positions=config.num_patches)
-        block = _sequential_block if config.name == "vivit_3" else _parallel_block
-        self.blocks = _stack(config, config.depth, block)
+        self.blocks = _stack(config, config.depth, SequentialBlock if config.name == "vivit_3" else ParallelBlock)
 
     def tokens(self, video_BCTHW: Tensor) -> Tensor:
         """tokens_BSPD after the last block and the norm."""
-        tokens_BSPD = self.embed(video_BCTHW)
+        tokens_BSPD = self.patch_embed(video_BCTHW)
         tokens_BSPD = tokens_BSPD + rearrange(self.pos_embed, "b (s p) d -> b s p d", s=self.config.grid_t)
         for block in self.blocks:
             tokens_BSPD = block(tokens_BSPD)
@@ -131,23 +123,21 @@ class FactorisedVivit(Vivit):
         return self.tokens(video_BCTHW).mean((1, 2))
 
 
-class SequentialBlock(nn.Module):
+class SequentialBlock(Block):
     """Block of model 3: attention over space, attention over time at each position, MLP.
 
     The projection of the temporal attention starts at zero, so the block starts as that of an image ViT (section 3.4).
     """
 
     def __init__(self, dim: int, heads: int, *, mlp_ratio: float, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads)
+        super().__init__(dim, heads, mlp_ratio=mlp_ratio, drop_path=drop_path)
         self.temporal_norm = nn.LayerNorm(dim, eps=1e-6)
         self.temporal_attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, round(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens_BSPD: Tensor) -> Tensor:
+    def forward(self, tokens_BND: Tensor, queries: int | None = None) -> Tensor:
+        """tokens_BSPD in and out."""
+        assert queries is None, "factorised attention computes the output for all tokens"
+        tokens_BSPD = tokens_BND
         batch, times = tokens_BSPD.shape[:2]
         spatial = self.attn(self.norm1(tokens_BSPD).flatten(0, 1)).unflatten(0, (batch, times))
         tokens_BSPD = tokens_BSPD + self.drop_path(spatial)
@@ -176,20 +166,12 @@ class SplitAttention(Attention):
         return self.proj(rearrange(mixed, "b h s p d -> b s p (h d)"))
 
 
-class ParallelBlock(nn.Module):
-    """Block of model 4: split attention, MLP."""
+class ParallelBlock(Block):
+    """Block of model 4: split attention, MLP; tokens_BSPD in and out."""
 
     def __init__(self, dim: int, heads: int, *, mlp_ratio: float, drop_path: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        super().__init__(dim, heads, mlp_ratio=mlp_ratio, drop_path=drop_path)
         self.attn = SplitAttention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, round(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, tokens_BSPD: Tensor) -> Tensor:
-        tokens_BSPD = tokens_BSPD + self.drop_path(self.attn(self.norm1(tokens_BSPD)))
-        return tokens_BSPD + self.drop_path(self.mlp(self.norm2(tokens_BSPD)))
 
 
 def build(config: VivitConfig, classes: int, *, initialise: bool = True) -> Vivit:
@@ -213,18 +195,8 @@ def _with_class(token_11D: Tensor, tokens_BND: Tensor) -> Tensor:
     return torch.cat([token_11D.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
 
 
-def _stack(config: VivitConfig, depth: int, block: Callable[[VivitConfig, float], nn.Module]) -> nn.ModuleList:
+def _stack(config: VivitConfig, depth: int, block: type[Block] = Block) -> nn.ModuleList:
     drop_paths = torch.linspace(0, config.drop_path, depth, device="cpu").tolist()
-    return nn.ModuleList(block(config, drop_path) for drop_path in drop_paths)
-
-
-def _joint_block(config: VivitConfig, drop_path: float) -> nn.Module:
-    return Block(config.dim, config.heads, mlp_ratio=config.mlp_ratio, drop_path=drop_path)
-
-
-def _sequential_block(config: VivitConfig, drop_path: float) -> nn.Module:
-    return SequentialBlock(config.dim, config.heads, mlp_ratio=config.mlp_ratio, drop_path=drop_path)
-
-
-def _parallel_block(config: VivitConfig, drop_path: float) -> nn.Module:
-    return ParallelBlock(config.dim, config.heads, mlp_ratio=config.mlp_ratio, drop_path=drop_path)
+    return nn.ModuleList(
+        block(config.dim, config.heads, mlp_ratio=config.mlp_ratio, drop_path=drop_path) for drop_path in drop_paths
+    )

@@ -8,10 +8,16 @@ import torch
 from finetune.models import resnet
 from finetune.models.c3d import C3d, C3dConfig
 from finetune.models.cnn_lstm import CnnLstm, CnnLstmConfig
-from finetune.models.early_fusion import EarlyFusion, EarlyFusionConfig
-from finetune.models.late_fusion import LateFusion, LateFusionConfig
-from finetune.models.multi_resolution import MultiResolution, MultiResolutionConfig
-from finetune.models.single_frame import SingleFrame, SingleFrameConfig
+from finetune.models.time_fusion import (
+    EarlyFusion,
+    EarlyFusionConfig,
+    LateFusion,
+    LateFusionConfig,
+    MultiResolution,
+    MultiResolutionConfig,
+    SingleFrame,
+    SingleFrameConfig,
+)
 from finetune.models.torchvision_video import TorchvisionVideo, TorchvisionVideoConfig
 from videomae.core.torchvision_compat import models
 from videomae.models.flops import count_flops

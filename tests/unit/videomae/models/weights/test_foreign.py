@@ -15,7 +15,7 @@ from torch import nn
 import videomae.core.torchvision_compat  # transformers imports torchvision
 from finetune.export import ClassifierDescription, load_classifier, save_classifier
 from finetune.models import build
-from finetune.models.single_frame import SingleFrameConfig
+from finetune.models.time_fusion import SingleFrameConfig
 from finetune.models.videomae import VideomaeClassifier, VideomaeConfig
 from launch.cli import main
 from pretrain.autoencoder import DecoderConfig, MaskedAutoencoder
