@@ -92,12 +92,12 @@ def evaluate(
         alarms = count_false_alarms(run, negatives, per_day=false_alarms)
         click.echo(json.dumps(alarms.to_dict()) if as_json else str(alarms))
         return
-    from finetune.evaluate import evaluate_run
+    from finetune.evaluate import FinishedRun
     from finetune.evaluation import describe
     from videomae.core.progress import log_to
 
     log_to(None)
-    result = evaluate_run(run, clips=clips, crops=crops)
+    result = FinishedRun.read(run).evaluate(clips=clips, crops=crops)
     click.echo(json.dumps(result.to_dict()) if as_json else describe(result).rstrip())
 
 
@@ -113,13 +113,13 @@ def ensemble(runs: tuple[Path, ...], fusion: str, *, as_json: bool) -> None:
     RUNS are run directories on the same shards. `average` takes the mean of their probabilities; `svm` fits a linear
     SVM to their scores on the train split, as two-stream networks do.
     """
-    from finetune.ensemble import Member, fuse
+    from finetune.ensemble import fuse
+    from finetune.evaluate import FinishedRun
     from finetune.evaluation import describe
-    from videomae.core.distributed import read_world
     from videomae.core.progress import log_to
 
     log_to(None)
-    result = fuse([Member.read(run) for run in runs], fusion, read_world({}))
+    result = fuse([FinishedRun.read(run) for run in runs], fusion)
     click.echo(json.dumps(result.to_dict()) if as_json else describe(result).rstrip())
 
 
@@ -133,11 +133,12 @@ def report(folder: Path, pretraining: str | None) -> None:
 
     FOLDER is the directory of the benchmark; it holds benchmark.json.
     """
-    from finetune.benchmark.report import rewrite
+    from finetune.benchmark.report import PAGE, write
     from videomae.core.progress import log_to, logger
 
     log_to(None)
-    logger.info("report: %s", rewrite(folder, pretraining=pretraining))
+    write(folder, pretraining=pretraining)
+    logger.info("report: %s", folder / PAGE)
 
 
 @click.command(
@@ -156,7 +157,7 @@ def import_classifier(
 
     SOURCE is an official VideoMAE checkpoint or a folder of Hugging Face transformers, OUT the export folder to write.
     """
-    from finetune.import_classifier import import_classifier
+    from finetune.export import import_classifier
 
     names = [name.strip() for name in classes.split(",")]
     import_classifier(source, out, classes=names, frames=frames, size=size, heads=heads)

@@ -163,7 +163,7 @@ class Trainer:
         self._session.watchdog.beat("the end of the run")
         self._recorder.close()
         if self._world.is_main:
-            write_json(self._run.summary, self._recorder.summary())
+            write_json(self._run.summary, self._recorder.summary(self.step))
         self._session.mark_finished()
         self._world.barrier()
 

@@ -1,9 +1,10 @@
-"""The charts of the report: accuracy against cost, learning curves, ROC, precision-recall, reliability, few labels."""
+"""The charts of the report: accuracy against cost, learning curves, ROC, reliability, few labels, false alarms."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -11,7 +12,8 @@ from markupsafe import Markup
 from finetune.benchmark.curves import Axes, IntervalPoint, Points, draw, draw_intervals
 from finetune.benchmark.results import read_curve
 from finetune.benchmark.summary import Model
-from finetune.predictions import Predictions
+from finetune.benchmark.tables import percent
+from finetune.negatives import FILE as ALARMS
 from finetune.statistics.operating import precision_recall_points, reliability, roc_points
 
 _CURVE_POINTS = 200
@@ -26,10 +28,6 @@ class Chart:
     note: str = ""
     svg: Markup | None = None
     missing: str = ""
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def training_charts(folder: Path, models: Sequence[Model], chance: float | None) -> list[Chart]:
@@ -121,9 +119,20 @@ def label_chart(models: Sequence[Model], chance: float | None) -> Chart | None:
     return Chart(title="Accuracy with few labels", description=words, svg=svg)
 
 
-def prediction_sets(models: Sequence[Model]) -> list[Predictions]:
-    """The predictions of every run of the models."""
-    return [predictions for model in models for predictions in model.predictions]
+def alarm_chart(runs: Sequence[Path], names: Sequence[str]) -> Chart | None:
+    """False alarms an hour at each threshold; None if no run has been tried on videos without the positive class."""
+    found = [json.loads((run / ALARMS).read_text()) if (run / ALARMS).is_file() else None for run in runs]
+    if not any(found):
+        return None
+    series = [
+        [(point["threshold"], point["alarms_per_hour"]) for point in each["curve"]] if each is not None else []
+        for each in found
+    ]
+    hours = max(each["hours"] for each in found if each is not None)
+    ends = [f"on {each['hours']:.2f} hours" if each is not None else "" for each in found]
+    chart = line_chart("False alarms an hour", names, series, Axes(x="threshold", y="alarms an hour"), ends=ends)
+    note = " ".join(filter(None, [f"On {hours:.2f} hours of video without the positive class.", chart.note]))
+    return replace(chart, note=note)
 
 
 def line_chart(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from finetune.export import load_classifier
 from finetune.models import published
 from finetune.stream import choose_samples, split
 from videomae.models.flops import count_flops
+from videomae.run.directory import RunDirectory
 
 
 def collect(config: BenchmarkConfig, device: torch.device) -> tuple[list[BenchmarkRow], list[Job]]:
@@ -126,4 +128,11 @@ def about(config: BenchmarkConfig, *, commands: Sequence[str]) -> About:
         class_names=val_split.classes,
         shards=first.data.shards,
         evaluate_on=config.evaluate_on,
+        pretraining=_pretraining(config) or About.read(Path(config.run)).pretraining,
     )
+
+
+def _pretraining(config: BenchmarkConfig) -> str | None:
+    """The run that the encoder is from, relative to the benchmark's directory; None if it lies elsewhere."""
+    run = RunDirectory(Path(config.encoder).parent) if config.encoder is not None else None
+    return os.path.relpath(run.path, config.run) if run is not None and run.metrics.is_file() else None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +18,9 @@ from finetune.benchmark.config import BenchmarkConfig
 from finetune.benchmark.cross_data import tested_split
 from finetune.benchmark.pictures import make_pictures
 from finetune.benchmark.protocol import Chosen, run_jobs
-from finetune.benchmark.results import RESULT, BenchmarkRow, ReportError
+from finetune.benchmark.results import RESULT, ReportError
 from finetune.benchmark.summary import summarize
+from finetune.benchmark.tables import TextTable
 from finetune.benchmark.upload import upload
 from videomae.core.config import load
 from videomae.core.distributed import World, distributed_context
@@ -36,14 +35,15 @@ def run_benchmark(config: Path, overrides: Sequence[str], chosen: Chosen, *, as_
         settings = load(BenchmarkConfig, config, overrides)
         run_jobs(settings, world, chosen)
         command = shlex.join(["videomae", "benchmark", str(config), *overrides])
-        rows = world.run_on_main(lambda: publish(settings, world, command))
-        if world.is_main and as_json:
-            sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
+        tables = world.run_on_main(lambda: publish(settings, world, command))
+        if as_json and world.is_main:
+            sys.stdout.write((Path(settings.run) / RESULT).read_text())
         elif world.is_main:
-            Console(width=None if console.is_terminal else 160).print(table(rows))
+            for table in tables:
+                Console(width=None if console.is_terminal else 160).print(_rich(table))
 
 
-def publish(config: BenchmarkConfig, world: World, command: str) -> list[BenchmarkRow]:
+def publish(config: BenchmarkConfig, world: World, command: str) -> list[TextTable]:
     """Write benchmark.json and the report from the finished runs; other processes may still work on more of them."""
     log_to(None)
     folder = Path(config.run)
@@ -55,43 +55,16 @@ def publish(config: BenchmarkConfig, world: World, command: str) -> list[Benchma
     write_json(folder / RESULT, [asdict(row) for row in rows])
     known = about(config, commands=[command, *(f"videomae finetune {folder / row.run}/config.yaml" for row in rows)])
     make_pictures(folder, summarize(folder, rows), tested_split(known.shards or ""))
-    logger.info("report: %s", report.write(folder, about=known))
-    metrics = config.finetuning(config.rows[0], config.seeds[0]).metrics
-    upload(folder, rows, metrics)
-    return rows
+    tables = report.write(folder, about=known)
+    logger.info("report: %s", folder / report.PAGE)
+    upload(folder, rows, tables, config.finetuning(config.rows[0], config.seeds[0]).metrics)
+    return tables
 
 
-def table(rows: Sequence[BenchmarkRow]) -> Table:
-    """The rows as text."""
-    found = Table(title="Accuracy on the val split")
-    for heading, justify in _COLUMNS:
-        found.add_column(heading, justify=justify)
-    for row in rows:
-        low, high = row.interval
-        found.add_row(
-            row.title + ("" if row.labels == "all" else f", {row.labels} of the labels"),
-            row.pretrained,
-            f"{row.params / 1e6:.2f}",
-            f"{row.gmacs:.2f}",
-            f"{row.accuracy:.1%}",
-            f"{low:.1%} to {high:.1%}",
-            f"{row.clips_per_second:.1f}",
-            f"{row.seconds:.0f}",
-            str(row.seed),
-            "" if row.published is None else f"{row.published:.1f}%",
-        )
+def _rich(table: TextTable) -> Table:
+    found = Table(title=table.title, caption=table.note or None)
+    for number, heading in enumerate(table.head):
+        found.add_column(heading, justify="right" if number else "left")
+    for row in table.rows:
+        found.add_row(*row)
     return found
-
-
-_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("model", "left"),
-    ("pretrained", "left"),
-    ("params M", "right"),
-    ("GMACs", "right"),
-    ("accuracy", "right"),
-    ("95 % interval", "right"),
-    ("clips/s", "right"),
-    ("seconds", "right"),
-    ("seed", "right"),
-    ("published, RWF-2000", "right"),
-)

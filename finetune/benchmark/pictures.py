@@ -21,7 +21,6 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
-from finetune.benchmark.charts import prediction_sets
 from finetune.benchmark.summary import Model
 from finetune.config import EvaluationConfig
 from finetune.export import load_classifier
@@ -43,7 +42,7 @@ _HARDEST, _ATTENDED, _FRAMES, _HEIGHT = 6, 3, 4, 112
 
 def make_pictures(folder: Path, models: Sequence[Model], tested: Manifest) -> None:
     """Write the pictures of the videos in `tested` and their captions; makes none without predictions."""
-    sets = [each for each in prediction_sets(models) if each.keys == _first_keys(models)]
+    sets = [each for model in models for each in model.predictions if each.keys == _first_keys(models)]
     if not sets:
         return
     (folder / FOLDER).mkdir(exist_ok=True)

@@ -10,25 +10,23 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from finetune.benchmark.alarms import alarm_chart
 from finetune.benchmark.charts import (
     Chart,
+    alarm_chart,
     cost_charts,
     label_chart,
     line_chart,
-    percent,
     score_charts,
     training_charts,
 )
 from finetune.benchmark.curves import DASHES, SERIES, Axes
-from finetune.benchmark.markdown import METRICS, duration, figure, initial_weights, markdown
 from finetune.benchmark.pictures import read_pictures
 from finetune.benchmark.results import (
     About,
@@ -40,9 +38,20 @@ from finetune.benchmark.results import (
     read_rows,
     read_visualizations,
 )
-from finetune.benchmark.summary import Model, compare, summarize
+from finetune.benchmark.summary import Model, Pair, compare, summarize
+from finetune.benchmark.tables import (
+    TextTable,
+    count,
+    duration,
+    figure,
+    initial_weights,
+    markdown,
+    percent,
+    tables,
+)
 from videomae.core.files import write_atomic
 
+PAGE = "report.html"
 MAX_CLASSES = 12  # with more classes, the report lists the most frequent confusions instead of the matrix
 MAX_IMAGES = 6
 MAX_CONFUSIONS = 10
@@ -58,26 +67,32 @@ class Matrix:
     missing: str = ""
 
 
-def write(folder: Path, *, about: About | None = None) -> Path:
-    """Write FOLDER/report.html and FOLDER/report.md from FOLDER/benchmark.json and its runs; return the page's path.
+def write(folder: Path, *, about: About | None = None, pretraining: str | None = None) -> list[TextTable]:
+    """Write FOLDER/report.html and FOLDER/report.md from FOLDER/benchmark.json and its runs; return the tables.
 
-    `about` is saved as about.json; if it is None, the saved about.json is used.
+    `about` is saved as about.json; if it is None, the saved about.json is used. `pretraining`, relative to FOLDER,
+    replaces the pretraining run in it.
 
     Raises:
         ReportError: benchmark.json is missing, or benchmark.json or about.json is invalid.
     """
     rows = read_rows(folder)
-    if about is not None:
-        about.save(folder)
     known = about or About.read(folder)
+    if pretraining is not None:
+        known = replace(known, pretraining=pretraining)
+    if about is not None or pretraining is not None:
+        known.save(folder)
     models = summarize(folder, rows)
-    page = folder / "report.html"
-    write_atomic(page, render(folder, models, known))
-    write_atomic(folder / "report.md", markdown(models, known))
-    return page
+    pairs = compare([model for model in models if model.first.labels == "all"])
+    found = tables(models, pairs, known)
+    write_atomic(folder / PAGE, render(folder, models, known, pairs, found))
+    write_atomic(folder / "report.md", markdown(found, known))
+    return found
 
 
-def render(folder: Path, models: Sequence[Model], about: About) -> str:
+def render(
+    folder: Path, models: Sequence[Model], about: About, pairs: Sequence[Pair], text: Sequence[TextTable]
+) -> str:
     """Render the report as HTML."""
     whole = [model for model in models if model.first.labels == "all"] or list(models)
     runs = [folder / model.first.run for model in whole]
@@ -95,13 +110,12 @@ def render(folder: Path, models: Sequence[Model], about: About) -> str:
         chance=chance,
         dashes=DASHES,
         series=SERIES,
-        metrics=[name for name in METRICS if any(model.metric(name) is not None for model in whole)],
+        text={table.title: table for table in text},
         cost=cost_charts(whole, chance),
         training=training_charts(folder, whole, chance),
         scores=score_charts(whole) if any(model.predictions for model in whole) else [],
         few=few,
-        cross={name: shards for name, shards in about.evaluate_on.items() if any(m.cross(name) for m in whole)},
-        pairs=compare(whole),
+        pairs=pairs,
         alarms=alarm_chart(runs, [model.title for model in whole]),
         pretraining=_pretraining_chart(pretraining),
         matrices=[_matrix(model.first, found) for model, found in zip(whole, evaluations, strict=True)],
@@ -128,7 +142,6 @@ def _page() -> jinja2.Environment:
         "duration": duration,
         "figure": figure,
         "initial_weights": initial_weights,
-        "p_value": p_value,
     }
     return page
 
@@ -140,15 +153,6 @@ def majority_accuracy(evaluations: Sequence[RecordedEvaluation | str]) -> float 
             counts = [sum(row) for row in found.confusion]
             return max(counts) / sum(counts) if sum(counts) else None
     return None
-
-
-def p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def count(value: int) -> str:
-    """Format a number of parameters, such as 11.5 M."""
-    return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value / 1e3:.1f} k" if value >= 1e3 else str(value)
 
 
 def _pretraining_chart(run: Path | None) -> Chart:
@@ -204,17 +208,3 @@ def _environment(found: dict[str, Any]) -> dict[str, str]:
         "Code": f"commit {git['commit'][:12]}{changed}" if git.get("commit") else None,
     }
     return {name: str(value) for name, value in facts.items() if value}
-
-
-def rewrite(folder: Path, *, pretraining: str | None = None) -> Path:
-    """Regenerate FOLDER/report.html from its files.
-
-    `pretraining`, relative to FOLDER, replaces the recorded pretraining run.
-
-    Raises:
-        ReportError: see `write`.
-    """
-    about = None
-    if pretraining is not None:
-        about = About(**{**vars(About.read(folder)), "pretraining": pretraining})
-    return write(folder, about=about)

@@ -6,8 +6,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const column = head.cellIndex;
       const descending = head.getAttribute("aria-sort") !== "descending";
       const value = (row) => {
-        const text = row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
-        return text === "" || Number.isNaN(Number(text)) ? text : Number(text);
+        const text = (row.cells[column].dataset.value ?? row.cells[column].textContent).trim();
+        const number = Number(text.replace(/^< |,| %$/g, ""));
+        return text === "" || Number.isNaN(number) ? text : number;
       };
       const rows = [...body.rows].sort((a, b) => {
         const [x, y] = [value(a), value(b)];

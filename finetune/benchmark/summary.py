@@ -52,6 +52,12 @@ class Model:
             return f"seed {self.first.seed}"
         return "seeds " + ", ".join(f"{row.seed}: {100 * row.accuracy:.1f} %" for row in self.rows)
 
+    @property
+    def training_tmacs(self) -> float | None:
+        """10^12 multiply-adds of the training of the first seed; None if it was not counted or nothing was trained."""
+        gmacs, clips = self.first.training_gmacs, self.first.trained_clips
+        return gmacs * clips / 1000 if gmacs and clips else None
+
     def metric(self, name: str) -> float | None:
         """The mean of a metric over the seeds; None if a run lacks it."""
         found = [row.metrics[name].value if name in row.metrics else None for row in self.rows]

@@ -135,11 +135,11 @@ class Recorder:
         """Log a line of another kind after `step` steps."""
         self._log.write(kind, step, epoch=round(self._schedule.epoch(step), 4), **values)
 
-    def summary(self) -> dict[str, Any]:
-        """Steps, last loss and training seconds of the whole run, from metrics.jsonl."""
+    def summary(self, steps: int) -> dict[str, Any]:
+        """The `steps` made, and the last loss and training seconds of the whole run, from metrics.jsonl."""
         lines = [line for line in read_metrics(self._run.metrics) if line["kind"] == "train"]
         return {
-            "steps": self._schedule.total,
+            "steps": steps,
             "loss": lines[-1]["loss"] if lines else None,
             "seconds": round(sum(line["seconds"] for line in lines), 3),
         }

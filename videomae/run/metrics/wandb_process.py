@@ -160,12 +160,15 @@ def follow(run: RunDirectory, wandb_run: Any, end: EndSignal | None) -> dict[str
 
 
 def _values(run: RunDirectory, kind: str, line: Line) -> dict[str, Any]:
-    values = {f"{kind}/{name}": value for name, value in line.items() if name not in ("kind", "files")}
+    values = {f"{kind}/{name}": value for name, value in line.items() if name not in ("kind", "files", "tables")}
     images = [run.path / name for name in line.get("files", []) if (run.path / name).is_file()]
-    if images:
+    tables = line.get("tables", {})
+    if images or tables:
         import wandb
 
-        values[kind] = [wandb.Image(str(path), caption=path.stem) for path in images]
+        values |= {f"{kind}/{name}": wandb.Table(**table) for name, table in tables.items()}
+        if images:
+            values[kind] = [wandb.Image(str(path), caption=path.stem) for path in images]
     return values
 
 
