@@ -26,6 +26,8 @@ class FinetuneDataConfig(ClipsConfig):
     # Whole source videos are taken; a smaller part is contained in every larger one.
     labels_per_class: int | None = None
     label_fraction: float | None = None
+    # Clips that look alike count as one source where few labels or a holdout are chosen. It decodes every clip once.
+    look_alikes: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +58,16 @@ class EvaluationConfig:
             raise UserError(
                 f"clips, crops and batch must be at least 1, got {self.clips}, {self.crops} and {self.batch}"
             )
+
+    @property
+    def views(self) -> int:
+        """Views per video."""
+        return self.clips * self.crops
+
+    @property
+    def videos(self) -> int:
+        """Videos per forward pass."""
+        return max(1, self.batch // self.views)
 
 
 @configclass

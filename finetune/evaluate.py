@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -19,19 +19,17 @@ from torch import nn
 
 from finetune.config import EvaluationConfig, FinetuneConfig
 from finetune.evaluation import Evaluation
-from finetune.export import load_classifier
+from finetune.export import TrainedClassifier, load_trained
 from finetune.models.interface import ModelInput
 from finetune.predictions import Predictions
-from finetune.stream import EvaluationViews, LabelledBatch, check_labels, collate, split
+from finetune.statistics.metrics import hits
+from finetune.stream import EvaluationViews, LabelledBatch, check_labels, evaluation_batches, split
 from finetune.subsets import LabelledSamples
 from videomae.core.config import load
 from videomae.core.distributed import World, read_world
 from videomae.core.errors import UserError
-from videomae.data.loader.loader import evaluation_stream
-from videomae.data.loader.micro_batches import Pipeline, RankSlice
 from videomae.data.loader.workers import LoaderConfig
 from videomae.data.shards.manifest import Manifest
-from videomae.data.shards.reader import ShardReader
 from videomae.data.transforms.augment import normalize
 from videomae.run.directory import RunDirectory
 
@@ -83,7 +81,9 @@ class Evaluator:
         was_training = module.training
         module.eval()
         try:
-            batches = pace(self._batches(), most=self._most_batches)
+            views = EvaluationViews(self.evaluation, self.input)
+            batches = evaluation_batches(self.manifest, views, self.world, loader=self.loader, samples=self.samples)
+            batches = pace(batches, most=math.ceil(math.ceil(self._count / self.world.size) / self.evaluation.videos))
             shares = self.world.all_gather_object([self._probabilities(module, batch) for batch in batches])
         finally:
             module.train(was_training)
@@ -96,7 +96,7 @@ class Evaluator:
         """Compute the evaluation from probabilities (S, K) and labels (S,) of the videos of this split."""
         known = self._known
         chosen = range(len(known.keys)) if self.samples is None else self.samples
-        hits_SN = [_hits(probabilities_SK, labels_S, top).astype(float) for top in _TOP]
+        hits_SN = [hits(probabilities_SK, labels_S, top).astype(float) for top in _TOP]
         predictions = Predictions(
             classes=self.manifest.classes,
             keys=tuple(known.keys[sample] for sample in chosen),
@@ -122,69 +122,56 @@ class Evaluator:
     def _count(self) -> int:
         return self.manifest.samples if self.samples is None else len(self.samples)
 
-    @property
-    def _videos(self) -> int:
-        """Number of videos per batch."""
-        return max(1, self.evaluation.batch // (self.evaluation.clips * self.evaluation.crops))
-
-    @property
-    def _most_batches(self) -> int:
-        """The largest number of batches on any rank."""
-        return math.ceil(math.ceil(self._count / self.world.size) / self._videos)
-
-    def _batches(self) -> Iterator[LabelledBatch]:
-        return evaluation_stream(
-            ShardReader(self.manifest),
-            Pipeline(EvaluationViews(self.evaluation, self.input), collate),
-            RankSlice(self.world.rank, self.world.size, micro_batch=self._videos),
-            config=self.loader.on(self.world.device),
-            samples=self.samples,
-        )
-
     @torch.no_grad()
     def _probabilities(self, module: nn.Module, batch: LabelledBatch) -> tuple[np.ndarray, ...]:
         """The arrays of `_scores` for one batch; the views of a video are consecutive in it."""
-        views = self.evaluation.clips * self.evaluation.crops
+        views = self.evaluation.views
         labels_S = batch.label_B[::views].numpy().copy()  # a view would keep the whole batch in memory
         batch = batch.to(self.world.device)
         logits_BK = module(normalize(batch.video_BCTHW, self.input.mean, self.input.std))
         views_BK = logits_BK.float().softmax(dim=1)
         mean_SK = views_BK.unflatten(0, (-1, views)).mean(dim=1)
         view_BK, label_B = views_BK.cpu().numpy(), np.repeat(labels_S, views)
-        hits_S2 = np.stack([_hits(view_BK, label_B, top).reshape(-1, views).mean(axis=1) for top in _TOP], axis=1)
+        hits_S2 = np.stack([hits(view_BK, label_B, top).reshape(-1, views).mean(axis=1) for top in _TOP], axis=1)
         return mean_SK.cpu().numpy(), labels_S, hits_S2
 
 
-def _hits(scores_NK: np.ndarray, labels_N: np.ndarray, top: int) -> np.ndarray:
-    """Whether the label is among the `top` classes with the highest scores."""
-    own_N1 = scores_NK[np.arange(len(labels_N)), labels_N][:, None]
-    return (scores_NK > own_N1).sum(axis=1) < top
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run: its config and its exported classifier; evaluated in this process."""
 
+    config: FinetuneConfig
+    classifier: TrainedClassifier
+    world: World
 
-def evaluate_run(folder: Path, *, clips: int | None = None, crops: int | None = None) -> Evaluation:
-    """Evaluate a finished run on its val split in this process; `clips` and `crops` override the run's config.
+    @classmethod
+    def read(cls, folder: Path) -> FinishedRun:
+        """Read a run directory. Raises UserError: it holds no classifier."""
+        return cls(load(FinetuneConfig, RunDirectory(folder).config), load_trained(folder), read_world({}))
 
-    Raises:
-        UserError: the shards have other classes than the run, or samples without a label.
-    """
-    run = RunDirectory(folder)
-    config = load(FinetuneConfig, run.config)
-    classifier = load_classifier(run.export)
-    chosen = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
-    world = read_world({})
-    manifest = split(config, "val")
-    check_labels(manifest)
-    if manifest.classes != classifier.classes:
-        raise UserError(
-            f"{run.export} has the classes {', '.join(classifier.classes)}, but the shards in {config.data.shards} "
-            f"have {', '.join(manifest.classes)}; evaluate on the shards that it was trained with"
-        )
-    evaluator = Evaluator(
-        manifest=manifest,
-        input=classifier.model.input,
-        evaluation=dataclasses.replace(config.evaluation, **chosen),
-        loader=config.loader,
-        world=world,
-        train=split(config, "train"),
-    )
-    return evaluator(classifier.module.to(world.device))
+    def evaluator(self, name: str, *, clips: int | None = None, crops: int | None = None) -> Evaluator:
+        """An evaluator of the split `name`; `clips` and `crops` override the run's settings.
+
+        Raises:
+            UserError: the shards have other classes than the run, or samples without a label.
+        """
+        manifest = split(self.config, name)
+        check_labels(manifest)
+        if manifest.classes != self.classifier.classes:
+            raise UserError(
+                f"the run has the classes {', '.join(self.classifier.classes)}, but the shards in "
+                f"{self.config.data.shards} have {', '.join(manifest.classes)}; evaluate on the shards that it was "
+                "trained with"
+            )
+        chosen = {key: count for key, count in (("clips", clips), ("crops", crops)) if count is not None}
+        evaluation = dataclasses.replace(self.config.evaluation, **chosen)
+        train = split(self.config, "train") if name != "train" else None
+        return Evaluator(manifest, self.classifier.model.input, evaluation, self.config.loader, self.world, train=train)
+
+    def evaluate(self, *, clips: int | None = None, crops: int | None = None) -> Evaluation:
+        """Evaluate on the val split. Errors as in `evaluator`."""
+        return self.evaluator("val", clips=clips, crops=crops)(self.classifier.module.to(self.world.device))
+
+    def probabilities(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (S, K) and labels (S,) of the S videos of the split `name`, for K classes."""
+        return self.evaluator(name).probabilities(self.classifier.module.to(self.world.device))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from sklearn.metrics import confusion_matrix
 
 from finetune.predictions import Predictions
 from finetune.statistics import metrics
@@ -53,7 +53,9 @@ class Evaluation:
 
     @property
     def confusion(self) -> list[list[int]]:
-        return confusion(self.scores.labels_S, self.scores.predictions, classes=len(self.classes))
+        """Numbers of videos by true class (rows) and predicted class (columns)."""
+        numbers = range(len(self.classes))
+        return confusion_matrix(self.scores.labels_S, self.scores.predictions, labels=numbers).tolist()
 
     @functools.cached_property
     def values(self) -> Mapping[str, float]:
@@ -136,10 +138,3 @@ def describe(result: Evaluation) -> str:
     for name, counts in zip(result.classes, result.confusion, strict=True):
         lines.append(f"  {name:<{width}}" + "  ".join(f"{count:>{width}}" for count in counts))
     return "\n".join(lines) + "\n"
-
-
-def confusion(labels: npt.NDArray[np.int64], predictions: npt.NDArray[np.int64], *, classes: int) -> list[list[int]]:
-    """Return the counts by true class (rows) and predicted class (columns)."""
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(counts, (labels, predictions), 1)
-    return counts.tolist()

@@ -1,9 +1,9 @@
-"""Save and load exported classifiers: `classifier.safetensors` and `classifier.json`."""
+"""Save, load, import and convert exported classifiers: `classifier.safetensors` and `classifier.json`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from finetune.config import FinetuneConfig
 from finetune.models import ModelConfig, build
-from finetune.models.videomae import VideomaeClassifier
+from finetune.models.videomae import VideomaeClassifier, VideomaeConfig
 from finetune.stored_clips import StoredClips, describe_clips
 from finetune.stream import split
 from videomae.core.config import configclass, load, parse, to_dict
+from videomae.core.errors import UserError
 from videomae.core.files import atomic_path, write_json
 from videomae.engine.state.rank_file import EMA, MASTER
 from videomae.engine.state.reader import read_full
-from videomae.models.weights.convert import write_huggingface
+from videomae.models.weights.convert import read_official, write_huggingface
 from videomae.models.weights.files import WeightsError, load_strictly, read_state
 from videomae.models.weights.huggingface import Form, to_preprocessor
+from videomae.models.weights.official import encoder_config, take_apart
 from videomae.run.checkpoint.inspection import pick_checkpoint
 from videomae.run.directory import RunDirectory
 
@@ -76,6 +78,57 @@ def load_classifier(folder: Path) -> TrainedClassifier:
     module = build(description.model, len(description.classes), initialise=False)
     load_strictly(module, read_state(folder / TENSORS), source=str(folder / TENSORS))
     return TrainedClassifier(module.eval(), description.model, description.classes, description.stored)
+
+
+def load_trained(folder: Path) -> TrainedClassifier:
+    """Load the classifier of a finished run, or of the folder of an export.
+
+    Raises:
+        UserError: the run is not finished, or holds no classifier.
+    """
+    if (folder / DESCRIPTION).is_file():
+        return load_classifier(folder)
+    run = RunDirectory(folder)
+    if not run.config.is_file():
+        raise UserError(f"no run at {folder}: it holds neither config.yaml nor {DESCRIPTION}; give a run directory")
+    if not (run.export / DESCRIPTION).is_file():
+        raise UserError(
+            f"{folder} holds no classifier: the run is not finished, or is a pretraining run; finish it with "
+            f"videomae finetune {run.config}, or export a checkpoint with videomae export {folder}"
+        )
+    return load_classifier(run.export)
+
+
+def import_classifier(
+    source: Path, out: Path, *, classes: Sequence[str], frames: int | None, size: int | None, heads: int | None
+) -> None:
+    """Write the fine-tuned classifier of the official VideoMAE, VideoMAEv2 or transformers in `source` to `out`.
+
+    The result has the form of a run's `export/`. Arguments take precedence over the folder's config.json.
+
+    Raises:
+        WeightsError: the checkpoint has no head, unused or missing keys, or another number of classes.
+    """
+    state, theirs = read_official(source)
+    parts = take_apart(state, source=str(source))
+    if "head.weight" not in parts.rest:
+        raise WeightsError(f"{source} has no head; import its encoder with: videomae weights import")
+    if len(parts.rest["head.weight"]) != len(classes):
+        raise WeightsError(
+            f"{source} has {len(parts.rest['head.weight'])} classes, but --classes has {len(classes)} names; "
+            "give one name per class, in the order of the logits"
+        )
+    encoder = encoder_config(
+        parts.encoder,
+        frames=frames or theirs.get("num_frames", 16),
+        size=size or theirs.get("image_size", 224),
+        heads=heads or theirs.get("num_attention_heads"),
+    )
+    config = VideomaeConfig(encoder=encoder, drop_path=0.0)
+    model = VideomaeClassifier(config, len(classes))
+    complete = {f"encoder.{key}": value for key, value in parts.encoder.items()} | parts.rest
+    load_strictly(model, complete, source=str(source))
+    save_classifier(model.state_dict(), ClassifierDescription(model=config, classes=tuple(classes)), out)
 
 
 def classifier_to_huggingface(source: Path, out: Path, *, form: Form) -> None:

@@ -9,7 +9,7 @@ Shapes: S samples, F features, K classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +18,8 @@ from torch.nn import functional
 
 from finetune.config import FinetuneConfig
 from finetune.models.probes import Probe, ProbeConfig, StatisticsPool
-from finetune.stream import EvaluationViews, LabelledBatch, collate, split
+from finetune.stream import EvaluationViews, evaluation_batches, split
 from videomae.core.distributed import World
-from videomae.data.loader.loader import evaluation_stream
-from videomae.data.loader.micro_batches import Pipeline, RankSlice
-from videomae.data.shards.reader import ShardReader
 from videomae.data.transforms.augment import normalize
 
 _ITERATIONS = 500
@@ -96,7 +93,9 @@ def _features(
 ) -> tuple[Tensor, Tensor]:
     """Return features_SF and labels_S of this rank's share, on the host."""
     features, labels = [], []
-    for number, batch in enumerate(_batches(config, world, samples), start=1):
+    views = EvaluationViews(config.evaluation, config.model.input)
+    batches = evaluation_batches(split(config, "train"), views, world, loader=config.loader, samples=samples)
+    for number, batch in enumerate(batches, start=1):
         beat(f"batch {number} of the probe's features")
         labels.append(batch.label_B.clone())
         video_BCTHW = batch.to(world.device).video_BCTHW
@@ -105,16 +104,3 @@ def _features(
     if not features:  # fewer samples than ranks
         return torch.zeros(0, model.head.in_features), torch.zeros(0, dtype=torch.int64)
     return torch.cat(features), torch.cat(labels)
-
-
-def _batches(config: FinetuneConfig, world: World, samples: Sequence[int] | None) -> Iterator[LabelledBatch]:
-    evaluation = config.evaluation
-    return evaluation_stream(
-        ShardReader(split(config, "train")),
-        Pipeline(EvaluationViews(evaluation, config.model.input), collate),
-        RankSlice(
-            world.rank, world.size, micro_batch=max(1, evaluation.batch // (evaluation.clips * evaluation.crops))
-        ),
-        config=config.loader.on(world.device),
-        samples=samples,
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,15 +69,12 @@ class Predictions:
 
     def save(self, file: Path) -> None:
         """Write the CSV file atomically; probabilities keep nine digits, all that float32 has."""
-        text = io.StringIO()
-        lines = csv.writer(text, lineterminator="\n")
-        lines.writerow([*_FIXED, *(f"{_PROBABILITY}{name}" for name in self.classes)])
-        predicted_S = self.probabilities_SK.argmax(axis=1)
+        predicted_S, rows = self.probabilities_SK.argmax(axis=1), []
         for i, key in enumerate(self.keys):
             names = (self.classes[self.labels_S[i]], self.classes[predicted_S[i]], int(self.duplicate_S[i]))
             figures = (f"{number:.9g}" for number in (*self.clip_hits_S2[i], *self.probabilities_SK[i]))
-            lines.writerow([key, self.sources[i], *names, *figures])
-        write_atomic(file, text.getvalue())
+            rows.append([key, self.sources[i], *names, *figures])
+        write_csv(file, [*_FIXED, *(f"{_PROBABILITY}{name}" for name in self.classes)], rows)
 
     @classmethod
     def load(cls, file: Path) -> Predictions:
@@ -101,3 +99,10 @@ class Predictions:
             raise PredictionsError(
                 f"{file}: not a file of predictions ({error}); remove the run and train it again"
             ) from None
+
+
+def write_csv(file: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file atomically, with lines that end as on Unix."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    write_atomic(file, text.getvalue())

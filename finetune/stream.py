@@ -5,7 +5,7 @@ Shapes: B batch, R clips per video, N frames in all R clips, C channels, T frame
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from videomae.core.distributed import World
 from videomae.data.batch import AllocClip, TensorBatch, stack_clips, stack_weights
 from videomae.data.datasets import DataSets
 from videomae.data.errors import ShardError
+from videomae.data.loader.loader import evaluation_stream
+from videomae.data.loader.micro_batches import Pipeline, RankSlice
+from videomae.data.loader.workers import LoaderConfig
 from videomae.data.shards.manifest import MANIFEST, Manifest
 from videomae.data.shards.reader import Sample, ShardReader, read_manifest
 from videomae.data.stream import BatchStream
@@ -112,6 +115,24 @@ class EvaluationViews:
         ]
 
 
+def evaluation_batches(
+    manifest: Manifest,
+    views: EvaluationViews,
+    world: World,
+    *,
+    loader: LoaderConfig,
+    samples: Sequence[int] | None = None,
+) -> Iterator[LabelledBatch]:
+    """Yield the views of this rank's part of a split, or of `samples` of it; those of a video are consecutive."""
+    return evaluation_stream(
+        ShardReader(manifest),
+        Pipeline(views, collate),
+        RankSlice(world.rank, world.size, micro_batch=views.evaluation.videos),
+        config=loader.on(world.device),
+        samples=samples,
+    )
+
+
 @dataclass(frozen=True)
 class ChosenSamples:
     """The ids of the samples of the train split to train on, and of those held out; None: all, and none."""
@@ -125,7 +146,7 @@ def choose_samples(config: FinetuneConfig) -> ChosenSamples:
     data, selection = config.data, config.selection
     if data.labels_per_class is None and data.label_fraction is None and selection is None:
         return ChosenSamples()
-    samples = LabelledSamples.read(split(config, "train"))
+    samples = LabelledSamples.read(split(config, "train"), look_alikes=data.look_alikes)
     ids = np.arange(len(samples.keys))
     if data.labels_per_class is not None or data.label_fraction is not None:
         ids = few_labels(samples, seed=config.seed, per_class=data.labels_per_class, fraction=data.label_fraction)

@@ -1,28 +1,40 @@
 """Choose samples of a labelled split: few-label subsets, and a holdout that shares no source video with the rest.
 
-Two clips share a source if the shards give them the same group or if their source files are identical. All choices are
-functions of the labels, the sources and a seed, so every model of a benchmark gets the same samples.
+Two clips share a source if the shards give them the same group, if their source files are identical, or, where asked
+for, if they look alike. All choices are functions of the labels, the sources and a seed, so every model of a benchmark
+gets the same samples.
 
-Shapes: S samples of a split.
+Clips look alike if at most a tenth of the bits of their difference hashes differ: whether each pixel of three frames,
+reduced to 8 x 9 grey pixels, is brighter than the next one. Copies that are encoded, scaled or named anew do, and clips
+of one fixed camera may.
+
+Shapes: S samples of a split, B bits, T frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
+from PIL import Image
+from scipy.sparse import coo_array, triu
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neighbors import radius_neighbors_graph
 
 from videomae.core.errors import UserError
+from videomae.core.progress import track
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader
+from videomae.data.video import FramesTHWC, decode
 
 Ids = npt.NDArray[np.int64]
+Pairs = tuple[tuple[int, int], ...]
+_TOLERANCE = 0.1  # share of the bits in which clips that look alike may differ
 
 
 class SubsetError(UserError):
@@ -42,8 +54,8 @@ class LabelledSamples:
     sources_S: Ids
 
     @classmethod
-    def read(cls, manifest: Manifest) -> LabelledSamples:
-        """Read the index of a split. Raises ShardError."""
+    def read(cls, manifest: Manifest, *, look_alikes: bool = False) -> LabelledSamples:
+        """Read the index of a split, and with `look_alikes` three frames a clip. Raises ShardError, VideoError."""
         reader = ShardReader(manifest)
         entries = [reader.entry(sample) for sample in range(manifest.samples)]
         return cls(
@@ -53,7 +65,9 @@ class LabelledSamples:
             groups=tuple(entry.group for entry in entries),
             files=tuple(entry.sha256 for entry in entries),
             labels_S=np.array([entry.label for entry in entries], dtype=np.int64),
-            sources_S=source_numbers([(entry.group, entry.sha256) for entry in entries]),
+            sources_S=source_numbers(
+                [(entry.group, entry.sha256) for entry in entries], find_look_alikes(manifest) if look_alikes else ()
+            ),
         )
 
     @property
@@ -63,8 +77,35 @@ class LabelledSamples:
         return tuple(self.groups[first[source]] for source in self.sources_S)
 
 
-def source_numbers(names: Sequence[tuple[str, str]]) -> Ids:
-    """Number the sources: samples whose group or whose file hash is equal, directly or over others, share a number."""
+@functools.lru_cache(maxsize=2)  # the runs of a benchmark share it
+def find_look_alikes(manifest: Manifest) -> Pairs:
+    """The pairs of samples of a split that look alike. Raises ShardError, VideoError."""
+    reader, hashes = ShardReader(manifest), []
+    with track("Looking for clips that look alike", total=len(reader)) as task:
+        for number in range(len(reader)):
+            sample = reader.read(number)
+            places = np.linspace(0, sample.frames - 1, 5).round().astype(int)[1:-1]
+            hashes.append(difference_hash(decode(sample.video, places)))
+            task.advance()
+    return alike(np.stack(hashes))
+
+
+def difference_hash(frames_THWC: FramesTHWC) -> npt.NDArray[np.bool_]:
+    """The bits_B of uint8 frames, 64 a frame."""
+    small = [Image.fromarray(frame).convert("L").resize((9, 8), Image.Resampling.BOX) for frame in frames_THWC]
+    return np.concatenate([np.diff(np.asarray(image, dtype=np.int16), axis=1).ravel() > 0 for image in small])
+
+
+def alike(bits_SB: npt.NDArray[np.bool_]) -> Pairs:
+    """The pairs (i < j) of hashes that hardly differ."""
+    graph = radius_neighbors_graph(bits_SB, _TOLERANCE, metric="hamming")
+    return tuple(zip(*(places.tolist() for places in triu(graph, k=1).nonzero()), strict=True))
+
+
+def source_numbers(names: Sequence[tuple[str, str]], pairs: Pairs = ()) -> Ids:
+    """Number the sources: samples with the same group or file hash, or in one of the `pairs`, share a number, and so
+    do those that are linked over others.
+    """
     nodes: dict[tuple[str, str], int] = {}
     edges = [
         (sample, len(names) + nodes.setdefault((kind, name), len(nodes)))
@@ -73,8 +114,8 @@ def source_numbers(names: Sequence[tuple[str, str]]) -> Ids:
         if name
     ]
     size = len(names) + len(nodes)
-    start, end = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(edges)), (start, end)), shape=(size, size))
+    start, end = np.array([*edges, *pairs], dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(start)), (start, end)), shape=(size, size))
     _, numbers = connected_components(graph, directed=False)
     return np.unique(numbers[: len(names)], return_inverse=True)[1].astype(np.int64)
 

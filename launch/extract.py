@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.config import EvaluationConfig
 from finetune.stream import EvaluationViews
+from launch.exports.formats import optional_package
 from launch.exports.source import ExportSource, open_source
 from videomae.core.distributed import read_world
 from videomae.core.errors import UserError
@@ -40,12 +40,13 @@ def extract_features(run: Path, shards: Path, out: Path, *, patches: bool, form:
     reader = ShardReader(read_manifest(shards))
     device, files, shape = read_world({}).device, 0, ()
     with open_source(run, step=None, average=None) as source, atomic_folder(out) as part:
-        module = _features(source, patches).to(device)
+        source.module.to(device)
+        describe = _features(source, patches)
         waiting: list[tuple[str, int, np.ndarray]] = []
         with track("Extracting", total=len(reader)) as task:
             for samples, clips_BCTHW in _batches(reader, source, batch):
                 with torch.inference_mode():
-                    found = module(normalize(clips_BCTHW.to(device), source.input.mean, source.input.std))
+                    found = describe(normalize(clips_BCTHW.to(device), source.input.mean, source.input.std))
                 features = found.float().cpu().numpy()
                 shape = features.shape[1:]
                 waiting += [(one.key, one.label, row) for one, row in zip(samples, features, strict=True)]
@@ -67,45 +68,28 @@ def _batches(reader: ShardReader, source: ExportSource, batch: int) -> Iterator[
         yield samples, stack_clips([view.frames_TCHW for sample in samples for view in views(sample, ())])
 
 
-class _Pooled(nn.Module):
-    """features_BD: the mean of an encoder's tokens."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, video_BCTHW: Tensor) -> Tensor:
-        return self.encoder(video_BCTHW).mean(1)
-
-
-class _BeforeHead(nn.Module):
-    """features_BD: what the last linear layer reads."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        heads = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
-        self._read: list[Tensor] = []
-        for layer in heads:
-            layer.register_forward_pre_hook(lambda layer, inputs: self._read.append(inputs[0]))
-
-    def forward(self, video_BCTHW: Tensor) -> Tensor:
-        self._read.clear()
-        self.module(video_BCTHW)
-        return self._read[-1].flatten(1)
-
-
-def _features(source: ExportSource, patches: bool) -> nn.Module:
+def _features(source: ExportSource, patches: bool) -> Callable[[Tensor], Tensor]:
+    """The function from video_BCTHW to features: tokens, their mean, or what the last linear layer that runs reads."""
     encoder = source.module if source.model is None else getattr(source.module, "encoder", None)
     if patches:
         if not isinstance(encoder, VideoEncoder):
             raise UserError("only encoders, videomae and its probes have patches; leave out --patches")
         return encoder
     if source.model is None:
-        return _Pooled(source.module)
-    if not any(isinstance(layer, nn.Linear) for layer in source.module.modules()):
+        return lambda video_BCTHW: source.module(video_BCTHW).mean(1)
+    linear = [layer for layer in source.module.modules() if isinstance(layer, nn.Linear)]
+    if not linear:
         raise UserError(f"{source.model.name} has no linear layer whose input could be the features")
-    return _BeforeHead(source.module)
+    read: list[Tensor] = []
+    for layer in linear:
+        layer.register_forward_pre_hook(lambda layer, inputs: read.append(inputs[0]))
+
+    def before_head(video_BCTHW: Tensor) -> Tensor:
+        read.clear()
+        source.module(video_BCTHW)
+        return read[-1].flatten(1)
+
+    return before_head
 
 
 def _write(rows: list[tuple[str, int, np.ndarray]], file: Path) -> None:
@@ -113,9 +97,6 @@ def _write(rows: list[tuple[str, int, np.ndarray]], file: Path) -> None:
     if file.suffix == ".npz":
         np.savez(file, key=np.array(keys), label=np.array(labels), features=np.stack(features))
         return
-    try:
-        arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UserError("parquet needs the package pyarrow: pip install 'videomae[export]'; or --format npz") from None
+    arrow, parquet = optional_package("pyarrow"), optional_package("pyarrow.parquet")
     nested = [row.tolist() for row in features]
     parquet.write_table(arrow.table({"key": keys, "label": labels, "features": nested}), file)

@@ -17,20 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.config import EvaluationConfig, FinetuneConfig
-from finetune.export import DESCRIPTION, TrainedClassifier, load_classifier
+from finetune.config import EvaluationConfig
+from finetune.export import TrainedClassifier, load_trained
 from finetune.predict.windows import SlidingWindows, Window, WindowConfig, window_config
-from finetune.stored_clips import StoredClips, describe_clips
-from finetune.stream import EvaluationViews, split
-from videomae.core.config import load
+from finetune.stored_clips import StoredClips
+from finetune.stream import EvaluationViews
 from videomae.core.distributed import read_world
 from videomae.core.errors import UserError
 from videomae.data.batch import stack_clips
-from videomae.data.errors import RemoteError, ShardError
 from videomae.data.shards.reader import Sample
 from videomae.data.transforms.augment import normalize
 from videomae.data.video import EncodingConfig, VideoError, VideoInfo, probe, stream_pictures, transcode
-from videomae.run.directory import RunDirectory
 
 _LENGTH_SLACK = 1.05  # a file may be this much longer than the longest training clip and still counts as one clip
 
@@ -128,15 +125,24 @@ class Classifier:
         Raises:
             VideoError: the file is no video, or is damaged.
         """
-        path = video_file(video)
-        info = probe(path)
-        if not self.is_long(info):
-            return self._prediction(str(video), [self.score_clip(path, info)])
-        return self._prediction(str(video), list(self.score_windows(path, self.windows())))
+        return Prediction(str(video), self.classes, tuple(self.scores(Path(video))[1]))
 
-    def predict(self, videos: Sequence[Path | str]) -> list[Prediction]:
-        """Classify several files."""
-        return [self(video) for video in videos]
+    def scores(self, path: Path, windows: WindowConfig | None = None) -> tuple[int, Iterator[Score]]:
+        """About how many scores a file gets, and these in order; without `windows`, one of a file that is not long.
+
+        Raises:
+            VideoError: the file is no video, holds no frames, or is damaged.
+        """
+        if not path.is_file():
+            raise VideoError(f"{path}: no such file; give a video file")
+        try:
+            info = probe(path)
+        except VideoError as error:
+            raise VideoError(f"{path}: {error}") from None
+        if windows is None and not self.is_long(info):
+            return 1, iter([self.score_clip(path, info)])
+        config = windows or self.windows()
+        return config.count(round(info.frames / info.fps * config.fps)), self.score_windows(path, config)
 
     def windows(self, *, seconds: float | None = None, hop: float | None = None) -> WindowConfig:
         """Return the sliding windows for long videos and cameras. Raises UserError if their length is unknown."""
@@ -150,7 +156,7 @@ class Classifier:
 
     def score_clip(self, path: Path, info: VideoInfo) -> Score:
         """Score a whole file as the evaluation would if it were a sample of the shards."""
-        stored = _stored_sample(path, info, self.stored.encoding)
+        stored = stored_sample(path, self.stored.encoding)
         evaluation = EvaluationConfig(clips=self.stored.clips, crops=self.stored.crops)
         views = EvaluationViews(evaluation, self.input)(stored, ())
         (probabilities_K,) = self.probabilities([torch.stack([view.frames_TCHW for view in views])])
@@ -158,7 +164,7 @@ class Classifier:
 
     def score_windows(self, path: Path, config: WindowConfig) -> Iterator[Score]:
         """Score the sliding windows of a file in order, in constant memory."""
-        sliding, waiting = SlidingWindows(config, self.input), []
+        sliding, waiting, picture = SlidingWindows(config, self.input), [], None
         together = max(1, self._batch // (config.clips * config.crops))
         for picture in stream_pictures(path, fps=config.fps, short_side=self.stored.short_side):
             window = sliding.add(picture)
@@ -167,6 +173,8 @@ class Classifier:
             if len(waiting) == together:
                 yield from self.score(waiting)
                 waiting = []
+        if picture is None:
+            raise VideoError(f"{path}: the video holds no frames")
         last = sliding.rest()
         yield from self.score(waiting if last is None else [*waiting, last])
 
@@ -193,58 +201,21 @@ class Classifier:
         )
         return logits_BK.softmax(dim=1).unflatten(0, (-1, views)).mean(dim=1).cpu().numpy()
 
-    def _prediction(self, source: str, scores: Sequence[Score]) -> Prediction:
-        if not scores:
-            raise VideoError(f"{source}: the video holds no frames")
-        return Prediction(source, self.classes, tuple(scores))
 
-
-def load_trained(folder: Path) -> TrainedClassifier:
-    """Load the classifier of a finished run, or of the folder of an export.
-
-    An export of an older version does not describe its clips; they are then described from the run's shards.
+def stored_sample(path: Path, encoding: EncodingConfig) -> Sample:
+    """Return the file as a sample: as it is if it has the stored form already, else stored as building shards does.
 
     Raises:
-        UserError: the run is not finished, or holds no classifier.
+        VideoError: the file is no video, or is damaged.
     """
-    if (folder / DESCRIPTION).is_file():
-        trained, run = load_classifier(folder), RunDirectory(folder.parent)
-    else:
-        run = RunDirectory(folder)
-        if not run.config.is_file():
-            raise UserError(f"no run at {folder}: it holds neither config.yaml nor {DESCRIPTION}; give a run directory")
-        if not (run.export / DESCRIPTION).is_file():
-            raise UserError(
-                f"{folder} holds no classifier: the run is not finished, or is a pretraining run; finish it with "
-                f"videomae finetune {run.config}, or export a checkpoint with videomae export {folder}"
-            )
-        trained = load_classifier(run.export)
-    if trained.stored is None and run.config.is_file():
-        try:
-            config = load(FinetuneConfig, run.config)
-            trained = dataclasses.replace(trained, stored=describe_clips(split(config, "train"), config.evaluation))
-        except (ShardError, RemoteError):  # the shards are elsewhere
-            pass
-    return trained
-
-
-def video_file(video: Path | str) -> Path:
-    """Return the path of an existing file. Raises VideoError."""
-    path = Path(video)
-    if not path.is_file():
-        raise VideoError(f"{video}: no such file; give a video file")
-    return path
-
-
-def _stored_sample(path: Path, info: VideoInfo, encoding: EncodingConfig) -> Sample:
-    """Return the file as a sample: as it is if it has the stored form already, else stored as building shards does."""
     assert encoding.fps is not None
     assert encoding.short_side is not None
-    fits = info.fps <= encoding.fps * 1.001 and min(info.width, info.height) <= encoding.short_side
     try:
+        info = probe(path)
+        fits = info.fps <= encoding.fps * 1.001 and min(info.width, info.height) <= encoding.short_side
         video = path.read_bytes() if fits else transcode(path, encoding)
         found = probe(video)
-    except VideoError as error:
+    except (OSError, VideoError) as error:
         raise VideoError(f"{path}: {error}") from None
     return Sample(
         id=0,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.predict.alarms import AlarmRule, find_alarms
 from finetune.predict.annotate import annotate_video
-from finetune.predict.classifier import Classifier, Prediction, Score, video_file
-from finetune.predict.timeline import Timeline, timed_scores, write_timeline
+from finetune.predict.classifier import Classifier, Prediction, Score
+from finetune.predict.timeline import SUMMARY, Timeline, timed_scores, write_timeline
 from finetune.predict.windows import WindowConfig
+from finetune.predictions import write_csv
 from videomae.core.errors import UserError
-from videomae.core.files import write_atomic
 from videomae.core.progress import logger, track
-from videomae.data.video import SUFFIXES, VideoError, probe
+from videomae.data.video import SUFFIXES, VideoError
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,9 @@ def list_videos(sources: Sequence[str]) -> list[VideoSourceFile]:
     for source in sources:
         folder = Path(source)
         if not folder.is_dir():
-            found.append(VideoSourceFile(video_file(source), Path(source).name))
+            if not folder.is_file():
+                raise VideoError(f"{source}: no such file; give a video file, a folder, a camera or an address")
+            found.append(VideoSourceFile(folder, folder.name))
             continue
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         if not paths:
@@ -97,7 +97,8 @@ def predict_files(
     if not timelines:
         raise errors[0]
     if options.out is not None:
-        write_atomic(options.out / "predictions.csv", _summary([timeline.prediction for timeline in timelines]))
+        rows = (_summary(timeline.prediction) for timeline in timelines)
+        write_csv(options.out / SUMMARY, ["source", "label", "score", *classifier.classes], rows)
     return timelines
 
 
@@ -105,7 +106,13 @@ def predict_file(
     classifier: Classifier, video: VideoSourceFile, options: FileOptions, *, progress: bool = False
 ) -> Timeline:
     """Predict on one file and write its results. Raises VideoError."""
-    prediction = Prediction(str(video.path), classifier.classes, tuple(_scores(classifier, video, options, progress)))
+    expected, scores = classifier.scores(video.path, options.windows)
+    found: list[Score] = []
+    with track(video.name, total=expected, show=progress) as task:
+        for score in scores:
+            found.append(score)
+            task.advance()
+    prediction = Prediction(str(video.path), classifier.classes, tuple(found))
     timeline = Timeline(prediction)
     if options.alarm is not None:
         name, rule = options.alarm.name, options.alarm.rule
@@ -118,25 +125,6 @@ def predict_file(
     return timeline
 
 
-def _scores(classifier: Classifier, video: VideoSourceFile, options: FileOptions, progress: bool) -> Sequence[Score]:
-    try:
-        info = probe(video.path)
-    except VideoError as error:
-        raise VideoError(f"{video.path}: {error}") from None
-    if options.windows is None and not classifier.is_long(info):
-        return [classifier.score_clip(video.path, info)]
-    config = options.windows or classifier.windows()
-    expected = config.count(round(info.frames / info.fps * config.fps))
-    scores: list[Score] = []
-    with track(video.name, total=expected, show=progress) as task:
-        for score in classifier.score_windows(video.path, config):
-            scores.append(score)
-            task.advance()
-    if not scores:
-        raise VideoError(f"{video.path}: the video holds no frames")
-    return scores
-
-
 def find_class(classes: Sequence[str], name: str) -> str:
     """Return the class called `name`, whatever its case. Raises UserError."""
     found = next((each for each in classes if each.casefold() == name.casefold()), None)
@@ -145,11 +133,5 @@ def find_class(classes: Sequence[str], name: str) -> str:
     return found
 
 
-def _summary(predictions: Sequence[Prediction]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["source", "label", "score", *predictions[0].classes])
-    for one in predictions:
-        row = [one.source, one.label, f"{one.score:.6f}", *(f"{value:.6f}" for value in one.probabilities)]
-        writer.writerow(row)
-    return text.getvalue()
+def _summary(one: Prediction) -> list[str]:
+    return [one.source, one.label, f"{one.score:.6f}", *(f"{value:.6f}" for value in one.probabilities)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,13 @@ import numpy as np
 
 from finetune.predict.alarms import Alarm, AlarmRule, TimedScore
 from finetune.predict.classifier import Prediction, Score
+from finetune.predictions import write_csv
 from videomae.core.errors import UserError
-from videomae.core.files import atomic_path, write_atomic, write_json
+from videomae.core.files import atomic_path, write_json
 
 _MOST_POINTS = 2000  # of a plotted line; of more windows, the highest score of each stretch is drawn
 _COLUMNS = ("start", "end", "label")
+SUMMARY = "predictions.csv"  # a line per video, beside the files of this module
 
 
 @dataclass(frozen=True)
@@ -58,21 +59,14 @@ def write_timeline(timeline: Timeline, stem: Path) -> list[Path]:
     files = [stem.with_name(stem.name + suffix) for suffix in (".json", ".csv", ".png")]
     stem.parent.mkdir(parents=True, exist_ok=True)
     write_json(files[0], timeline.to_dict())
-    write_atomic(files[1], csv_text(timeline.prediction))
+    classes = timeline.prediction.classes
+    write_csv(files[1], csv_header(classes), (csv_row(window, classes) for window in timeline.prediction.windows))
     draw_timeline(timeline, files[2])
     return files
 
 
-def csv_text(prediction: Prediction) -> str:
-    """Return the windows as CSV: start and end in seconds, the label, and the probability of each class."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(csv_header(prediction.classes))
-    writer.writerows(csv_row(window, prediction.classes) for window in prediction.windows)
-    return text.getvalue()
-
-
 def csv_header(classes: Sequence[str]) -> list[str]:
+    """The columns: start and end in seconds, the label, and the probability of each class."""
     return [*_COLUMNS, *classes]
 
 
@@ -128,7 +122,9 @@ def read_scores(place: Path, alarm_class: str) -> list[list[TimedScore]]:
     Raises:
         UserError: there is no such file, or a column is missing or no number.
     """
-    files = sorted(place.rglob("*.csv")) if place.is_dir() else [place]
+    files = [place]
+    if place.is_dir():
+        files = sorted(file for file in place.rglob("*.csv") if file.name != SUMMARY)
     if not files or not files[0].is_file():
         raise UserError(f"no scores at {place}; write them with: videomae predict RUN VIDEOS --out FOLDER")
     return [scores for file in files for scores in _read_csv(file, alarm_class)]

@@ -64,8 +64,15 @@ def hamming_loss(scores: Scores, weights_BS: Floats) -> Floats:
 
 def hit_at_5(scores: Scores, weights_BS: Floats) -> Floats:
     """Share of videos with the label among the five most probable classes."""
-    own_S1 = scores.probabilities_SK[np.arange(len(scores.labels_S)), scores.labels_S][:, None]
-    return mean((scores.probabilities_SK > own_S1).sum(axis=1) < 5, weights_BS)
+    return mean(hits(scores.probabilities_SK, scores.labels_S, 5), weights_BS)
+
+
+def hits(
+    probabilities_NK: npt.NDArray[np.floating], labels_N: npt.NDArray[np.int64], top: int
+) -> npt.NDArray[np.bool_]:
+    """Whether the label is among the `top` classes with the highest probabilities."""
+    own_N1 = probabilities_NK[np.arange(len(labels_N)), labels_N][:, None]
+    return (probabilities_NK > own_N1).sum(axis=1) < top
 
 
 def clip_hit_at_1(scores: Scores, weights_BS: Floats) -> Floats:

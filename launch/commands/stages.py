@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -51,7 +52,7 @@ def export(
     average = None if weights is None else weights == "ema"
     if form is not None:
         report = export_run(run, cast(Any, form), out=out, step=step, average=average, **proof)
-        click.echo(json.dumps(report.to_dict()) if as_json else str(report))
+        click.echo(json.dumps(dataclasses.asdict(report)) if as_json else str(report))
         return
     if Job.read(RunDirectory(run).config).module == "pretrain":
         folder = export_encoder(run, step=step, average=average, out=out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
@@ -33,14 +32,14 @@ class ExportReport:
     original_ms: float  # for one clip on one thread of this machine
     export_ms: float
 
-    def to_dict(self) -> dict[str, object]:
-        return dataclasses.asdict(self)
+    @property
+    def proof(self) -> str:
+        """A sentence for the model card."""
+        return f"{self.form}; largest difference from the original {self.difference:.2g} on {self.clips} real clips"
 
     def __str__(self) -> str:
-        return (
-            f"{self.out}: {self.form}; largest difference {self.difference:.2g} on {self.clips} real clips; "
-            f"{self.export_ms:.1f} ms a clip on one thread, the original {self.original_ms:.1f} ms"
-        )
+        speed = f"{self.export_ms:.1f} ms a clip on one thread, the original {self.original_ms:.1f} ms"
+        return f"{self.out}: {self.proof}; {speed}"
 
 
 def export_run(
@@ -81,7 +80,7 @@ def export_run(
                     f"the {form} export differs from the original by {report.difference:.2g} on real clips, more than "
                     f"{tolerance:g}; nothing is written"
                 )
-            (part / "README.md").write_text(f"{source.card}\nExport: {describe(report)}\n")
+            (part / "README.md").write_text(f"{source.card}\nExport: {report.proof}.\n")
     return report
 
 
@@ -106,11 +105,3 @@ def compare(source: ExportSource, form: Form, run: Run, clips_BCTHW: Tensor, out
         torch.set_num_threads(threads)
     original, exported = (statistics.median(spent) for spent in times)
     return ExportReport(str(out), form, len(clips_BCTHW), difference, original, exported)
-
-
-def describe(report: ExportReport) -> str:
-    """The proof as a sentence for the model card."""
-    return (
-        f"{report.form}; the largest difference from the original is {report.difference:.2g} "
-        f"on {report.clips} real clips."
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import warnings
@@ -13,15 +14,13 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from finetune.export import DESCRIPTION, classifier_to_huggingface, load_classifier
+from finetune.export import classifier_to_huggingface
 from finetune.models.two_stream import TwoStreamConfig
 from finetune.models.videomae import VideomaeConfig
-from launch.exports.source import ExportSource
+from launch.exports.source import ExportSource, read_source
 from videomae.core.errors import UserError
 from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD
-from videomae.models.encoder import VideoEncoder
 from videomae.models.weights.convert import export_to_huggingface
-from videomae.models.weights.export import load_encoder
 
 Form = Literal["onnx", "torchscript", "huggingface", "safetensors"]
 Run = Callable[[Tensor], Tensor]  # video_BCTHW -> logits_BK or tokens_BND
@@ -50,19 +49,12 @@ def refuse(source: ExportSource, form: Form) -> None:
 
 def write(source: ExportSource, form: Form, folder: Path) -> None:
     """Write the model in a form into the existing, empty `folder`."""
-    writers = {"onnx": _onnx, "torchscript": _torchscript, "huggingface": _huggingface, "safetensors": _safetensors}
-    writers[form](source, folder)
+    _FORMS[form][0](source, folder)
 
 
 def load(source: ExportSource, form: Form, folder: Path) -> Run:
     """Load what `write` wrote, as another program would."""
-    loaders = {
-        "onnx": _load_onnx,
-        "torchscript": _load_torchscript,
-        "huggingface": _load_huggingface,
-        "safetensors": _load_safetensors,
-    }
-    return loaders[form](source, folder)
+    return _FORMS[form][1](source, folder)
 
 
 def _example(source: ExportSource) -> Tensor:
@@ -71,8 +63,8 @@ def _example(source: ExportSource) -> Tensor:
 
 
 def _onnx(source: ExportSource, folder: Path) -> None:
-    onnx = _optional("onnx")
-    _optional("onnxscript")
+    onnx = optional_package("onnx")
+    optional_package("onnxscript")
     with _quiet():
         program = torch.onnx.export(
             source.module,
@@ -86,18 +78,15 @@ def _onnx(source: ExportSource, folder: Path) -> None:
         )
     assert program is not None
     model = program.model_proto
-    for key, value in source.preprocessing().items():
-        onnx.helper.set_model_props(
-            model,
-            {prop.key: prop.value for prop in model.metadata_props}
-            | {key: value if isinstance(value, str) else json.dumps(value)},
-        )
+    described = source.preprocessing().items()
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in described}
+    onnx.helper.set_model_props(model, {prop.key: prop.value for prop in model.metadata_props} | texts)
     large = sum(parameter.numel() * 4 for parameter in source.module.parameters()) > _ONE_FILE
     onnx.save(model, str(folder / "model.onnx"), save_as_external_data=large)
 
 
 def _load_onnx(source: ExportSource, folder: Path) -> Run:
-    runtime = _optional("onnxruntime")
+    runtime = optional_package("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1  # as the original, whose speed is compared
     session = runtime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
@@ -125,7 +114,7 @@ def _huggingface(source: ExportSource, folder: Path) -> None:
 
 
 def _load_huggingface(source: ExportSource, folder: Path) -> Run:
-    transformers = _optional("transformers")
+    transformers = optional_package("transformers")
     kind = transformers.AutoModel if source.model is None else transformers.AutoModelForVideoClassification
     model: nn.Module = kind.from_pretrained(folder, local_files_only=True).eval()
 
@@ -142,18 +131,20 @@ def _safetensors(source: ExportSource, folder: Path) -> None:
 
 
 def _load_safetensors(source: ExportSource, folder: Path) -> Run:
-    if (folder / DESCRIPTION).is_file():
-        return load_classifier(folder).module
-    export = load_encoder(folder)
-    module = VideoEncoder(export.config)
-    module.load_state_dict(export.state)
-    return module.eval()
+    del source
+    return read_source(folder, run=None).module
 
 
-def _optional(name: str) -> Any:
+_FORMS: dict[Form, tuple[Callable[[ExportSource, Path], None], Callable[[ExportSource, Path], Run]]] = {
+    "onnx": (_onnx, _load_onnx),
+    "torchscript": (_torchscript, _load_torchscript),
+    "huggingface": (_huggingface, _load_huggingface),
+    "safetensors": (_safetensors, _load_safetensors),
+}
+
+
+def optional_package(name: str) -> Any:
     """Import a package of the extra `export`. Raises UserError."""
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError:

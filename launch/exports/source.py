@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from finetune.config import EvaluationConfig, FinetuneConfig
 from finetune.export import DESCRIPTION, export_classifier, load_classifier
 from finetune.models import ModelConfig, ModelInput
+from finetune.predict.classifier import stored_sample
 from finetune.stored_clips import StoredClips
 from finetune.stream import EvaluationViews
 from launch.exports.card import classifier_card, encoder_card
@@ -27,7 +28,7 @@ from videomae.data.datasets import shard_folders
 from videomae.data.errors import RemoteError, ShardError
 from videomae.data.shards.reader import Sample, ShardReader, read_manifests
 from videomae.data.transforms.augment import normalize
-from videomae.data.video import EncodingConfig, VideoError, probe, transcode
+from videomae.data.video import EncodingConfig
 from videomae.models.encoder import VideoEncoder
 from videomae.models.weights.export import is_export, load_encoder
 from videomae.run.directory import RunDirectory
@@ -88,21 +89,22 @@ def open_source(path: Path, *, step: int | None, average: bool | None) -> Iterat
     """
     if (path / DESCRIPTION).is_file() or is_export(path):
         run = RunDirectory(path.parent)
-        yield _read(path, run if run.config.is_file() else None)
+        yield read_source(path, run if run.config.is_file() else None)
         return
     run = RunDirectory(path)
     if not run.config.is_file():
         raise UserError(f"no run at {path}: it holds neither config.yaml nor an export; give a run directory")
     finished = (run.export / DESCRIPTION).is_file() or is_export(run.export)
     if finished and step is None and average is None:
-        yield _read(run.export, run)
+        yield read_source(run.export, run)
         return
     with tempfile.TemporaryDirectory() as folder:
         export = export_encoder if Job.read(run.config).module == "pretrain" else export_classifier
-        yield _read(export(path, step=step, average=average, out=Path(folder) / "export"), run)
+        yield read_source(export(path, step=step, average=average, out=Path(folder) / "export"), run)
 
 
-def _read(folder: Path, run: RunDirectory | None) -> ExportSource:
+def read_source(folder: Path, run: RunDirectory | None) -> ExportSource:
+    """Read an export folder, which belongs to `run` if that is known. Raises UserError."""
     if (folder / DESCRIPTION).is_file():
         found = load_classifier(folder)
         return ExportSource(
@@ -142,20 +144,11 @@ def real_clips(source: ExportSource, videos: Sequence[Path]) -> Tensor:
         UserError: the shards cannot be read and no videos are given, or a video cannot be read.
     """
     views = EvaluationViews(EvaluationConfig(clips=1, crops=1), source.input)
-    samples = [_sample(path) for path in videos[:CLIPS]] or _shard_samples(source)
+    encoding = EncodingConfig() if source.stored is None else source.stored.encoding
+    samples = [stored_sample(path, encoding) for path in videos[:CLIPS]] or _shard_samples(source)
     clips = [view.frames_TCHW for sample in samples for view in views(sample, ())]
     video_BCTHW = torch.stack(clips).permute(0, 2, 1, 3, 4)
     return normalize(video_BCTHW, source.input.mean, source.input.std)
-
-
-def _sample(path: Path) -> Sample:
-    try:
-        video = transcode(path, EncodingConfig())
-        info = probe(video)
-    except (OSError, VideoError) as error:
-        raise VideoError(f"{path}: {error}") from None
-    named = {"id": 0, "key": path.stem, "shard": "", "label": -1, "group": ""}
-    return Sample(**named, video=video, frames=info.frames, fps=info.fps, width=info.width, height=info.height)
 
 
 def _shard_samples(source: ExportSource) -> list[Sample]:

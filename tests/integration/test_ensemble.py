@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.ensemble import Member, fuse
+from finetune.ensemble import fuse
+from finetune.evaluate import FinishedRun
 from finetune.train import train
 from launch.cli import main
 from tests.stages import finetune_config
@@ -36,9 +37,9 @@ def test_two_streams_are_fused(runs: list[Path], fusion: str, capsys: pytest.Cap
 
 
 def test_a_run_averaged_with_itself_is_that_run(runs: list[Path]):
-    member, world = Member.read(runs[0]), world_of_one()
-    alone = member.evaluator("val", world)(member.classifier.module)
-    twice = fuse([member, member], "average", world)
+    run = FinishedRun.read(runs[0])
+    alone = run.evaluate()
+    twice = fuse([run, run], "average")
     assert twice.confusion == alone.confusion
     assert twice.loss == pytest.approx(alone.loss, rel=1e-6)
 

@@ -10,20 +10,26 @@ import pytest
 import torch
 
 from finetune.evaluate import Evaluator
-from finetune.evaluation import FILE
+from finetune.evaluation import FILE, Evaluation
 from finetune.export import load_classifier
 from finetune.models import build
 from finetune.objective import Objective
 from finetune.predictions import Predictions
 from finetune.stream import LabelledBatch, open_stream
+from finetune.subsets import LabelledSamples
 from finetune.train import train
 from pretrain.train import train as pretrain
 from tests.processes import run_command, run_processes
+from tests.rank_threads import on_threads
 from tests.stages import finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
+from videomae.core.distributed import World
 from videomae.core.errors import UserError
 from videomae.data.loader.shared_batches import SharedBatchPool
-from videomae.data.shards.reader import read_manifest
+from videomae.data.shards.reader import ShardReader, read_manifest
+from videomae.data.transforms.augment import normalize, uniform_crops
+from videomae.data.transforms.frame_sampling import multi_view_clips
+from videomae.data.video import decode
 from videomae.engine.local import LocalEngine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import EngineConfig, EnginePlan
@@ -76,15 +82,33 @@ def test_two_runs_are_equal_to_the_bit_and_a_crash_changes_nothing(
     assert losses(tmp_path / "run") == losses(finished)  # drop path and mixing are drawn anew from the step
 
 
-def test_views_are_averaged_as_probabilities(finished: Path, shards: Path) -> None:
-    classifier = load_classifier(finished / "export")
-    config = finetune_config(finished.parent / "views", shards, "evaluation={clips: 2, crops: 3, batch: 1}")
-    evaluator = Evaluator(
-        read_manifest(shards / "val"), classifier.model.input, config.evaluation, config.loader, world_of_one()
-    )
-    result = evaluator(classifier.module)
-    assert result.views == "2x3"
-    assert result.total == 8
+@torch.no_grad()
+def test_views_and_uneven_ranks_give_what_a_loop_by_hand_gives(finished: Path, shards: Path) -> None:
+    """Seven videos of 2 x 3 views on ranks of two, two and three videos, in batches of two videos."""
+    classifier, val, chosen = load_classifier(finished / "export"), read_manifest(shards / "val"), tuple(range(7))
+    config = finetune_config(finished.parent / "views", shards, "evaluation={clips: 2, crops: 3, batch: 12}")
+    input, module = classifier.model.input, classifier.module
+
+    def evaluate(world: World) -> Evaluation:
+        return Evaluator(val, input, config.evaluation, config.loader, world, samples=chosen)(module)
+
+    alone, views_SVK = evaluate(world_of_one()), []
+    for number in chosen:
+        sample = ShardReader(val).read(number)
+        clips = [decode(sample.video, index_T) for index_T in multi_view_clips(sample.frames, 8, None, 2)]
+        crops = [crop.permute(1, 0, 2, 3)[None] for clip in clips for crop in uniform_crops(clip, 32, crops=3)]
+        logits = [module(normalize(crop_BCTHW, input.mean, input.std)) for crop_BCTHW in crops]
+        views_SVK.append(torch.cat(logits).softmax(1).numpy())
+    assert alone.views == "2x3"
+    found = alone.predictions
+    np.testing.assert_allclose(found.probabilities_SK, np.mean(views_SVK, axis=1), atol=1e-6)
+    hits_S = (np.array(views_SVK).argmax(2) == found.labels_S[:, None]).mean(1)
+    np.testing.assert_allclose(found.clip_hits_S2, np.stack([hits_S, np.ones(7)], axis=1))
+    for shared in on_threads(3, evaluate):
+        assert isinstance(shared, Evaluation), shared
+        assert shared.predictions.keys == found.keys
+        assert shared.confusion == alone.confusion
+        assert shared.values == pytest.approx(alone.values, rel=1e-6, nan_ok=True)
 
 
 def test_what_is_kept_of_a_batch_does_not_keep_its_clips(
@@ -198,11 +222,13 @@ def test_on_two_processes_the_export_is_what_was_evaluated(shards: Path, tmp_pat
     """Batch norms keep running statistics of their own on each process until these are averaged."""
     model = "model={name: early_fusion, frames: 4, size: 32}"
     finetune_config(tmp_path / "run", shards)  # writes the file that the command reads
-    engine = "engine={kind: deepspeed, zero_stage: 1}"
-    run_processes(2, "finetune", tmp_path / "run.yaml", model, engine)
+    engine, uneven = "engine={kind: deepspeed, zero_stage: 1}", "evaluation={clips: 2, batch: 6}"
+    run_processes(2, "finetune", tmp_path / "run.yaml", model, engine, uneven)
     again = json.loads(run_command("launch", "evaluate", tmp_path / "run", "--json"))
     recorded = json.loads((tmp_path / "run" / FILE).read_text())
-    assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-4)
+    assert again["confusion"] == recorded["confusion"]
+    for name, estimate in recorded["metrics"].items():
+        assert again["metrics"][name] == pytest.approx(estimate, rel=1e-4), name
 
 
 def test_a_corrected_command_may_use_the_directory_of_a_failed_one(shards: Path, tmp_path: Path) -> None:
@@ -241,12 +267,15 @@ def test_the_best_weights_on_the_holdout_are_the_result(
     again = json.loads(run_command("launch", "evaluate", tmp_path / "run", "--json"))
     recorded = json.loads((tmp_path / "run" / FILE).read_text())
     assert again["loss"] == pytest.approx(recorded["loss"], rel=1e-5)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == stopped
     assert Predictions.load(tmp_path / "run" / "predictions.csv").scores().correct.sum() == recorded["correct"]
     assert {point["chosen_on"] for point in recorded["operating_points"]} == {"holdout"}
     copy = read_manifest(shards / "train")
     keys = Predictions.load(tmp_path / "run" / "predictions-holdout.csv").keys
     assert len(keys) == 6
     assert copy.samples == 24
+    named, alike = (LabelledSamples.read(copy, look_alikes=choice).sources_S for choice in (False, True))
+    assert len(np.unique(np.stack([named, alike]), axis=1).T) == len(np.unique(named))  # sources are joined, not split
 
     original, calls = LocalEngine.train_step, []
 

@@ -1,14 +1,16 @@
 """Predictions of a finished run: equal to the evaluation's on files, by windows on long videos."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from finetune.evaluate import Evaluator
+from finetune.export import load_trained
 from finetune.predict import Classifier
-from finetune.predict.classifier import load_trained
 from finetune.train import train
+from launch.cli import main
 from tests.stages import finetune_config
 from tests.tiny import world_of_one
 from videomae.core.errors import UserError
@@ -76,3 +78,23 @@ def test_what_cannot_be_predicted_is_refused(run: Path, tmp_path: Path) -> None:
         Classifier.load(tmp_path)
     with pytest.raises(UserError, match="wanted 0 < hop <= window"):
         classifier.windows(seconds=2, hop=3)
+
+
+def test_the_scores_of_negatives_set_the_threshold_of_a_prediction(
+    run: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From `evaluate --negatives` to `predict --negatives`, which reads what the first wrote."""
+    quiet = videos / "val" / "NonFight"
+    words = ["evaluate", str(run), "--negatives", str(quiet), "--false-alarms", "90000", "--json"]
+    assert main(words) == 0
+    alarms = json.loads(capsys.readouterr().out)
+    assert alarms == json.loads((run / "negatives.json").read_text())
+    assert alarms["videos"] == len(list(quiet.iterdir()))
+    clip = next((videos / "val" / "Fight").iterdir())
+    words = ["predict", str(run), str(clip), "--alarm", alarms["positive"], "--false-alarms", "90000", "--json"]
+    assert main([*words, "--negatives", str(run / "negatives")]) == 0
+    (prediction,) = json.loads(capsys.readouterr().out)
+    assert prediction["alarm"]["on"] == pytest.approx(alarms["threshold"], abs=2e-6)  # CSV files keep six digits
+    assert bool(prediction["alarms"]) == (prediction["scores"]["Fight"] >= prediction["alarm"]["on"])
+    assert main([*words, "--negatives", str(tmp_path)]) == 2
+    assert "no scores at" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.fusion import FusionError, average, features, fit_svm, svm_probabilities
+from finetune.ensemble import FusionError, average, features, fit_svm, svm_probabilities
 
 
 def test_the_average_is_the_mean_of_probabilities():

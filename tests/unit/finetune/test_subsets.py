@@ -4,8 +4,18 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from finetune.subsets import LabelledSamples, SubsetError, cut_holdout, few_labels, source_numbers
+from finetune.subsets import (
+    LabelledSamples,
+    SubsetError,
+    alike,
+    cut_holdout,
+    difference_hash,
+    few_labels,
+    source_numbers,
+)
+from videomae.data.video import EncodingConfig, decode, encode
 
 
 def samples(count: int = 120, sources: int = 30, seed: int = 0) -> LabelledSamples:
@@ -24,6 +34,18 @@ def samples(count: int = 120, sources: int = 30, seed: int = 0) -> LabelledSampl
 def test_samples_of_one_group_or_one_file_are_one_source() -> None:
     names = [("a", "1"), ("b", "2"), ("a", "3"), ("c", "2"), ("d", "4"), ("e", "3")]
     assert source_numbers(names).tolist() == [0, 1, 0, 1, 2, 0]
+    assert source_numbers(names, ((0, 4),)).tolist() == [0, 1, 0, 1, 0, 0]
+
+
+def test_copies_look_alike_though_encoded_and_scaled_anew_and_others_do_not() -> None:
+    hashes = []
+    for seed in range(6):
+        coarse = np.random.default_rng(seed).integers(0, 256, (3, 6, 8, 3), dtype=np.uint8)
+        pictures = [Image.fromarray(picture).resize((128, 96), Image.Resampling.BICUBIC) for picture in coarse]
+        for size, crf in (((128, 96), 12), ((80, 60), 32)):
+            video = encode([np.asarray(one.resize(size)) for one in pictures], 10, EncodingConfig(fps=None, crf=crf))
+            hashes.append(difference_hash(decode(video, range(3))))
+    assert alike(np.stack(hashes)) == tuple((2 * number, 2 * number + 1) for number in range(6))
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -109,7 +109,8 @@ class Order:
         self.batches = self.samples // batch if drop else -(-self.samples // batch)
         if not self.batches:
             raise OrderError(
-                f"a batch of {batch} out of {self.samples} samples; choose a batch of {self.samples} or less"
+                f"a batch of {batch} out of {self.samples} samples; choose a batch of {self.samples} or less, "
+                "or type data.partial=pad"
             )
         self.used = self.batches * batch if drop else self.samples
         self.lanes = _lanes(self.used, batch, self.chunk) if config.lanes is None else config.lanes

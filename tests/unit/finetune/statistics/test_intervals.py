@@ -82,3 +82,12 @@ def test_the_paired_bootstrap_rejects_as_often_as_it_says_under_the_null_and_fin
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [(50, 100, 0.4038, 0.5962), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (365, 400, 0.8808, 0.9364)],
+)
+def test_wilson_interval(correct: int, total: int, low: float, high: float) -> None:
+    """Against values worked out by hand from Wilson 1927, as tabulated in Newcombe 1998 and by R's binom.wilson."""
+    assert wilson(correct / total, total) == pytest.approx((low, high), abs=2e-4)
