@@ -51,6 +51,7 @@ class Case:
     stage: str  # 0 to 3, or local
     precision: str = "fp32"
     checkpointing: bool = False
+    optimizer: str = "adamw"
 
     @property
     def config(self) -> PretrainConfig:
@@ -62,6 +63,7 @@ class Case:
             "data": {"shards": "none"},
             "encoder": {"size": 112, "dim": 256, "depth": 6, "heads": 4},
             "decoder": {"dim": 128, "depth": 2, "heads": 4},
+            "optimizer": {"kind": self.optimizer},
             "engine": {**engine, "precision": self.precision, "activation_checkpointing": self.checkpointing},
         }
         return parse(PretrainConfig, values, source="the memory benchmark")
@@ -88,10 +90,11 @@ class Comparison:
 
 def all_cases(processes: Sequence[int]) -> list[Case]:
     """The local engine, and every ZeRO stage on every number of processes."""
-    cases = [Case(1, "local"), Case(1, "local", checkpointing=True)]
+    cases = [Case(1, "local"), Case(1, "local", checkpointing=True), Case(1, "local", optimizer="muon")]
     for count in processes:
         for stage in "0123":
             cases += [Case(count, stage), Case(count, stage, checkpointing=True)]
+            cases += [Case(count, stage, optimizer="muon")]
             cases += [Case(count, stage, "bf16")] if stage != "0" else []  # autocast differs between CPU and CUDA
     return cases
 
@@ -145,7 +148,7 @@ def measure(config: PretrainConfig, world: World) -> dict[str, int]:
     before = _living_bytes()
     torch.manual_seed(0)
     model = MaskedAutoencoder(config.encoder, config.decoder)
-    groups = parameter_groups(model, weight_decay=0.05)
+    groups = parameter_groups(model, weight_decay=0.05, kind=config.optimizer.kind)
     engine = build_engine(model, groups, EnginePlan(config.engine, config.optimizer, world))
     between, steps = [], []
     for _ in range(STEPS):
@@ -186,7 +189,8 @@ def describe(row: Comparison) -> str:
         f"{row.between_steps / MIB:6.1f} of {row.between_steps_measured / MIB:6.1f} ({row.between_steps_error:+.2%})"
     )
     peak = f"{row.peak / MIB:6.1f} of {row.peak_measured / MIB:6.1f} ({row.peak_error:+.2%})"
-    name = f"{case.processes} processes, ZeRO {case.stage:5} {case.precision}, checkpointing {checkpointing:3}"
+    engine = f"{case.processes} processes, ZeRO {case.stage:5} {case.optimizer:5} {case.precision}"
+    name = f"{engine}, checkpointing {checkpointing:3}"
     return f"{name}  between steps {between}  peak {peak}\n"
 
 

@@ -149,7 +149,7 @@ def stop(run: Path, *, now: bool, seconds: float | None, as_json: bool) -> None:
 @click.option("--gpus", type=int, default=8, help="Devices per node.")
 @click.option("--device", default="h200", help="v100, a100, h100, h200, b200, l40s or cpu.")
 @click.option("--cores", type=float, help="CPU cores per node; default: those of the vendor's machine.")
-@click.option("--clips-per-core", type=float, help="Clips per second that one core decodes; default: as measured.")
+@click.option("--clips-per-core", type=float, help="Clips per second that one core decodes or draws.")
 @click.option("--samples", type=int, help="Videos in the training split; default: from the manifest.")
 @click.option("--mfu", type=float, help="Model FLOPs utilization, for example 0.4.")
 @click.option("--measured", type=PATH, metavar="FILE", help='JSON with {"device": ..., "model": ..., "mfu": ...}.')
@@ -157,25 +157,23 @@ def stop(run: Path, *, now: bool, seconds: float | None, as_json: bool) -> None:
 def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
     """Estimate the memory, FLOPs, data and time of a run.
 
-    CONFIG is a YAML file of pretraining or fine-tuning. Prints parameters, memory by ZeRO stage, FLOPs, time, decoding
-    cores, data and checkpoint sizes. The time follows from an MFU: that of --mfu, that in --measured, or 35 %.
+    CONFIG is a YAML file of pretraining or fine-tuning. Prints parameters, memory by ZeRO stage, FLOPs, time, cores
+    for decoding or drawing clips, data and checkpoint sizes. The time follows from an MFU: that of --mfu, that in
+    --measured, or 35 %.
     """
-    from launch.plan.devices import CLIPS_PER_CORE, Machines, choose_mfu, find_device
+    from launch.plan.devices import Machines, choose_mfu, find_device
     from launch.plan.estimate import plan_run
     from launch.plan.model import ModelProfile, read_config, read_training_data
     from launch.plan.report import find_warnings, plan_page, plan_to_dict
     from videomae.core.progress import print_wide
 
     _log_to_console()
-    samples, clips_per_core = options["samples"], options["clips_per_core"]
+    samples = options["samples"]
     if samples is not None and samples < 1:
         raise UserError(f"--samples must be at least 1, got {samples}")
     settings, device = read_config(config, overrides), find_device(options["device"])
-    machines = Machines(
-        device=device,
-        clips_per_core=CLIPS_PER_CORE if clips_per_core is None else clips_per_core,
-        **{name: options[name] for name in ("nodes", "gpus", "cores")},
-    )
+    given = {name: options[name] for name in ("nodes", "gpus", "cores", "clips_per_core")}
+    machines = Machines(device=device, **given)
     data = read_training_data(settings)
     profile = ModelProfile(settings, data.classes)
     mfu = choose_mfu(

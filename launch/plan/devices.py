@@ -99,7 +99,7 @@ class Machines:
     gpus: int  # devices per node, one process each
     device: Device
     cores: float | None = None  # per node; None: those of the vendor's own machine
-    clips_per_core: float = CLIPS_PER_CORE  # decoded per second
+    clips_per_core: float | None = None  # decoded or drawn per second; None: `CLIPS_PER_CORE`, or drawing measured here
 
     def __post_init__(self) -> None:
         for name in ("nodes", "gpus", "cores", "clips_per_core"):

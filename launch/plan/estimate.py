@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from launch.plan.devices import Machines, Mfu
+from launch.plan.devices import CLIPS_PER_CORE, Machines, Mfu
 from launch.plan.memory import FP32_BYTES, DeviceMemory, estimate_memory
 from launch.plan.model import Config, ModelProfile, TrainingData
 from videomae.core.errors import UserError
@@ -17,21 +17,22 @@ DECODE_SHARE = 0.83  # of a core's time per clip that is decoding; the rest is c
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """One optimizer step on all devices. The loader's workers decode while the devices compute."""
+    """One optimizer step on all devices. The loader's workers decode or draw while the devices compute."""
 
     flops: float  # of all devices, without recomputation
     mfu: Mfu
     compute_seconds: float  # what the FLOPs take at that MFU
-    decode_seconds: float  # what decoding takes on all cores
+    load_seconds: float  # what decoding and drawing the clips takes on all cores
+    loading: Literal["decoding", "drawing"]  # how most clips are made
     data_bytes: float  # read by all nodes
 
     @property
     def seconds(self) -> float:
-        return max(self.compute_seconds, self.decode_seconds)
+        return max(self.compute_seconds, self.load_seconds)
 
     @property
-    def bound(self) -> Literal["compute", "decoding"]:
-        return "compute" if self.compute_seconds >= self.decode_seconds else "decoding"
+    def bound(self) -> Literal["compute", "decoding", "drawing"]:
+        return "compute" if self.compute_seconds >= self.load_seconds else self.loading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class RunLength:
     """From the first step to the last, without start-up, evaluation and checkpoints."""
 
     steps: int
-    epochs: float
+    epochs: float | None  # None: the number of videos is unknown, and the duration needs none
     hours: float
     gpu_hours: float
 
@@ -57,8 +58,8 @@ class RunPlan:
     memory: tuple[DeviceMemory, ...]  # every ZeRO stage, without and with checkpointing
     chosen: DeviceMemory  # the row of the config
     step: StepPlan
-    decode_cores: float  # per node, for the loader to keep up with the devices
-    length: RunLength | None  # None: the number of videos is unknown
+    load_cores: float  # per node, for the loader to keep up with the devices
+    length: RunLength | None  # None: it is in epochs, and the number of videos is unknown
     epoch_bytes: float | None  # read from the shards per epoch
     checkpoint_bytes: int
     data_error: str | None  # why the data set's size is unknown, and its videos' size assumed
@@ -94,23 +95,22 @@ def plan_run(
         memory=table,
         chosen=next(row for row in table if (row.stage, row.checkpointing) == wanted),
         step=step,
-        decode_cores=machines.node_cores * step.decode_seconds / step.compute_seconds,
-        length=_plan_length(config, step, videos, machines.world_size) if videos else None,
-        epoch_bytes=videos * (data.bytes_per_video or DEFAULT_VIDEO) if videos else None,
+        load_cores=machines.node_cores * step.load_seconds / step.compute_seconds,
+        length=_plan_length(config, step, videos, machines.world_size),
+        epoch_bytes=videos * _bytes_per_video(data) if videos else None,
         checkpoint_bytes=checkpoint_bytes(profile),
         data_error=data.error,
     )
 
 
 def clips_per_core(machines: Machines, repeats: int) -> float:
-    """Clips per second of one core if each decoded video yields `repeats` clips."""
-    return machines.clips_per_core / (DECODE_SHARE / repeats + 1 - DECODE_SHARE)
+    """Clips per second that one core decodes if each video yields `repeats` clips."""
+    return (machines.clips_per_core or CLIPS_PER_CORE) / (DECODE_SHARE / repeats + 1 - DECODE_SHARE)
 
 
 def checkpoint_bytes(profile: ModelProfile) -> int:
-    """Bytes of one checkpoint: float32 master weights, both moments and, if there is one, the moving average."""
-    values = 3 if profile.config.optimizer.ema is None else 4
-    return FP32_BYTES * (values * profile.trained_parameters + profile.parameters - profile.trained_parameters)
+    """Bytes of one checkpoint: float32 weights, moments and, if there is one, the moving average."""
+    return FP32_BYTES * (profile.parameters + profile.optimizer_values)
 
 
 def _memory_table(profile: ModelProfile, machines: Machines, micro_batch: int) -> tuple[DeviceMemory, ...]:
@@ -139,14 +139,31 @@ def _plan_step(profile: ModelProfile, data: TrainingData, machines: Machines, mf
         flops=flops,
         mfu=mfu,
         compute_seconds=flops / (mfu.value * peak),
-        decode_seconds=config.batch / (cores * clips_per_core(machines, config.data.repeated_aug)),
-        data_bytes=config.batch / config.data.repeated_aug * (data.bytes_per_video or DEFAULT_VIDEO),
+        load_seconds=config.batch * _load_seconds(data, machines, config.data.repeated_aug) / cores,
+        loading="drawing" if data.drawn > 0.5 else "decoding",
+        data_bytes=config.batch / config.data.repeated_aug * _bytes_per_video(data),
     )
 
 
-def _plan_length(config: Config, step: StepPlan, videos: int, world_size: int) -> RunLength:
-    clips = videos * config.data.repeated_aug
-    steps_per_epoch = -(-clips // config.batch) if config.data.partial == "pad" else max(1, clips // config.batch)
-    steps = steps_of(config.schedule.duration, steps_per_epoch=steps_per_epoch, batch=config.batch)
+def _load_seconds(data: TrainingData, machines: Machines, repeats: int) -> float:
+    """Core seconds of a clip, the mean of those that are decoded and those that are drawn."""
+    draw_seconds = 1 / machines.clips_per_core if machines.clips_per_core else data.draw_seconds
+    return (1 - data.drawn) / clips_per_core(machines, repeats) + data.drawn * draw_seconds
+
+
+def _bytes_per_video(data: TrainingData) -> float:
+    """Read per sample: nothing for one that is drawn."""
+    return (1 - data.drawn) * (data.bytes_per_video or DEFAULT_VIDEO)
+
+
+def _plan_length(config: Config, step: StepPlan, videos: int | None, world_size: int) -> RunLength | None:
+    duration, per_epoch = config.schedule.duration, None
+    if videos:
+        clips = videos * config.data.repeated_aug
+        per_epoch = -(-clips // config.batch) if config.data.partial == "pad" else max(1, clips // config.batch)
+    elif "epoch" in duration.lower():
+        return None
+    steps = steps_of(duration, steps_per_epoch=per_epoch or 1, batch=config.batch)
     hours = steps * step.seconds / 3600
-    return RunLength(steps=steps, epochs=steps / steps_per_epoch, hours=hours, gpu_hours=hours * world_size)
+    epochs = steps / per_epoch if per_epoch else None
+    return RunLength(steps=steps, epochs=epochs, hours=hours, gpu_hours=hours * world_size)

@@ -1,7 +1,7 @@
 """Memory of each device, by ZeRO stage and with or without activation checkpointing.
 
 Model states follow from how the engine stores them (Rajbhandari et al. 2020, section 3, and DeepSpeed's buffers). At
-stage 0: float32 parameters, gradients and two moments, half precision by autocast. From stage 1 on: parameters in the
+stage 0: float32 parameters, gradients and moments, half precision by autocast. From stage 1 on: parameters in the
 run's precision, and float32 master weights and moments partitioned across ranks; at stage 2 also the gradients, at
 stage 3 also the parameters. Activations come from `launch.plan.activations`. `python -m benchmarks.plan_memory`
 compares the estimate with real runs.
@@ -15,6 +15,7 @@ from launch.plan.activations import PassConfig
 from launch.plan.devices import GB, Device
 from launch.plan.model import ModelProfile
 from videomae.engine.deepspeed_engine import BUCKET
+from videomae.engine.muon import BATCH
 from videomae.engine.protocol import EngineConfig
 
 FP32_BYTES = 4
@@ -32,7 +33,7 @@ class DeviceMemory:
     checkpointing: bool
     parameters: int
     gradients: int  # those that stay between backward passes
-    optimizer: int  # master weights, moments and moving average
+    optimizer: int  # master weights, moments (Muon keeps one for the matrices of blocks) and moving average
     zero_buffers: int  # that ZeRO reduces gradients and gathers parameters in
     activations: int  # and all other memory that a step takes and releases
     overhead: int  # of CUDA and its allocator
@@ -56,6 +57,7 @@ def estimate_memory(
     local = engine.kind == "local" and world_size == 1 and stage == 0
     zero_buffers = 0 if stage == 0 else BUCKET * states.width
     step = _step_bytes(profile, states, _pass_config(engine, stage, checkpointing), micro_batch, local=local)
+    step = max(step, (0 if stage == 3 else states.gradients) + _muon_bytes(profile, world_size, stage, device))
     activations = step if stage == 3 else step - states.gradients
     overhead = 0 if device.name == "cpu" else int(_CUDA_CONTEXT + _FRAGMENTATION * max(0, activations))
     return DeviceMemory(
@@ -87,9 +89,28 @@ class _ModelStates:
         self.gathered = total - persistent if partitioned else 0  # parameters that are gathered for each use
         stored = total / world_size + persistent if stage == 3 else total
         self.parameters = int(self.width * stored) + profile.buffer_bytes
-        fp32_values = (0 if stage == 0 else 1) + (2 if profile.config.optimizer.ema is None else 3)
-        self.optimizer = int(FP32_BYTES * fp32_values * self.trained / (1 if stage == 0 else world_size))
+        fp32_values = (0 if stage == 0 else self.trained) + profile.optimizer_values
+        self.optimizer = int(FP32_BYTES * fp32_values / (1 if stage == 0 else world_size))
         self.gradients = int(self.width * self.trained / (world_size if stage >= 2 else 1))
+
+
+def _muon_bytes(profile: ModelProfile, world_size: int, stage: int, device: Device) -> int:
+    """Bytes that the update of Muon's matrices takes after the backward pass, see `videomae.engine.muon`.
+
+    Each rank holds its updates in float32, their whole matrices and its share of the results in the type of the
+    iterations, all results in that type and in float32, and a batch of equal matrices with three copies of it and
+    four of its grams.
+    """
+    half = FP32_BYTES if device.name == "cpu" else 2
+    converted = 0 if half == FP32_BYTES else FP32_BYTES
+    whole = 0 if half == FP32_BYTES and stage == 0 else half
+    per_value = FP32_BYTES / (world_size if stage else 1) + whole + half / world_size
+    per_value += (half if world_size > 1 else 0) + converted
+    batches = [
+        min(max(1, BATCH // (short * long)), -(-count // world_size)) * short * (3 * long + 4 * short)
+        for (short, long), count in profile.matrices.items()
+    ]
+    return int(per_value * profile.matrix_values + half * max(batches, default=0))
 
 
 def _step_bytes(

@@ -6,9 +6,12 @@ Parameters, FLOPs and activation memory are read from the very classes that trai
 from __future__ import annotations
 
 import functools
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,23 +33,29 @@ from videomae.core.config import load, read_values
 from videomae.core.errors import UserError
 from videomae.data import datasets
 from videomae.data.shards.reader import read_manifest
+from videomae.data.synthetic.config import SyntheticConfig
+from videomae.data.synthetic.drawing import draw_clip
 from videomae.engine.factory import transformer_blocks
-from videomae.models.encoder import SIZES
+from videomae.engine.optimizer import parameter_groups
+from videomae.models.encoder import SIZES, EncoderConfig
 
 Config = PretrainConfig | FinetuneConfig
 _SCHEMAS: dict[str, Any] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 _MIN_CLASSES = 2  # also assumed where the manifest cannot be read
+_DRAWN = 9  # clips whose drawing is timed
 _META_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError)  # raised where a model reads values of tensors
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training split, as far as its manifests can be read."""
+    """The training split, as far as its manifests can be read, and the synthetic clips of the config."""
 
     videos: int | None
-    bytes_per_video: float | None
+    bytes_per_video: float | None  # of those in shards
     classes: int
     error: str | None  # why no manifest can be read
+    drawn: float = 0.0  # share of the clips that are drawn
+    draw_seconds: float = 0.0  # of one core, for one of them
 
 
 def read_config(file: Path, overrides: Sequence[str]) -> Config:
@@ -69,17 +78,42 @@ def shard_folders(config: Config) -> list[str]:
 
 
 def read_training_data(config: Config) -> TrainingData:
-    """Counts and sizes from the manifests of the training split."""
+    """Counts and sizes from the manifests of the training split; the speed of drawing is measured here."""
+    drawn, draw_seconds = _synthetic(config) if isinstance(config, PretrainConfig) else (0.0, 0.0)
     try:
         manifests = [read_manifest(folder) for folder in shard_folders(config)]
     except (UserError, OSError) as error:
-        return TrainingData(None, None, _MIN_CLASSES, str(error).splitlines()[0])
+        return TrainingData(None, None, _MIN_CLASSES, str(error).splitlines()[0], drawn, draw_seconds)
     size = sum(shard.bytes for manifest in manifests for shard in manifest.shards)
-    videos = sum(manifest.samples for manifest in manifests)
+    videos = stored = sum(manifest.samples for manifest in manifests)
     if isinstance(config, PretrainConfig):
         videos = datasets.DataSets.read(config.data.shards).samples
     classes = max((len(manifest.classes) for manifest in manifests[:1]), default=0)
-    return TrainingData(videos, size / max(1, videos), max(_MIN_CLASSES, classes), None)
+    return TrainingData(videos, size / max(1, stored), max(_MIN_CLASSES, classes), None, drawn, draw_seconds)
+
+
+def _synthetic(config: PretrainConfig) -> tuple[float, float]:
+    """The share of clips that are drawn, and the core seconds of one."""
+    shards = config.data.shards
+    sets = (shards,) if isinstance(shards, datasets.WeightedSynthetic) else () if isinstance(shards, str) else shards
+    drawn = [each for each in sets if isinstance(each, datasets.WeightedSynthetic)]
+    if not drawn:
+        return 0.0, 0.0
+    weight = sum(each.weight for each in drawn)
+    seconds = sum(each.weight * _draw_seconds(each.synthetic, config.encoder) for each in drawn)
+    return weight / sum(each.weight for each in sets), seconds / weight
+
+
+def _draw_seconds(config: SyntheticConfig, encoder: EncoderConfig) -> float:
+    """CPU seconds of this machine for one clip, a median; crops of images are taken to cost what procedural ones do."""
+    if config.textures == "images":
+        config = replace(config, textures="procedural", images=None)
+    rng, spent = np.random.default_rng(0), []
+    for _ in range(_DRAWN):
+        began = time.process_time()
+        draw_clip(config, rng, frames=encoder.frames, size=encoder.size)
+        spent.append(time.process_time() - began)
+    return median(spent)
 
 
 class ModelProfile:
@@ -94,6 +128,9 @@ class ModelProfile:
         self.parameters = sum(size for size, _ in self._sizes)
         self.trained_parameters = sum(size for size, trained in self._sizes if trained)
         self.buffer_bytes = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+        self.matrices = self._count_matrices(
+            model
+        )  # that Muon optimizes, with one moment, by shape, shorter side first
         self.has_blocks = bool(transformer_blocks(model))  # activation checkpointing recomputes them
 
     @property
@@ -114,6 +151,17 @@ class ModelProfile:
             return pretrain.cost.workload(config.encoder, config.decoder, config.mask, share=share).flops
         model, shape = self._build(), config.model.input
         return finetune.objective.workload(model, input=shape, classes=self.classes, lr_scale=lambda name: 1.0).flops
+
+    @property
+    def matrix_values(self) -> int:
+        """Values in the matrices that Muon optimizes."""
+        return sum(count * short * long for (short, long), count in self.matrices.items())
+
+    @property
+    def optimizer_values(self) -> int:
+        """Values of the optimizer's state: the moments, and the moving average if there is one."""
+        per_parameter = 2 if self.config.optimizer.ema is None else 3
+        return per_parameter * self.trained_parameters - self.matrix_values
 
     def count_parameters(self, *, max_size: int) -> int:
         """Parameters in tensors of at most `max_size` values."""
@@ -138,6 +186,12 @@ class ModelProfile:
             if config.autocast:  # an operator that the emulated autocast lacks, such as an LSTM: all in half precision
                 return self._trace(clips, replace(config, autocast=False))
             raise UserError(f"{self.name} cannot run on the meta device: {str(error).splitlines()[0]}") from None
+
+    def _count_matrices(self, model: nn.Module) -> Counter[tuple[int, int]]:
+        kind = self.config.optimizer.kind
+        groups = parameter_groups(model, weight_decay=0.0, kind=kind) if kind == "muon" else []
+        shapes = [shape for group in groups for shape in group.get("matrices", {}).values()]
+        return Counter((min(shape), max(shape)) for shape in shapes)
 
     def _build(self) -> nn.Module:
         """A new model on the meta device."""

@@ -29,8 +29,8 @@ class PlanWarning:
 
 
 def find_warnings(profile: ModelProfile, plan: RunPlan) -> list[PlanWarning]:
-    """Problems of the plan: the model does not fit, or decoding is too slow."""
-    found = (_memory_warning(profile, plan), _decode_warning(profile.config, plan))
+    """Problems of the plan: the model does not fit, or decoding or drawing is too slow."""
+    found = (_memory_warning(profile, plan), _loading_warning(profile.config, plan))
     return [warning for warning in found if warning is not None]
 
 
@@ -84,20 +84,24 @@ def _what_fits(profile: ModelProfile, plan: RunPlan) -> str | None:
     return None
 
 
-def _decode_warning(config: Config, plan: RunPlan) -> PlanWarning | None:
-    machines, workers = plan.machines, config.loader.workers
-    if plan.decode_cores > machines.node_cores:
-        return PlanWarning(
-            f"decoding needs {plan.decode_cores:.0f} cores per node, a node has {machines.node_cores:g}: the devices "
-            f"wait {1 - machines.node_cores / plan.decode_cores:.0%} of the time",
-            f"type data.repeated_aug={config.data.repeated_aug * 2} to decode each video half as often, build smaller "
-            "frames (--short-side 256 --fps 15), or measure the speed of your clips with `python -m "
+def _loading_warning(config: Config, plan: RunPlan) -> PlanWarning | None:
+    machines, workers, loading = plan.machines, config.loader.workers, plan.step.loading
+    if plan.load_cores > machines.node_cores:
+        remedies = {
+            "decoding": f"type data.repeated_aug={config.data.repeated_aug * 2} to decode each video half as often, "
+            "build smaller frames (--short-side 256 --fps 15), or measure the speed of your clips with `python -m "
             "benchmarks.loading` and type --clips-per-core",
+            "drawing": "draw smaller clips (encoder.size) or simpler ones (objects, textures), or take more cores",
+        }
+        return PlanWarning(
+            f"{loading} needs {plan.load_cores:.0f} cores per node, a node has {machines.node_cores:g}: the devices "
+            f"wait {1 - machines.node_cores / plan.load_cores:.0%} of the time",
+            remedies[loading],
         )
-    needed = max(1, -(-int(plan.decode_cores) // machines.gpus))
+    needed = max(1, -(-int(plan.load_cores) // machines.gpus))
     if workers < needed:
         return PlanWarning(
-            f"loader.workers={workers} cannot feed a device: decoding needs {needed} cores per device",
+            f"loader.workers={workers} cannot feed a device: {loading} needs {needed} cores per device",
             f"type loader.workers={needed}",
         )
     return None
@@ -117,6 +121,7 @@ def _summary(plan: RunPlan) -> Table:
     frozen = "" if trained == plan.parameters else f", {trained / 1e6:.2f} M trained"
     epoch = f", {plan.epoch_bytes / GB:.1f} GB an epoch" if plan.epoch_bytes else ""
     assumed = f" ({DEFAULT_VIDEO / 1e3:.0f} kB a video assumed: no manifest)" if plan.data_error else ""
+    read = f"{step.data_bytes / 1e6:.1f} MB a step, {step.data_bytes / step.seconds / 1e6:.0f} MB/s{epoch}{assumed}"
     per_clip = step.flops / plan.batch / 1e9
     speed = plan.batch / step.seconds
     rows = {
@@ -124,14 +129,13 @@ def _summary(plan: RunPlan) -> Table:
         "batch": f"{plan.batch} = {machines.world_size} devices x {plan.micro_batches} x {plan.micro_batch} clips",
         "FLOPs": f"{step.flops / 1e12:.2f} TFLOP a step, {per_clip:.1f} GFLOP a clip, forward and backward",
         "MFU": f"{step.mfu.value:.1%} ({step.mfu.source})",
-        "step": f"{step.seconds:.3f} s, bound by {step.bound}: compute {step.compute_seconds:.3f} s, decoding "
-        f"{step.decode_seconds:.3f} s",
+        "step": f"{step.seconds:.3f} s, bound by {step.bound}: compute {step.compute_seconds:.3f} s, {step.loading} "
+        f"{step.load_seconds:.3f} s",
         "speed": f"{speed:.0f} clips/s, {speed / machines.world_size:.1f} a device",
-        "decoding": f"{plan.decode_cores:.1f} cores a node to keep up with the devices; a node has "
+        step.loading: f"{plan.load_cores:.1f} cores a node to keep up with the devices; a node has "
         f"{machines.node_cores:g}",
         "run": _length(plan),
-        "data": f"{step.data_bytes / 1e6:.1f} MB a step, {step.data_bytes / step.seconds / 1e6:.0f} MB/s"
-        f"{epoch}{assumed}",
+        "data": read if step.data_bytes else "nothing is read: all clips are drawn",
         "checkpoint": f"{plan.checkpoint_bytes / GB:.2f} GB",
     }
     for name, text in rows.items():
@@ -143,7 +147,8 @@ def _length(plan: RunPlan) -> str:
     length = plan.length
     if length is None:
         return f"length unknown ({plan.data_error}); type --samples NUMBER, the videos of the training split"
-    return f"{length.steps} steps, {length.epochs:.1f} epochs: {length.hours:.2f} h, {length.gpu_hours:.1f} GPU hours"
+    epochs = "" if length.epochs is None else f", {length.epochs:.1f} epochs"
+    return f"{length.steps} steps{epochs}: {length.hours:.2f} h, {length.gpu_hours:.1f} GPU hours"
 
 
 def _memory_table(plan: RunPlan) -> Table:

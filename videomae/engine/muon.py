@@ -27,7 +27,7 @@ from videomae.engine.optimizer import AdamW, OptimizerConfig
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
-_BATCH = 1 << 26  # values orthogonalized at a time, at most
+BATCH = 1 << 26  # values orthogonalized at a time, at most
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _orthogonal(
     for name in names:
         batches.setdefault((min(shapes[name]), max(shapes[name])), []).append(name)
     for (short, long), members in batches.items():
-        limit = max(1, _BATCH // (short * long))
+        limit = max(1, BATCH // (short * long))
         for begin in range(0, len(members), limit):
             chosen = members[begin : begin + limit]
             wide_NRC = torch.stack([_wide(whole[name].view(shapes[name])) for name in chosen])

@@ -13,12 +13,13 @@ from launch.plan.activations import PassConfig
 from launch.plan.devices import ASSUMED_MFU, DEVICES, Machines, Mfu, choose_mfu, find_device, recognize_device
 from launch.plan.estimate import RunPlan, clips_per_core, plan_run
 from launch.plan.memory import DeviceMemory, estimate_memory
-from launch.plan.model import ModelProfile, TrainingData, read_config
+from launch.plan.model import ModelProfile, TrainingData, read_config, read_training_data
 from launch.plan.report import PlanWarning, find_warnings, fits
 from pretrain.config import PretrainConfig
 from tests.processes import ROOT
 from tests.tiny import world_of_one
 from videomae.core.config import parse
+from videomae.core.errors import UserError
 
 DEMO = ROOT / "configs/demo/own_videos/pretrain.yaml"
 UNKNOWN = TrainingData(None, None, 2, "no manifest here")
@@ -81,9 +82,10 @@ def test_checkpointing_stores_less() -> None:
     assert recomputed.peak.whole < 0.6 * plain.peak.whole
 
 
-def test_predicted_memory_of_one_process_is_measured() -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_predicted_memory_of_one_process_is_measured(optimizer: str) -> None:
     """The measurement does not use the estimate: it sums living storages and the allocator's events."""
-    small = Case(1, "local").config
+    small = Case(1, "local", optimizer=optimizer).config
     taken = measure(small, world_of_one())
     predicted = memory(ModelProfile(small), stage=0, micro_batch=4)
     assert predicted.between_steps == pytest.approx(taken["between_steps"], rel=0.001)
@@ -100,6 +102,17 @@ def test_model_states_take_the_published_bytes_per_parameter(stage: int, world_s
     row = memory(profile, stage=stage, world_size=world_size)
     states = row.parameters + row.gradients + row.optimizer
     assert states / profile.parameters == pytest.approx(wanted, abs=0.1)
+
+
+def test_muon_keeps_one_moment_of_the_matrices_of_blocks() -> None:
+    """An encoder block of width d has 12 d x d values in matrices, and so has one of the decoder."""
+    adamw, muon = ModelProfile(config()), ModelProfile(config(optimizer={"kind": "muon"}))
+    matrices = 12 * (3 * 96**2 + 48**2)
+    assert memory(adamw, stage=1).optimizer - memory(muon, stage=1).optimizer == 4 * matrices
+    plans = [planned(profile, machines())[0] for profile in (adamw, muon)]
+    assert plans[0].checkpoint_bytes - plans[1].checkpoint_bytes == 4 * matrices
+    with pytest.raises(UserError, match="kind=muon needs a model with transformer blocks"):
+        ModelProfile(read_config(ROOT / "configs/finetune/c3d.yaml", ["optimizer.kind=muon"]))
 
 
 def test_a_moving_average_of_the_weights_takes_four_bytes_more() -> None:
@@ -125,10 +138,35 @@ def test_time_follows_from_the_mfu_and_the_decoding_cores() -> None:
     slow, warnings = planned(profile, machines(cores=2))
     assert slow.step.bound == "decoding"
     assert slow.step.seconds == pytest.approx(64 / (2 * 140))
-    assert slow.decode_cores == pytest.approx(plan.decode_cores)
+    assert slow.load_cores == pytest.approx(plan.load_cores)
     assert "a node has 2" in warnings[0].problem
     single, _ = planned(large(batch=64, engine={"precision": "fp32"}), machines(cores=10_000))
     assert single.step.seconds == pytest.approx(plan.step.seconds * 989.5 / 67)
+
+
+def test_synthetic_clips_are_drawn_and_not_decoded() -> None:
+    profile = ModelProfile(config(data={"shards": {"synthetic": {}}}, schedule={"duration": "1e6 clips"}))
+    data = read_training_data(profile.config)
+    assert (data.videos, data.drawn, data.error) == (100_000, 1.0, None)
+    plan, warnings = planned(profile, machines(cores=1), data)
+    assert (plan.step.bound, plan.step.data_bytes, plan.epoch_bytes) == ("drawing", 0, 0)
+    assert plan.step.seconds == pytest.approx(256 * data.draw_seconds)
+    assert "draw smaller clips" in warnings[0].remedy
+    assert plan.length is not None
+    assert plan.length.steps == round(1e6 / 256)
+    given, _ = planned(profile, machines(cores=1, clips_per_core=1000.0), data)
+    assert given.step.load_seconds == pytest.approx(0.256)
+
+
+def test_a_mixture_is_planned_without_its_shards_if_its_length_is_in_clips() -> None:
+    sets = [{"synthetic": {}, "weight": 3}, {"shards": "none"}]
+    profile = ModelProfile(config(data={"shards": sets}, schedule={"duration": "256000 clips"}))
+    data = read_training_data(profile.config)
+    assert (data.videos, data.drawn) == (None, 0.75)
+    plan, _ = planned(profile, machines(), data)
+    assert plan.step.data_bytes == 256 * 0.25 * 207_000
+    assert plan.length is not None
+    assert (plan.length.steps, plan.length.epochs) == (1000, None)
 
 
 def test_the_mfu_is_given_measured_or_assumed(tmp_path: Path) -> None:
