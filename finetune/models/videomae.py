@@ -52,6 +52,12 @@ class VideomaeConfig(EncoderModelConfig):
     name: Literal["videomae"] = "videomae"
     drop_path: float = 0.1
     head_dropout: float = 0.0
+    stride: int | None = None  # of the frames, from a random start (VideoMAE on Kinetics-400: 4); None: spread evenly
+
+    @property
+    def input(self) -> ModelInput:
+        sampling = "video" if self.stride is None else "clip"
+        return ModelInput(frames=self.frames, size=self.size, frame_sampling=sampling, stride=self.stride or 1)
 
     def __post_init__(self) -> None:
         for name in ("drop_path", "head_dropout"):
