@@ -28,7 +28,7 @@ from videomae.data.loader.workers import tune_malloc
 from videomae.data.order.permutation import generator
 from videomae.data.synthetic.config import SyntheticConfig
 from videomae.data.synthetic.drawing import draw_clip
-from videomae.data.synthetic.synthesize import MOTION, ClipSpec, LabelledConfig, encode_clip
+from videomae.data.synthetic.synthesize import CLASSES, ClipSpec, LabelledConfig, encode_clip
 from videomae.data.transforms.augment import resize
 from videomae.data.video import decode
 
@@ -85,16 +85,16 @@ def single_frame(clips: int) -> dict[str, float]:
 
 
 def _encoded(clips: int) -> tuple[Tensor, Tensor]:
-    """Clips as `videomae shards synthesize --kind motion` writes them, decoded and shrunk: videos_NTCHW, label_N."""
-    config = LabelledConfig(kind="motion", train=8, val=8, fps=(8, 8), width=64, height=64)
+    """Clips as `videomae shards synthesize` writes them, decoded and shrunk: videos_NTCHW, label_N."""
+    config = LabelledConfig(train=8, val=8)
     videos = []
     with progress.track("Encoding", total=clips) as task:
         for number in range(clips):
-            spec = ClipSpec(split="train", class_name=MOTION[number % len(MOTION)], group=number)
+            spec = ClipSpec(split="train", class_name=CLASSES[number % len(CLASSES)], group=number)
             frames_THWC = decode(encode_clip(spec, config), np.arange(16))
             videos.append(resize(frames_THWC, _PIXELS))
             task.advance()
-    return torch.stack(videos), torch.arange(clips) % len(MOTION)
+    return torch.stack(videos), torch.arange(clips) % len(CLASSES)
 
 
 def _accuracy(frames_NCHW: Tensor, label_N: Tensor, *, train: int) -> float:
@@ -104,7 +104,7 @@ def _accuracy(frames_NCHW: Tensor, label_N: Tensor, *, train: int) -> float:
         nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU())
         for before, after in itertools.pairwise(widths)
     ]
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * widths[-1], len(MOTION)))
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * widths[-1], len(CLASSES)))
     steps = _EPOCHS * (train // _BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)

@@ -14,6 +14,7 @@ torch.set_num_threads(1)
 
 JOB = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 SURVEILLANCE = Path(__file__).parent.parent.parent / "shared" / "data" / "surveillance-fights"
+SYNTHESIZED = ("--classes", "left,right", "--train", "24", "--val", "8", "--size", "160x120", "--fps", "15..30")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,9 +49,9 @@ def joining(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 train and 8 val synthetic videos, drawn and encoded as in the demo."""
+    """24 train and 8 val synthetic videos of two classes, drawn and encoded as in the demo."""
     folder = tmp_path_factory.mktemp("videos") / "videos"
-    run_command("launch", "shards", "synthesize", folder, "--train", "24", "--val", "8", "--workers", "1")
+    run_command("launch", "shards", "synthesize", folder, *SYNTHESIZED, "--workers", "1")
     return folder
 
 

@@ -42,55 +42,48 @@ def _pair(separator: str, wanted: str, *, single: bool) -> Callable[[Any, Any, s
 @click.command(
     epilog=examples(
         "videomae shards synthesize videos",
-        "videomae shards synthesize videos --kind motion --per-class 30 --val-per-class 50",
-        "videomae shards synthesize videos --kind motion --classes left,right,grow,shrink --size 96x96 --fps 12",
+        "videomae shards synthesize videos --per-class 30 --val-per-class 50",
+        "videomae shards synthesize videos --classes left,right,grow,shrink --size 96x96 --fps 12",
     ),
 )
 @click.argument("out", type=PATH)
-@click.option(
-    "--kind",
-    type=click.Choice(["fight", "motion"]),
-    default="fight",
-    help="fight: two figures that fight or pass; motion: an object that moves in one of eight ways.",
-)
 @click.option("--classes", default="", help="Some of the motions, separated by commas.", show_default="all eight")
 @click.option("--train", type=int, default=240, help="Training clips, all classes together.")
 @click.option("--val", type=int, default=120, help="Validation clips, all classes together.")
 @click.option("--per-class", type=int, help="Training clips of each class, in place of --train.")
 @click.option("--val-per-class", type=int, help="Validation clips of each class, in place of --val.")
-@click.option("--seed", type=int, default=0, help="Seed of all scenes.")
+@click.option("--seed", type=int, default=0, help="Seed of all clips.")
 @click.option("--seconds", type=float, default=2.0, help="Length of a clip.")
 @click.option(
     "--fps",
     callback=_pair("..", "a frame rate like 25 or a range like 15..30", single=True),
     help="Frame rate, or range of frame rates.",
-    show_default="15..30, motion 8",
+    show_default="8",
 )
 @click.option(
     "--size",
     callback=_pair("x", "WIDTHxHEIGHT like 160x120", single=False),
-    help="Width x height in pixels; those of kind motion are square.",
-    show_default="160x120, motion 64x64",
+    help="Width x height in pixels.",
+    show_default="64x64",
 )
 @click.option("--workers", type=int, default=CPUS, show_default="number of CPUs", help="Processes.")
 def synthesize(out: Path, *, workers: int, **options: Any) -> None:
-    """Generate a small labelled set of synthetic H.264 videos.
+    """Generate a small labelled set of synthetic H.264 videos: an object moves in one of eight ways.
 
     OUT is the folder to write: train|val / class / *.mp4, with groups.csv and synthetic.json.
     """
     from videomae.core.config import parse
     from videomae.core.progress import log_to, logger
-    from videomae.data.synthetic.synthesize import FIGHT, MOTION, LabelledConfig, synthesize
+    from videomae.data.synthetic.synthesize import CLASSES, LabelledConfig, synthesize
 
     log_to(None)
-    size, fps = ((160, 120), (15, 30)) if options["kind"] == "fight" else ((64, 64), (8, 8))
-    size, fps = options["size"] or size, options["fps"] or fps
     classes = tuple(name.strip() for name in options["classes"].split(",") if name.strip())
-    count = len(classes or (FIGHT if options["kind"] == "fight" else MOTION))
+    count = len(classes or CLASSES)
     per_class = {"train": options["per_class"], "val": options["val_per_class"]}
-    values = {name: options[name] for name in ("kind", "train", "val", "seed", "seconds")}
+    values = {name: options[name] for name in ("train", "val", "seed", "seconds")}
     values |= {split: number * count for split, number in per_class.items() if number is not None}
-    values |= {"classes": classes, "fps": fps, "width": size[0], "height": size[1]}
+    values |= {"classes": classes} | ({"fps": options["fps"]} if options["fps"] else {})
+    values |= dict(zip(("width", "height"), options["size"] or (), strict=False))
     config = parse(LabelledConfig, values, source="synthesize")
     made = synthesize(out, config, workers=workers)
     verb = "wrote" if made else "reused, as the options are the same:"

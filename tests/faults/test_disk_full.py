@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import SYNTHESIZED
 from tests.processes import ROOT, run_command
 from tests.stages import losses, pretrain_arguments
 from videomae.run.checkpoint import find_fault
@@ -106,7 +107,7 @@ def test_shards_that_do_not_fit_leave_nothing(videos: Path, tmp_path: Path) -> N
 def test_synthetic_videos_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
         (disk / "ballast").write_bytes(bytes(900_000))
-        said = run_command("launch", "shards", "synthesize", disk / "videos", "--train", "24", "--val", "8", expect=2)
+        said = run_command("launch", "shards", "synthesize", disk / "videos", *SYNTHESIZED, expect=2)
         assert "space" in said
         assert "Traceback" not in said
         assert [path.name for path in disk.iterdir()] == ["ballast"]

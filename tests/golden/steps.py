@@ -11,6 +11,7 @@ from finetune.benchmark.config import BenchmarkConfig
 from finetune.train import train as finetune
 from pretrain.config import PretrainConfig
 from pretrain.train import train as pretrain
+from tests.conftest import SYNTHESIZED
 from tests.processes import ROOT, run_command
 from tests.stages import losses
 from tests.tiny import world_of_one
@@ -46,8 +47,7 @@ def first_losses(shards: Path, folder: Path) -> dict[str, list[float]]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        clips = ("--train", "24", "--val", "8")
-        run_command("launch", "shards", "synthesize", folder / "videos", *clips)
+        run_command("launch", "shards", "synthesize", folder / "videos", *SYNTHESIZED)
         run_command(
             "launch", "shards", "build", folder / "videos", folder / "shards", "--short-side", "96", "--fps", "10"
         )

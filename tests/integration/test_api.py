@@ -18,7 +18,7 @@ def test_from_a_folder_to_a_model(videos: Path, tmp_path: Path) -> None:
     shards = tmp_path / "encoder-shards"
     classifier = videomae.finetune(data=shards, out=tmp_path / "run", encoder=encoder, **SHORT)
     prediction = classifier(next((videos / "val").rglob("*.mp4")))
-    assert prediction.label in ("Fight", "NonFight")
+    assert prediction.label in ("left", "right")
     again = videomae.Classifier.load(tmp_path / "run")(prediction.source)
     assert again.probabilities == pytest.approx(prediction.probabilities)
 

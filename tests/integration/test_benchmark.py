@@ -143,7 +143,7 @@ def test_other_data_of_other_classes_and_unknown_rows_are_refused(tmp_path: Path
     other = tmp_path / "other"
     shutil.copytree(shards, other)
     file = other / "val" / "manifest.json"
-    file.write_text(file.read_text().replace("NonFight", "Peace"))
+    file.write_text(file.read_text().replace('"right"', '"Peace"'))
     config = settings(tmp_path / "run", shards, evaluate_on={"other": str(other)})
     with pytest.raises(UserError, match=r"evaluate_on other.*Peace.*build the shards with the same class names"):
         run_jobs(config, world_of_one(), Chosen())

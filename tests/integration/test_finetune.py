@@ -200,7 +200,7 @@ def test_mistakes_end_in_one_clear_line(shards: Path, tmp_path: Path, override: 
     ("override", "complaint"),
     [
         ("evaluation.positive=Brawl", "is no class of"),
-        ("data.label_fraction=0.01", "leaves the class 'Fight' empty"),
+        ("data.label_fraction=0.01", "leaves the class 'left' empty"),
         ("selection={fraction: 0.04}", "no holdout of 0.04 can be cut off by source video"),
     ],
 )
@@ -298,6 +298,6 @@ def test_splits_of_other_classes_are_refused(shards: Path, tmp_path: Path) -> No
     copy = tmp_path / "shards"
     shutil.copytree(shards, copy)
     manifest = copy / "val" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("NonFight", "Peace"))
+    manifest.write_text(manifest.read_text().replace('"right"', '"Peace"'))
     with pytest.raises(ValueError, match=r"val has .*Peace.*same classes"):
         train(finetune_config(tmp_path / "run", copy), world_of_one())

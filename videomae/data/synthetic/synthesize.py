@@ -2,12 +2,8 @@
 
     OUT/train|val/CLASS/*.mp4   OUT/groups.csv   OUT/synthetic.json
 
-Two kinds of sets differ in their classes. In both, appearance carries no information about the class:
-
-- motion: one textured object, whose motion is the class; see `synthetic.motion`. The clips are drawn by the same code
-  as those of pretraining, from other random streams. Each clip is a source group of its own.
-- fight: two figures, which fight or pass each other; see `synthetic.scene`. Clips come in pairs, one scene rendered
-  with the motion of each class. The clips of a pair are in one split and share a source group.
+One textured object moves, and its motion is the class; a single frame says little of it, see `synthetic.motion`. The
+clips are drawn by the code of pretraining, from other random streams. Each is a source group of its own.
 
 The data set is a function of its options, which synthetic.json records. It is written atomically.
 """
@@ -22,7 +18,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -30,13 +25,13 @@ from videomae.core import progress
 from videomae.core.config import configclass, to_dict
 from videomae.core.errors import UserError
 from videomae.core.files import atomic_folder
-from videomae.data.synthetic import motion, scene
 from videomae.data.synthetic.config import SyntheticConfig
 from videomae.data.synthetic.drawing import draw_clip
+from videomae.data.synthetic.motion import Motion
 from videomae.data.video import EncodingConfig, encode
 
 RECORD = "synthetic.json"
-VERSION = 4  # of the generator: increment it when the same options give other videos
+VERSION = 5  # of the generator: increment it when the same options give other videos
 _ENCODING = EncodingConfig(short_side=None, crf=20, fast_decode=False)
 
 
@@ -44,23 +39,24 @@ class SynthesisError(UserError):
     """The output folder cannot be used or written."""
 
 
-FIGHT = tuple(each.value for each in scene.Motion)
-MOTION = tuple(each.value for each in motion.Motion)
+CLASSES = tuple(motion.value for motion in Motion)
 
 
 @configclass
 class LabelledConfig:
-    """Size of the data set and of its clips. `train` and `val` count clips of all classes; `fps` is a range."""
+    """Size of the data set and of its clips. `train` and `val` count clips of all classes; `fps` is a range.
 
-    kind: Literal["fight", "motion"] = "fight"
-    classes: tuple[str, ...] = ()  # some of the motions; empty: every class of the kind
+    A clip that is not square is the middle of a square one.
+    """
+
+    classes: tuple[str, ...] = ()  # some of the motions; empty: all eight
     train: int = 240
     val: int = 120
     seed: int = 0
     seconds: float = 2.0
-    fps: tuple[int, int] = (15, 30)
-    width: int = 160
-    height: int = 120
+    fps: tuple[int, int] = (8, 8)
+    width: int = 64
+    height: int = 64
 
     def __post_init__(self) -> None:
         self._check_classes()
@@ -78,29 +74,25 @@ class LabelledConfig:
             raise UserError(f"a clip needs two frames; {self.seconds} s at {self.fps[0]} frames per second give fewer")
         if min(self.width, self.height) < 32 or self.width % 2 or self.height % 2:
             raise UserError(f"size must be two even numbers from 32 up, like 160x120, got {self.width}x{self.height}")
-        if self.kind == "motion" and self.width != self.height:
-            raise UserError(f"clips of kind motion are square, got {self.width}x{self.height}; type a size like 64x64")
         if self.seed < 0:
             raise UserError(f"seed must be 0 or more, got {self.seed}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the classes."""
-        return self.classes or (FIGHT if self.kind == "fight" else MOTION)
+        return self.classes or CLASSES
 
     def _check_classes(self) -> None:
-        if self.classes and self.kind == "fight":
-            raise UserError(f"kind fight has the classes {', '.join(FIGHT)}; classes are chosen with kind motion")
-        unknown = [name for name in self.classes if name not in MOTION]
+        unknown = [name for name in self.classes if name not in CLASSES]
         if unknown:
-            raise UserError(f"unknown class {unknown[0]!r}; the motions are {', '.join(MOTION)}")
+            raise UserError(f"unknown class {unknown[0]!r}; the motions are {', '.join(CLASSES)}")
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
             raise UserError(f"classes must be two or more different motions, got {', '.join(self.classes)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """A clip to render; `group` numbers the scene, which the two clips of a pair of kind fight share."""
+    """A clip to render; `group` is its number and its source group."""
 
     split: str
     class_name: str
@@ -134,13 +126,9 @@ def synthesize(folder: Path, config: LabelledConfig, *, workers: int) -> bool:
 
 def list_clips(config: LabelledConfig) -> Iterator[ClipSpec]:
     """Yield every clip in the order of groups.csv."""
-    group = itertools.count()
-    number = 0
-    for split, clips in (("train", config.train), ("val", config.val)):
-        for _ in range(clips // len(config.names)):
-            for class_name in config.names:
-                number = next(group) if config.kind == "motion" or class_name == config.names[0] else number
-                yield ClipSpec(split=split, class_name=class_name, group=number)
+    names = itertools.cycle(config.names)
+    for group in range(config.train + config.val):
+        yield ClipSpec(split="train" if group < config.train else "val", class_name=next(names), group=group)
 
 
 def render_clip(spec: ClipSpec, config: LabelledConfig) -> tuple[np.ndarray, int]:
@@ -148,12 +136,10 @@ def render_clip(spec: ClipSpec, config: LabelledConfig) -> tuple[np.ndarray, int
     generator = np.random.default_rng([config.seed, spec.group])
     fps = int(generator.integers(config.fps[0], config.fps[1], endpoint=True))
     frames = max(2, round(config.seconds * fps))
-    if config.kind == "motion":
-        own = motion.Motion(spec.class_name)
-        return draw_clip(SyntheticConfig(), generator, frames=frames, size=config.height, motion=own), fps
-    drawn = scene.draw_scene(generator, height=config.height, width=config.width, fps=fps, frames=frames)
-    sensor = np.random.default_rng([config.seed, spec.group, 1 + FIGHT.index(spec.class_name)])
-    return scene.render(drawn, scene.Motion(spec.class_name), sensor), fps
+    side = max(config.width, config.height)
+    frames_THWC = draw_clip(SyntheticConfig(), generator, frames=frames, size=side, motion=Motion(spec.class_name))
+    top, left = (side - config.height) // 2, (side - config.width) // 2
+    return np.ascontiguousarray(frames_THWC[:, top : top + config.height, left : left + config.width]), fps
 
 
 def encode_clip(spec: ClipSpec, config: LabelledConfig) -> bytes:
