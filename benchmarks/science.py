@@ -1,225 +1,91 @@
-"""Synthetic pretraining, own clips, fine-tuning against training from scratch, on one device within minutes.
+"""Does pretraining pay on real clips? One device, some minutes, one table.
 
-    bash benchmarks/science.sh OUT --minutes 8 [--device cpu --tiny]
+    bash benchmarks/science.sh OUT --data SHARDS --minutes 8 [--size 224] [--device cpu --tiny]
 
-Clips stay decoded in the memory of the device; on CUDA, training is in bfloat16 and blocks are compiled. In order:
+SHARDS is what `videomae shards build` makes of labelled clips, with the splits train and val. Two processes share the
+minutes, loading and compiling included, so that a fault of the first does not cost the second its results:
 
-- masks and decoder shares compared on synthetic video, each for a short time, by a linear probe of motion with 5 labels
-  a class;
-- the best one trained for long on synthetic video, then with the real clips as half of each batch;
-- fine-tuning on the real clips, from scratch, from the encoder, and a 3D CNN, all for the same time, three seeds each.
+- pretrain (`benchmarks.science_pretraining`): masks, decoder shares and learning rates compared on synthetic video, the
+  best one trained for longer, then with the unlabelled training clips as half of each batch. Exports both encoders.
+- finetune (`benchmarks.science_finetuning`): CNNs and the encoder from scratch, the encoders fine-tuned and frozen, all
+  with the same steps, on all labels and on few, seed after seed.
 
-Each result is written as it comes; a part that fails does not stop those after it. Decoding and compiling come on top
-of the minutes.
+Clips stay decoded in the memory of the device; on CUDA, training is in bfloat16 and blocks are compiled. Results are
+written as they come, and OUT/table.md anew after each.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
+import contextlib
+import os
+import signal
+import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks.science_memory import ClipMemory, SyntheticMemory, labelled_motions, read_split
-from benchmarks.science_training import Finetuning, Pretraining, probe_motions
-from finetune.models.s3d import S3dConfig
-from finetune.models.videomae import VideomaeConfig
-from pretrain.autoencoder import DecoderConfig
-from pretrain.masking import MaskConfig
-from videomae.core.distributed import World
-from videomae.core.files import write_atomic, write_json
-from videomae.data.synthetic.config import SyntheticConfig
-from videomae.models.encoder import EncoderConfig
-from videomae.models.weights.export import save_encoder
+from benchmarks import science_finetuning, science_pretraining
+from benchmarks.science_training import FULL, TINY
 
-DATA = Path("../shared/data/surveillance-fights")
-TRIAL, SYNTHETIC, OWN, FINETUNE = 0.055, 0.34, 0.14, 0.033  # shares of the time, for 4, 1, 1 and 9 parts
-TRIALS = (("tube", 0.9, 0.3), ("random", 0.9, 0.3), ("tube", 0.75, 0.3), ("random", 0.9, 1.0))
-SEEDS = (0, 1, 2)
+PARTS = {"pretrain": 0.55, "finetune": 1.0}  # where each ends, as a share of the minutes
+GRACE = 10  # seconds that a part may be late before it is killed
 
 
-@dataclass(frozen=True)
-class Size:
-    """Model, memory and batches."""
-
-    encoder: EncoderConfig
-    decoder: DecoderConfig
-    batch: int
-    finetune_batch: int
-    clips: int  # synthetic clips in memory
-    tests: int  # labelled motions to test probes on, of each class
-    videos: int | None  # of each class and split; None: all
-    workers: int
-
-
-FULL = Size(
-    encoder=EncoderConfig(frames=16, size=112, tubelet=2, patch=8, dim=384, depth=12, heads=6),
-    decoder=DecoderConfig(dim=192, depth=2, heads=3),
-    batch=256,
-    finetune_batch=32,
-    clips=12_000,  # 7 GB
-    tests=50,
-    videos=None,
-    workers=14,
-)
-TINY = Size(
-    encoder=EncoderConfig(frames=8, size=32, tubelet=2, patch=8, dim=48, depth=2, heads=3),
-    decoder=DecoderConfig(dim=24, depth=1, heads=3),
-    batch=16,
-    finetune_batch=8,
-    clips=64,
-    tests=10,
-    videos=3,
-    workers=1,
-)
-
-
-class Science:
-    """The parts of the run; each writes its result to `out`."""
-
-    def __init__(self, out: Path, size: Size, device: torch.device, seconds: float) -> None:
-        self.out, self.size, self.seconds = out, size, seconds
-        self.world = World(rank=0, size=1, local_rank=0, device=device)
-        self.trials: list[tuple[dict[str, Any], Pretraining]] = []
-        self.rows: list[dict[str, Any]] = []
-        self.pool = ProcessPoolExecutor(size.workers, multiprocessing.get_context("spawn"))
-        out.mkdir(parents=True, exist_ok=True)
-        self._load()
-
-    def _load(self) -> None:
-        """Decode the real clips and fill the memory of synthetic ones."""
-        encoder, size, began = self.size.encoder, self.size, time.perf_counter()
-        self.train, self.test = self._real("train"), self._real("val")
-        decoded, shape = time.perf_counter(), {"frames": encoder.frames, "size": encoder.size}
-        config = SyntheticConfig(motion="transforming", textures="procedural", objects=(1, 4))
-        self.synthetic = SyntheticMemory(
-            config, self.pool, clips=size.clips, device=self.world.device, pending=3 * size.workers, **shape
-        )
-        drawn = size.clips / (time.perf_counter() - decoded)
-        single = SyntheticConfig(motion="single")
-        self.motions = (
-            labelled_motions(single, 5, seed=0, **shape),
-            labelled_motions(single, size.tests, seed=1, **shape),
-        )
-        videos = len(self.train[0]) + len(self.test[0])
-        self._write("load", {"videos": videos, "decode_seconds": decoded - began, "drawn_per_s": drawn})
-
-    def _real(self, split: str) -> tuple[ClipMemory, Tensor]:
-        encoder, size = self.size.encoder, self.size
-        clips_NTHWC, label_N = read_split(
-            DATA / split, self.pool, frames=2 * encoder.frames, size=encoder.size * 8 // 7, most=size.videos
-        )
-        return ClipMemory(clips_NTHWC, self.world.device), label_N.to(self.world.device)
-
-    def trial(self, kind: Any, ratio: float, share: float) -> None:
-        """Train one mask and decoder share for a short time."""
-        torch.manual_seed(0)
-        pretraining = Pretraining(
-            self.size.encoder,
-            self.size.decoder,
-            self.world,
-            mask=MaskConfig(kind=kind, ratio=ratio),
-            share=share,
-            synthetic=self.synthetic,
-            real=self.train[0],
-        )
-        result = self._pretrain(f"trial-{kind}-{ratio}-{share}", pretraining, TRIAL)
-        self.trials.append((result, pretraining))
-
-    def pretrain(self) -> None:
-        """Go on with the best trial: synthetic video, then real clips as half of each batch; export the encoder."""
-        _, best = max(self.trials, key=lambda trial: trial[0]["probe"])
-        self.trials = []  # frees the others
-        self._pretrain("synthetic", best, SYNTHETIC, decay=0.0)
-        self._save(best, "encoder-synthetic")
-        self._pretrain("own", best, OWN, own=0.5, decay=0.5)
-        self._save(best, "encoder")
-
-    def _pretrain(self, name: str, pretraining: Pretraining, share: float, **settings: float) -> dict[str, Any]:
-        found = pretraining.run(share * self.seconds, batch=self.size.batch, **settings)
-        found["probe"] = probe_motions(pretraining.model.encoder, *self.motions, self.world.device)
-        return self._write(name, found)
-
-    def _save(self, pretraining: Pretraining, folder: str) -> None:
-        state = pretraining.model.encoder.state_dict()
-        save_encoder(state, self.size.encoder, self.out / folder, {"run": folder, "clips": pretraining.clips})
-
-    def finetune(self, title: str, config: Any, seed: int, layer_decay: float) -> None:
-        """Train and test a classifier on the real clips."""
-        finetuning = Finetuning(self.world, self.train, self.test)
-        seconds, batch = FINETUNE * self.seconds, self.size.finetune_batch
-        found = finetuning.run(config, seed=seed, seconds=seconds, batch=batch, layer_decay=layer_decay)
-        self.rows.append(self._write(f"finetune-{title}-{seed}", {"title": title, **found}))
-
-    def run(self) -> None:
-        """Run all parts in order."""
-        for kind, ratio, share in TRIALS:
-            self._part(lambda kind=kind, ratio=ratio, share=share: self.trial(kind, ratio, share))
-        self._part(self.pretrain)
-        self.synthetic.close()
-        self.pool.shutdown()
-        encoder = self.size.encoder
-        models: dict[str, tuple[Any, float]] = {
-            "3d-cnn": (S3dConfig(frames=encoder.frames, size=encoder.size), 1.0),
-            "videomae-scratch": (VideomaeConfig(encoder=encoder, drop_path=0.1), 1.0),
-            "videomae-pretrained": (lambda: VideomaeConfig(weights=str(self.out / "encoder"), drop_path=0.1), 0.75),
-        }
-        for seed in SEEDS:
-            for title, (config, decay) in models.items():
-                make: Callable[[], Any] = config if callable(config) else lambda config=config: config
-                self._part(
-                    lambda title=title, make=make, seed=seed, decay=decay: self.finetune(title, make(), seed, decay)
-                )
-
-    def _part(self, part: Callable[[], object]) -> None:
-        try:
-            part()
-        except Exception:  # of any kind: the next part may still give its result
-            traceback.print_exc()
-
-    def table(self) -> str:
-        """The accuracies on the real clips, one line a model."""
-        lines = ["| model | accuracy, three seeds | mean |", "|---|---|---|"]
-        for title in dict.fromkeys(row["title"] for row in self.rows):
-            found = [row["accuracy"] for row in self.rows if row["title"] == title]
-            lines.append(
-                f"| {title} | {', '.join(f'{100 * one:.1f} %' for one in found)} | {100 * mean(found):.1f} % |"
-            )
-        return "\n".join(lines) + "\n"
-
-    def _write(self, name: str, values: dict[str, Any]) -> dict[str, Any]:
-        write_json(self.out / f"{name}.json", values)
-        sys.stderr.write(f"{name}: {json.dumps(values)}\n")
-        return values
+def run_part(part: str, until: float, words: list[str]) -> int:
+    """Run a part in a process group of its own, and kill the group if it is late; returns the exit code."""
+    command = [sys.executable, "-m", "benchmarks.science", *words, "--part", part, "--until", str(until)]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        return process.wait(max(1.0, until + GRACE - time.time()))
+    except subprocess.TimeoutExpired:
+        return -1
+    finally:  # its workers too
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.science", description=__doc__)
+    words = sys.argv[1:]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.science", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("out", type=Path, help="folder of the results")
-    parser.add_argument("--minutes", type=float, default=8.0, help="of training, in all")
+    parser.add_argument("--data", type=Path, required=True, help="shards of labelled clips, with splits train and val")
+    parser.add_argument("--minutes", type=float, default=8.0, help="in all")
+    parser.add_argument("--size", type=int, choices=(112, 224), default=112, help="of frames; patches are 8 or 16 wide")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--tiny", action="store_true", help="a rehearsal: a small model, few clips")
-    given = parser.parse_args()
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
+    given = parser.parse_args(words)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here; type --device cpu --tiny to rehearse")
-    if not DATA.is_dir():
-        parser.error(f"no clips at {DATA}")
-    science = Science(given.out, TINY if given.tiny else FULL, torch.device(given.device), 60 * given.minutes)
-    science.run()
-    write_atomic(given.out / "table.md", science.table())
-    sys.stdout.write(science.table())
-    return 0 if len(science.rows) == 9 else 1
+    if not (given.data / "train").is_dir():
+        parser.error(f"no split train in {given.data}; make it with: videomae shards build VIDEOS {given.data}")
+    if given.part:
+        return _run(given)
+    given.out.mkdir(parents=True, exist_ok=True)
+    began, codes = time.time(), []
+    for part, share in PARTS.items():
+        codes.append(run_part(part, began + 60 * given.minutes * share - GRACE * (not given.tiny), words))
+        sys.stderr.write(f"{part}: exit code {codes[-1]}, {time.time() - began:.0f} s since the start\n")
+    table = given.out / "table.md"
+    sys.stdout.write(table.read_text() if table.is_file() else "no row was measured\n")
+    return max(map(abs, codes))
+
+
+def _run(given: argparse.Namespace) -> int:
+    size = TINY if given.tiny else FULL
+    if not given.tiny:
+        size = replace(size, encoder=replace(size.encoder, size=given.size, patch=given.size // 14))
+    torch._dynamo.config.recompile_limit = 64  # one code runs with the shapes of every trial
+    module = science_pretraining if given.part == "pretrain" else science_finetuning
+    return module.run(given.out, given.data, size, torch.device(given.device), given.until)
 
 
 if __name__ == "__main__":

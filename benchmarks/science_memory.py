@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.subsets import Ids, LabelledSamples
+from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.synthetic.config import SyntheticConfig
 from videomae.data.synthetic.drawing import draw_clip
 from videomae.data.synthetic.motion import Motion
 from videomae.data.video.decoding import decode, probe
+from videomae.models.encoder import EncoderConfig
 
 _TASK = 16  # clips that a worker draws at a time
 
@@ -41,6 +44,9 @@ class ClipMemory:
 
     def __len__(self) -> int:
         return len(self.clips_NTHWC)
+
+    def refresh(self) -> None:
+        """Replace clips by newer ones, if there are any."""
 
     def views(self, index_B: Tensor, view: View, rng: torch.Generator) -> Tensor:
         """Random crops, flips and frames of the clips at `index_B`: video_BCTHW. Nearest pixels, as a copy is cheap."""
@@ -119,11 +125,6 @@ class SyntheticMemory(ClipMemory):
             self._pending.append(self._pool.submit(draw_task, *self._arguments, self._tasks))
             self._tasks += 1
 
-    def close(self) -> None:
-        """Cancel the tasks that have not begun."""
-        for task in self._pending:
-            task.cancel()
-
 
 def draw_task(config: SyntheticConfig, frames: int, size: int, task: int) -> np.ndarray:
     """Draw the clips of a task, clips_NTHWC."""
@@ -131,7 +132,7 @@ def draw_task(config: SyntheticConfig, frames: int, size: int, task: int) -> np.
     return np.stack([draw_clip(config, rng, frames=frames, size=size) for _ in range(_TASK)])
 
 
-def labelled_motions(config: SyntheticConfig, per_class: int, *, frames: int, size: int, seed: int) -> ClipMemory:
+def labelled_motions(config: SyntheticConfig, per_class: int, seed: int, *, frames: int, size: int) -> ClipMemory:
     """Clips of the eight single motions, class after class, on the host."""
     rng = np.random.default_rng([20261, seed])
     clips = [
@@ -140,9 +141,8 @@ def labelled_motions(config: SyntheticConfig, per_class: int, *, frames: int, si
     return ClipMemory(torch.from_numpy(np.stack(clips)), torch.device("cpu"))
 
 
-def read_clip(file: Path, *, frames: int, height: int, width: int) -> np.ndarray:
-    """Decode `frames` evenly spread frames of a file and resize them, without keeping their aspect: frames_THWC."""
-    data = file.read_bytes()
+def read_clip(data: bytes, frames: int, height: int, width: int) -> np.ndarray:
+    """Decode `frames` evenly spread frames and resize them, without keeping their aspect: frames_THWC."""
     total = probe(data).frames
     index_T = ((np.arange(frames) + 0.5) * total / frames).astype(int)
     frames_TCHW = torch.nn.functional.interpolate(
@@ -154,13 +154,34 @@ def read_clip(file: Path, *, frames: int, height: int, width: int) -> np.ndarray
     return frames_TCHW.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def read_split(folder: Path, pool: Executor, *, frames: int, size: int, most: int | None) -> tuple[Tensor, Tensor]:
-    """Decode the clips of FOLDER/CLASS/*.mp4: clips_NTHWC at 4:3 and label_N; `most` limits each class."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.glob("*.mp4"))[:most]]
-    tasks = [pool.submit(read_clip, file, frames=frames, height=size, width=size * 4 // 3) for file, _ in files]
-    clips = [task.result() for task in tasks]
-    return torch.from_numpy(np.stack(clips)), torch.tensor([label for _, label in files])
+@dataclass(frozen=True)
+class RealClips:
+    """A labelled split, decoded on the host: clips at 4:3, a seventh larger than the model's frames, twice as many."""
+
+    clips_NTHWC: Tensor
+    samples: LabelledSamples
+
+    @classmethod
+    def read(cls, split: Path, pool: Executor, *, encoder: EncoderConfig, most: int | None) -> RealClips:
+        """Decode a split of shards; `most` limits each class."""
+        manifest = read_manifest(split)
+        samples, reader = LabelledSamples.read(manifest), ShardReader(manifest)
+        ids = np.concatenate(
+            [np.flatnonzero(samples.labels_S == label)[:most] for label in range(len(samples.classes))]
+        )
+        height = encoder.size * 8 // 7
+        shape = (2 * encoder.frames, height, height * 4 // 3)
+        tasks = [pool.submit(read_clip, reader.read(int(sample)).video, *shape) for sample in ids]
+        return cls(torch.from_numpy(np.stack([task.result() for task in tasks])), select(samples, ids))
+
+    def memory(self, device: torch.device) -> ClipMemory:
+        return ClipMemory(self.clips_NTHWC, device)
+
+
+def select(samples: LabelledSamples, ids: Ids) -> LabelledSamples:
+    """Those of `ids` alone."""
+    parts = {name: tuple(getattr(samples, name)[sample] for sample in ids) for name in ("keys", "groups", "files")}
+    return replace(samples, **parts, labels_S=samples.labels_S[ids], sources_S=samples.sources_S[ids])
 
 
 def every(count: int, batch: int) -> tuple[Tensor, ...]:

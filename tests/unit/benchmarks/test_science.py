@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.science_finetuning import table
 from benchmarks.science_memory import ClipMemory, View
-from benchmarks.science_training import draw_masks, timed
+from benchmarks.science_pretraining import draw_masks
+from benchmarks.science_training import factor, timed
 from pretrain.masking import MaskConfig, draw_mask
 from videomae.models.encoder import EncoderConfig
 
@@ -49,6 +51,15 @@ def test_views_are_crops_of_frames_in_order(spread: bool) -> None:
 
 
 def test_the_learning_rate_follows_the_time() -> None:
-    factors = list(timed(0.0, decay=0.5))
-    assert len(factors) == 4
-    assert factors[0] == pytest.approx(0.03)
+    assert len(list(timed(0.0, until=1e12, decay=0.5))) == 4
+    assert len(list(timed(1e6, until=0.0, decay=0.5))) == 4  # the part is over
+    assert factor(0.0, decay=0.5) == pytest.approx(0.03)
+    assert [factor(done, decay=0.5) for done in (0.3, 0.75, 1.0)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_the_table_has_means_over_seeds_and_intervals() -> None:
+    row = {"title": "S3D", "labels": None}
+    results = [{**row, "accuracy": accuracy} for accuracy in (0.5, 0.7)] + [{**row, "labels": 10, "accuracy": 0.6}]
+    head, _, line = table(results, 60).splitlines()
+    assert head == "| model | all labels | 10 labels a class |"
+    assert line == "| S3D | 60.0 % (47 to 71; seeds 50.0, 70.0) | 60.0 % (47 to 71; seeds 60.0) |"
