@@ -6,6 +6,7 @@ It also writes OUT/measured.json, the rows of all step benchmarks with an MFU, f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -20,12 +21,13 @@ OPERATORS = 12
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The JSON that a part wrote, one object or a list; none if it was cut off before."""
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return []
-    return found if isinstance(found, list) else [found]
+    """The JSON that a part wrote, one object or a list; of a list that was cut off, the rows that are there."""
+    text = file.read_text() if file.is_file() else ""
+    for whole in (text, text.rpartition("\n")[0] + "]"):
+        with contextlib.suppress(ValueError):
+            found = json.loads(whole)
+            return found if isinstance(found, list) else [found]
+    return []
 
 
 def show_tests(file: Path) -> str:
@@ -33,7 +35,8 @@ def show_tests(file: Path) -> str:
     try:
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError):
-        return "  no report: it ran out of time\n"
+        log = file.with_suffix(".txt")
+        return f"  no report: it ran out of time; {log} ends:\n{_tail(log)}"
     cases = list(root.iter("testcase"))
     failed = [(case, found) for case in cases for kind in ("failure", "error") for found in case.iter(kind)]
     skipped = sum(1 for case in cases if case.find("skipped") is not None)

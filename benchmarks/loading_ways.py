@@ -5,7 +5,7 @@
   our decoder for files of any kind (`decode_with_demuxer`), which converts them whole; the crop and size as ours.
 - webdataset_lent: the same with the decoder of our reader, which leaves out frames that nobody needs and
   converts only crops.
-- official, official_originals: see `official_way`, over files of short side 320, and over the originals.
+- official, official_originals: see `OfficialWay`, over files of short side 320, and over the originals.
 - floor: a loop that reads each sample's bytes, opens them with PyAV, decodes up to the last wanted frame and converts
   the wanted ones to RGB: no crop, no batch.
 
@@ -15,20 +15,22 @@ long for the same frames as `decode_with_demuxer`, 1.6 times as long as `decode`
 
 from __future__ import annotations
 
+import importlib
 import io
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from webdataset.compat import WebDataset
 
 from benchmarks.loading_clips import Clips
-from benchmarks.official_loading import OfficialWay
 from videomae.data.batch import AllocClip, stack_clips
 from videomae.data.loader.loader import train_stream
 from videomae.data.loader.micro_batches import Pipeline, RankSlice
@@ -36,8 +38,8 @@ from videomae.data.loader.workers import LoaderConfig
 from videomae.data.order.order import Order, OrderConfig
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader
+from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD, multi_scale_box, resize
 from videomae.data.transforms.augment import crop as crop_box
-from videomae.data.transforms.augment import multi_scale_box, resize
 from videomae.data.transforms.frame_sampling import Indices, uniform_segments
 from videomae.data.video import FrameHWC, FramesTHWC, decode_boxes, decode_with_demuxer
 
@@ -60,10 +62,8 @@ def ways(clips: Clips, *, official: bool) -> dict[str, Way]:
         "floor": lambda _: _floor(clips.manifest),
     }
     if official:
-        found["official"] = lambda workers: _official(OfficialWay(clips.resized, frames=FRAMES, size=SIZE), workers)
-        found["official_originals"] = lambda workers: _official(
-            OfficialWay(clips.originals, frames=FRAMES, size=SIZE), workers
-        )
+        found["official"] = lambda workers: _official(OfficialWay(clips.resized), workers)
+        found["official_originals"] = lambda workers: _official(OfficialWay(clips.originals), workers)
     return found
 
 
@@ -150,3 +150,35 @@ def _official(data: OfficialWay, workers: int) -> Iterator[Tensor]:
         return (data[number][None] for number in places)
     batches = iter(lambda: list(itertools.islice(places, MICRO_BATCH)), [])
     return iter(DataLoader(data, batch_sampler=batches, num_workers=workers, prefetch_factor=_PREFETCH))
+
+
+class OfficialWay(Dataset[Tensor]):
+    """How the official VideoMAE loads, written anew from its description: item (number) -> float clip_CTHW, normalised.
+
+    decord opens a file and returns the sampled frames, which become PIL images, are cut by TSN's multi-scale crop,
+    resized by PIL, and made a normalised float tensor on the CPU. decord comes with the extra `bench`.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._decord = None
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, number: int) -> Tensor:
+        self._decord = self._decord or importlib.import_module("decord")
+        rng = np.random.default_rng(number)
+        reader = self._decord.VideoReader(str(self._files[number % len(self._files)]), num_threads=1)
+        index_T = uniform_segments(len(reader), FRAMES, rng)
+        images = [Image.fromarray(frame).convert("RGB") for frame in reader.get_batch(index_T.tolist()).asnumpy()]
+        box = multi_scale_box(images[0].height, images[0].width, rng)
+        corners = (box.left, box.top, box.left + box.width, box.top + box.height)
+        images = [image.crop(corners).resize((SIZE, SIZE), Image.Resampling.BILINEAR) for image in images]
+        stacked_HWN = torch.from_numpy(np.concatenate([np.asarray(image) for image in images], axis=2))
+        clip_TCHW = stacked_HWN.permute(2, 0, 1).contiguous().float().div(255).unflatten(0, (FRAMES, 3))
+        mean_C11, std_C11 = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return ((clip_TCHW - mean_C11) / std_C11).transpose(0, 1)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_decord": None}

@@ -6,9 +6,11 @@ On CUDA the clock records events in the stream, so that nothing waits for the de
 from __future__ import annotations
 
 import gc
+import json
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,3 +105,13 @@ def release(device: torch.device) -> None:
 def device_name(device: torch.device) -> str:
     """As the driver calls it, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def report_rows(rows: Iterable[Any], show: Callable[[Any], str], *, as_json: bool) -> None:
+    """Write each row as it comes, as text or as a JSON list: where that is cut off, only `]` is missing."""
+    count = 0
+    for count, row in enumerate(rows, start=1):
+        sys.stdout.write(("[" if count == 1 else ",") + json.dumps(row) + "\n" if as_json else show(row))
+        sys.stdout.flush()
+    if as_json:
+        sys.stdout.write("]\n" if count else "[]\n")

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from statistics import median
 from typing import Any
 
@@ -25,10 +26,9 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks import step_engines
-from benchmarks.measuring import PHASES, Clock, device_name, peak_bytes, release, resident_bytes
-from benchmarks.step_batch import largest_batch
+from benchmarks.measuring import PHASES, Clock, device_name, peak_bytes, release, report_rows, resident_bytes
+from benchmarks.step_alone import largest_batch, profile_step
 from benchmarks.step_forms import RIVALS, SUBJECTS, VARIANTS, Form, build, draw_clips, subject, variant_of
-from benchmarks.step_profile import profile_step
 from pretrain.config import PretrainConfig
 from pretrain.cost import workload
 from pretrain.train import initial_model
@@ -233,16 +233,9 @@ def _run(given: argparse.Namespace) -> None:
         action, show = partial(largest_batch, device=device, forms=forms, most=given.max_batch), json.dumps
     elif given.profile:
         action, show = partial(profile_step, device=device, batch=given.batch), lambda row: row["table"]
-    rows = []
-    for name in given.sizes:
-        for precision in given.precision:
-            for mode in given.mode:
-                rows.append(action(name, precision=precision, compiled=mode == "compiled"))
-                if not given.json:
-                    sys.stdout.write(show(rows[-1]) + "\n")
-                    sys.stdout.flush()
-    if given.json:
-        sys.stdout.write(json.dumps(rows) + "\n")
+    wanted = product(given.sizes, given.precision, given.mode)
+    rows = (action(name, precision=precision, compiled=mode == "compiled") for name, precision, mode in wanted)
+    report_rows(rows, lambda row: show(row) + "\n", as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ are on the host at the start of each step; the figures are medians, and MFU is t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -21,7 +20,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from benchmarks.measuring import device_name, peak_bytes, release
+from benchmarks.measuring import device_name, peak_bytes, release, report_rows
 from finetune.benchmark.protocol import BenchmarkConfig
 from finetune.config import FinetuneConfig
 from finetune.models import build
@@ -134,7 +133,11 @@ def _read(file: Path) -> BenchmarkConfig:
 
 
 def _run(given: argparse.Namespace) -> None:
-    benchmark, rows = _read(given.config), []
+    report_rows(_rows(given), describe, as_json=given.json)
+
+
+def _rows(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    benchmark = _read(given.config)
     for row in benchmark.rows:
         config = benchmark.finetuning(row, benchmark.seeds[0])
         compiled = given.compile and row.model.name == "videomae"
@@ -142,12 +145,7 @@ def _run(given: argparse.Namespace) -> None:
         if given.batch:
             views = replace(config.evaluation, batch=given.batch)
             config = replace(config, batch=given.batch, evaluation=views)
-        rows.append(measure_row(row.title, config, torch.device(given.device), steps=given.steps))
-        if not given.json:
-            sys.stdout.write(describe(rows[-1]))
-            sys.stdout.flush()
-    if given.json:
-        sys.stdout.write(json.dumps(rows) + "\n")
+        yield measure_row(row.title, config, torch.device(given.device), steps=given.steps)
 
 
 if __name__ == "__main__":

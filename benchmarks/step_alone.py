@@ -1,6 +1,7 @@
-"""The largest batch of a device, and the speed there. Memory is measured at two batches and grows linearly with them.
+"""Our step alone: the largest batch of a device with the speed there, and where the time goes.
 
-The batch found is then trained with; where memory does not suffice after all, a smaller one is tried.
+Memory is measured at two batches and grows linearly with them. The batch found is then trained with; where memory does
+not suffice after all, a smaller one is tried. A profile is torch.profiler's table of operators, and their shares.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measuring import Clock, device_name, peak_bytes, release
 from benchmarks.step_forms import VARIANTS, Form, build, draw_clips, subject, variant_of
@@ -23,6 +25,7 @@ from videomae.run.metrics.peak import peak_of
 PROBES = (2, 4)  # clips
 USABLE = 0.9  # of the memory that is free
 ROUND, STEPS = 8, 5
+PROFILED, ROWS = 3, 30  # steps, operators
 
 
 def largest_batch(
@@ -97,3 +100,37 @@ def _free_bytes(device: torch.device) -> int:
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def profile_step(
+    name: str, *, device: torch.device, batch: int | None, precision: str, compiled: bool
+) -> dict[str, Any]:
+    """Profile some steps of ours after as many to warm up; operators by their own time on the device."""
+    config = subject(name, precision=precision, compiled=compiled)
+    release(device)
+    form, clock = build("ours", config, initial_model(config).state_dict(), device), Clock(device)
+    clips = form.take(draw_clips(config, batch or config.batch))
+    for _ in range(PROFILED):
+        form.step(clips, clock)
+    clock = Clock(device)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=activities) as recorded:
+        for _ in range(PROFILED):
+            form.step(clips, clock)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    averages: Any = recorded.key_averages()
+    rows = sorted(averages, key=lambda row: getattr(row, key), reverse=True)
+    total = sum(getattr(row, key) for row in rows) or 1
+    return {
+        "device": device_name(device),
+        "model": name,
+        "precision": precision,
+        "compiled": compiled,
+        "batch": batch or config.batch,
+        "operators": [
+            {"name": row.key, "share": getattr(row, key) / total, "calls": row.count / PROFILED} for row in rows[:ROWS]
+        ],
+        "table": averages.table(sort_by=key, row_limit=ROWS, max_name_column_width=60),
+    }
