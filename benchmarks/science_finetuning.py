@@ -32,7 +32,7 @@ from finetune.linear_probe import fit
 from finetune.models.interface import ModelInput
 from finetune.models.probes import ProbeConfig, StatisticsPool
 from finetune.models.s3d import S3dConfig
-from finetune.models.slow_fusion import SlowFusionConfig
+from finetune.models.time_fusion import SlowFusionConfig
 from finetune.models.videomae import VideomaeConfig
 from finetune.statistics.intervals import wilson
 from finetune.subsets import Ids, cut_holdout, few_labels

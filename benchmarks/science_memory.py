@@ -6,9 +6,13 @@ Shapes: F frames of all clips one after another, N clips, B batch, C channels, T
 
 from __future__ import annotations
 
+import functools
+import math
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +27,7 @@ from videomae.data.synthetic.motion import Motion
 from videomae.data.video.decoding import decode, probe
 from videomae.models.encoder import EncoderConfig
 
-_TASK = 16  # clips that a worker draws at a time
+_TASK = 8  # clips that a worker draws at a time
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,11 @@ class ClipMemory:
 
 
 class SyntheticMemory(ClipMemory):
-    """Synthetic clips, the oldest of which workers replace while they are used; no clip is drawn twice."""
+    """Synthetic clips, the oldest of which workers replace while they are used; no clip is drawn twice.
+
+    Workers draw into shared memory. It is copied on a stream of its own, so that training does not wait; a clip that is
+    used at that moment may show two.
+    """
 
     def __init__(
         self,
@@ -103,33 +111,56 @@ class SyntheticMemory(ClipMemory):
         device: torch.device,
         pending: int,
     ) -> None:
-        """Draw the first `clips` clips; `pending` tasks then stay in the `pool`."""
-        self._arguments, self._pool, self._most_pending = (config, frames, size), pool, pending
-        self._tasks, self._next, self.drawn = 0, 0, 0
-        self._pending: list[Future[np.ndarray]] = []
-        super().__init__(torch.zeros(clips, frames, size, size, 3, dtype=torch.uint8), device)
+        """Draw the first `clips` clips, a multiple of eight; `pending` tasks then stay in the `pool`."""
+        assert clips % _TASK == 0
+        shape = (_TASK, frames, size, size, 3)
+        self._memory = SharedMemory(create=True, size=pending * math.prod(shape))
+        self._arguments, self._pool = (config, shape, self._memory.name), pool
+        self._slots = torch.frombuffer(self._memory.buf, dtype=torch.uint8).view(pending, *shape)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._tasks, self.drawn = 0, 0
+        super().__init__(torch.zeros(clips, *shape[1:], dtype=torch.uint8), device)
+        self._pending = {slot: self._submit(slot) for slot in range(pending)}
         while self.drawn < clips:
             self.refresh()
             time.sleep(0.01)
 
     def refresh(self) -> None:
         """Take the clips that are ready, and ask for more."""
-        done = [task for task in self._pending if task.done()]
-        for task in done:
-            self._pending.remove(task)
-            fresh = torch.from_numpy(task.result()).to(self.clips_NTHWC.device)
-            place_N = (self._next + torch.arange(len(fresh))) % len(self)
-            self.clips_NTHWC[place_N.to(fresh.device)] = fresh
-            self._next, self.drawn = (self._next + len(fresh)) % len(self), self.drawn + len(fresh)
-        while len(self._pending) < self._most_pending:
-            self._pending.append(self._pool.submit(draw_task, *self._arguments, self._tasks))
-            self._tasks += 1
+        for slot in [slot for slot, task in self._pending.items() if task.done()]:
+            self._pending[slot].result()
+            place = self.drawn % len(self)
+            with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+                self.clips_NTHWC[place : place + _TASK].copy_(self._slots[slot])
+            self.drawn += _TASK
+            self._pending[slot] = self._submit(slot)
+
+    def close(self) -> None:
+        """Wait for the tasks that are running, and give the shared memory back."""
+        for task in self._pending.values():
+            task.cancel()
+        wait(self._pending.values())
+        self._slots = self._slots.new_zeros(0)
+        self._memory.close()
+        self._memory.unlink()
+
+    def _submit(self, slot: int) -> Future[None]:
+        self._tasks += 1
+        return self._pool.submit(draw_task, *self._arguments, self._tasks, slot)
 
 
-def draw_task(config: SyntheticConfig, frames: int, size: int, task: int) -> np.ndarray:
-    """Draw the clips of a task, clips_NTHWC."""
+def draw_task(config: SyntheticConfig, shape: tuple[int, ...], memory: str, task: int, slot: int) -> None:
+    """Draw the clips of a task into a slot of the shared memory."""
     rng = np.random.default_rng([20260, task])
-    return np.stack([draw_clip(config, rng, frames=frames, size=size) for _ in range(_TASK)])
+    offset = slot * math.prod(shape)
+    clips_NTHWC = np.ndarray(shape, np.uint8, _attached(memory).buf, offset)
+    for clip_THWC in clips_NTHWC:
+        draw_clip(config, rng, frames=shape[1], size=shape[2], out=clip_THWC)
+
+
+@functools.cache
+def _attached(memory: str) -> SharedMemory:
+    return SharedMemory(memory)
 
 
 def labelled_motions(config: SyntheticConfig, per_class: int, seed: int, *, frames: int, size: int) -> ClipMemory:

@@ -139,7 +139,7 @@ class PretrainPart:
         shape = {"frames": encoder.frames, "size": encoder.size}
         self._real = RealClips.read(data / "train", self._pool, encoder=encoder, most=size.videos).memory(device)
         decoded = time.time()
-        pending = 3 * size.workers
+        pending = 2 * size.workers
         self._synthetic = SyntheticMemory(CLIPS, self._pool, clips=size.clips, device=device, pending=pending, **shape)
         single = SyntheticConfig(motion="single")
         self._motions = [labelled_motions(single, count, seed, **shape) for seed, count in enumerate((5, size.tests))]
@@ -153,8 +153,11 @@ class PretrainPart:
         for trial in COMPARED:
             if results and self._left() < 2 * seconds:
                 break
-            pretraining = Pretraining(trial, self._size, self._world, self._synthetic, self._real)
-            results.append((self._train("trial", pretraining, seconds), pretraining))
+            try:
+                pretraining = Pretraining(trial, self._size, self._world, self._synthetic, self._real)
+                results.append((self._train("trial", pretraining, seconds), pretraining))
+            except Exception:  # of any kind, such as too little memory: the next one may do
+                traceback.print_exc()
         best = max(results, key=lambda result: result[0])[1]
         results.clear()  # frees the others
         self._train("synthetic", best, SYNTHETIC * self._left(), decay=0.0)
@@ -164,7 +167,8 @@ class PretrainPart:
 
     def close(self) -> None:
         """Stop the workers."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._synthetic.close()
+        self._pool.shutdown()
 
     def _train(self, name: str, pretraining: Pretraining, seconds: float, **settings: float) -> float:
         result = pretraining.run(seconds, until=self._until, **settings)

@@ -46,7 +46,7 @@ DEMO = Path(__file__).parent.parent / "configs/demo/pretrain.yaml"
 SUBJECTS = (*DECODERS, "demo")
 LR, DECAY = 1e-4, 0.05
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "dual": {"mask": {"decoder": "running_cell"}},
+    "dual": {"mask": {"kind": "tube", "decoder": "running_cell"}},
     "share": {"objective": {"decoder_share": 0.5}},
     "cross": {"decoder": {"kind": "cross"}},
     "checkpointing": {"engine": {"activation_checkpointing": True}},
