@@ -12,7 +12,8 @@ import numpy as np
 
 from videomae.core import progress
 from videomae.data.build.build import BuildConfig, build
-from videomae.data.build.sources import SourceError, find_sources
+from videomae.data.build.sources import find_sources
+from videomae.data.errors import SourceError
 from videomae.data.shards.manifest import Manifest
 from videomae.data.video import EncodingConfig, VideoError, decode, probe, transcode
 

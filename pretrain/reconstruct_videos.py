@@ -23,9 +23,10 @@ from pretrain.masking import MaskConfig, draw_mask
 from pretrain.reconstruct import reconstruct, strip
 from videomae.core.config import load, parse
 from videomae.core.files import atomic_path
+from videomae.data.build.packing import stored_sample
 from videomae.data.transforms.augment import uniform_crops
 from videomae.data.transforms.frame_sampling import dense_clip
-from videomae.data.video import EncodingConfig, VideoError, decode, open_writer, probe, transcode
+from videomae.data.video import EncodingConfig, decode, open_writer
 from videomae.engine.state.rank_file import EMA, MASTER
 from videomae.engine.state.reader import read_full
 from videomae.models.weights.convert import read_official
@@ -137,13 +138,9 @@ def _reconstruct_one(
 
 def _clip(path: Path, frames: int, size: int, stride: int) -> tuple[Tensor, float]:
     """The central clip of a video, uint8 (T, C, H, W), and its pictures a second."""
-    try:
-        video = transcode(path, EncodingConfig())
-        found = probe(video)
-        frames_THWC = decode(video, dense_clip(found.frames, frames, stride, None))
-    except (OSError, VideoError) as error:
-        raise VideoError(f"{path}: {error}") from None
-    return uniform_crops(frames_THWC, size)[0], found.fps / stride
+    sample = stored_sample(path, EncodingConfig())
+    frames_THWC = decode(sample.video, dense_clip(sample.frames, frames, stride, None))
+    return uniform_crops(frames_THWC, size)[0], sample.fps / stride
 
 
 def _write_moving(triple: Tensor, gif: Path, mp4: Path, fps: float) -> None:

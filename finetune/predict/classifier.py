@@ -24,10 +24,11 @@ from finetune.stored_clips import StoredClips
 from finetune.stream import EvaluationViews
 from videomae.core.distributed import read_world
 from videomae.core.errors import UserError
+from videomae.core.progress import logger
 from videomae.data.batch import stack_clips
-from videomae.data.shards.reader import Sample
+from videomae.data.build.packing import stored_sample
 from videomae.data.transforms.augment import normalize
-from videomae.data.video import EncodingConfig, VideoError, VideoInfo, probe, stream_pictures, transcode
+from videomae.data.video import EncodingConfig, VideoError, VideoInfo, probe, stream_pictures
 
 _LENGTH_SLACK = 1.05  # a file may be this much longer than the longest training clip and still counts as one clip
 
@@ -139,6 +140,8 @@ class Classifier:
             info = probe(path)
         except VideoError as error:
             raise VideoError(f"{path}: {error}") from None
+        for remark in info.remarks:
+            logger.warning("%s: %s", path, remark)
         if windows is None and not self.is_long(info):
             return 1, iter([self.score_clip(path, info)])
         config = windows or self.windows()
@@ -200,32 +203,3 @@ class Classifier:
             ]
         )
         return logits_BK.softmax(dim=1).unflatten(0, (-1, views)).mean(dim=1).cpu().numpy()
-
-
-def stored_sample(path: Path, encoding: EncodingConfig) -> Sample:
-    """Return the file as a sample: as it is if it has the stored form already, else stored as building shards does.
-
-    Raises:
-        VideoError: the file is no video, or is damaged.
-    """
-    assert encoding.fps is not None
-    assert encoding.short_side is not None
-    try:
-        info = probe(path)
-        fits = info.fps <= encoding.fps * 1.001 and min(info.width, info.height) <= encoding.short_side
-        video = path.read_bytes() if fits else transcode(path, encoding)
-        found = probe(video)
-    except (OSError, VideoError) as error:
-        raise VideoError(f"{path}: {error}") from None
-    return Sample(
-        id=0,
-        key=path.stem,
-        shard="",
-        video=video,
-        label=-1,
-        group="",
-        frames=found.frames,
-        fps=found.fps,
-        width=found.width,
-        height=found.height,
-    )

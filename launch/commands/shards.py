@@ -19,6 +19,7 @@ from videomae.command import PATH, examples, json_option
 if TYPE_CHECKING:
     from videomae.data.build.build import BuildResult
     from videomae.data.build.sources import Listing
+    from videomae.data.shards.manifest import Manifest
 
 INTERRUPTED = 130
 CPUS = len(os.sched_getaffinity(0))
@@ -170,29 +171,26 @@ def _listing(source: Path, options: dict[str, Any]) -> Listing:
     return find_sources(source, unlabelled=options["unlabelled"])
 
 
+def _print_split(manifest: Manifest) -> None:
+    counts = manifest.counts
+    click.echo(
+        f"{manifest.split}: {counts['samples']} samples in {counts['shards']} shard(s), {counts['classes']} classes,"
+        f" {counts['bytes'] / 1e6:.1f} MB, {counts['skipped']} skipped, {counts['remarks']} with a remark,"
+        f" {counts['duplicates']} also in another split"
+    )
+    for skipped in manifest.skipped:
+        click.echo(f"  skipped {skipped.source}: {skipped.reason}")
+
+
 def _print_build(out: Path, result: BuildResult, left_out: dict[str, list[str]], *, as_json: bool) -> None:
-    rows = {
-        split: {
-            "samples": manifest.samples,
-            "shards": len(manifest.shards),
-            "bytes": sum(shard.bytes for shard in manifest.shards),
-            "skipped": len(manifest.skipped),
-            "duplicates": len(manifest.duplicates),
-        }
-        for split, manifest in result.manifests.items()
-    }
     if as_json:
+        rows = {split: manifest.counts for split, manifest in result.manifests.items()}
         click.echo(json.dumps({"out": str(out), "reused": result.reused, "splits": rows, "left_out": left_out}))
         return
     if result.reused:
         click.echo(f"reusing the shards in {out}: same sources, same options")
-    for split, row in rows.items():
-        click.echo(
-            f"{split}: {row['samples']} samples in {row['shards']} shard(s), {row['bytes'] / 1e6:.1f} MB,"
-            f" {row['skipped']} skipped, {row['duplicates']} also in another split"
-        )
-        for skipped in result.manifests[split].skipped:
-            click.echo(f"  skipped {skipped.source}: {skipped.reason}")
+    for manifest in result.manifests.values():
+        _print_split(manifest)
     if left_out:
         click.echo(f"left out {sum(map(len, left_out.values()))} files and folders, all named in {out}/build.json:")
     for reason, names in left_out.items():
@@ -203,7 +201,8 @@ def _print_build(out: Path, result: BuildResult, left_out: dict[str, list[str]],
 @click.argument("folder", type=PATH)
 @click.option("--classes", default="", help="Names for numeric labels, separated by commas.")
 @click.option("--workers", type=int, default=CPUS, show_default="number of CPUs", help="Processes that decode.")
-def index(folder: Path, classes: str, *, workers: int) -> None:
+@json_option
+def index(folder: Path, classes: str, *, workers: int, as_json: bool) -> None:
     """Index WebDataset tars that another program wrote.
 
     FOLDER holds the tars, or a folder of them for each split; index and manifest are written beside them.
@@ -214,11 +213,12 @@ def index(folder: Path, classes: str, *, workers: int) -> None:
 
     log_to(None)
     names = [name.strip() for name in classes.split(",") if name.strip()]
-    for manifest in index_folder(folder, classes=names, workers=workers):
-        counts = f"{manifest.samples} samples in {len(manifest.shards)} shard(s), {len(manifest.classes)} classes"
-        click.echo(f"{manifest.split}: {counts}")
-        for skipped in manifest.skipped:
-            click.echo(f"  skipped {skipped.source}: {skipped.reason}")
+    manifests = index_folder(folder, classes=names, workers=workers)
+    if as_json:
+        click.echo(json.dumps({"splits": {manifest.split: manifest.counts for manifest in manifests}}))
+        return
+    for manifest in manifests:
+        _print_split(manifest)
 
 
 @click.command(

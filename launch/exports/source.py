@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from finetune.config import EvaluationConfig, FinetuneConfig
 from finetune.export import DESCRIPTION, export_classifier, load_classifier
 from finetune.models import ModelConfig, ModelInput
-from finetune.predict.classifier import stored_sample
 from finetune.stored_clips import StoredClips
 from finetune.stream import EvaluationViews
 from launch.exports.card import classifier_card, encoder_card
@@ -24,6 +23,7 @@ from pretrain.config import PretrainConfig
 from pretrain.export import export_encoder
 from videomae.core.config import load
 from videomae.core.errors import UserError
+from videomae.data.build.packing import stored_sample
 from videomae.data.datasets import shard_folders
 from videomae.data.errors import RemoteError, ShardError
 from videomae.data.shards.reader import Sample, ShardReader, read_manifests

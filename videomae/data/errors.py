@@ -1,4 +1,4 @@
-"""Errors of shards and of the remote folders that hold them."""
+"""Errors of source videos, of shards, and of the remote folders that hold them."""
 
 from __future__ import annotations
 
@@ -15,3 +15,7 @@ class RemoteError(UserError):
 
 class ChangedError(ShardError):
     """A remote file whose content differs from what the manifest says."""
+
+
+class SourceError(UserError):
+    """Source videos, or lists of them, that cannot be used."""

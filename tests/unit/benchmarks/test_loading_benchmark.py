@@ -11,7 +11,8 @@ import torch
 from benchmarks.loading import Measured, bench, main
 from benchmarks.loading_ways import FRAMES, SIZE, crop_clips
 from videomae.data.build.build import BuildConfig, build
-from videomae.data.build.sources import SourceError, find_sources
+from videomae.data.build.sources import find_sources
+from videomae.data.errors import SourceError
 from videomae.data.order.permutation import generator
 from videomae.data.shards.reader import ShardReader
 

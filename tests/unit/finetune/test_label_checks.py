@@ -1,6 +1,7 @@
 """Labels are checked before anything else: at the start of fine-tuning and evaluation, and by the doctor."""
 
 import io
+import json
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,15 +9,21 @@ from pathlib import Path
 import pytest
 
 from finetune.config import FinetuneConfig
+from finetune.evaluate import evaluate_run
+from finetune.export import ClassifierDescription, save_classifier
+from finetune.models import build
 from finetune.stream import check_labels, split
 from finetune.train import check_splits, train
+from launch.cli import main
 from launch.doctor.check import Context, run_checks
 from launch.doctor.storage import CHECKS
 from tests.processes import ROOT
+from tests.stages import finetune_config
 from tests.tiny import world_of_one
-from videomae.core.config import load
+from videomae.core.config import dump, load
 from videomae.core.errors import UserError
 from videomae.data.build.external_tars import index_folder
+from videomae.run.directory import RunDirectory
 
 
 def shards(folder: Path, video: bytes, **labels: Sequence[str | None]) -> Path:
@@ -83,3 +90,32 @@ def test_the_doctor_looks_at_the_labels(tmp_path: Path, video: bytes) -> None:
         (result,) = run_checks(Context(world=world_of_one(), host="a", config=config(folder)), checks)
         assert result.level == level, result
         assert ("1 of 3 samples have no label, such as a.tar/2" in result.message) == (level == "red")
+
+
+@pytest.mark.parametrize("order", [("1", "0"), ("0", "1", "2"), ("Calm", "Fight")])
+def test_evaluation_refuses_shards_with_other_classes_than_the_run(
+    tmp_path: Path, video: bytes, order: tuple[str, ...]
+) -> None:
+    folder = shards(tmp_path / "shards", video, train=["0", "1"], val=["0", "1"])
+    run = RunDirectory(tmp_path / "run")
+    settings = finetune_config(run.path, folder)
+    run.path.mkdir()
+    run.config.write_text(dump(settings))
+    module = build(settings.model, len(order), initialise=False)
+    save_classifier(module.state_dict(), ClassifierDescription(model=settings.model, classes=order), run.export)
+    with pytest.raises(
+        UserError, match=f"has the classes {', '.join(order)}, but the shards in .* have 0, 1; evaluate"
+    ):
+        evaluate_run(run.path)
+
+
+def test_the_card_counts_samples_without_a_label(
+    tmp_path: Path, video: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shards(tmp_path / "shards", video, train=["0", None, "1", None, None], val=[None])
+    assert main(["shards", "show", str(folder), "--clips", "1", "--json"]) == 0
+    train_card, val_card = json.loads(capsys.readouterr().out)["splits"]
+    assert (train_card["classes"], train_card["unlabelled"]) == ({"0": 1, "1": 1}, 3)
+    assert val_card["unlabelled"] == 1
+    assert main(["shards", "show", str(folder / "train"), "--clips", "1"]) == 0
+    assert "classes     0 1, 1 1, without a label 3" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from typing import Any
 
 from videomae.data.build.sources import Listing
 from videomae.data.errors import ShardError
-from videomae.data.shards.manifest import FORMAT, Shard, SkippedSource
+from videomae.data.shards.manifest import FORMAT, Remark, Shard, SkippedSource
 
 BUILD_RECORD = "build.json"
 BUILD_LOG = "build_log.jsonl"
@@ -88,14 +88,16 @@ class ShardRecord:
     digests: dict[str, str] = field(default_factory=dict)  # sample key -> SHA-256 of its source
     sources: dict[str, str] = field(default_factory=dict)  # sample key -> name of its source
     skipped: tuple[SkippedSource, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> ShardRecord:
-        shard, skipped = values.pop("shard"), values.pop("skipped")
+        shard, skipped, remarks = (values.pop(name) for name in ("shard", "skipped", "remarks"))
         return cls(
             **values,
             shard=Shard(**shard) if shard else None,
             skipped=tuple(SkippedSource(**source) for source in skipped),
+            remarks=tuple(Remark(**remark) for remark in remarks),
         )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videomae.core.errors import UserError
+from videomae.data.build.text_files import read_lines
 
 Label = int | str
 UNLABELLED = -1
@@ -94,25 +95,16 @@ def read_class_names(file: Path) -> list[str]:
     """Read a file with one class name a line; lines may be numbered, such as `0 abseiling`.
 
     Raises:
-        LabelError: there is no such file, it is not text or empty, or a name occurs twice.
+        SourceError: there is no such file, or it is not text.
+        LabelError: the file is empty, or a name occurs twice.
     """
-    if not file.is_file():
-        raise LabelError(f"no list of classes at {file}; wanted a file with one class name a line")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise LabelError(f"{file} is not UTF-8 text ({error}); wanted a file with one class name a line") from None
-    names = [line.strip() for line in lines if line.strip()]
+    wanted = "a file with one class name a line"
+    names = [line for line in read_lines(file, wanted) if line]
     if not names:
-        raise LabelError(f"{file} names no class; wanted a file with one class name a line")
+        raise LabelError(f"{file} names no class; wanted {wanted}")
     numbered = [match for match in map(_NUMBERED_NAME.fullmatch, names) if match]
     numbers = sorted(int(match[1]) for match in numbered)
-    if (
-        names
-        and len(numbers) == len(names)
-        and numbers[0] in (0, 1)
-        and numbers == list(range(numbers[0], numbers[-1] + 1))
-    ):
+    if numbers in (list(range(len(names))), list(range(1, len(names) + 1))):
         names = [match[2] for match in sorted(numbered, key=lambda match: int(match[1]))]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:

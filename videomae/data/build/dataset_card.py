@@ -44,26 +44,29 @@ class DatasetCard:
     bytes: int
     seconds: float
     classes: dict[str, int]  # samples of each class
+    unlabelled: int
     groups: int
     frames: Range
     fps: Range
     short_side: Range
     kilobytes: Range
     skipped: int
+    remarks: int
     duplicates: int
 
     def lines(self) -> list[str]:
         """The card as lines of text."""
-        shown = ", ".join(f"{name} {count}" for name, count in self.classes.items()) or "none"
+        counts = [f"{name} {count}" for name, count in self.classes.items()]
+        counts += [f"without a label {self.unlabelled}"] if self.unlabelled else []
         return [
             f"{self.split}: {self.samples} samples in {self.shards} shard(s), {self.bytes / 1e6:.1f} MB,"
             f" {self.seconds / 60:.1f} minutes of video from {self.groups} sources",
-            f"  classes     {shown}",
+            f"  classes     {', '.join(counts)}",
             f"  frames      {self.frames}  (min / median / max)",
             f"  fps         {self.fps}",
             f"  short side  {self.short_side} pixels",
             f"  video       {self.kilobytes} kB",
-            f"  skipped     {self.skipped}, duplicates in another split {self.duplicates}",
+            f"  skipped     {self.skipped}, remarks {self.remarks}, duplicates in another split {self.duplicates}",
         ]
 
 
@@ -74,17 +77,19 @@ def dataset_card(manifest: Manifest) -> DatasetCard:
     labels = Counter(entry.label for entry in entries)
     return DatasetCard(
         split=manifest.split,
-        samples=len(entries),
+        samples=manifest.samples,
         shards=len(manifest.shards),
-        bytes=sum(shard.bytes for shard in manifest.shards),
+        bytes=manifest.counts["bytes"],
         seconds=sum(entry.frames / entry.fps for entry in entries),
         classes={name: labels[number] for number, name in enumerate(manifest.classes)},
+        unlabelled=labels[-1],
         groups=len({entry.group for entry in entries}),
         frames=Range.of([entry.frames for entry in entries]),
         fps=Range.of([round(entry.fps, 2) for entry in entries]),
         short_side=Range.of([min(entry.width, entry.height) for entry in entries]),
         kilobytes=Range.of([round(entry.size / 1000, 1) for entry in entries]),
         skipped=len(manifest.skipped),
+        remarks=manifest.counts["remarks"],
         duplicates=len(manifest.duplicates),
     )
 

@@ -24,7 +24,7 @@ from videomae.data.build.classes import UNLABELLED, Classes, Label, LabelError, 
 from videomae.data.build.packing import MIN_FRAMES, spawn_pool
 from videomae.data.errors import ShardError
 from videomae.data.shards.index import Entry, Index, TarSample, tar_samples
-from videomae.data.shards.manifest import Manifest, Shard, SkippedSource
+from videomae.data.shards.manifest import Manifest, Remark, Shard, SkippedSource
 from videomae.data.video import SUFFIXES, VideoError, probe
 
 _log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class _Labelled:
     entry: Entry
     label: Label | None
     place: str
+    remarks: tuple[str, ...] = ()
 
 
 def index_folder(folder: Path, *, classes: Sequence[str] = (), workers: int = 1) -> list[Manifest]:
@@ -94,8 +95,21 @@ def _write_split(
         for tar, entries in found.items()
         if entries
     )
+    remarks = [
+        Remark(source=f"{tar.name}/{each.entry.key}", text=text)
+        for tar, entries in found.items()
+        for each in entries
+        for text in each.remarks
+    ]
+    for remark in remarks:
+        _log.warning("%s: %s", remark.source, remark.text)
     manifest = Manifest(
-        folder=folder, split=folder.name, classes=classes.names, shards=shards, skipped=tuple(skipped), duplicates=()
+        folder=folder,
+        split=folder.name,
+        classes=classes.names,
+        shards=shards,
+        skipped=tuple(skipped),
+        remarks=tuple(remarks),
     )
     manifest.write()
     return manifest
@@ -166,7 +180,7 @@ def _read_entry(sample: TarSample, place: str) -> _Labelled:
         height=info.height,
         sha256=hashlib.sha256(video).hexdigest(),
     )
-    return _Labelled(entry, _read_label(sample, meta, place), place)
+    return _Labelled(entry, _read_label(sample, meta, place), place, info.remarks)
 
 
 def _read_label(sample: TarSample, meta: dict[str, Any], place: str) -> Label | None:

@@ -6,10 +6,8 @@ in a name is no separator in a list with blanks, and a blank none in a CSV.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
-import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -18,7 +16,8 @@ from pathlib import Path
 
 from videomae.data.build.classes import Label, parse_label
 from videomae.data.build.source_tree import frame_files
-from videomae.data.build.sources import SourceError
+from videomae.data.build.text_files import read_lines
+from videomae.data.errors import SourceError
 from videomae.data.video import SUFFIXES
 
 PATH_NAMES = frozenset((
@@ -29,11 +28,11 @@ LABEL_NAMES = frozenset((
     "label", "labels", "label_id", "label_idx", "label_name", "class", "class_id", "class_idx", "class_index",
     "class_name", "classname", "category", "category_id", "target", "action", "activity",
 ))  # fmt: skip
+_SPLIT_NAMES = frozenset(("split", "subset", "set", "partition", "fold"))
 _BLANKS, _WHOLE_LINE = " ", ""
 _SEPARATORS = ("\t", ",", ";", "|", _BLANKS, _WHOLE_LINE)
 _SCORED_LINES = 200  # enough to tell the separator; each costs a few look-ups on disk
 _SUFFIXED = re.compile(rf"(.*(?:{'|'.join(map(re.escape, SUFFIXES))}))(?:\s+(.*))?", re.IGNORECASE)
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,28 +86,6 @@ def read_list(file: Path, folder: Path) -> list[ListRow]:
         )
         for line in found
     ]
-
-
-def read_lines(file: Path, wanted: str) -> list[str]:
-    """The stripped lines of a text file in UTF-8, UTF-16 with its mark, or else Latin-1, which the log then says.
-
-    Raises:
-        SourceError: there is no such file, or it is not text.
-    """
-    if not file.is_file():
-        raise SourceError(f"no list at {file}; wanted {wanted}")
-    content = file.read_bytes()
-    if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise SourceError(f"{file} is not text; wanted {wanted}")
-    try:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            text = content.decode("utf-16")
-        else:
-            text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        _log.warning("%s is not UTF-8 (byte %d); reading it as Latin-1", file, error.start)
-        text = content.decode("latin-1")
-    return [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
 
 
 def is_video_name(path: str) -> bool:
@@ -173,6 +150,11 @@ def _named_columns(
         if len(row) != len(header):
             raise SourceError(
                 f"{place} {number} has {len(row)} columns, its header {len(header)}; quote names with commas"
+            )
+    for column in (column for column, name in enumerate(header) if name in _SPLIT_NAMES):
+        if len(splits := sorted({row[column] for _, row in rows})) > 1:
+            raise SourceError(
+                f"{file}: its column {header[column]} has {', '.join(splits[:3])}; give each split its list"
             )
     labels = [column for column, name in enumerate(header) if name in LABEL_NAMES]
     paths = [column for column, name in enumerate(header) if name in PATH_NAMES]

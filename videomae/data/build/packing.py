@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from videomae.data.build.classes import UNLABELLED
 from videomae.data.build.sources import Source
 from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import SkippedSource
+from videomae.data.shards.reader import Sample
 from videomae.data.video import EncodingConfig, FrameHWC, Timeline, VideoError, encode, probe, transcode
 
 MIN_FRAMES = 2
@@ -28,14 +30,16 @@ _QUEUED = 4  # tasks submitted ahead for each worker
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """An encoded video and its metadata."""
+    """An encoded video, its metadata, and what the manifest remarks of its source."""
 
     video: bytes
     meta: SampleMeta
+    remarks: tuple[str, ...] = ()
 
 
 def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed | SkippedSource:
     """Re-encode `source`; an unreadable one gives a SkippedSource with the reason."""
+    remarks: list[str] = []
     try:
         digest = _digest(source)
         if source.path.is_dir():
@@ -43,7 +47,7 @@ def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed 
         else:
             found = probe(source.path)
             _require_frames(found.frames)
-            video = transcode(source.path, encoding)
+            video = transcode(source.path, encoding, remark=remarks.append)
         stored = probe(video)
         _require_frames(stored.frames)
     except (VideoError, OSError, Image.DecompressionBombError) as error:
@@ -59,7 +63,36 @@ def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed 
         sha256=digest,
         source=source.name,
     )
-    return Packed(video=video, meta=meta)
+    return Packed(video=video, meta=meta, remarks=tuple(remarks))
+
+
+def stored_sample(path: Path, encoding: EncodingConfig) -> Sample:
+    """A video file as a sample: as it is if it has the form of stored videos already, else as shards would hold it.
+
+    Raises:
+        VideoError: the file is no video, or is damaged; the message names it.
+    """
+    try:
+        found = probe(path)
+        slow = encoding.fps is None or found.fps <= encoding.fps * 1.001
+        small = encoding.short_side is None or min(found.width, found.height) <= encoding.short_side
+        fits = slow and small and found.constant
+        video = path.read_bytes() if fits else transcode(path, encoding)
+        found = found if fits else probe(video)
+    except (OSError, VideoError) as error:
+        raise VideoError(f"{path}: {error}") from None
+    return Sample(
+        id=0,
+        key=path.stem,
+        shard="",
+        video=video,
+        label=UNLABELLED,
+        group="",
+        frames=found.frames,
+        fps=found.fps,
+        width=found.width,
+        height=found.height,
+    )
 
 
 def pack_all(

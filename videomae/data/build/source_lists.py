@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from videomae.data.build.classes import UNLABELLED, Classes, Label, resolve_classes
-from videomae.data.build.list_reader import ListRow, is_video_name, read_lines, read_list
-from videomae.data.build.sources import Listing, Source, SourceError, source_group
+from videomae.data.build.list_reader import ListRow, is_video_name, read_list
+from videomae.data.build.sources import Listing, Source, source_group
+from videomae.data.build.text_files import read_lines
+from videomae.data.errors import SourceError
 
 _Row = tuple[str, str]  # path, class
 _log = logging.getLogger(__name__)

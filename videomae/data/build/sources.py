@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from videomae.core.errors import UserError
 from videomae.data.build.classes import UNLABELLED
 from videomae.data.build.source_tree import SourceTree, frame_files, is_video
+from videomae.data.build.text_files import read_lines
+from videomae.data.errors import SourceError
 from videomae.data.shards.manifest import SkippedSource
 from videomae.data.video import SUFFIXES
 
@@ -29,10 +30,6 @@ _OUR_FILES = ("groups.csv", "synthetic.json")
 _YOUTUBE_CLIP = re.compile(r"^([A-Za-z0-9_-]{11})_\d+$")  # RWF-2000: <video id>_<clip number>
 _UCF_CLIP = re.compile(r"^v_(.+_g\d+)_c\d+$")  # UCF101: v_<class>_g<group>_c<clip>
 _log = logging.getLogger(__name__)
-
-
-class SourceError(UserError):
-    """Source videos or lists that cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,12 +204,17 @@ def _read_groups(file: Path) -> dict[tuple[str, str, str], str]:
     """Read groups.csv: (split, class, clip without suffix) -> source group."""
     if not file.is_file():
         return {}
-    with file.open(newline="") as lines:
-        rows = csv.DictReader(lines)
-        wanted = {"split", "class", "clip", "source_group"}
-        if not wanted <= set(rows.fieldnames or ()):
-            raise SourceError(f"{file}: got the columns {rows.fieldnames}; wanted {', '.join(sorted(wanted))}")
-        return {(row["split"], row["class"], row["clip"]): row["source_group"] for row in rows}
+    columns = ("split", "class", "clip", "source_group")
+    wanted = f"a table with the columns {', '.join(columns)}"
+    rows = csv.DictReader([line for line in read_lines(file, wanted) if line])
+    if not set(columns) <= set(rows.fieldnames or ()):
+        raise SourceError(f"{file}: got the columns {rows.fieldnames}; wanted {wanted}")
+    groups = {}
+    for row in rows:
+        if None in (values := tuple(row[column] for column in columns)):
+            raise SourceError(f"{file} line {rows.line_num}: a column is missing; wanted {wanted}")
+        groups[values[:3]] = values[3]
+    return groups
 
 
 def source_group(stem: str) -> str:

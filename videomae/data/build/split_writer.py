@@ -9,7 +9,7 @@ from types import TracebackType
 
 from videomae.data.build.build_log import BuildLog, ShardRecord
 from videomae.data.build.packing import Packed
-from videomae.data.shards.manifest import Duplicate, Manifest, SkippedSource
+from videomae.data.shards.manifest import Duplicate, Manifest, Remark, SkippedSource
 from videomae.data.shards.writer import ShardWriter
 
 _log = logging.getLogger(__name__)
@@ -52,6 +52,9 @@ class SplitWriter:
             return
         if self._open is None:
             self._open = ShardWriter(self.folder, sum(1 for record in self._finished if record.shard))
+        for text in result.remarks:
+            _log.warning("%s: %s", result.meta.source, text)
+            self._remarks.append(Remark(source=result.meta.source, text=text))
         key = _key(self.samples, result.meta.source)
         self._open.add(key, result.video, result.meta)
         self._digests[key], self._sources[key] = result.meta.sha256, result.meta.source
@@ -70,6 +73,7 @@ class SplitWriter:
             digests=self._digests,
             sources=self._sources,
             skipped=tuple(self._skipped),
+            remarks=tuple(self._remarks),
         )
         self._build_log.append(record)
         self._finished.append(record)
@@ -84,6 +88,9 @@ class SplitWriter:
             classes=classes,
             shards=tuple(record.shard for record in self._finished if record.shard),
             skipped=tuple(sorted(self.skipped, key=lambda source: source.source)),
+            remarks=tuple(
+                sorted((each for record in self._finished for each in record.remarks), key=lambda each: each.source)
+            ),
             duplicates=tuple(
                 Duplicate(key=key, other_split=split, other_source=sources[digest])
                 for key, digest in self.digests.items()
@@ -98,6 +105,7 @@ class SplitWriter:
         self._digests: dict[str, str] = {}
         self._sources: dict[str, str] = {}
         self._skipped: list[SkippedSource] = []
+        self._remarks: list[Remark] = []
 
     def __enter__(self) -> SplitWriter:
         return self

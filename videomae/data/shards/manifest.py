@@ -1,4 +1,4 @@
-"""The manifest of a split (manifest.json): its classes, shards with counts and checksums, and skipped sources.
+"""The manifest of a split (manifest.json): its classes, shards with counts and checksums, skipped sources, remarks.
 
 A sample's id is its number, counted through the shards in the order of the manifest.
 """
@@ -53,6 +53,14 @@ class SkippedSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remark:
+    """What a source lacks although it was packed, such as frames that were damaged."""
+
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Duplicate:
     """A sample whose source file is identical to one of another split."""
 
@@ -74,6 +82,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     skipped: tuple[SkippedSource, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
+    remarks: tuple[Remark, ...] = ()
     url: str = ""
     format: str = FORMAT
 
@@ -90,6 +99,19 @@ class Manifest:
     def chunk(self) -> int:
         """The number of samples in the largest shard, which are stored together."""
         return max((shard.samples for shard in self.shards), default=1)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The size of the split, and the number of sources that were skipped, have a remark, or are duplicates."""
+        return {
+            "samples": self.samples,
+            "shards": len(self.shards),
+            "classes": len(self.classes),
+            "bytes": sum(shard.bytes for shard in self.shards),
+            "skipped": len(self.skipped),
+            "remarks": len({remark.source for remark in self.remarks}),
+            "duplicates": len(self.duplicates),
+        }
 
     def locate(self, sample: int) -> tuple[int, int]:
         """The shard number of a sample id, and the sample's position within that shard."""
@@ -123,6 +145,7 @@ class Manifest:
                 shards=tuple(Shard(**shard) for shard in values["shards"]),
                 skipped=tuple(SkippedSource(**source) for source in values["skipped"]),
                 duplicates=tuple(Duplicate(**duplicate) for duplicate in values["duplicates"]),
+                remarks=tuple(Remark(**remark) for remark in values.get("remarks", ())),
             )
         except (KeyError, TypeError) as error:
             raise ShardError(f"{source}: {error} is missing or invalid; build the shards again") from None

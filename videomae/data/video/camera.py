@@ -18,6 +18,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from videomae.data.video.container import DECODER_OPTIONS, MAX_PIXELS, VideoError
+from videomae.data.video.display import Display
 from videomae.data.video.streaming import TimedFrame
 
 MAX_LAG = 2.0  # seconds behind the camera from which frames are dropped
@@ -97,6 +98,7 @@ def _open(source: str, timeout: float) -> Iterator[tuple[InputContainer, VideoSt
 def _frames(container: InputContainer, stream: VideoStream, dropped: Callable[[int], None]) -> Iterator[TimedFrame]:
     pace, skipping, segment = _Pace(), False, 0
     begun: float | None = None
+    display: Display | None = None
     start = last = 0.0
     for packet in container.demux(stream):
         if packet.dts is not None:
@@ -121,7 +123,9 @@ def _frames(container: InputContainer, stream: VideoStream, dropped: Callable[[i
             elif not -1 < stamp - last < _JUMP:
                 segment, start = segment + 1, stamp - (time.monotonic() - begun)
             last = stamp
-            yield TimedFrame(frame, stamp - start, segment)
+            if display is None or display.stored != (frame.width, frame.height):
+                display = Display.of(stream, frame)
+            yield TimedFrame(frame, stamp - start, display, segment)
 
 
 class _Pace:

@@ -18,6 +18,13 @@ STORED_MATRIX = 6  # AVCOL_SPC_SMPTE170M, which is BT.601
 _KNOWN = frozenset((0, 1, 2, 4, 5, 6, 7, 9))
 _READ_AS = {3: 2, 10: 9}  # reserved: as if unspecified; BT.2020 of constant luminance: as FFmpeg does
 
+_HDR = {16: "PQ (SMPTE ST 2084)", 18: "HLG (ARIB STD-B67)"}  # transfer curves by their numbers in H.273
+
+
+def hdr_curve(frame: VideoFrame) -> str:
+    """The name of the frame's transfer curve if it is one of high dynamic range, else empty."""
+    return _HDR.get(frame.color_trc, "")
+
 
 def as_progressive(frame: VideoFrame) -> VideoFrame:
     """The frame, its two fields taken for one picture, as FFmpeg's filters do; swscale would convert each by itself.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import av
 import av.error
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
@@ -25,6 +26,7 @@ MAX_FRAMES = 1_000_000
 # Pixels decoded for one request, returned or not: 33,000 full-HD frames, one or two minutes on one core. A video that
 # needs more, such as a long one without keyframes, must be re-encoded first; building shards has no limit.
 MAX_DECODED_PIXELS = 1 << 36
+_DEFAULT_BONUS = 5_000_000  # pixels that the default stream may be smaller than another: FFmpeg's
 _PACKET_SLACK = 1 << 20  # bytes of packets allowed beyond twice the file size: headers that the demuxer adds
 DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # the stream may declare larger frames than its container does
 # Allowed demuxers. Playlists and other formats that make FFmpeg open further files or URLs are excluded.
@@ -68,7 +70,7 @@ def open_video(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStrea
             container = stack.enter_context(av.open(file, mode="r", options=options, metadata_errors="replace"))
             if not container.streams.video:
                 raise VideoError("the file holds no video stream")
-            stream = container.streams.video[0]
+            stream = _shown_stream(container.streams.video)
             _check_limits(container, stream, len(source) if isinstance(source, bytes) else source.stat().st_size)
             stream.codec_context.thread_count = 1
             stream.codec_context.options = dict(DECODER_OPTIONS)
@@ -77,6 +79,28 @@ def open_video(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStrea
         raise VideoError(f"not a readable video: {error.strerror or error}") from None
     except (UnicodeError, OverflowError) as error:
         raise VideoError(f"not a readable video: {error}") from None
+
+
+def _shown_stream(streams: Sequence[VideoStream]) -> VideoStream:
+    """The stream that FFmpeg shows: no cover picture; the largest one, but rather the default one."""
+    moving = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+    if not moving:
+        raise VideoError("the file holds no video stream but a cover picture")
+    known = [stream for stream in moving if stream.codec_context is not None]
+
+    def rank(stream: VideoStream) -> int:
+        return stream.width * stream.height + _DEFAULT_BONUS * bool(stream.disposition & Disposition.default)
+
+    return max(known, key=rank) if known else moving[0]
+
+
+def other_streams(container: InputContainer, stream: VideoStream) -> list[str]:
+    """The sizes of the other video streams, which are not shown."""
+    return [
+        f"{other.width}x{other.height}"
+        for other in container.streams.video
+        if other is not stream and other.codec_context is not None and not other.disposition & Disposition.attached_pic
+    ]
 
 
 def _check_limits(container: InputContainer, stream: VideoStream, file_bytes: int) -> None:

@@ -15,7 +15,8 @@ from av.video.reformatter import VideoReformatter
 
 from videomae.data.video.color import as_progressive, with_known_matrix
 from videomae.data.video.container import VideoError, require_same_shape
-from videomae.data.video.orientation import UPRIGHT, Box, Orientation
+from videomae.data.video.display import Display
+from videomae.data.video.orientation import UPRIGHT, Box
 
 FrameHWC = npt.NDArray[np.uint8]
 FramesTHWC = npt.NDArray[np.uint8]
@@ -24,18 +25,17 @@ FramesTHWC = npt.NDArray[np.uint8]
 class CropCollector:
     """Collect the crops of the frames numbered in `indices`, in that order, as shown; repeats are allowed.
 
-    The boxes are parts of the frame `full` as it is shown; frames that are stored otherwise have an `orientation`.
+    The boxes are parts of the shown frame; None is all of it.
 
     `frames_BTHWC` holds one array (len(indices), box.height, box.width, 3) per box. `missing` holds the frame numbers
     that have not been added.
 
     Raises:
-        VideoError: a box does not lie within `full`.
+        VideoError: a box does not lie within the shown frame.
     """
 
-    def __init__(
-        self, indices: Sequence[int], boxes: Sequence[Box], full: Box, orientation: Orientation = UPRIGHT
-    ) -> None:
+    def __init__(self, indices: Sequence[int], boxes: Sequence[Box] | None, display: Display) -> None:
+        boxes = boxes or (display.shown,)
         self._rows: dict[int, list[int]] = {}
         for row, index in enumerate(indices):
             self._rows.setdefault(index, []).append(row)
@@ -43,10 +43,10 @@ class CropCollector:
         self.frames_BTHWC = [np.empty((len(indices), box.height, box.width, 3), np.uint8) for box in boxes]
         union = _bounding_box(boxes)
         overlapping = len(boxes) > 1 and sum(box.height * box.width for box in boxes) > union.height * union.width
-        self._show = None if orientation == UPRIGHT else orientation.show
-        stored = orientation.stored_box(full, full)
+        self._show = None if display.orientation == UPRIGHT else display.orientation.show
         self._converters = [
-            RgbCropper(orientation.stored_box(box, full), stored) for box in ((union,) if overlapping else boxes)
+            RgbCropper(display.orientation.stored_box(box, display.shown), display)
+            for box in ((union,) if overlapping else boxes)
         ]
         self._slices = [
             (
@@ -78,31 +78,33 @@ def _bounding_box(boxes: Sequence[Box]) -> Box:
 class RgbCropper:
     """Convert one box of a frame to RGB (H, W, 3). The result may share memory with an FFmpeg frame.
 
-    Planes of yuv420p are cropped before the conversion, on even rows and columns because of the chroma subsampling.
+    The box is a part of the frame with square pixels, before it is turned. Planes of yuv420p are cropped before the
+    conversion, on even rows and columns because of the chroma subsampling.
     """
 
-    def __init__(self, box: Box, full: Box) -> None:
+    def __init__(self, box: Box, display: Display) -> None:
+        full = Box(top=0, left=0, height=display.height, width=display.width)
         bottom, right = box.top + box.height, box.left + box.width
         if not (0 <= box.top < bottom <= full.height and 0 <= box.left < right <= full.width):
-            raise VideoError(f"{box} does not lie within a frame of {full.width}x{full.height}")
-        self._full = full
+            raise VideoError(f"{box} does not lie within a frame of {full.width}x{full.height}; index the tars again")
+        self._display = display
         top, left = box.top // 2 * 2, box.left // 2 * 2
         self._even = Box(top=top, left=left, height=bottom + bottom % 2 - top, width=right + right % 2 - left)
         fits = top + self._even.height <= full.height and left + self._even.width <= full.width
-        self._crop_planes = fits and box != full
+        self._crop_planes = fits and box != full and display.stored == (full.width, full.height)
         self._inner = (slice(box.top - top, bottom - top), slice(box.left - left, right - left))
         self._outer = (slice(box.top, bottom), slice(box.left, right))
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> FrameHWC:
         """Convert the box of a frame. Raises VideoError if the frame has another shape or unsupported colours."""
-        full, even = self._full, self._even
+        display, even = self._display, self._even
         with_known_matrix(frame)
-        same = (frame.width, frame.height) == (full.width, full.height)
+        same = (frame.width, frame.height) == display.stored
         if not same:
-            require_same_shape(frame.width, frame.height, full.width, full.height)
+            require_same_shape(frame.width, frame.height, *display.stored)
         if not (self._crop_planes and same and frame.format.name == "yuv420p"):
-            return self._rgb(frame, full.width, full.height)[self._outer]
+            return self._rgb(frame, display.width, display.height)[self._outer]
         planes = tuple(_crop_plane(plane, even, scale) for plane, scale in zip(frame.planes, (1, 2, 2), strict=True))
         cropped = VideoFrame.from_dlpack(planes, format="yuv420p")  # views, nothing is copied
         cropped.colorspace, cropped.color_range = frame.colorspace, frame.color_range

@@ -32,9 +32,10 @@ from videomae.data.video.container import (
     require_same_shape,
 )
 from videomae.data.video.cropping import CropCollector, FrameHWC, FramesTHWC, RgbCropper
+from videomae.data.video.display import Display, square_or
 from videomae.data.video.mp4 import Mp4Packet, Mp4Track, parse_mp4
 from videomae.data.video.numbering import NumberedVideo, decode_tolerantly, number_frames, open_numbered, renumbered
-from videomae.data.video.orientation import UPRIGHT, Box, Orientation
+from videomae.data.video.orientation import Box
 
 AnyPacket = TypeVar("AnyPacket", Packet, Mp4Packet)
 FrameIndices = Sequence[int] | npt.NDArray[np.int64]
@@ -42,12 +43,17 @@ FrameIndices = Sequence[int] | npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """A video's number of frames, frames per second, and frame size in pixels."""
+    """A video's number of frames, frames per second, and frame size in pixels.
+
+    `remarks` says what a viewer of the frames should know, such as concealed damage.
+    """
 
     frames: int
     fps: float
     width: int
     height: int
+    remarks: tuple[str, ...] = ()
+    constant: bool = True  # whether no frame is held longer than others
 
 
 def probe(source: VideoSource, *, decode: bool = False) -> VideoInfo:
@@ -60,9 +66,17 @@ def probe(source: VideoSource, *, decode: bool = False) -> VideoInfo:
         VideoError: not a video, truncated, without frames, beyond the limits, or, with `decode`, damaged.
     """
     with open_numbered(source) as video:
-        width, height = video.orientation.size(video.stream.width, video.stream.height)
+        width, height = video.display.size
         count = _count(video) if decode else video.expected
-        return VideoInfo(frames=count, fps=float(video.timeline.mean_rate), width=width, height=height)
+        times = video.timeline
+        return VideoInfo(
+            frames=count,
+            fps=float(times.mean_rate),
+            width=width,
+            height=height,
+            remarks=video.flaws.remarks(),
+            constant=times.mean_rate == times.rate,
+        )
 
 
 def _count(video: NumberedVideo) -> int:
@@ -71,7 +85,7 @@ def _count(video: NumberedVideo) -> int:
     for number, frame in video.frames:
         if number != last + 1:
             raise VideoError(f"frame {last + 1 - video.first} cannot be decoded, but later ones can: it is damaged")
-        require_same_shape(frame.width, frame.height, video.stream.width, video.stream.height)
+        require_same_shape(frame.width, frame.height, *video.display.stored)
         with_known_matrix(frame)
         last = number
     return last + 1 - video.first
@@ -108,11 +122,13 @@ def decode_with_demuxer(
         numbered = _number_packets(container, stream)
         if not wanted or min(wanted) < 0 or max(wanted) >= numbered.frames:
             raise VideoError(f"got frame numbers {wanted[:1]}..{wanted[-1:]} of a video of {numbered.frames} frames")
-        budget = DecodeBudget()
+        budget, opened = DecodeBudget(), (stream.width, stream.height)
         crops: CropCollector | None = None
         select = _select_by_number if numbered.timed else _select_by_count
         for index, frame in select(stream, numbered.packets, set(wanted), budget):
-            crops = crops or _collector(wanted, boxes, stream, Orientation.of(frame))
+            if crops is None and (frame.width, frame.height) != opened:  # the first frame tells the size
+                break
+            crops = crops or CropCollector(wanted, boxes, Display.of(stream, frame))
             crops.add(index, frame)
     if crops is None or crops.missing:  # streams with intra-refresh mark keyframes that cannot be decoded alone
         budget.check(numbered.frames, stream.width, stream.height)
@@ -126,7 +142,7 @@ def decode_with_demuxer(
 
 def _decode_from_start(source: VideoSource, wanted: list[int], boxes: Sequence[Box] | None) -> CropCollector:
     with open_numbered(source) as video:
-        crops = _collector(wanted, boxes, video.stream, video.orientation)
+        crops = CropCollector(wanted, boxes, video.display)
         for number, frame in video.frames:
             if number - video.first in crops.missing:
                 crops.add(number - video.first, frame)
@@ -135,33 +151,27 @@ def _decode_from_start(source: VideoSource, wanted: list[int], boxes: Sequence[B
     return crops
 
 
-def _collector(
-    wanted: list[int], boxes: Sequence[Box] | None, stream: VideoStream, orientation: Orientation
-) -> CropCollector:
-    width, height = orientation.size(stream.width, stream.height)
-    full = Box(top=0, left=0, height=height, width=width)
-    return CropCollector(wanted, boxes or (full,), full, orientation)
-
-
 def iter_frames(source: VideoSource) -> Iterator[FrameHWC]:
     """Decode every frame in order to uint8 RGB (H, W, 3), lazily. Raises as `decode`."""
     with open_numbered(source) as video:
-        stored = Box(top=0, left=0, height=video.stream.height, width=video.stream.width)
-        to_rgb = RgbCropper(stored, stored)
+        display = video.display
+        to_rgb = RgbCropper(Box(top=0, left=0, height=display.height, width=display.width), display)
         for _, frame in video.frames:
-            yield video.orientation.show(to_rgb(frame)).copy()
+            yield display.orientation.show(to_rgb(frame)).copy()
 
 
 def _decode_mp4(track: Mp4Track, wanted: list[int], boxes: Sequence[Box] | None) -> list[FramesTHWC] | None:
     """Decode the crops without a demuxer; None on any fault, which the demuxer then reports."""
     if not wanted or min(wanted) < 0 or max(wanted) >= len(track.packets):
         return None
-    full = Box(top=0, left=0, height=track.height, width=track.width)
-    crops = CropCollector(wanted, boxes or (full,), full)
+    decoder = CodecContext.create("h264", "r")
+    assert isinstance(decoder, VideoCodecContext)
+    display = Display.plain(track.width, track.height)
+    crops = CropCollector(wanted, boxes, display)
     try:
-        for count, (index, frame) in enumerate(_select_from_mp4(track, set(wanted))):
-            if count == 0 and frame.rotation and Orientation.of(frame) != UPRIGHT:  # said by the stream itself
-                return None
+        for count, (index, frame) in enumerate(_select_from_mp4(track, set(wanted), decoder)):
+            if count == 0 and display != Display.stretched(frame, square_or(decoder.sample_aspect_ratio)):
+                return None  # the stream itself says otherwise
             crops.add(index, frame)
     except VideoError:
         raise
@@ -170,10 +180,8 @@ def _decode_mp4(track: Mp4Track, wanted: list[int], boxes: Sequence[Box] | None)
     return None if crops.missing else crops.frames_BTHWC
 
 
-def _select_from_mp4(track: Mp4Track, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
+def _select_from_mp4(track: Mp4Track, wanted: set[int], decoder: VideoCodecContext) -> Iterator[tuple[int, VideoFrame]]:
     """Like `_select_by_number`, but drops non-reference frames that are not wanted: no other frame depends on them."""
-    decoder = CodecContext.create("h264", "r")
-    assert isinstance(decoder, VideoCodecContext)
     decoder.extradata, decoder.thread_count, decoder.options = track.extradata, 1, dict(DECODER_OPTIONS)
     times = sorted(packet.pts for packet in track.packets)
     index_of, budget = {times[index]: index for index in wanted}, DecodeBudget()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Literal
 
@@ -25,8 +26,9 @@ from videomae.data.video.container import (
     require_same_shape,
 )
 from videomae.data.video.cropping import FrameHWC
+from videomae.data.video.display import Display
 from videomae.data.video.numbering import open_numbered
-from videomae.data.video.orientation import UPRIGHT, Orientation
+from videomae.data.video.orientation import UPRIGHT
 
 
 @configclass
@@ -65,54 +67,45 @@ def encode(frames: Iterable[FrameHWC], fps: float, config: EncodingConfig) -> by
     Every frame is encoded; `config.fps` applies only to `transcode`. Raises VideoError if there are no frames.
     """
     av_frames = (VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24") for frame in frames)
-    return _mux(av_frames, Fraction(fps).limit_denominator(1001), config)
-
-
-def transcode(source: VideoSource, config: EncodingConfig) -> bytes:
-    """Re-encode a video upright, in the stored colours, at the config's size and frame rate. Raises as `decode`.
-
-    The frame rate is constant: frame k is what the video shows k / fps seconds after its first frame, so the duration
-    stays the same within a frame. The rate is never raised above that of the video's closest frames.
-    """
-    with open_numbered(source) as video:
-        rate = video.timeline.rate
-        fps = rate if config.fps is None else min(rate, Fraction(config.fps).limit_denominator(1001))
-        repeats = video.timeline.repeats(fps)
-        if sum(repeats) > MAX_FRAMES:
-            raise VideoError(
-                f"it lasts {sum(repeats)} frames; at most {MAX_FRAMES} are supported: split the video first"
-            )
-        numbered = ((number - video.first, frame) for number, frame in video.frames)
-        return _mux(_resample(numbered, repeats), fps, config, video.orientation)
-
-
-def _resample(numbered: Iterable[tuple[int, VideoFrame]], repeats: list[int]) -> Iterator[VideoFrame]:
-    """Yield frame i `repeats[i]` times; the frame before one that is missing is held in its place."""
-    held: tuple[int, VideoFrame] | None = None
-    for number, frame in numbered:
-        if held is not None:
-            yield from itertools.repeat(held[1], sum(repeats[held[0] : number]))
-        held = number, frame
-    if held is not None:
-        yield from itertools.repeat(held[1], repeats[held[0]])
-
-
-def _mux(
-    frames: Iterable[VideoFrame], fps: Fraction, config: EncodingConfig, orientation: Orientation = UPRIGHT
-) -> bytes:
-    """Scale, turn and encode; frame i gets the time i / fps."""
-    source = iter(frames)
-    first = next(source, None)
+    first = next(av_frames, None)
     if first is None:
         raise VideoError("there are no frames to encode")
-    width, height = _stored_size(config, first.width, first.height)
+    display = Display.plain(first.width, first.height)
+    return _mux(itertools.chain([first], av_frames), Fraction(fps).limit_denominator(1001), config, display)
+
+
+def transcode(
+    source: VideoSource, config: EncodingConfig, *, remark: Callable[[str], None] = lambda sentence: None
+) -> bytes:
+    """Re-encode a video as it is shown, in the stored colours, at the config's size and frame rate. Raises as `decode`.
+
+    The frame rate is constant: frame k is what the video shows k / fps seconds after its first frame, so the duration
+    stays the same within a frame. The rate is never raised above that of the video's closest frames. `remark` gets a
+    sentence for each flaw, such as concealed damage.
+    """
+    with open_numbered(source) as video:
+        rate, length = video.timeline.rate, video.timeline.end * video.timeline.unit
+        fps = rate if config.fps is None else min(rate, Fraction(config.fps).limit_denominator(1001))
+        if length * fps > MAX_FRAMES:
+            raise VideoError(
+                f"it lasts {math.ceil(length * fps)} frames; at most {MAX_FRAMES} are supported: split the video first"
+            )
+        stored = _mux(video.shown(fps), fps, config, video.display)
+        for sentence in video.flaws.remarks():
+            remark(sentence)
+        return stored
+
+
+def _mux(frames: Iterable[VideoFrame], fps: Fraction, config: EncodingConfig, display: Display) -> bytes:
+    """Scale, turn and encode; frame i gets the time i / fps."""
+    width, height = display.fitted(config.short_side)
     file = io.BytesIO()
     options = {"fflags": "+bitexact", "movflags": "-write_colr"}  # the tags are in the stream, where `parse_mp4` reads
     with av.open(file, mode="w", format="mp4", options=options) as container:
         stream = _output_stream(container, fps, config)
-        stream.width, stream.height = orientation.size(width, height)
+        stream.width, stream.height = display.orientation.size(width, height)
         form = StoredForm(width, height, str(stream.pix_fmt))
-        for number, frame in enumerate(_stored(itertools.chain([first], source), form, orientation)):
+        for number, frame in enumerate(_stored(frames, form, display)):
             frame.pts, frame.time_base = number, 1 / fps
             frame.pict_type = PictureType.NONE
             container.mux(stream.encode(frame))
@@ -120,22 +113,16 @@ def _mux(
     return file.getvalue()
 
 
-def _stored(frames: Iterable[VideoFrame], form: StoredForm, orientation: Orientation) -> Iterator[VideoFrame]:
+def _stored(frames: Iterable[VideoFrame], form: StoredForm, display: Display) -> Iterator[VideoFrame]:
     """Convert frames, repeated ones once. Raises VideoError if one has another shape than the first."""
-    before = converted = first = None
+    before = converted = None
     for frame in frames:
-        first = first or frame
         if frame is not before or converted is None:
-            require_same_shape(frame.width, frame.height, first.width, first.height)
+            require_same_shape(frame.width, frame.height, *display.stored)
             converted = form(frame)
-            converted = converted if orientation == UPRIGHT else orientation.show_yuv420p(converted)
+            converted = converted if display.orientation == UPRIGHT else display.orientation.show_yuv420p(converted)
             before = frame
         yield converted
-
-
-def _stored_size(config: EncodingConfig, width: int, height: int) -> tuple[int, int]:
-    scale = 1.0 if config.short_side is None else min(1.0, config.short_side / min(width, height))
-    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
 
 
 def _output_stream(container: OutputContainer, fps: Fraction, config: EncodingConfig) -> VideoStream:

@@ -76,7 +76,7 @@ def _parse(video: bytes) -> Mp4Track:
     stbl = _boxes(video, *_boxes(video, *mdia[b"minf"])[b"stbl"])
     if b"mvex" in moov or video[mdia[b"hdlr"][0] + 8 : mdia[b"hdlr"][0] + 12] != b"vide":
         raise _UnsupportedError
-    extradata, width, height = _avc1(video, stbl[b"stsd"][0])
+    extradata, width, height, square = _avc1(video, stbl[b"stsd"][0])
     sizes = _sample_sizes(video, stbl[b"stsz"][0])
     pts = _presentation_times(video, stbl, len(sizes))
     starts = _sample_offsets(video, stbl, sizes)
@@ -89,6 +89,8 @@ def _parse(video: bytes) -> Mp4Track:
     _check_edit_list(video, moov, trak, mdia, pts)
     _check_upright(video, moov[b"mvhd"][0], offsets=(36, 48))
     _check_upright(video, trak[b"tkhd"][0], offsets=(40, 52))
+    if not square and _track_size(video, trak[b"tkhd"][0]) != (width, height):
+        raise _UnsupportedError  # pixels that are not square
     keyframes = _keyframes(video, stbl, len(sizes))
     if 0 not in keyframes or pts[0] != pts.min():  # frames at the start may need others that were cut off
         raise _UnsupportedError
@@ -127,8 +129,8 @@ def _iter_boxes(video: bytes, start: int, stop: int) -> Iterator[tuple[bytes, tu
     raise _UnsupportedError
 
 
-def _avc1(video: bytes, stsd: int) -> tuple[bytes, int, int]:
-    """Read the decoder configuration, width and height from the single sample description."""
+def _avc1(video: bytes, stsd: int) -> tuple[bytes, int, int, bool]:
+    """The decoder configuration, width and height of the only sample description; whether it calls pixels square."""
     count, size, kind = struct.unpack_from(">4xII4s", video, stsd)
     width, height = struct.unpack_from(">HH", video, stsd + 40)
     parts = _boxes(video, stsd + 94, stsd + 8 + size)
@@ -137,7 +139,11 @@ def _avc1(video: bytes, stsd: int) -> tuple[bytes, int, int]:
     extradata = video[slice(*parts[b"avcC"])]
     if len(extradata) < 7 or extradata[0] != 1:
         raise _UnsupportedError
-    return extradata, width, height
+    if b"pasp" in parts:
+        horizontal, vertical = struct.unpack_from(">II", video, parts[b"pasp"][0])
+        if not 0 < horizontal == vertical:
+            raise _UnsupportedError
+    return extradata, width, height, b"pasp" in parts
 
 
 def _read_ints(video: bytes, offset: int, count: int, dtype: str = ">u4") -> _Ints:
@@ -200,6 +206,12 @@ def _check_upright(video: bytes, header: int, *, offsets: tuple[int, int]) -> No
     start = header + offsets[min(video[header], 1)]
     if video[start : start + len(_IDENTITY)] != _IDENTITY:
         raise _UnsupportedError
+
+
+def _track_size(video: bytes, tkhd: int) -> tuple[float, float]:
+    """The width and height at which a track header presents its frames."""
+    width, height = struct.unpack_from(">II", video, tkhd + (88 if video[tkhd] else 76))
+    return width / (1 << 16), height / (1 << 16)
 
 
 def _check_edit_list(

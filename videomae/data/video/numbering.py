@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av.error
@@ -21,8 +21,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from videomae.data.video.container import VideoError, VideoSource, iter_packets, open_video
-from videomae.data.video.orientation import Orientation
+from videomae.data.video.color import hdr_curve
+from videomae.data.video.container import VideoError, VideoSource, iter_packets, open_video, other_streams
+from videomae.data.video.display import Display, require_same_aspect, square_or
 from videomae.data.video.timing import Timeline, timeline
 
 # Formats whose times may jump, as FFmpeg sees it: a gap longer than _LONGEST_GAP is a jump, not a frame that is held.
@@ -91,21 +92,60 @@ class Numbering:
         return timeline(starts, self.last, self.unit, self.declared)
 
 
+@dataclass
+class Flaws:
+    """What the frames that were decoded so far lack of those that the source promised."""
+
+    concealed: list[int] = field(default_factory=list)
+    missing: int = 0
+    transfer: str = ""  # the name of an HDR curve
+    others: tuple[str, ...] = ()  # sizes of further video streams
+
+    def remarks(self) -> tuple[str, ...]:
+        """A sentence for each kind of flaw."""
+        found: list[str] = []
+        if self.concealed:
+            found.append(
+                f"{len(self.concealed)} frame(s) are damaged and shown as the decoder conceals it, the first is number"
+                f" {self.concealed[0]}"
+            )
+        if self.missing:
+            found.append(f"{self.missing} frame(s) cannot be decoded; the one before is held in their place")
+        if self.transfer:
+            found.append(f"HDR by {self.transfer}, which is not mapped to the usual range of brightness: it looks flat")
+        if self.others:
+            found.append(f"further video streams are not taken: {', '.join(self.others)}")
+        return tuple(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NumberedVideo:
     """A video that is decoded from the start.
 
     `frames` yields numbered frames in display order; `first` is the number of the first that can be decoded. From it
     on, the packets promise `expected` frames, which are shown at the times of `timeline`. Packets that cannot be
-    decoded are passed over where the stream begins and ends; one in between raises VideoError.
+    decoded are passed over where the stream begins and ends; one in between raises VideoError. `flaws` is complete when
+    all frames have been taken.
     """
 
-    stream: VideoStream
     frames: Iterator[tuple[int, VideoFrame]]
     first: int
     expected: int
     timeline: Timeline
-    orientation: Orientation
+    display: Display
+    flaws: Flaws
+
+    def shown(self, fps: Fraction) -> Iterator[VideoFrame]:
+        """Yield the frame on display at each k / fps; the one before a frame that is missing is held in its place."""
+        repeats = self.timeline.repeats(fps)
+        held: tuple[int, VideoFrame] | None = None
+        for number, frame in self.frames:
+            place = number - self.first
+            if held is not None:
+                yield from itertools.repeat(held[1], sum(repeats[held[0] : place]))
+            held = place, frame
+        if held is not None:
+            yield from itertools.repeat(held[1], repeats[held[0]])
 
 
 def number_frames(container: InputContainer, stream: VideoStream, packets: Iterable[Packet]) -> Numbering:
@@ -129,7 +169,7 @@ def number_frames(container: InputContainer, stream: VideoStream, packets: Itera
         return Numbering(
             by_packet=by_packet, first_packet=first, starts=starts, last=last, unit=unit, declared=declared
         )
-    starts, last = sorted(stamp.dts for stamp in kept if stamp.dts is not None), kept[-1].duration
+    starts, last = sorted(stamp.dts for stamp in kept if stamp.dts is not None), 0  # AVI tells one tick of each frame
     if len(starts) < len(shown):
         rate = next((rate for rate in declared if rate and 0 < rate <= 1000), Fraction(25))
         starts, last, unit = list(range(len(shown))), 1, 1 / Fraction(rate)
@@ -177,28 +217,38 @@ def open_numbered(source: VideoSource) -> Iterator[NumberedVideo]:
     with open_video(source) as (container, stream):
         numbering = number_frames(container, stream, iter_packets(container, stream))
     with open_video(source) as (container, stream):
-        frames = _decode_numbered(container, stream, numbering)
+        flaws = Flaws(others=tuple(other_streams(container, stream)))
+        frames = _decode_numbered(container, stream, numbering, flaws)
         first = next(frames, None)
         if first is None:
             raise VideoError("the video holds no frames that can be decoded")
+        flaws.transfer = hdr_curve(first[1])
         yield NumberedVideo(
-            stream=stream,
             frames=itertools.chain([first], frames),
             first=first[0],
             expected=numbering.frames - first[0],
             timeline=numbering.timeline(*first),
-            orientation=Orientation.of(first[1]),
+            display=Display.of(stream, first[1]),
+            flaws=flaws,
         )
 
 
 def _decode_numbered(
-    container: InputContainer, stream: VideoStream, numbering: Numbering
+    container: InputContainer, stream: VideoStream, numbering: Numbering, flaws: Flaws
 ) -> Iterator[tuple[int, VideoFrame]]:
-    packets = renumbered(iter_packets(container, stream), numbering)
-    for count, frame in enumerate(decode_tolerantly(stream.codec_context, packets)):
+    decoder, packets = stream.codec_context, renumbered(iter_packets(container, stream), numbering)
+    aspect: Fraction | None = None
+    first, yielded = None, 0
+    for count, frame in enumerate(decode_tolerantly(decoder, packets)):
+        aspect = aspect or square_or(decoder.sample_aspect_ratio)
+        require_same_aspect(decoder, aspect)
         number = count if numbering.by_packet is None else frame.pts
         if number is not None and number < numbering.frames:
+            if frame.is_corrupt:
+                flaws.concealed.append(number)
+            first, yielded = number if first is None else first, yielded + 1
             yield number, frame
+    flaws.missing = numbering.frames - (first or 0) - yielded
 
 
 def renumbered(packets: Iterable[Packet], numbering: Numbering) -> Iterator[Packet]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +16,19 @@ from av.video.frame import VideoFrame
 
 from videomae.data.video.color import as_progressive, with_known_matrix
 from videomae.data.video.cropping import FrameHWC
+from videomae.data.video.display import Display
 from videomae.data.video.numbering import open_numbered
-from videomae.data.video.orientation import Orientation
 
 _STAMP_ERROR = 0.0011  # seconds: containers with millisecond stamps round them
 
 
 @dataclass(frozen=True)
 class TimedFrame:
-    """A decoded frame and its time in seconds. A new `segment` begins after every interruption."""
+    """A decoded frame, its time in seconds, and how it is shown. A new `segment` begins after every interruption."""
 
     frame: VideoFrame
     seconds: float
+    display: Display
     segment: int = 0
 
 
@@ -40,19 +42,26 @@ class Picture:
     segment: int = 0
 
 
-def stream_pictures(path: Path, *, fps: float | None, short_side: int | None) -> Iterator[Picture]:
-    """Yield the pictures of a video file at `fps` (None: its own), scaled down to `short_side` pixels.
+def stream_pictures(path: Path, *, fps: float, short_side: int | None) -> Iterator[Picture]:
+    """Yield the pictures of a video file at `fps`, scaled down to `short_side` pixels.
+
+    Time goes on where the file's stamps jump back, as in joined recordings.
 
     Raises:
         VideoError: not a video, or damaged.
     """
-    yield from sample_pictures(_timed_frames(path), fps=fps, short_side=short_side)
+    last: tuple[VideoFrame, FrameHWC] | None = None
+    with open_numbered(path) as video:
+        for number, frame in enumerate(video.shown(Fraction(fps).limit_denominator(1001))):
+            if last is None or last[0] is not frame:
+                last = (frame, _scaled(frame, video.display, short_side))
+            yield Picture(last[1], number, number / fps)
 
 
 def sample_pictures(
-    frames: Iterable[TimedFrame], *, fps: float | None, short_side: int | None, longest_hold: float | None = None
+    frames: Iterable[TimedFrame], *, fps: float, short_side: int | None, longest_hold: float
 ) -> Iterator[Picture]:
-    """Sample a stream of frames at `fps`, or yield each frame where `fps` is None.
+    """Sample the frames of a camera at `fps`.
 
     A picture is repeated for at most `longest_hold` seconds. A longer gap, or a jump back, begins a new segment.
     """
@@ -60,7 +69,7 @@ def sample_pictures(
     last: tuple[TimedFrame, FrameHWC] | None = None
     for shown in sampler.run(frames):
         if last is None or last[0] is not shown.source:
-            last = (shown.source, _scaled(shown.source.frame, short_side))
+            last = (shown.source, _scaled(shown.source.frame, shown.source.display, short_side))
         yield Picture(last[1], shown.number, shown.seconds, shown.segment)
 
 
@@ -75,7 +84,7 @@ class _Shown:
 class _Sampler:
     """Finds which frame is shown at each k / fps; a frame is known to be shown until the next one arrives."""
 
-    def __init__(self, fps: float | None, longest_hold: float | None) -> None:
+    def __init__(self, fps: float, longest_hold: float) -> None:
         self._fps, self._hold = fps, longest_hold
         self._held: TimedFrame | None = None
         self._start, self._number, self._segment = 0.0, 0, -1
@@ -84,50 +93,32 @@ class _Sampler:
         step = 0.0
         for frame in frames:
             if self._held is None or self._is_break(self._held, frame):
-                yield from self._until(None)
+                yield from self._until(2 * _STAMP_ERROR)
                 self._segment += 1
                 self._start, self._number = frame.seconds, 0
             else:
                 step = frame.seconds - self._held.seconds
-                yield from self._until(frame.seconds)
+                yield from self._until(step)
             self._held = frame
-        if self._held is not None and self._fps is not None:  # the last frame is shown as long as the one before it
-            yield from self._until(self._held.seconds + max(step, _STAMP_ERROR * 2))
-        else:
-            yield from self._until(None)
+        yield from self._until(max(step, 2 * _STAMP_ERROR))  # the last one is shown as long as the one before it
 
     def _is_break(self, held: TimedFrame, frame: TimedFrame) -> bool:
         gap = frame.seconds - held.seconds
-        return frame.segment != held.segment or gap <= -_STAMP_ERROR or (self._hold is not None and gap > self._hold)
+        return frame.segment != held.segment or gap <= -_STAMP_ERROR or gap > self._hold
 
-    def _until(self, end: float | None) -> Iterator[_Shown]:
-        """Yield the held frame at every instant before `end`; None: at the instant that it has already reached."""
+    def _until(self, length: float) -> Iterator[_Shown]:
+        """Yield the held frame at every instant within `length` seconds of its own time."""
         if self._held is None:
             return
-        if self._fps is None:
-            yield _Shown(self._held, self._number, self._held.seconds, self._segment)
-            self._number += 1
-            return
-        limit = self._held.seconds + 2 * _STAMP_ERROR if end is None else end
-        while self._start + self._number / self._fps < limit - _STAMP_ERROR:
-            seconds = self._start + self._number / self._fps
+        while (seconds := self._start + self._number / self._fps) < self._held.seconds + length - _STAMP_ERROR:
             yield _Shown(self._held, self._number, seconds, self._segment)
             self._number += 1
 
 
-def _timed_frames(path: Path) -> Iterator[TimedFrame]:
-    """Decode a file. Time goes on where its stamps jump back, as in joined recordings."""
-    with open_numbered(path) as video:
-        starts, unit = video.timeline.starts, video.timeline.unit
-        for number, frame in video.frames:
-            yield TimedFrame(frame, float(starts[number - video.first] * unit))
-
-
-def _scaled(frame: VideoFrame, short_side: int | None) -> FrameHWC:
-    """Convert to RGB, upright, at the size that building shards gives: never larger, even width and height."""
-    scale = 1.0 if short_side is None else min(1.0, short_side / min(frame.width, frame.height))
-    width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
+def _scaled(frame: VideoFrame, display: Display, short_side: int | None) -> FrameHWC:
+    """Convert to RGB as it is shown, at the size that building shards gives: never larger, even width and height."""
+    width, height = display.fitted(short_side)
     rgb = as_progressive(with_known_matrix(frame)).reformat(
         width=width, height=height, format="rgb24", interpolation="BICUBIC", threads=1
     )
-    return np.ascontiguousarray(Orientation.of(frame).show(np.asarray(rgb.to_ndarray(), np.uint8)))
+    return np.ascontiguousarray(display.orientation.show(np.asarray(rgb.to_ndarray(), np.uint8)))

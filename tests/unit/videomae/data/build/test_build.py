@@ -19,7 +19,8 @@ from launch.cli import main
 from videomae.data.build import packing
 from videomae.data.build.build import BuildConfig, BuildError, build
 from videomae.data.build.packing import pack
-from videomae.data.build.sources import Source, SourceError, find_sources
+from videomae.data.build.sources import Source, find_sources
+from videomae.data.errors import SourceError
 from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.shards.writer import ShardWriter
 from videomae.data.video import EncodingConfig, decode, probe
@@ -283,7 +284,7 @@ def test_the_command_reports_and_fails_cleanly(
     assert main(["shards", *command, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["splits"]["train"] | {"bytes": 0} == {
-        "samples": 8, "shards": 1, "bytes": 0, "skipped": 0, "duplicates": 0,
+        "samples": 8, "shards": 1, "classes": 2, "bytes": 0, "skipped": 0, "remarks": 0, "duplicates": 0,
     }  # fmt: skip
     assert main(["shards", *command]) == 0
     assert "reusing the shards" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from videomae.core.errors import UserError
 from videomae.data.build.build import BuildConfig, BuildError, build
 from videomae.data.build.classes import read_class_names
 from videomae.data.build.source_lists import list_from_files, list_hmdb51, list_ucf101
-from videomae.data.build.sources import SourceError
+from videomae.data.errors import SourceError
 from videomae.data.shards.reader import ShardReader, read_manifest
 
 
@@ -91,7 +91,7 @@ def test_ucf101s_official_splits(tmp_path: Path, write_video: Callable[..., Path
         "Archery/v_Archery_g01_c01.avi",
         "Biking/v_Biking_g01_c01.avi",
     ]
-    with pytest.raises(SourceError, match=r"no list at .*trainlist01.txt; wanted the official lists of UCF101"):
+    with pytest.raises(SourceError, match=r"no file at .*trainlist01.txt; wanted the official lists of UCF101"):
         list_ucf101(tmp_path / "UCF-101", lists, 1)
 
 
@@ -198,6 +198,7 @@ def test_every_form_of_list_gives_its_paths_and_classes(
         ("path,label,class_name\na.mp4,0,calm\nb.mp4,1,fight\n", "", "labels label, class_name; keep one"),
         ("path,label\na.mp4,0\nman, fighting.mp4,1\n", "", "line 3 has 3 columns, its header 2"),
         ("path,label\n", "", "only a header"),
+        ("path,label,split\na.mp4,0,train\nb.mp4,1,val\n", "", "column split has train, val; give each split its list"),
     ],
 )
 def test_lists_that_contradict_themselves_are_refused(tmp_path: Path, train: str, val: str, said: str) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from videomae.data.build.sources import Listing, SourceError, find_sources
+from videomae.data.build.sources import Listing, find_sources
+from videomae.data.errors import SourceError
 
 
 def tree(folder: Path, *names: str) -> Path:

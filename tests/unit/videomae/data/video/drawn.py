@@ -87,6 +87,7 @@ def write(
     display: Sequence[int] | None = None,
     numbers: Sequence[int] | None = None,
     size: tuple[int, int] = (96, 64),
+    aspect: Fraction | None = None,
 ) -> Path:
     """Write a video whose picture i is shown `stamps[i]` ticks of `unit` seconds after the start and tells number i."""
     with av.open(str(path), "w") as container:
@@ -96,6 +97,8 @@ def write(
         stream.time_base = stream.codec_context.time_base = unit
         stream.codec_context.colorspace = matrix
         stream.codec_context.color_range = 2 if full else 1 if matrix != 2 else 0
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         if display is not None:
             stream.set_display_matrix(display)
         for stamp, number in zip(stamps, numbers or range(len(stamps)), strict=True):
