@@ -165,7 +165,8 @@ def number_frames(container: InputContainer, stream: VideoStream, packets: Itera
         by_packet: list[int | None] = [None] * len(stamps)
         for number, (place, _) in enumerate(ordered):
             by_packet[place] = number
-        starts, last = [time for _, time in ordered], stamps[ordered[-1][0]].duration
+        starts = [time for _, time in ordered]
+        last = _last_duration(container, stream, stamps[ordered[-1][0]], starts[-1])
         return Numbering(
             by_packet=by_packet, first_packet=first, starts=starts, last=last, unit=unit, declared=declared
         )
@@ -174,6 +175,17 @@ def number_frames(container: InputContainer, stream: VideoStream, packets: Itera
         rate = next((rate for rate in declared if rate and 0 < rate <= 1000), Fraction(25))
         starts, last, unit = list(range(len(shown))), 1, 1 / Fraction(rate)
     return Numbering(by_packet=None, first_packet=first, starts=starts, last=last, unit=unit, declared=declared)
+
+
+def _last_duration(container: InputContainer, stream: VideoStream, stamp: Stamp, start: int) -> int:
+    """How many ticks the last frame is shown.
+
+    The durations of an mp4's packets are those from one decoding to the next; the stream's tells when the last one ends.
+    """
+    if container.format.name.startswith("mov") and stream.duration is not None and stamp.pts == start:
+        left = (stream.start_time or 0) + stream.duration - start
+        return left if 0 < left < stamp.duration else stamp.duration
+    return stamp.duration
 
 
 def _in_display_order(
