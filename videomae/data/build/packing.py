@@ -51,7 +51,8 @@ def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed 
         stored = probe(video)
         _require_frames(stored.frames)
     except (VideoError, OSError, Image.DecompressionBombError) as error:
-        return SkippedSource(source=source.name, reason=str(error))
+        reason = error.strerror if isinstance(error, OSError) else None
+        return SkippedSource(source=source.name, reason=reason or str(error))
     meta = SampleMeta(
         label=source.label,
         class_name=source.class_name,

@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = frozenset((
 # Files that begin like a video and are none, or not a whole one.
 _NO_VIDEOS = frozenset((
     ".m4a", ".m4b", ".mka", ".oga", ".ogg", ".opus", ".heic", ".heif", ".avif", ".cr3", ".part", ".crdownload",
-    ".download", ".tmp", ".ytdl",
+    ".download", ".tmp", ".ytdl", ".bak", ".old", ".orig",
 ))  # fmt: skip
 _SYSTEM_FOLDERS = frozenset(("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"))
 _UPWARDS = "a link to a folder above it"
@@ -62,6 +62,8 @@ class SourceTree:
         videos = [path for path in files if is_video(path)]
         others = set(files).difference(videos)
         images = [path for path in files if path in others and is_image(path)]
+        if above and not any(folder.iterdir()):
+            self.leave_out(folder, "an empty folder")
         if above and images and not videos and (len(images) > 1 or not folders):
             self._take_frames(folder, folders, files)
             return self

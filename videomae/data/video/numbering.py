@@ -180,7 +180,7 @@ def number_frames(container: InputContainer, stream: VideoStream, packets: Itera
 def _last_duration(container: InputContainer, stream: VideoStream, stamp: Stamp, start: int) -> int:
     """How many ticks the last frame is shown.
 
-    The durations of an mp4's packets are those from one decoding to the next; the stream's tells when the last one ends.
+    The durations of an mp4's packets are from one decoding to the next; the stream's tells when the last one ends.
     """
     if container.format.name.startswith("mov") and stream.duration is not None and stamp.pts == start:
         left = (stream.start_time or 0) + stream.duration - start
