@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune.config import FinetuneConfig
-from finetune.evaluate import evaluate_run
+from finetune.evaluate import FinishedRun
 from finetune.export import ClassifierDescription, save_classifier
 from finetune.models import build
 from finetune.stream import check_labels, split
@@ -106,7 +106,7 @@ def test_evaluation_refuses_shards_with_other_classes_than_the_run(
     with pytest.raises(
         UserError, match=f"has the classes {', '.join(order)}, but the shards in .* have 0, 1; evaluate"
     ):
-        evaluate_run(run.path)
+        FinishedRun.read(run.path).evaluate()
 
 
 def test_the_card_counts_samples_without_a_label(
