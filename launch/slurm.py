@@ -125,10 +125,7 @@ def job_scripts(
         srun=_srun(launch_dir, cluster),
     )
     stage = quote_words(cluster.interpreter, "-m", module)
-    return {
-        "job.sh": job,
-        "task.sh": render("task.sh.jinja", launch_dir=launch_dir, cluster=cluster, stage=stage),
-    }
+    return {"job.sh": job, "task.sh": render("task.sh.jinja", launch_dir=launch_dir, cluster=cluster, stage=stage)}
 
 
 def resource_options(cluster: ClusterConfig) -> dict[str, object]:

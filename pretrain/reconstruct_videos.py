@@ -86,9 +86,7 @@ def _load_official(path: Path) -> TrainedAutoencoder:
     dim = len(parts.rest["encoder_to_decoder.weight"])
     blocks = [int(found[1]) for key in parts.rest if (found := re.match(r"decoder\.blocks\.(\d+)\.", key))]
     decoder = DecoderConfig(
-        dim=dim,
-        depth=1 + max(blocks),
-        heads=theirs.get("decoder_num_attention_heads") or max(1, dim // _HEAD_DIM),
+        dim=dim, depth=1 + max(blocks), heads=theirs.get("decoder_num_attention_heads") or max(1, dim // _HEAD_DIM)
     )
     encoder = encoder_config(
         parts.encoder,

@@ -43,7 +43,7 @@ def ls(path: Path, *, as_json: bool) -> None:
 def verify(path: Path, *, as_json: bool) -> int:
     """Check every byte of checkpoints against their hashes.
 
-    PATH is a run directory, its checkpoints folder, or one checkpoint. The exit code is 1 if one is not whole.
+    PATH is a run directory, its checkpoints folder, or one checkpoint. The exit code is 1 if one is not valid.
     """
     return int(any(row.fault for row in _list(path, thorough=True, as_json=as_json)))
 
@@ -127,7 +127,7 @@ def _table(found: list[CheckpointInfo], thorough: bool) -> Table:
     from videomae.core.progress import time_since
 
     table = Table()
-    for heading in ("checkpoint", "step", "MB", "age", "written by", "whole" if thorough else "whole (sizes)"):
+    for heading in ("checkpoint", "step", "MB", "age", "written by", "valid" if thorough else "valid (sizes)"):
         table.add_column(heading, justify="right" if heading in ("step", "MB", "age") else "left", overflow="fold")
     for row in found:
         by = "{kind}, ZeRO {zero_stage}, {precision}, {world} ranks".format(**row.engine) if row.engine else ""

@@ -177,11 +177,7 @@ def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool, **options: 
     data = read_training_data(settings)
     profile = ModelProfile(settings, data.classes)
     mfu = choose_mfu(
-        device,
-        profile.name,
-        precision=settings.engine.precision,
-        given=options["mfu"],
-        measured=options["measured"],
+        device, profile.name, precision=settings.engine.precision, given=options["mfu"], measured=options["measured"]
     )
     estimate = plan_run(profile, data, machines, mfu, samples=samples)
     warnings = find_warnings(profile, estimate)

@@ -20,7 +20,7 @@ from videomae.command import PATH, examples, json_option
     )
 )
 @click.argument("run", type=PATH)
-@click.option("--step", type=int, help="Step of the checkpoint; default: the newest whole one.")
+@click.option("--step", type=int, help="Step of the checkpoint; default: the newest valid one.")
 @click.option("--weights", type=click.Choice(["ema", "master"]), help="Default: the average (ema) where it is kept.")
 @click.option("--out", type=PATH, help="Folder; default: export-step-... in the run directory.")
 @click.option(

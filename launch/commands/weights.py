@@ -36,10 +36,7 @@ def import_weights(source: Path, out: Path, *, frames: int | None, size: int | N
     click.echo(f"fine-tune from it with model.weights={out}")
 
 
-@click.command(
-    "export",
-    epilog=examples("videomae weights export runs/NAME/export huggingface-videomae"),
-)
+@click.command("export", epilog=examples("videomae weights export runs/NAME/export huggingface-videomae"))
 @click.argument("source", type=PATH)
 @click.argument("out", type=PATH)
 @click.option("--form", type=click.Choice(["v4", "v5"]), default="v4", help="Version of transformers that names keys.")

@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launch.cluster import ClusterConfig, Host, read_cluster
-from launch.doctor import hardware, network, storage, system
+from launch.doctor import machine, network, storage
 from launch.doctor.check import (
     NETWORK,
     NETWORK_REMEDY,
@@ -44,7 +44,7 @@ from videomae.core.distributed import World, end_process, init_distributed, read
 from videomae.core.errors import UserError
 from videomae.core.progress import print_wide
 
-CHECKS = (*system.CHECKS, *network.CHECKS, *hardware.CHECKS, *storage.CHECKS)
+CHECKS = (*machine.CHECKS, *network.CHECKS, *storage.CHECKS)
 _STYLES = {"green": "green", "yellow": "yellow", "red": "bold red"}
 _SSH_FAILED = 255
 _CHECK_SECONDS = 420.0  # for imports, launching and all checks, beside the timeout of connecting

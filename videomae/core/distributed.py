@@ -184,9 +184,6 @@ def distributed_context(environment: Mapping[str, str], *, timeout: float = _COL
     """Yield the world of `environment` with its process group initialized; destroy the group on exit.
 
     In a world of one, the group is initialized only when an engine needs it.
-
-    Raises:
-        UserError: see `read_world` and `check_devices`.
     """
     world = read_world(environment)
     try:

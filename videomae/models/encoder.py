@@ -131,11 +131,7 @@ def sincos_table(length: int, dim: int, *, base: float = 10000.0) -> Tensor:
 def patchify(video_BCTHW: Tensor, encoder: TransformerConfig) -> Tensor:
     """Cut a clip of any dtype into patches_BNP, both N and P ordered as (time, height, width), P then by channel."""
     return rearrange(
-        video_BCTHW,
-        "b c (t u) (h p) (w q) -> b (t h w) (u p q c)",
-        u=encoder.tubelet,
-        p=encoder.patch,
-        q=encoder.patch,
+        video_BCTHW, "b c (t u) (h p) (w q) -> b (t h w) (u p q c)", u=encoder.tubelet, p=encoder.patch, q=encoder.patch
     )
 
 

@@ -41,11 +41,7 @@ class TrainingConfig:
         return RunDirectory(Path(self.run))
 
     def resolve_schedule(self, *, steps_per_epoch: int) -> Schedule:
-        """Return durations in steps and learning rates for a data set of `steps_per_epoch` global batches.
-
-        Raises:
-            UserError: see `make_schedule`.
-        """
+        """Return durations in steps and learning rates for a data set of `steps_per_epoch` global batches."""
         peak_lr = self.optimizer.peak_lr(self.batch)
         return make_schedule(self.schedule, peak_lr=peak_lr, steps_per_epoch=steps_per_epoch, batch=self.batch)
 

@@ -96,11 +96,7 @@ class RunDirectory:
                 )
 
     def prepare(self, config: Any, world: World) -> None:
-        """Create the directory and write config and environment on rank 0 while the others wait.
-
-        Raises:
-            ConfigError: see `ensure_same_config`.
-        """
+        """Create the directory and write config and environment on rank 0 while the others wait."""
         world.main_only(lambda: self._prepare(config, world))
 
     def _prepare(self, config: Any, world: World) -> None:

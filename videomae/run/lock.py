@@ -162,8 +162,8 @@ class RunLock:
                 continue  # until the next heartbeat
 
     def _lose(self) -> None:
-        taker = read_lock(self._run).record
-        if taker is None or taker.process != self._record.process:
+        owner = read_lock(self._run).record
+        if owner is None or owner.process != self._record.process:
             logger.critical("another start has taken over %s, since it considered this one dead", self._run)
             self.on_lost()
 

@@ -75,16 +75,15 @@ class RunReport:
         steps = recent[-1]["step"] - recent[0]["step"] if len(recent) > 1 else 0
         if steps <= 0:
             return self.latest.get("step_seconds")
-        asides = ("seconds", "save_seconds", "evaluation_seconds")
-        return sum(line.get(name, 0.0) for line in recent[1:] for name in asides) / steps
+        parts = ("seconds", "save_seconds", "evaluation_seconds")
+        return sum(line.get(name, 0.0) for line in recent[1:] for name in parts) / steps
 
     @property
     def seconds_left(self) -> float | None:
         """Seconds to the end of training at the recent speed; None if not running or the speed is unknown."""
-        pace = self.step_seconds
-        if self.state not in ("running", "unknown") or self.total is None or not pace:
+        if self.state not in ("running", "unknown") or self.total is None or not self.step_seconds:
             return None
-        return (self.total - self.step) * pace
+        return (self.total - self.step) * self.step_seconds
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, with the latest line of each kind."""

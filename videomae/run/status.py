@@ -103,13 +103,13 @@ class StatusFile:
     def ended(self, state: State, reason: str | None, *, exit_code: int) -> None:
         """Record how this start ended.
 
-        One that finished the run was not in vain; a user's mistake is no start, and neither is one that was stopped.
+        A finished run is progress. A user error or a stop does not count as a start.
         """
-        in_vain = 0 if state == "finished" else self.status.starts_without_progress
+        starts = 0 if state == "finished" else self.status.starts_without_progress
         if exit_code in (EXIT_MISTAKE, EXIT_STOPPED):
-            in_vain = max(0, in_vain - 1)
+            starts = max(0, starts - 1)
         self._write(
-            replace(self.status, state=state, reason=reason, exit_code=exit_code, starts_without_progress=in_vain)
+            replace(self.status, state=state, reason=reason, exit_code=exit_code, starts_without_progress=starts)
         )
 
     def _write(self, status: Status) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from launch.cli import main
-from launch.doctor import hardware, network, storage, system
+from launch.doctor import machine, network, storage
 from launch.doctor.check import (
     Answer,
     Check,
@@ -56,39 +56,39 @@ def h100(monkeypatch: pytest.MonkeyPatch) -> Context:
 
 
 def test_versions_that_differ_name_the_ranks() -> None:
-    here = system.probe_versions(context())
-    assert judged(system.judge_versions, [here, here]).level == "green"
-    result = judged(system.judge_versions, [here, here, {**here, "torch": "2.0.0"}])
+    here = machine.probe_versions(context())
+    assert judged(machine.judge_versions, [here, here]).level == "green"
+    result = judged(machine.judge_versions, [here, here, {**here, "torch": "2.0.0"}])
     assert result.level == "red"
     assert "2.0.0 on rank 2 (b)" in result.message
     assert "pip install" in result.remedy
-    assert "driver" in judged(system.judge_versions, [here, {**here, "driver": "1.2"}]).remedy
-    assert "checkout" in judged(system.judge_versions, [here, {**here, "git commit": "0"}]).remedy
+    assert "driver" in judged(machine.judge_versions, [here, {**here, "driver": "1.2"}]).remedy
+    assert "checkout" in judged(machine.judge_versions, [here, {**here, "git commit": "0"}]).remedy
 
 
 def test_devices_must_be_alike_and_free() -> None:
     free = {"name": "NVIDIA H200", "used": 0.01}
-    assert judged(hardware.judge_devices, [free, free]).level == "green"
-    assert judged(hardware.judge_devices, [{**free, "name": "cpu"}]).level == "yellow"
-    mixed = judged(hardware.judge_devices, [free, free, free, {**free, "name": "cpu"}])
+    assert judged(machine.judge_devices, [free, free]).level == "green"
+    assert judged(machine.judge_devices, [{**free, "name": "cpu"}]).level == "yellow"
+    mixed = judged(machine.judge_devices, [free, free, free, {**free, "name": "cpu"}])
     assert (mixed.level, "cpu on rank 3 (b)" in mixed.message) == ("red", True)
-    taken = judged(hardware.judge_devices, [free, {**free, "used": 0.4}])
+    taken = judged(machine.judge_devices, [free, {**free, "used": 0.4}])
     assert (taken.level, "40% on rank 1 (a)" in taken.message) == ("red", True)
 
 
 def test_devices_that_cannot_reach_each_other_are_told() -> None:
     good = {"blocked": [], "kinds": ["NV18"]}
-    assert judged(hardware.judge_links, [good, good]).level == "green"
-    barred = judged(hardware.judge_links, [good, good, {**good, "blocked": [(0, 1), (1, 0)], "kinds": ["SYS"]}])
+    assert judged(machine.judge_links, [good, good]).level == "green"
+    barred = judged(machine.judge_links, [good, good, {**good, "blocked": [(0, 1), (1, 0)], "kinds": ["SYS"]}])
     assert (barred.level, "2 pairs on b" in barred.message) == ("yellow", True)
 
 
 def test_a_slow_rank_is_named(h100: Context) -> None:
-    assert judged(hardware.judge_speed, [600.0, 610.0, 590.0, 605.0], h100).level == "green"
-    slow = judged(hardware.judge_speed, [600.0, 610.0, 300.0, 605.0], h100)
+    assert judged(machine.judge_speed, [600.0, 610.0, 590.0, 605.0], h100).level == "green"
+    slow = judged(machine.judge_speed, [600.0, 610.0, 300.0, 605.0], h100)
     assert (slow.level, "rank 2 (b)" in slow.message) == ("red", True)
-    assert "989" in judged(hardware.judge_speed, [200.0] * 4, h100).message
-    assert judged(hardware.judge_speed, [0.1, 0.05]).level == "yellow", "processes on CPUs slow each other"
+    assert "989" in judged(machine.judge_speed, [200.0] * 4, h100).message
+    assert judged(machine.judge_speed, [0.1, 0.05]).level == "yellow", "processes on CPUs slow each other"
 
 
 def test_slow_links_are_told(h100: Context) -> None:
@@ -131,35 +131,35 @@ def test_clocks_are_compared_beyond_what_the_round_took() -> None:
 
 def test_shared_memory_must_hold_the_loaders_batches() -> None:
     batches = "loader={workers: 4, prefetch: 2}"
-    need = system.loader_bytes(context(batches), 2)
+    need = machine.loader_bytes(context(batches), 2)
     assert need == 2 * (4 * 2 + 1) * 32 * 3 * 16 * 64 * 64
     room = [8 * GIB, need + GIB, need // 2]
-    assert judged(system.judge_shared_memory, [room[0]] * 2, context(batches)).level == "green"
-    assert judged(system.judge_shared_memory, [room[1]] * 2, context(batches)).level == "green"
-    assert judged(system.judge_shared_memory, [room[0], room[0], room[2], room[2]], context(batches)).level == "red"
-    assert judged(system.judge_shared_memory, [GIB // 2], context("loader.workers=0")).level == "yellow"
+    assert judged(machine.judge_shared_memory, [room[0]] * 2, context(batches)).level == "green"
+    assert judged(machine.judge_shared_memory, [room[1]] * 2, context(batches)).level == "green"
+    assert judged(machine.judge_shared_memory, [room[0], room[0], room[2], room[2]], context(batches)).level == "red"
+    assert judged(machine.judge_shared_memory, [GIB // 2], context("loader.workers=0")).level == "yellow"
 
 
 def test_limits_of_files_processes_and_locked_memory(h100: Context) -> None:
     good = {"files": 65536, "processes": -1, "locked": -1}
-    assert judged(system.judge_limits, [good]).level == "green"
-    assert judged(system.judge_limits, [{**good, "files": 2048}]).level == "yellow"
-    few = judged(system.judge_limits, [{**good, "files": 256}])
+    assert judged(machine.judge_limits, [good]).level == "green"
+    assert judged(machine.judge_limits, [{**good, "files": 2048}]).level == "yellow"
+    few = judged(machine.judge_limits, [{**good, "files": 256}])
     assert (few.level, "ulimit -n" in few.remedy) == ("red", True)
-    assert judged(system.judge_limits, [{**good, "processes": 100}]).level == "red"
-    assert judged(system.judge_limits, [{**good, "locked": 65536}]).level == "green", "not needed without an adapter"
-    assert judged(system.judge_limits, [{**good, "locked": 65536}], h100).level == "yellow"
+    assert judged(machine.judge_limits, [{**good, "processes": 100}]).level == "red"
+    assert judged(machine.judge_limits, [{**good, "locked": 65536}]).level == "green", "not needed without an adapter"
+    assert judged(machine.judge_limits, [{**good, "locked": 65536}], h100).level == "yellow"
 
 
 def test_cores_for_processes_and_workers() -> None:
     def cores(count: int, threads: str | None) -> dict[str, Any]:
         return {"cores": list(range(count)), "threads": threads}
 
-    assert judged(system.judge_cores, [cores(8, "2")] * 2, context("loader.workers=3")).level == "green"
-    crowded = judged(system.judge_cores, [cores(8, "2")] * 2, context("loader.workers=16"))
+    assert judged(machine.judge_cores, [cores(8, "2")] * 2, context("loader.workers=3")).level == "green"
+    crowded = judged(machine.judge_cores, [cores(8, "2")] * 2, context("loader.workers=16"))
     assert (crowded.level, crowded.remedy.startswith("type loader.workers=3")) == ("yellow", True)
-    assert judged(system.judge_cores, [cores(1, "1")] * 2, context("loader.workers=1")).level == "red"
-    unset = judged(system.judge_cores, [cores(8, None)] * 2, context("loader.workers=1"))
+    assert judged(machine.judge_cores, [cores(1, "1")] * 2, context("loader.workers=1")).level == "red"
+    unset = judged(machine.judge_cores, [cores(8, None)] * 2, context("loader.workers=1"))
     assert (unset.level, unset.remedy) == ("yellow", "export OMP_NUM_THREADS=4")
 
 
@@ -248,7 +248,7 @@ def test_ranks_that_do_not_answer_leave_what_rank_0_knows(monkeypatch: pytest.Mo
 
 def test_json_and_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(hardware, "SECONDS", 0.01)
+    monkeypatch.setattr(machine, "SECONDS", 0.01)
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {result["check"] for result in found["results"]} >= {"versions", "devices", "limits", "disk", "W&B"}

@@ -31,11 +31,7 @@ class StateReader:
 
     @classmethod
     def open_on_all_ranks(cls, folder: Path, world: World) -> StateReader:
-        """Open the state on every rank; only rank 0 reads the headers. Called by all ranks.
-
-        Raises:
-            StateError: as in the constructor, on every rank.
-        """
+        """Open the state on every rank; only rank 0 reads the headers. Called by all ranks."""
         return cls(folder, world.run_on_main(lambda: read_index(folder)))
 
     def __enter__(self) -> StateReader:

@@ -88,11 +88,7 @@ class Saver:
             self.wait()
 
     def wait(self) -> None:
-        """Finish the save in progress, if there is one.
-
-        Raises:
-            SaveError: as in `poll`.
-        """
+        """Finish the save in progress, if there is one."""
         if self._pending is not None:
             save, self._pending = self._pending, None
             began = time.perf_counter()

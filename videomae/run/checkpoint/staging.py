@@ -137,11 +137,7 @@ class Staging:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def remove_token(self) -> None:
-        """Remove the token on rank 0, before the commit.
-
-        Raises:
-            OSError: as in `check_owned`.
-        """
+        """Remove the token on rank 0, before the commit."""
         self.check_owned()
         (self.folder / _TOKEN).unlink()
 

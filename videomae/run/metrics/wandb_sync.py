@@ -45,12 +45,7 @@ def start_wandb_sync(run: RunDirectory, metrics: MetricsConfig) -> WandbSync | N
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
             process = subprocess.Popen(  # own process group: ctrl-C and the launcher's signals are meant for training
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                process_group=0,
-                env=environment,
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, process_group=0, env=environment
             )
     except OSError as error:
         logger.warning("W&B is not available (%s); %s", error, _ONLY_FILE.format(run=run.path))
