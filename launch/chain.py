@@ -8,10 +8,11 @@ running in Slurm already is the dependency of the next one.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+
+import click
 
 from launch.finding import inspect_run
 from launch.job import Job
@@ -42,7 +43,7 @@ def launch_chain(words: Sequence[str], options: LaunchOptions) -> int:
     if options.dry_run:
         values = [describe_submission(submission) for submission in chain]
         text = "\n\n".join(format_submission(submission) for submission in chain)
-        sys.stdout.write((json.dumps(values, indent=1) if options.as_json else text) + "\n")
+        click.echo(json.dumps(values, indent=1) if options.as_json else text)
     elif options.launcher != "slurm":
         return _run(chain, force=options.force)
     elif options.force:
@@ -100,7 +101,7 @@ def _submit(chain: Sequence[Submission], *, as_json: bool) -> None:
         after = [job] if job else after
         rows.append({"run": str(submission.run), "job": job, "note": note})
     lines = [f"{row['run']}: {'job ' + row['job'] + ', ' if row['job'] else ''}{row['note']}" for row in rows]
-    sys.stdout.write((json.dumps(rows) if as_json else "\n".join(lines)) + "\n")
+    click.echo(json.dumps(rows) if as_json else "\n".join(lines))
 
 
 def _find_job(submission: Submission) -> tuple[bool, str | None]:

@@ -74,10 +74,6 @@ class LaunchDir:
     def config(self) -> Path:
         return self.record / "config.yaml"
 
-    @property
-    def held(self) -> Path:
-        return self.record / "held"
-
     def make(self, settings: Any, scripts: Mapping[str, str], *, code: bool = True) -> str | None:
         """Write config, scripts and code of a new launch, keep an earlier one as launch.N; return the code's commit."""
         self.run.mkdir(parents=True, exist_ok=True)

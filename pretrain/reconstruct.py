@@ -46,11 +46,7 @@ def reconstruct(model: MaskedAutoencoder, batch: PretrainBatch, *, normalized: b
 
 
 def write_visualizations(triples: Tensor, folder: Path, *, columns: int = 8) -> list[Path]:
-    """Write one PNG per clip: rows original / masked / reconstructed, `columns` evenly spaced frames.
-
-    Args:
-        triples: uint8 (B, 3, C, T, H, W) from `reconstruct`.
-    """
+    """Write one PNG per clip: rows original / masked / reconstructed of `triples`, uint8 (B, 3, C, T, H, W)."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"clip-{number}.png" for number in range(len(triples))]
     for triple, path in zip(triples, paths, strict=True):

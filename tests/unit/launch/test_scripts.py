@@ -145,7 +145,7 @@ def test_a_job_hands_on_what_it_was_given(tmp_path: Path) -> None:
 def test_only_a_saved_job_comes_back(tmp_path: Path, code: int, batch: bool, held: bool, requeued: bool) -> None:
     stage = Stage(tmp_path)
     if held:
-        stage.place.held.touch()
+        (stage.place.record / "held").touch()
     assert stage.run(code, SLURM_RESTART_COUNT="1", **({"ENVIRONMENT": "BATCH"} if batch else {})) == code
     assert stage.told("requeued") == (["requeue 17\n"] if requeued else [])
     assert (stage.place.record / "exit").read_text() == f"{code}\n"
@@ -153,7 +153,7 @@ def test_only_a_saved_job_comes_back(tmp_path: Path, code: int, batch: bool, hel
 
 def test_a_stop_holds_no_later_job_back(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
-    stage.place.held.touch()
+    (stage.place.record / "held").touch()
     assert stage.run(75, ENVIRONMENT="BATCH") == 75
     assert stage.told("requeued") == ["requeue 17\n"]
 

@@ -39,9 +39,7 @@ class ImportReport:
 def read_official(path: Path) -> tuple[State, dict[str, Any]]:
     """Read a VideoMAE checkpoint of any known form: the state under official names, and transformers' config, if any.
 
-    Args:
-        path: a file, or a folder of transformers (config.json beside model.safetensors or pytorch_model.bin, which may
-            be sharded).
+    `path` is a file, or a folder of transformers: config.json beside a safetensors or bin file, which may be sharded.
 
     Raises:
         WeightsError: nothing can be read, or keys are unknown.
@@ -97,14 +95,10 @@ def import_encoder(
 def export_to_huggingface(
     source: Path, out: Path, *, form: Form = "v4", mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    """Write our exported encoder as a folder that transformers' AutoModel and AutoImageProcessor load.
+    """Write the exported encoder `source` as a folder that transformers' AutoModel and AutoImageProcessor load.
 
-    Args:
-        source: the export.
-        out: the folder to write.
-        form: the version of transformers whose key names are written.
-        mean: of each channel, in [0, 1], that the encoder's input is normalised with.
-        std: the same for the standard deviation.
+    `form` is the version of transformers whose key names are written; `mean` and `std` of each channel, in [0, 1],
+    normalise the encoder's input.
 
     Raises:
         WeightsError: `source` is not an exported encoder, or has no counterpart in transformers.

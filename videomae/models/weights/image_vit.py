@@ -22,11 +22,9 @@ def image_label(source: str | None) -> str:
 
 
 def image_vit_state(source: str, *, dim: int, depth: int, patch: int) -> State:
-    """The state of an image ViT under our parameter names, without its classifier.
+    """The state of an image ViT of this size under our parameter names, without its classifier.
 
-    Args:
-        source: "imagenet" for timm's weights of the ViT of this size, from its cache or a download; or a file.
-        dim, depth, patch: the size of the ViT.
+    `source` is a file, or "imagenet" for timm's weights, from its cache or a download.
 
     Raises:
         WeightsError: the file cannot be read, or timm has no such weights or cannot download them.

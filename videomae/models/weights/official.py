@@ -93,12 +93,9 @@ def _official_names(state: State, *, source: str) -> State:
 
 
 def encoder_config(state: Mapping[str, Tensor], *, frames: int, size: int, heads: int | None) -> EncoderConfig:
-    """The encoder's config, inferred from its tensors and from the arguments that tensors do not determine.
+    """The encoder's config, inferred from its tensors, under the keys of VideoEncoder, and from the arguments.
 
-    Args:
-        state: under the keys of VideoEncoder.
-        frames, size: of the input; any multiples of the patch, since positions are computed.
-        heads: None: the published number for this width.
+    `frames` and `size` may be any multiples of the patch. `heads` of None is the published number for this width.
 
     Raises:
         WeightsError: the patch kernel is missing, or the width is no published one and `heads` is not given.
