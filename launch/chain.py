@@ -14,9 +14,9 @@ from pathlib import Path
 
 import click
 
-from launch.finding import inspect_run
 from launch.job import Job
-from launch.run_directory import launch_lock
+from launch.record import launch_lock
+from launch.run_state import inspect_run
 from launch.start import LaunchOptions
 from launch.submission import (
     Submission,

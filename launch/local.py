@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from launch.finding import active_run_dir, newest_status
+from launch.run_state import active_run_dir, newest_status
 from videomae.core.progress import logger
 from videomae.core.signals import EXIT_STOPPED, SIGNALS
 from videomae.run.directory import RunDirectory

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.finding import active_run_dir, inspect_run
-from launch.run_directory import read_launch
+from launch.record import read_launch
+from launch.run_state import active_run_dir, inspect_run
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
 

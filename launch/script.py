@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from launch.cluster import ClusterConfig
-from launch.run_directory import LaunchDir
+from launch.record import LaunchDir
 from videomae.core.errors import UserError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

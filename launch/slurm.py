@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.cluster import ClusterConfig
-from launch.run_directory import LaunchDir
+from launch.record import LaunchDir
 from launch.script import Shell, container_options, quote_directive, quote_words, render
 from videomae.core.errors import UserError
 

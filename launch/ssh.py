@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launch.cluster import ClusterConfig, Host, Launcher, SshConfig
 from launch.local import Command
-from launch.run_directory import LaunchDir
+from launch.record import LaunchDir
 from launch.script import quote_words, render
 from videomae.core.errors import UserError
 from videomae.core.progress import logger

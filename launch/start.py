@@ -15,7 +15,7 @@ from launch import slurm
 from launch.cluster import ClusterConfig, Launcher, read_cluster
 from launch.job import Job
 from launch.local import run_with_signals
-from launch.run_directory import launch_lock
+from launch.record import launch_lock
 from launch.submission import (
     Submission,
     describe_submission,

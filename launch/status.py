@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from launch.finding import RunState, inspect_runs
+from launch.run_state import RunState, inspect_runs
 from videomae.core.errors import UserError
 from videomae.core.progress import print_wide, time_since
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from launch import slurm
-from launch.finding import RunState, active_run_dir, inspect_run
 from launch.local import request_stop, stop_file
-from launch.run_directory import read_launch
+from launch.record import read_launch
+from launch.run_state import RunState, active_run_dir, inspect_run
 from launch.ssh import kill_words
 from videomae.core.errors import UserError
 from videomae.core.processes import descendants

@@ -13,10 +13,10 @@ from typing import Any
 
 from launch import local, slurm, ssh
 from launch.cluster import ClusterConfig, Host, Launcher
-from launch.finding import inspect_run, newest_status
 from launch.job import Job, default_processes, ensure_fits
 from launch.local import Command
-from launch.run_directory import LaunchDir
+from launch.record import LaunchDir
+from launch.run_state import inspect_run, newest_status
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.core.signals import EXIT_STOPPED

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from launch import slurm
-from launch.finding import inspect_run
 from launch.job import ensure_fits
-from launch.run_directory import LaunchDir, launch_lock
+from launch.record import LaunchDir, launch_lock
+from launch.run_state import inspect_run
 from launch.submission import Submission, ensure_not_running
 from videomae.core.errors import UserError
 

@@ -128,7 +128,7 @@ def stop(run: Path, *, now: bool, seconds: float | None, as_json: bool) -> None:
 
     RUN is a run directory. The same command that started the run resumes it.
     """
-    from launch.finding import inspect_run
+    from launch.run_state import inspect_run
     from launch.stop import stop, wait
 
     _log_to_console()

@@ -35,7 +35,7 @@ from launch.doctor.check import (
 )
 from launch.job import default_processes, threads_each
 from launch.plan.model import read_config
-from launch.run_directory import LaunchDir
+from launch.record import LaunchDir
 from launch.script import container_options, container_prefix
 from launch.slurm import resource_options
 from launch.ssh import ssh_words

@@ -8,8 +8,8 @@ import pytest
 
 from launch import logs
 from launch.cli import main as launch
-from launch.finding import RunState
-from launch.run_directory import LaunchDir
+from launch.record import LaunchDir
+from launch.run_state import RunState
 
 ALIVE = RunState("run", "running", 1, 9, "torchrun", None, "here", None, "run is running")
 

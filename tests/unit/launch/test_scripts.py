@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from launch.cluster import ClusterConfig, ContainerConfig, Host, SlurmConfig
-from launch.run_directory import LaunchDir
+from launch.record import LaunchDir
 from launch.script import quote, quote_directive
 from launch.slurm import job_scripts
 from launch.ssh import host_scripts, kill_words, pdsh_command, rank_scripts

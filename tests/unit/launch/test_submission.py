@@ -14,8 +14,8 @@ import yaml
 from launch.chain import split_stages
 from launch.cli import main
 from launch.cluster import SshConfig
-from launch.finding import inspect_run
-from launch.run_directory import launch_lock, read_launch
+from launch.record import launch_lock, read_launch
+from launch.run_state import inspect_run
 from launch.ssh import ssh_words
 from launch.stop import stop
 from launch.submission import run_exit_code

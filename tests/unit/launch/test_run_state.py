@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.finding import inspect_run, inspect_runs
-from launch.run_directory import LaunchRecord
+from launch.record import LaunchRecord
+from launch.run_state import inspect_run, inspect_runs
 from launch.status import runs_below
 from launch.stop import stop
 from videomae.core.files import write_json

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from launch import slurm
-from launch.run_directory import LaunchRecord, read_launch
+from launch.record import LaunchRecord, read_launch
 from videomae.run import status
 from videomae.run.liveness import read_lock
 from videomae.run.status import Status
