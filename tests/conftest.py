@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.processes import run_command
+from tests.processes import call, once
+from videomae.core import progress
 
 os.environ["OMP_NUM_THREADS"] = "1"  # pytest runs a process a core
 torch.set_num_threads(1)
@@ -37,6 +38,16 @@ def leaves_no_job() -> Iterator[None]:
     assert not torch.distributed.is_initialized(), "the test has left a process group"
 
 
+@pytest.fixture(autouse=True)
+def quiet_after_commands() -> Iterator[None]:
+    """A command sends the log to standard error, which pytest takes away again after the test."""
+    yield
+    for handler in list(progress.logger.handlers):
+        progress.logger.removeHandler(handler)
+        handler.close()
+    progress.logger.propagate = True
+
+
 @pytest.fixture
 def joining(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For a test that joins a job in pytest's own process."""
@@ -50,17 +61,17 @@ def joining(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 train and 8 val synthetic videos of two classes, drawn and encoded as in the demo."""
-    folder = tmp_path_factory.mktemp("videos") / "videos"
-    run_command("launch", "shards", "synthesize", folder, *SYNTHESIZED, "--workers", "1")
-    return folder
+    words = (*SYNTHESIZED, "--workers", "1")
+    made = once(tmp_path_factory, "set", lambda folder: call("shards", "synthesize", folder / "videos", *words))
+    return made / "videos"
 
 
 @pytest.fixture(scope="session")
-def shards(videos: Path) -> Path:
+def shards(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Those videos in shards, as in the demo."""
-    folder = videos.parent / "shards"
-    run_command("launch", "shards", "build", videos, folder, "--short-side", "96", "--fps", "10", "--workers", "1")
-    return folder
+    words = ("--short-side", "96", "--fps", "10", "--workers", "1")
+    made = once(tmp_path_factory, "packed", lambda folder: call("shards", "build", videos, folder / "shards", *words))
+    return made / "shards"
 
 
 @pytest.fixture(scope="session")

@@ -62,3 +62,16 @@ PAIRWISE = [
     _case(4, 2, 4, "1100"),
     _case(4, 3, 4, "0100"),
 ]
+
+STAGES = (0, 1, 2, 3)
+# Every pair of a stage and a precision is either resumed or given bad steps. Only bf16 is loaded by other engines, and
+# only fp16 has a loss scale.
+RESUMED = [*((stage, "bf16") for stage in STAGES), (0, "fp32"), (3, "fp32"), (1, "fp16"), (2, "fp16")]
+BAD_STEPS = [*((stage, "fp16") for stage in STAGES), (1, "fp32"), (2, "fp32"), (0, "bf16"), (3, "bf16")]
+
+
+def loaded_by(stage: int, processes: int) -> list[int | str]:
+    """The engines that load the state of a stage: together, one and four processes load it into all."""
+    if processes == 4:
+        return [stage, (stage + 3) % 4]
+    return ["local", (stage + 1) % 4, (stage + 2) % 4]

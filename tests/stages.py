@@ -1,11 +1,17 @@
 """Configs of tiny runs, in fp32 with the reference engine unless said otherwise."""
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from finetune.config import FinetuneConfig
 from pretrain.config import PretrainConfig
 from videomae.core.config import load
+from videomae.engine.local import LocalEngine
 from videomae.run.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +29,18 @@ TINY_RUN = (
     "metrics={every: 1, wandb: disabled}",
     "visualizations=1",
 )
+PRETRAINING = (
+    "checkpoint={every: 2 steps, keep: 9}",
+    "visualize_every=2 steps",
+    "optimizer.ema=0.9",
+)  # of `pretrained`
+FINETUNING = (  # of the fixture `finetuned`
+    "checkpoint={every: 2 steps, keep: 9}",
+    "evaluation={every: 1 epoch, clips: 2, crops: 3}",
+    "optimizer.ema=0.8",
+)
+PAD = ("batch=10", "data.partial=pad", "schedule={duration: 2 epochs, warmup: 1 epochs}")
+UNMIXED = ("mixup={mixup: 0, cutmix: 0, smoothing: 0.1}", "model.drop_path=0")
 
 
 def pretrain_arguments(run: Path, shards: Path, *overrides: str) -> list[str]:
@@ -68,3 +86,25 @@ def finetune_config(run: Path, shards: Path, *overrides: str) -> FinetuneConfig:
 def losses(run: Path) -> list[float]:
     """The training losses that a run logged, step by step."""
     return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], object]) -> list[int]:
+    """Call `action` before the step `number` that this process makes, counted from 1; returns the steps made."""
+    original, steps = LocalEngine.train_step, []
+
+    def train_step(self, *arguments, **keywords):
+        steps.append(len(steps) + 1)
+        if steps[-1] == number:
+            action()
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(LocalEngine, "train_step", train_step)
+    return steps
+
+
+def crash() -> None:
+    raise KeyboardInterrupt
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)

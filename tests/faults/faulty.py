@@ -5,8 +5,9 @@
     slow        {"rank": 1, "seconds": 1}        this rank's forward passes take so much longer
     seconds     {"build": 1, "batch": 1, "step": 1, "evaluate": 1, "save": 1, "save2": 1}    each takes so long;
                 save2 is the second save alone
+    until       {"save": PATH}                   a phase ends once there is such a file
 
-As each of the phases of `seconds` begins, the rank leaves a file `at-PHASE-RANK` in the run's directory.
+As each of these phases begins, the rank leaves a file `at-PHASE-RANK` in the run's directory.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ batch_now = -1
 
 
 def enter(phase: str) -> None:
-    seconds = FAULTS.get("seconds", {}).get(phase)
-    if seconds:
+    seconds, gate = (FAULTS.get(name, {}).get(phase) for name in ("seconds", "until"))
+    if seconds or gate:
         RUN.mkdir(parents=True, exist_ok=True)
         (RUN / f"at-{phase}-{RANK}").touch()
-        time.sleep(seconds)
+        time.sleep(seconds or 0)
+    while gate and not Path(gate).exists():
+        time.sleep(0.05)
 
 
 def slow(owner: Any, name: str, phase: str) -> None:

@@ -186,12 +186,12 @@ def skipping(width: int, height: int, frames: int, format: str) -> bytes:
 
 @pytest.mark.parametrize("format", ["mp4", "matroska"])
 def test_a_clip_that_takes_hours_of_decoding_is_refused(format: str) -> None:
-    bomb = skipping(3840, 2160, 100_000, format)
-    assert len(bomb) < 12 << 20
+    bomb = skipping(3840, 2160, 10_000, format)
+    assert len(bomb) < 2 << 20
     assert (parse_mp4(bomb) is not None) == (format == "mp4")
-    assert probe(bomb).frames == 100_000
+    assert probe(bomb).frames == 10_000
     assert decode(bomb, [0]).shape == (1, 2160, 3840, 3)
-    refused(bomb, r"needs \d+ decoded frames of 3840x2160", actions=(lambda video: decode(video, [99_999]),))
+    refused(bomb, r"needs \d+ decoded frames of 3840x2160", actions=(lambda video: decode(video, [9_999]),))
 
 
 @pytest.mark.parametrize("format", ["mp4", "matroska"])

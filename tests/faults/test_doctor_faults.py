@@ -38,7 +38,7 @@ def results(commands: list[tuple[list[str], dict[str, str]]], *, expect: int) ->
         subprocess.Popen(words, cwd=ROOT, env=environment(**more), stdout=pipe, stderr=pipe, text=True)
         for words, more in commands
     ]
-    outputs = [process.communicate(timeout=280) for process in running]
+    outputs = [process.communicate(timeout=500) for process in running]
     assert [process.returncode for process in running] == [expect] * len(running), outputs
     found = json.loads(outputs[0][0])["results"]
     return {result["check"]: result for result in sorted(found, key=lambda result: result["level"] != "green")}

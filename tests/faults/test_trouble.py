@@ -33,10 +33,9 @@ def progress(run: Path) -> dict:
     return json.loads((newest / "progress.json").read_text())
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-def test_a_nan_on_one_rank_is_skipped_by_all_and_many_are_passed_over(shards: Path, tmp_path: Path, stage: int) -> None:
+def test_a_nan_on_one_rank_is_skipped_by_all_and_many_are_passed_over(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    settings = (f"engine={{kind: deepspeed, zero_stage: {stage}}}", "schedule.duration=12 steps", HEALTH)
+    settings = ("engine={kind: deepspeed, zero_stage: 1}", "schedule.duration=12 steps", HEALTH)
     words = pretrain(run, shards, *settings, "checkpoint={every: 3 steps, keep: 9}")
     with running(run, words, on="torchrun", nan={"rank": 1, "batches": [1, 7, 8, 9]}) as started:
         assert started.ended() == 0, started.said

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.started import finetune, start
-from tests.processes import run_command, run_processes
+from tests.processes import call, run_processes
 from tests.stages import losses
 from videomae.run.liveness import read_lock
 from videomae.run.status import FILE, read_status
@@ -35,7 +35,7 @@ def test_a_second_start_is_refused_and_the_first_goes_on(shards: Path, tmp_path:
         first.wait_until(lambda: len(losses(run)) > 1)
         owner, before = read_lock(run).record, touched(run)
         assert owner is not None
-        said = run_command(stage, *words, expect=2)
+        said = call(stage, *words, expect=2)
         assert f"error: {run} is owned by process {owner.process.pid} on {owner.host}, torchrun job" in said
         assert "videomae stop" in said
         said = run_processes(2, stage, *words, expect=1)  # torchrun makes 1 of the 2
@@ -57,9 +57,9 @@ def test_a_second_start_is_refused_and_the_first_goes_on(shards: Path, tmp_path:
 @pytest.mark.parametrize("killed", ["launcher", "all"])
 def test_after_a_kill_the_same_command_goes_on(shards: Path, tmp_path: Path, killed: str) -> None:
     """Also when the workers of a killed launcher still save."""
-    run = tmp_path / "run"
+    run, gate = tmp_path / "run", tmp_path / "gate"
     words = finetune(run, shards, *SETTINGS)
-    first = start(run, words, on="torchrun", seconds={"step": 0.2, "save2": 25.0})
+    first = start(run, words, on="torchrun", seconds={"step": 0.2}, until={"save2": str(gate)})
     try:
         first.wait_until(lambda: len(losses(run)) > 4)
         if killed == "all":
@@ -69,9 +69,12 @@ def test_after_a_kill_the_same_command_goes_on(shards: Path, tmp_path: Path, kil
             first.process.wait()
         again = start(run, words, on="torchrun", seconds={"step": 0.2})
         try:
+            if killed == "launcher":
+                again.wait_until(lambda: "waiting up to 140 s until it has left" in again.log.read_text())
+                gate.touch()
             again.wait_until(lambda: "resumes at step" in again.log.read_text())
             said = again.log.read_text()
-            assert ("waiting up to 140 s until it has left" in said) == (killed == "launcher"), said
+            assert ("waiting up to" in said) == (killed == "launcher"), said
             assert not first.left()
             again.signal(signal.SIGTERM)
         finally:

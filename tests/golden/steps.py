@@ -12,7 +12,7 @@ from finetune.train import train as finetune
 from pretrain.config import PretrainConfig
 from pretrain.train import train as pretrain
 from tests.conftest import SYNTHESIZED
-from tests.processes import ROOT, run_command
+from tests.processes import ROOT, call
 from tests.stages import losses
 from tests.tiny import world_of_one
 from videomae.core.config import load, parse, to_dict
@@ -47,10 +47,8 @@ def first_losses(shards: Path, folder: Path) -> dict[str, list[float]]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run_command("launch", "shards", "synthesize", folder / "videos", *SYNTHESIZED)
-        run_command(
-            "launch", "shards", "build", folder / "videos", folder / "shards", "--short-side", "96", "--fps", "10"
-        )
+        call("shards", "synthesize", folder / "videos", *SYNTHESIZED)
+        call("shards", "build", folder / "videos", folder / "shards", "--short-side", "96", "--fps", "10")
         RECORDED.write_text(json.dumps(first_losses(folder / "shards", folder / "runs"), indent=1) + "\n")
 
 

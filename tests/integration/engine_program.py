@@ -8,13 +8,23 @@ import math
 import os
 import sys
 import warnings
-from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from tests.engine_cases import FULL, MATRIX_STEPS, PAIRWISE, STEPS, Case, Reference
+from tests.engine_cases import (
+    BAD_STEPS,
+    FULL,
+    MATRIX_STEPS,
+    PAIRWISE,
+    RESUMED,
+    STAGES,
+    STEPS,
+    Case,
+    Reference,
+    loaded_by,
+)
 from tests.engine_runs import make_engine, run_step, run_steps, saved
 from videomae.core.distributed import World, distributed_context, end_process
 from videomae.engine.protocol import Engine
@@ -24,8 +34,6 @@ from videomae.engine.state.snapshot import Snapshot
 
 FULL_REFERENCE = Reference(clip=True, ema=True, decay=True, muon=True)
 KEYS = ("master", "exp_avg", "exp_avg_sq", "ema")
-STAGES = (0, 1, 2, 3)
-PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def cases(world: World, folder: Path, chosen: list[Case], *, steps: int) -> dict[str, Any]:
@@ -58,9 +66,9 @@ def equal(one: Snapshot, other: Snapshot, *, ignore: tuple[str, ...] = ()) -> bo
 
 
 def resume(world: World, folder: Path) -> dict[str, Any]:
-    """For each stage and precision: three steps, a save, three more; a new engine loads, continues, and loads again."""
+    """For each of `RESUMED`: three steps, a save, three more; a new engine loads, continues, and loads again."""
     results = {}
-    for stage, precision in product(STAGES, PRECISIONS):
+    for stage, precision in RESUMED:
         settings = {"kind": "deepspeed", "zero_stage": stage, "precision": precision}
         engine = make_engine(world, FULL_REFERENCE, **settings)
         run_steps(engine, count=3)
@@ -95,7 +103,7 @@ def reshard(world: World, folder: Path, *, source: int) -> dict[str, Any]:
     results = {}
     for stage in STAGES:
         place = folder / f"state-{source}-{stage}-bf16"
-        for other in (*STAGES, "local") if world.size == 1 else (stage, 3 - stage):
+        for other in loaded_by(stage, world.size):
             settings: dict[str, Any] = (
                 {"kind": "local"} if other == "local" else {"kind": "deepspeed", "zero_stage": other}
             )
@@ -147,9 +155,9 @@ def travel(world: World, folder: Path, *, place: str, stage: int, first: int, to
 
 
 def skips(world: World, folder: Path) -> dict[str, Any]:
-    """For each stage and precision: steps that must change nothing, by a fault of one rank or the skip threshold."""
+    """For each of `BAD_STEPS`: steps that must change nothing, by a fault of one rank or the skip threshold."""
     results = {}
-    for stage, precision in product(STAGES, PRECISIONS):
+    for stage, precision in BAD_STEPS:
         settings = {"kind": "deepspeed", "zero_stage": stage, "precision": precision}
         results[f"{precision}-zero{stage}"] = skip(world, settings)
     return results

@@ -1,6 +1,7 @@
 """Checkpoint commands: list, verify, export, convert, fork a run, measure the cost of a save."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,25 +10,20 @@ import torch
 
 from benchmarks.checkpoint import measure
 from finetune.export import export_classifier, load_classifier
-from finetune.train import train as finetune
 from launch.cli import main
 from pretrain.export import export_encoder
 from pretrain.train import train
-from tests.stages import finetune_config, losses, pretrain_config
+from tests.stages import losses, pretrain_config
 from tests.tiny import world_of_one
 from videomae.engine.state.reader import read_full
 from videomae.models.weights.export import load_encoder
 from videomae.run.checkpoint import find_fault
 
-EVERY_STEP = "checkpoint={every: 2 steps, keep: 9}"
 
-
-@pytest.fixture(scope="module")
-def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run(pretrained: Path) -> Path:
     """A pretraining run of 6 steps with checkpoints of 2, 4 and 6, and an average of its weights."""
-    folder = tmp_path_factory.mktemp("commands") / "run"
-    train(pretrain_config(folder, shards, EVERY_STEP, "optimizer.ema=0.9"), world_of_one())
-    return folder
+    return pretrained
 
 
 def say(capsys: pytest.CaptureFixture, *words: str | Path, expect: int = 0) -> str:
@@ -49,8 +45,6 @@ def test_ls_and_verify(run: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_verify_sees_what_ls_does_not(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    import shutil
-
     copy = shutil.copytree(run, tmp_path / "copy")
     file = copy / "checkpoints" / "step-00000006" / "rank-00000.safetensors"
     content = bytearray(file.read_bytes())
@@ -90,7 +84,8 @@ def test_later_stages_read_the_exported_autoencoder(run: Path, tmp_path: Path, c
     assert all(torch.equal(whole.state[name], value) for name, value in final.state.items())
 
 
-def test_an_encoder_from_the_middle_of_a_run(run: Path) -> None:
+def test_an_encoder_from_the_middle_of_a_run(pretrained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(pretrained, tmp_path / "run")
     final, same = load_encoder(run / "export").state, load_encoder(export_encoder(run)).state
     assert all(torch.equal(final[name], same[name]) for name in final)
     folder = export_encoder(run, step=2, average=False)
@@ -101,9 +96,8 @@ def test_an_encoder_from_the_middle_of_a_run(run: Path) -> None:
     assert all(torch.equal(whole[f"encoder.{name}"], value) for name, value in middle.state.items())
 
 
-def test_a_classifier_from_the_middle_of_a_run(shards: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    finetune(finetune_config(run, shards, EVERY_STEP), world_of_one())
+def test_a_classifier_from_the_middle_of_a_run(finetuned: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finetuned, tmp_path / "run")
     final, same = load_classifier(run / "export"), load_classifier(export_classifier(run))
     assert final.classes == same.classes
     assert all(torch.equal(a, b) for a, b in zip(final.module.parameters(), same.module.parameters(), strict=True))

@@ -49,8 +49,8 @@ def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, option
         me = psutil.Process()
         return sum(process.memory_info().rss for process in (me, *me.children()))
 
-    warm = grown(10)
-    assert grown(50) - warm < 16 << 20
+    warm = grown(8)
+    assert grown(24) - warm < 12 << 20  # a lost batch a step would be 100 MB
 
 
 def paint(sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: AllocClip | None) -> list[torch.Tensor]:

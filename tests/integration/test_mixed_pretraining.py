@@ -11,7 +11,7 @@ from pretrain.batch import PretrainBatch
 from pretrain.config import PretrainConfig
 from pretrain.stream import open_stream
 from pretrain.train import train
-from tests.processes import run_command
+from tests.processes import call
 from tests.stages import losses, pretrain_config
 from tests.tiny import world_of_one
 from videomae.core.distributed import World
@@ -24,7 +24,7 @@ def mixed(videos: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) 
     """The config of two sets, of unlike sizes and shards."""
     other = tmp_path_factory.mktemp("other")
     small = ("--short-side", "64", "--fps", "10", "--samples-per-shard", "3", "--workers", "1")
-    run_command("launch", "shards", "build", videos, other, *small)
+    call("shards", "build", videos, other, *small)
     return f"data.shards=[{{shards: {shards / 'train'}, weight: 3}}, {{shards: {other / 'val'}}}]"
 
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from tests.processes import run_command
+from tests.processes import call
 from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.video import decode, probe
 
@@ -16,9 +16,7 @@ def test_clips_of_every_kind_are_packed_and_read(surveillance: Path, tmp_path: P
             for clip in clips:
                 shutil.copy(clip, tmp_path / "clips" / split / name)
     shutil.copy(surveillance / "groups.csv", tmp_path / "clips")
-    run_command(
-        "launch", "shards", "build", tmp_path / "clips", tmp_path / "shards", "--short-side", "96", "--fps", "10"
-    )
+    call("shards", "build", tmp_path / "clips", tmp_path / "shards", "--short-side", "96", "--fps", "10")
     groups, sizes = {}, set()
     for split in ("train", "val"):
         reader = ShardReader(read_manifest(tmp_path / "shards" / split))

@@ -19,23 +19,10 @@ from pretrain.config import PretrainConfig
 from pretrain.objective import Objective
 from pretrain.stream import MaskedClips, open_stream
 from pretrain.train import initial_model, train
-from tests.processes import run_command, run_processes
-from tests.stages import finetune_config, losses, pretrain_arguments, pretrain_config
+from tests.stages import PAD, UNMIXED, finetune_config, losses, pretrain_config
 from tests.tiny import world_of_one
 from videomae.data.shards.reader import Sample
 from videomae.run.metrics import read_metrics
-
-PAD = ("batch=10", "data.partial=pad", "schedule={duration: 2 epochs, warmup: 1 epochs}")
-UNMIXED = ("mixup={mixup: 0, cutmix: 0, smoothing: 0.1}", "model.drop_path=0")
-ENGINE = "engine={kind: deepspeed, zero_stage: 1, micro_batch: 1}"  # one of two gets padding alone, clip by clip
-
-
-@pytest.fixture(scope="module")
-def padded(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs in one process with the reference engine, in one micro-batch a step."""
-    run = tmp_path_factory.mktemp("padded") / "run"
-    train(pretrain_config(run, shards, *PAD), world_of_one())
-    return run
 
 
 @pytest.mark.parametrize(("partial", "met"), [("pad", 24), ("drop", 20)])
@@ -92,35 +79,21 @@ def after_one_step(config: PretrainConfig, batch: PretrainBatch) -> dict[str, to
 
 
 def test_one_and_two_processes_and_micro_batches_see_the_same_losses(
-    padded: Path, shards: Path, tmp_path: Path
+    of_two: Path, shards: Path, tmp_path: Path
 ) -> None:
-    run_processes(2, "pretrain", *pretrain_arguments(tmp_path / "run", shards, *PAD, ENGINE, "loader.workers=1"))
-    assert len(losses(padded)) == 6
-    assert read_epochs(padded)[2::3] == [1.0, 2.0]
+    """In one process with one micro-batch a step, and in two with their clips one by one."""
+    train(pretrain_config(tmp_path / "run", shards, *PAD), world_of_one())
     ours, theirs = (
-        [
-            (line["loss"], line["grad_norm"], line["normalized_loss"], line["pixel_loss"])
-            for line in read_metrics(run / "metrics.jsonl")
-            if line["kind"] == "train"
-        ]
-        for run in (tmp_path / "run", padded)
+        [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "train"]
+        for run in (of_two / "padded", tmp_path / "run")
     )
-    assert ours == [pytest.approx(line, rel=1e-4) for line in theirs]
+    assert [line["epoch"] for line in theirs][2::3] == [1.0, 2.0]
+    for key in ("loss", "grad_norm", "normalized_loss", "pixel_loss"):
+        assert [line[key] for line in ours] == pytest.approx([line[key] for line in theirs], rel=1e-4)
+    assert len(ours) == 6
 
 
-def test_fine_tuning_too(shards: Path, tmp_path: Path) -> None:
+def test_fine_tuning_too(of_two: Path, shards: Path, tmp_path: Path) -> None:
     finetune.train.train(finetune_config(tmp_path / "alone", shards, *PAD, *UNMIXED), world_of_one())
-    finetune_config(tmp_path / "run", shards)  # writes the file that the command reads
-    run_processes(2, "finetune", tmp_path / "run.yaml", *PAD, *UNMIXED, ENGINE)
-    assert len(losses(tmp_path / "run")) == 6
-    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
-
-
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_another_word_is_a_mistake_that_names_the_choices(shards: Path, tmp_path: Path, stage: str) -> None:
-    arguments = pretrain_arguments(tmp_path / "run", shards)
-    if stage == "finetune":
-        finetune_config(tmp_path / "run", shards)
-        arguments = [str(tmp_path / "run.yaml")]
-    said = run_command(stage, *arguments, "data.partial=fill", expect=2)
-    assert "data.partial: got 'fill'; Input should be 'drop' or 'pad'" in said
+    assert len(losses(of_two / "padded-finetune")) == 6
+    assert losses(of_two / "padded-finetune") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)

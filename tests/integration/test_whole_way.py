@@ -1,13 +1,14 @@
-"""Every command of the whole way, as a person types them: videos, shards, pretraining on 2 processes, table, report."""
+"""Every command of the whole way, as a person types them: videos, shards, pretraining, table, report."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from launch.demo import commands
-from tests.processes import ROOT, run_command, run_processes
-from tests.stages import TINY, pretrain_arguments
+from tests.processes import ROOT, call
+from tests.stages import TINY
 
 ROWS = """
 rows:
@@ -22,10 +23,9 @@ rows:
 
 
 @pytest.fixture(scope="module")
-def benchmark(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def benchmark(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    engine = "engine={kind: deepspeed, zero_stage: 0}"
-    run_processes(2, "pretrain", *pretrain_arguments(folder / "pretrain", shards, engine))
+    shutil.copytree(pretrained, folder / "pretrain")
     demo = (ROOT / "configs/demo/own_videos/benchmark.yaml").read_text().split("rows:")[0]
     (folder / "benchmark.yaml").write_text(demo + ROWS.replace("ENCODER", TINY))
     return folder
@@ -37,17 +37,17 @@ def arguments(folder: Path, shards: Path) -> list[str]:
 
 
 def test_table_report_and_reuse(benchmark: Path, shards: Path) -> None:
-    printed = json.loads(run_command("launch", "benchmark", *arguments(benchmark, shards), "--json"))
+    printed = json.loads(call("benchmark", *arguments(benchmark, shards), "--json"))
     rows = json.loads((benchmark / "benchmark.json").read_text())
     assert printed == rows
     assert [row["title"] for row in rows] == ["Single <frame>", "Scratch", "Pretrained"]
-    assert [row["pretrained"] for row in rows] == ["scratch", "scratch", "VideoMAE (pretrain)"]
+    assert [row["pretrained"] for row in rows] == ["scratch", "scratch", "VideoMAE (run)"]
     assert all(row["total"] == 8 and row["params"] > 0 and row["gmacs"] > 0 for row in rows)
     assert all(row["interval"][0] <= row["accuracy"] <= row["interval"][1] for row in rows)
-    again = json.loads(run_command("launch", "benchmark", *arguments(benchmark, shards), "--json"))
+    again = json.loads(call("benchmark", *arguments(benchmark, shards), "--json"))
     assert [(row["accuracy"], row["seconds"]) for row in again] == [(row["accuracy"], row["seconds"]) for row in rows]
-    assert "Single <frame>" in run_command("launch", "benchmark", *arguments(benchmark, shards))
-    run_command("launch", "report", benchmark, "--pretraining", "pretrain")
+    assert "Single <frame>" in call("benchmark", *arguments(benchmark, shards))
+    call("report", benchmark, "--pretraining", "pretrain")
     page = (benchmark / "report.html").read_text()
     assert "Single &lt;frame&gt;" in page
     assert "data:image/png;base64" in page
@@ -55,9 +55,9 @@ def test_table_report_and_reuse(benchmark: Path, shards: Path) -> None:
 
 def test_a_row_that_cannot_be_is_refused_before_anything_runs(benchmark: Path, shards: Path, tmp_path: Path) -> None:
     words = arguments(benchmark, shards)
-    said = run_command("launch", "benchmark", words[0], f"run={tmp_path}", "protocol.bach=3", expect=2)
+    said = call("benchmark", words[0], f"run={tmp_path}", "protocol.bach=3", expect=2)
     assert "unknown key 'bach'; did you mean 'batch'" in said
-    said = run_command("launch", "benchmark", words[0], f"run={tmp_path}", "encoder=null", expect=2)
+    said = call("benchmark", words[0], f"run={tmp_path}", "encoder=null", expect=2)
     assert "type encoder=runs/NAME/export" in said
     assert list(tmp_path.iterdir()) == []
 

@@ -1,12 +1,11 @@
 """Small videos for the unit tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from videomae.core import progress
 from videomae.data.video import EncodingConfig, encode
 
 SMALL = EncodingConfig(short_side=None, fps=None)
@@ -22,16 +21,6 @@ def small_video(seed: int, frames: int = 12, height: int = 32, width: int = 48, 
         left = (seed + 2 * number) % (width - 8)
         picture[8:16, left : left + 8] = 220
     return encode(pictures, fps, SMALL)
-
-
-@pytest.fixture(autouse=True)
-def _quiet_after_commands() -> Iterator[None]:
-    """A command sends the log to standard error, which pytest takes away again after the test."""
-    yield
-    for handler in list(progress.logger.handlers):
-        progress.logger.removeHandler(handler)
-        handler.close()
-    progress.logger.propagate = True
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.cli import main
-from tests.processes import ROOT, run_command
+from tests.processes import ROOT, call
 
 HEAVY = ("torch", "numpy", "pydantic", "av", "deepspeed", "rich", "yaml")
 
@@ -69,7 +69,7 @@ def test_a_shell_completes_commands_and_options() -> None:
 
 
 def test_a_launcher_may_add_its_local_rank(tmp_path: Path) -> None:
-    said = run_command("launch", "--local_rank=0", "status", tmp_path, "--json")
+    said = call("--local_rank=0", "status", tmp_path, "--json")
     assert json.loads(said) == []
-    said = run_command("pretrain", "--local_rank=0", tmp_path / "nowhere.yaml", expect=2)
+    said = call("pretrain", "--local_rank=0", tmp_path / "nowhere.yaml", expect=2)
     assert "nowhere.yaml" in said

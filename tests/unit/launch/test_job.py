@@ -7,7 +7,7 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from launch.job import Job
-from tests.processes import ROOT, run_command
+from tests.processes import ROOT, call
 
 PRETRAIN = ROOT / "configs/demo/own_videos/pretrain.yaml"
 
@@ -39,7 +39,7 @@ def test_torchrun_gets_only_flags_that_it_knows(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_dry_run_prints_the_command_and_runs_nothing(tmp_path: Path) -> None:
-    printed = run_command("launch", "launch", PRETRAIN, "--on", "local", "--dry-run", f"run={tmp_path / 'run'}")
+    printed = call("launch", PRETRAIN, "--on", "local", "--dry-run", f"run={tmp_path / 'run'}")
     assert printed.startswith(f"PYTHONPATH={tmp_path}/run/launch/code")
     assert printed.endswith(f"-m pretrain {tmp_path}/run/launch/config.yaml\n")
     assert not (tmp_path / "run").exists()

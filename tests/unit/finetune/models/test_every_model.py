@@ -1,6 +1,7 @@
 """What holds for every registered model: it learns, compiles, refuses other shapes and round-trips."""
 
 import copy
+import functools
 import shutil
 
 import pytest
@@ -59,15 +60,28 @@ RATES = {
 """Learning rates where the usual 3e-3 does not suit: tiny networks, and deep transformers."""
 
 CLASSES = 3
+DEEP = ("swin3d_s", "swin3d_b")  # the code of swin3d_t, with more blocks
+EVERY = pytest.mark.parametrize("name", models.names(), scope="module")  # all tests of a model, then those of the next
+SHALLOW = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long) if name in DEEP else name for name in models.names()],
+    scope="module",
+)
 
 
 def config_of(name: str) -> models.ModelConfig:
     return parse(models.ModelConfig, {"name": name, **SMALL[name]}, source=name)
 
 
-def build(name: str) -> nn.Module:
+@functools.lru_cache(maxsize=1)
+def built(name: str) -> nn.Module:
     torch.manual_seed(0)
     return models.build(config_of(name), CLASSES)
+
+
+def build(name: str) -> nn.Module:
+    """A model of its own for every test; drawing the weights of a large one takes seconds."""
+    return copy.deepcopy(built(name))
 
 
 def clips(name: str, count: int) -> Tensor:
@@ -90,7 +104,7 @@ def test_every_registered_model_is_held_here():
     assert set(SMALL) == set(models.names())
 
 
-@pytest.mark.parametrize("name", models.names())
+@EVERY
 def test_forward_and_backward_reach_every_trained_parameter(name: str):
     module = build(name)
     logits_BK = module(clips(name, 2))
@@ -102,7 +116,7 @@ def test_forward_and_backward_reach_every_trained_parameter(name: str):
     assert [key for key, grad in trained.items() if grad is None or not grad.isfinite().all()] == []
 
 
-@pytest.mark.parametrize("name", models.names())
+@EVERY
 @torch.no_grad()
 def test_weights_in_half_precision_take_pixels_in_float32(name: str):
     logits_BK = build(name).eval().bfloat16()(clips(name, 1))
@@ -110,7 +124,7 @@ def test_weights_in_half_precision_take_pixels_in_float32(name: str):
     assert logits_BK.isfinite().all()
 
 
-@pytest.mark.parametrize("name", models.names())
+@SHALLOW
 def test_four_clips_are_overfitted(name: str):
     module = without_chance(build(name)).train()
     video_BCTHW, labels_B = clips(name, 4), torch.tensor([0, 1, 2, 1])
@@ -126,7 +140,7 @@ def test_four_clips_are_overfitted(name: str):
     pytest.fail(f"the loss is still {loss.item():.3f} after 80 steps")
 
 
-@pytest.mark.parametrize("name", models.names())
+@SHALLOW
 def test_it_compiles_without_a_break_to_the_same_logits(name: str):
     module = build(name).eval()
     video_BCTHW = clips(name, 2)
@@ -137,6 +151,7 @@ def test_it_compiles_without_a_break_to_the_same_logits(name: str):
         torch.testing.assert_close(compiled(video_BCTHW), module(video_BCTHW))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the default compiler of torch.compile needs g++ on a CPU")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # from its own imports
 def test_the_default_compiler_gives_the_same_gradients():
@@ -148,7 +163,7 @@ def test_the_default_compiler_gives_the_same_gradients():
     torch.testing.assert_close(gradients, plain, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", models.names())
+@EVERY
 def test_another_shape_is_refused_with_both_shapes_named(name: str):
     module, video_BCTHW = build(name), clips(name, 2)
     wanted = ", ".join(map(str, config_of(name).input.shape))
@@ -160,7 +175,7 @@ def test_another_shape_is_refused_with_both_shapes_named(name: str):
 
 
 @pytest.mark.parametrize(("frames", "size"), [(1, 7), (2, 50), (3, 2), (17, 31)])
-@pytest.mark.parametrize("name", models.names())
+@EVERY
 def test_odd_sizes_are_refused_by_the_config_or_run(name: str, frames: int, size: int):
     values = {"name": name, **SMALL[name]}
     if isinstance(encoder := SMALL[name].get("encoder"), dict):
@@ -179,7 +194,7 @@ def test_odd_sizes_are_refused_by_the_config_or_run(name: str, frames: int, size
     assert str(frames) in refusal or str(size) in refusal
 
 
-@pytest.mark.parametrize("name", models.names())
+@EVERY
 def test_its_layer_table_can_be_made(name: str):
     rows = layer_rows(config_of(name), CLASSES)
     assert sum(row.parameters for row in rows) == sum(parameter.numel() for parameter in build(name).parameters())
@@ -191,7 +206,7 @@ def test_its_layer_table_can_be_made(name: str):
         assert len(fields) > len(rows) / 3
 
 
-@pytest.mark.parametrize("name", models.names())
+@EVERY
 def test_state_and_config_round_trip(name: str):
     module = build(name).eval()
     config = parse(models.ModelConfig, to_dict(config_of(name)), source="dumped")

@@ -51,7 +51,9 @@ def classifier(seconds: float = 0.0) -> Classifier:
     return Classifier(trained, device=torch.device("cpu"))
 
 
-def until(reader: CameraReader, model: Classifier, enough: int, *, deadline: float = 60) -> Generator[LiveScore | Loss]:
+def until(
+    reader: CameraReader, model: Classifier, enough: int, *, deadline: float = 240
+) -> Generator[LiveScore | Loss]:
     """The first `enough` events."""
     end = time.monotonic() + deadline
     yield from itertools.islice(predict_live(model, reader, stopped=lambda: time.monotonic() > end), enough)

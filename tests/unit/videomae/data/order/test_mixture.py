@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.splits import write_split
 from videomae.data.batch import AllocClip
 from videomae.data.loader.loader import train_stream
 from videomae.data.loader.micro_batches import Pipeline, RankSlice
 from videomae.data.loader.workers import LoaderConfig
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import OrderConfig, OrderError, SampleSlot
-from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import Manifest, Shard
 from videomae.data.shards.reader import Sample, ShardReader
-from videomae.data.shards.writer import ShardWriter
 
 
 def manifest(samples: int) -> Manifest:
@@ -92,15 +91,8 @@ def as_list(items: list[tuple[str, int, float]], alloc: AllocClip | None) -> lis
 def test_mixed_sets_stream_through_workers(tmp_path: Path) -> None:
     manifests = []
     for name, count in (("a", 12), ("b", 30)):
-        folder = tmp_path / name
-        folder.mkdir()
-        writer = ShardWriter(folder, 0)
-        for number in range(count):
-            meta = SampleMeta(
-                label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x"
-            )
-            writer.add(f"{name}{number}", f"{name}{number}".encode() * 9, meta)
-        manifests.append(Manifest(folder=folder, split=name, classes=(), shards=(writer.finish(),)))
+        keys = [f"{name}{number}" for number in range(count)]
+        manifests.append(write_split(tmp_path / name, {key: key.encode() * 9 for key in keys}))
     with (tmp_path / "b" / "000000.tar").open("r+b") as file:
         file.seek(ShardReader(manifests[1]).entry(3).offset)
         file.write(b"#")

@@ -7,32 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.splits import write_split
 from videomae.data.errors import RemoteError, ShardError
 from videomae.data.remote.cache import CacheConfig, ShardCache
 from videomae.data.remote.fetch import RemoteFolder
 from videomae.data.shards import reader as reading
-from videomae.data.shards.index import SampleMeta
-from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader, read_manifest
-from videomae.data.shards.writer import ShardWriter
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three samples in each of four shards."""
-    target = tmp_path / "train"
-    target.mkdir()
-    shards = []
-    for shard in range(4):
-        writer = ShardWriter(target, shard)
-        for number in range(3 * shard, 3 * shard + 3):
-            meta = SampleMeta(
-                label=0, class_name="", group="", frames=9, fps=5.0, width=8, height=6, sha256="", source="x"
-            )
-            writer.add(f"{number:02d}", bytes([number]) * 50, meta)
-        shards.append(writer.finish())
-    Manifest(folder=target, split="train", classes=(), shards=tuple(shards)).write()
-    return target
+    places = [range(first, first + 3) for first in range(0, 12, 3)]
+    write_split(tmp_path / "train", *({f"{number:02d}": bytes([number]) * 50 for number in place} for place in places))
+    return tmp_path / "train"
 
 
 class Copies(RemoteFolder):

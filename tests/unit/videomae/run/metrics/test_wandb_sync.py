@@ -18,7 +18,7 @@ from PIL import Image
 from tests.tiny import world_of_one
 from tests.wandb_server import wandb_server
 from videomae.run.directory import RunDirectory
-from videomae.run.metrics import MetricsConfig, MetricsLog, read_metrics
+from videomae.run.metrics import MetricsConfig, MetricsLog, read_metrics, wandb_sync
 from videomae.run.metrics.wandb_process import EndSignal, connect, follow
 from videomae.run.metrics.wandb_sync import FINISH_SECONDS, mode_of, run_id, start_wandb_sync
 
@@ -111,6 +111,8 @@ def test_all_parts_of_a_run_are_one_run_at_the_server(
 def test_a_server_that_is_not_there_costs_a_few_seconds_and_one_line(
     tmp_path: Path, mute_server: str, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture, address: str
 ) -> None:
+    assert wandb_sync.CONNECT_SECONDS["online"] <= 5
+    monkeypatch.setitem(wandb_sync.CONNECT_SECONDS, "online", 1.0)
     monkeypatch.setenv("WANDB_BASE_URL", mute_server if address == "mute" else dead_address())
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     log_and_close(tmp_path, range(1, 4))

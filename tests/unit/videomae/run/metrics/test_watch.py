@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def test_the_view_says_where_the_run_stands(run: Path) -> None:
         "8 processes on",
         "slurm job 17",
         "accuracy 0.85, loss 0.4, seconds 12",
-        "step 100, 0 s ago, saved in 2.5 s of which 0.25 s blocked training",
+        "saved in 2.5 s of which 0.25 s blocked training",
         "2 steps skipped, 2 samples quarantined, 1 rollback",
         "rank 3 on n7: 0.9 s per step, the median rank 0.5 s",
         "MFU %",
@@ -72,6 +73,7 @@ def test_the_view_says_where_the_run_stands(run: Path) -> None:
         "gradient norm",
     ):
         assert part in text, part
+    assert re.search(r"step 100, \d+ s ago, saved in", text)
     assert "normalized loss" not in text  # the same as the loss
     assert "pixel loss" in text
 
