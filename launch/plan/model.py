@@ -42,7 +42,7 @@ from videomae.models.encoder import SIZES, EncoderConfig
 Config = PretrainConfig | FinetuneConfig
 _SCHEMAS: dict[str, Any] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 _MIN_CLASSES = 2  # also assumed where the manifest cannot be read
-_DRAWN = 9  # clips whose drawing is timed
+_DRAWN = 25  # clips whose drawing is timed
 _META_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError)  # raised where a model reads values of tensors
 
 
