@@ -32,9 +32,8 @@ from videomae.core.errors import UserError
 from videomae.core.files import file_lock, write_json
 from videomae.core.processes import ProcessId
 from videomae.core.progress import logger
-from videomae.run.directory import RunDirectory, git
+from videomae.run.directory import PACKAGES, RunDirectory, git
 
-PACKAGES = ("videomae", "pretrain", "finetune", "launch")
 _ROOT = Path(__file__).resolve().parent.parent
 
 

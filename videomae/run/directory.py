@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from videomae.core.distributed import World
 
 EXECUTION = ("engine", "loader", "checkpoint", "metrics", "health", "run")  # sections that say how, not what
+PACKAGES = ("videomae", "pretrain", "finetune", "launch")  # of this project
 _ROOT = Path(__file__).resolve().parents[2]  # of this code
-_PACKAGES = ("torch", "torchvision", "deepspeed", "webdataset", "timm", "av", "numpy", "wandb")
+_DEPENDENCIES = ("torch", "torchvision", "deepspeed", "webdataset", "timm", "av", "numpy", "wandb")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def describe_environment(world: World) -> dict[str, Any]:
     return {
         "command": sys.argv,
         "python": platform.python_version(),
-        "packages": package_versions(_PACKAGES),
+        "packages": package_versions(_DEPENDENCIES),
         "system": platform.platform(),
         "host": platform.node(),
         "cpus": os.cpu_count(),
@@ -140,7 +141,8 @@ def git_state() -> dict[str, Any]:
     if copied.exists():  # this code is the copy made by `videomae launch`
         snapshot = json.loads(copied.read_text())
         return {"commit": snapshot["commit"], "changed_files": len(snapshot["changed"])}
-    return {"commit": git("rev-parse", "HEAD"), "changed_files": len((git("status", "--porcelain") or "").splitlines())}
+    changed = git("status", "--porcelain", "-uall", "--", *PACKAGES) or ""
+    return {"commit": git("rev-parse", "HEAD"), "changed_files": len(changed.splitlines())}
 
 
 def git(*arguments: str) -> str | None:
