@@ -110,7 +110,9 @@ def label_chart(models: Sequence[Model], chance: float | None) -> Chart | None:
                 points.append((float(x), model.accuracy, *model.interval))
         series.append(sorted(points))
     axis = "labelled clips per class" if by_number else "share of the labels"
-    axes = Axes(x=axis, y="accuracy", percent=True, percent_x=not by_number, level=chance, log_x=True)
+    axes = Axes(
+        x=axis, y="accuracy", percent=True, percent_x=not by_number, level=chance, log_x=True, ticks_at_points=True
+    )
     shown = [(title, points) for title, points in zip(titles, series, strict=True) if len(points) > 1 or by_number]
     words = "; ".join(
         f"{title}: " + ", ".join(f"{percent(y)} at {x:g}" for x, y, *_ in points) for title, points in shown if points

@@ -47,7 +47,8 @@ class Axes:
     """Axes of a chart.
 
     `percent` and `percent_x` format values in [0, 1] as 0 to 100 %. `level` is the y value of a dashed reference line,
-    `diagonal` draws one from corner to corner. `log_x` has a logarithmic x axis.
+    `diagonal` draws one from corner to corner. `log_x` has a logarithmic x axis. With `ticks_at_points`, x is labelled
+    at the points with intervals.
     """
 
     x: str
@@ -57,6 +58,7 @@ class Axes:
     level: float | None = None
     diagonal: bool = False
     log_x: bool = False
+    ticks_at_points: bool = False
 
 
 def draw(name: str, series: Sequence[Points], axes: Axes, *, limit: int = MAX_POINTS) -> str:
@@ -69,10 +71,13 @@ def draw(name: str, series: Sequence[Points], axes: Axes, *, limit: int = MAX_PO
 
 def draw_intervals(name: str, series: Sequence[Sequence[IntervalPoint]], axes: Axes) -> str:
     """Draw points with their intervals, those of a series joined by a line; otherwise as `draw`."""
-    return _chart(name, axes, lambda plot: _draw_intervals(plot, series))
+    places = sorted({x for points in series for x, *_ in points}) if axes.ticks_at_points else None
+    return _chart(name, axes, lambda plot: _draw_intervals(plot, series), places=places)
 
 
-def _chart(name: str, axes: Axes, fill: Callable[[matplotlib.axes.Axes], None]) -> str:
+def _chart(
+    name: str, axes: Axes, fill: Callable[[matplotlib.axes.Axes], None], *, places: Sequence[float] | None = None
+) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.0, 2.9), layout="constrained")
         plot = figure.add_subplot()
@@ -81,6 +86,8 @@ def _chart(name: str, axes: Axes, fill: Callable[[matplotlib.axes.Axes], None]) 
         plot.tick_params(length=0, which="both")
         fill(plot)
         _dress(plot, axes)
+        if places is not None:
+            plot.set_xticks(places)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(name, file.getvalue())

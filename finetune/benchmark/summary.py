@@ -19,7 +19,7 @@ import numpy as np
 from finetune.benchmark.results import BenchmarkRow
 from finetune.predictions import FILE, Predictions, PredictionsError
 from finetune.statistics.comparison import holm, mcnemar, paired_bootstrap
-from finetune.statistics.intervals import percentile_interval, source_weights
+from finetune.statistics.intervals import share_interval, source_weights
 from finetune.statistics.metrics import Floats, mean
 
 
@@ -93,7 +93,7 @@ def _model(folder: Path, rows: tuple[BenchmarkRow, ...]) -> Model:
         return Model(rows, found if len({each.keys for each in found}) == 1 else (), accuracy, rows[0].interval)
     sources = found[0].source_numbers
     means_B = mean(mean_correct(found), source_weights(sources))
-    return Model(rows, found, accuracy, percentile_interval(means_B, sources=len(np.unique(sources))))
+    return Model(rows, found, accuracy, share_interval(accuracy, means_B, len(np.unique(sources))))
 
 
 def mean_correct(predictions: Sequence[Predictions]) -> Floats:

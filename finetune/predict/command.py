@@ -121,7 +121,7 @@ def alarm_config(classifier: Classifier, options: PredictOptions) -> AlarmConfig
         seconds=options.min_seconds,
     )
     logger.info(
-        "alarms from %.4f: %d on %.2f hours of negatives, %.3g a day; with 95 %% confidence at most %.3g a day",
+        "alarms from %.4f: %d on %.3g hours of negatives, %.3g a day; with 95 %% confidence at most %.3g a day",
         *(rule.on, rate.alarms, rate.seconds / 3600, rate.per_day, rate.upper_per_day),
     )
     return AlarmConfig(name, rule)

@@ -108,7 +108,7 @@ def predict_file(
     """Predict on one file and write its results. Raises VideoError."""
     expected, scores = classifier.scores(video.path, options.windows)
     found: list[Score] = []
-    with track(video.name, total=expected, show=progress) as task:
+    with track(video.name, total=expected, show=progress and expected > 1) as task:
         for score in scores:
             found.append(score)
             task.advance()

@@ -59,23 +59,27 @@ def percentile_interval(values_B: Floats, *, sources: int) -> tuple[float, float
 def estimates(
     scores: Scores, sources_S: npt.NDArray[np.int64], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Return every metric of the scores with its interval.
-
-    At an accuracy of 0 or 100 % all resamples are equal and their interval has no width; the accuracy's interval is
-    then Wilson's for as many trials as there are sources.
-    """
+    """Return every metric of the scores with its interval; that of the accuracy as in `share_interval`."""
     sources = len(np.unique(sources_S))
     weights_BS = source_weights(sources_S, resamples=resamples, seed=seed)
     rows = max(1, _CHUNK // max(1, len(sources_S)))
     found = {}
     for name, metric in metrics(scores).items():
         chunks = [metric(scores, weights_BS[start : start + rows]) for start in range(0, resamples, rows)]
-        low, high = percentile_interval(np.concatenate(chunks), sources=sources)
-        found[name] = Estimate(value(metric, scores), low, high)
-    accuracy = found["accuracy"]
-    if not accuracy.low < accuracy.high:
-        found["accuracy"] = Estimate(accuracy.value, *wilson(accuracy.value, sources))
-    return found
+        known, values_B = value(metric, scores), np.concatenate(chunks)
+        interval = percentile_interval(values_B, sources=sources)
+        found[name] = Estimate(known, *(share_interval(known, values_B, sources) if name == "accuracy" else interval))
+    right = found["accuracy"]
+    return found | {"hamming_loss": Estimate(1 - right.value, 1 - right.high, 1 - right.low)}
+
+
+def share_interval(share: float, values_B: Floats, sources: int) -> tuple[float, float]:
+    """`percentile_interval`, or Wilson's for as many trials as sources, where all resamples are equal.
+
+    They are at a share of 0 or 1, and where every source has the same share.
+    """
+    low, high = percentile_interval(values_B, sources=sources)
+    return (low, high) if low < high else wilson(share, sources)
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -115,6 +115,7 @@ def _huggingface(source: ExportSource, folder: Path) -> None:
 
 def _load_huggingface(source: ExportSource, folder: Path) -> Run:
     transformers = optional_package("transformers")
+    transformers.logging.disable_progress_bar()
     kind = transformers.AutoModel if source.model is None else transformers.AutoModelForVideoClassification
     model: nn.Module = kind.from_pretrained(folder, local_files_only=True).eval()
 
