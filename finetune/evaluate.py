@@ -147,7 +147,8 @@ class FinishedRun:
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
         """Read a run directory. Raises UserError: it holds no classifier."""
-        return cls(load(FinetuneConfig, RunDirectory(folder).config), load_trained(folder), read_world({}))
+        trained = load_trained(folder)
+        return cls(load(FinetuneConfig, RunDirectory(folder).config), trained, read_world({}))
 
     def evaluator(self, name: str, *, clips: int | None = None, crops: int | None = None) -> Evaluator:
         """An evaluator of the split `name`; `clips` and `crops` override the run's settings.

@@ -24,7 +24,7 @@ from finetune.benchmark.tables import TextTable
 from finetune.benchmark.upload import upload
 from videomae.core.config import load
 from videomae.core.distributed import World, distributed_context
-from videomae.core.files import write_json
+from videomae.core.files import file_lock, write_json
 from videomae.core.progress import console, log_to, logger
 
 
@@ -47,17 +47,20 @@ def publish(config: BenchmarkConfig, world: World, command: str) -> list[TextTab
     """Write benchmark.json and the report from the finished runs; other processes may still work on more of them."""
     log_to(None)
     folder = Path(config.run)
-    rows, missing = collect(config, world.device)
-    if not rows:
-        raise ReportError(f"no run of {folder} is finished; give the same command again when one is")
-    if missing:
-        logger.info("%d of %d runs are finished", len(rows), len(rows) + len(missing))
-    write_json(folder / RESULT, [asdict(row) for row in rows])
-    known = about(config, commands=[command, *(f"videomae finetune {folder / row.run}/config.yaml" for row in rows)])
-    make_pictures(folder, summarize(folder, rows), tested_split(known.shards or ""))
-    tables = report.write(folder, about=known)
-    logger.info("report: %s", folder / report.PAGE)
-    upload(folder, rows, tables, config.finetuning(config.rows[0], config.seeds[0]).metrics)
+    folder.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder / ".report.lock"):
+        rows, missing = collect(config, world.device)
+        if not rows:
+            raise ReportError(f"no run of {folder} is finished; give the same command again when one is")
+        if missing:
+            logger.info("%d of %d runs are finished", len(rows), len(rows) + len(missing))
+        write_json(folder / RESULT, [asdict(row) for row in rows])
+        runs = [f"videomae finetune {folder / row.run}/config.yaml" for row in rows]
+        known = about(config, commands=[command, *runs])
+        make_pictures(folder, summarize(folder, rows), tested_split(known.shards or ""))
+        tables = report.write(folder, about=known)
+        logger.info("report: %s", folder / report.PAGE)
+        upload(folder, rows, tables, config.finetuning(config.rows[0], config.seeds[0]).metrics)
     return tables
 
 

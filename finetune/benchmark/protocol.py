@@ -7,6 +7,7 @@ its architecture (learning rate, layer decay). Finished runs are reused, so ever
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,9 @@ from finetune.benchmark.cross_data import check_classes, evaluate_on
 from finetune.config import FinetuneConfig
 from finetune.negatives import FILE as ALARMS
 from finetune.negatives import count_false_alarms
+from finetune.predict.files import list_videos
 from finetune.selection import FILE as SELECTION
+from finetune.stream import choose_samples
 from finetune.train import train
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
@@ -75,10 +78,26 @@ def run_jobs(config: BenchmarkConfig, world: World, chosen: Chosen) -> None:
         UserError: the config does not fit the data, or `chosen` names what is not there.
     """
     chosen.check(config)
-    world.main_only(lambda: check_classes(config))
+    world.main_only(lambda: check_inputs(config, chosen))
     run_share(config, [trial for row in config.rows if chosen.has_row(row) for trial in trials(config, row)], world)
     world.main_only(lambda: None)  # every rank sees the trials' results
     run_share(config, [job for job in jobs(config) if chosen.has_row(job.row) and chosen.has_seed(job.seed)], world)
+
+
+def check_inputs(config: BenchmarkConfig, chosen: Chosen) -> None:
+    """Check now what would stop a later run: classes, negatives, encoders, parts of the labels, holdouts.
+
+    Raises:
+        UserError: one of them does not fit.
+    """
+    check_classes(config)
+    if config.negatives is not None:
+        list_videos([config.negatives])
+    for row in filter(chosen.has_row, config.rows):
+        for seed, labels in itertools.product(filter(chosen.has_seed, config.seeds), config.budgets(row)):
+            run = config.finetuning(row, seed, labels=labels)
+            choose_samples(run)
+            assert run.model.input.frames  # of an encoder's weights, which are read for it
 
 
 def trials(config: BenchmarkConfig, row: RowConfig) -> list[Job]:

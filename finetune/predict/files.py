@@ -88,6 +88,8 @@ def predict_files(
             try:
                 timeline = predict_file(classifier, video, options, progress=len(videos) == 1)
             except VideoError as error:
+                if len(videos) == 1:
+                    raise
                 errors.append(error)
                 logger.error("%s", error)
             else:

@@ -75,7 +75,9 @@ def parse(schema: type[T], values: dict[str, Any], *, source: str) -> T:
     try:
         return pydantic.TypeAdapter(schema).validate_python(values)
     except pydantic.ValidationError as error:
-        lines = [_explain(schema, dict(detail)) for detail in error.errors()]
+        found = error.errors()
+        other_stage = [detail for detail in found if detail["loc"] == ("stage",)]  # then hardly a key fits
+        lines = [_explain(schema, dict(detail)) for detail in other_stage or found]
         raise ConfigError(f"{source}: " + "; ".join(lines)) from None
 
 

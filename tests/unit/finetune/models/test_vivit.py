@@ -1,5 +1,6 @@
 """ViViT: what each factorisation may see, its start from an image ViT and from VideoMAE, parity with another code."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,20 @@ def test_factorised_attention_reaches_a_place_off_both_axes_only_after_two_block
             expected[:, 1:] = False
             expected[1] = True
         assert torch.equal(moved, expected), name
+
+
+@torch.no_grad()
+def test_split_attention_equals_one_head_and_token_at_a_time():
+    layer = vivit.SplitAttention(8, 4)
+    randomise(layer)
+    tokens_BSPD = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(1))
+    query, key, value = (part.unflatten(-1, (4, 2)) for part in layer.project(tokens_BSPD))
+    mixed = torch.empty_like(query)
+    for b, s, p, h in itertools.product(range(2), range(3), range(5), range(4)):
+        others = (b, s, slice(None), h) if h < 2 else (b, slice(None), p, h)  # over space, over time
+        weights_N = torch.softmax(key[others] @ query[b, s, p, h] / 2**0.5, dim=0)
+        mixed[b, s, p, h] = weights_N @ value[others]
+    torch.testing.assert_close(layer(tokens_BSPD), layer.proj(mixed.flatten(3)))
 
 
 @torch.no_grad()
