@@ -5,7 +5,8 @@ Both run in this process, on one device, and resume or reuse what `out` holds. S
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +20,6 @@ from pretrain.config import PretrainConfig
 from videomae.core.config import parse, set_value
 from videomae.core.distributed import read_world
 from videomae.core.errors import UserError
-from videomae.data.build.build import BuildConfig, build
-from videomae.data.build.sources import find_sources
 from videomae.data.shards.manifest import MANIFEST
 
 T = TypeVar("T")
@@ -88,7 +87,10 @@ def _shards(data: Path, out: Path) -> Path:
     if not data.is_dir():
         raise UserError(f"no folder of videos or shards at {data}")
     shards = out.with_name(f"{out.name}-shards")
-    build(find_sources(data), shards, BuildConfig(), workers=len(os.sched_getaffinity(0)))
+    # A program of its own: a build's workers import the main module, and would start a script of three lines again.
+    command = [sys.executable, "-m", "launch", "shards", "build", str(data), str(shards)]
+    if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
+        raise UserError(f"no shards could be built of {data}; the lines above say why")
     return shards
 
 
