@@ -61,8 +61,9 @@ def parse_label(value: object, place: str) -> Label | None:
         if number < UNLABELLED:
             raise LabelError(f"{place}: label {number}; wanted a number from 0, or -1 for a sample without a label")
         return None if number == UNLABELLED else number
-    if _NUMBER.fullmatch(text):
-        raise LabelError(f"{place}: label {text}; wanted a whole number from 0, or a class name")
+    if _NUMBER.fullmatch(text) or not text.isprintable():
+        shown = text if text.isprintable() else repr(text[:20])
+        raise LabelError(f"{place}: label {shown}; wanted a whole number from 0, or a class name")
     return text
 
 

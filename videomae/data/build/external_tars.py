@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +28,7 @@ from videomae.data.shards.index import Entry, Index, TarSample, tar_samples
 from videomae.data.shards.manifest import Manifest, Remark, Shard, SkippedSource
 from videomae.data.video import SUFFIXES, VideoError, probe
 
+_COMPRESSED = re.compile(r"\.(tgz|tar\.\w+)$", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
@@ -50,11 +52,7 @@ def index_folder(folder: Path, *, classes: Sequence[str] = (), workers: int = 1)
         ShardError: no tars, a truncated or damaged tar, no usable sample, or one that kills the process decoding it.
         LabelError: labels that contradict each other or denote no class.
     """
-    splits = {folder: sorted(folder.glob("*.tar"))}
-    if not splits[folder]:
-        splits = {path: sorted(path.glob("*.tar")) for path in sorted(folder.glob("*/")) if any(path.glob("*.tar"))}
-    if not splits:
-        raise ShardError(f"no .tar files in {folder}; name the folder that holds them")
+    splits = _find_tars(folder)
     skipped: dict[Path, list[SkippedSource]] = {path: [] for path in splits}
     found: dict[Path, list[_Labelled]] = {}
     with progress.track("Indexing", total=sum(map(len, splits.values()))) as task:
@@ -71,6 +69,22 @@ def index_folder(folder: Path, *, classes: Sequence[str] = (), workers: int = 1)
     return [
         _write_split(path, {tar: found[tar] for tar in tars}, resolved, skipped[path]) for path, tars in splits.items()
     ]
+
+
+def _find_tars(folder: Path) -> dict[Path, list[Path]]:
+    """The tars of each split: those of `folder`, or of its subfolders. Others are warned of. Raises ShardError."""
+    below = {path: sorted(path.glob("*.tar")) for path in sorted(folder.glob("*/")) if any(path.glob("*.tar"))}
+    own = sorted(path for path in folder.glob("*.tar") if path.is_file())
+    splits = {folder: own} if own else below
+    packed = [path for place in (folder, *below) for path in sorted(place.glob("*")) if _COMPRESSED.search(path.name)]
+    if not splits:
+        hint = f": unpack {packed[0].name} and the like first, which cannot be read by offset" if packed else ""
+        raise ShardError(f"no .tar files in {folder}{hint or '; name the folder that holds them'}")
+    for path in below if own else ():
+        _log.warning("%s holds tars too, which are not indexed; index that folder by itself", path)
+    if packed:
+        _log.warning("%d compressed tars are not indexed, such as %s; unpack them first", len(packed), packed[0])
+    return splits
 
 
 def _resolve(found: Sequence[_Labelled], given: Sequence[str]) -> Classes:

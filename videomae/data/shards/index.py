@@ -139,19 +139,31 @@ class TarSample:
         return next((part for suffix, part in self.parts.items() if f".{suffix}" in SUFFIXES), None)
 
     def text(self, suffix: str) -> str | None:
-        """The text of the member with this suffix, None without one; invalid UTF-8 is replaced."""
-        return self.parts[suffix][1].decode(errors="replace") if suffix in self.parts else None
+        """The text of the member with this suffix, in UTF-8 or else Latin-1; None without one."""
+        if suffix not in self.parts:
+            return None
+        content = self.parts[suffix][1]
+        try:
+            return content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return content.decode("latin-1")
 
 
 def tar_samples(path: Path) -> Iterator[TarSample]:
     """Yield the samples of a tar as webdataset groups them: adjacent members that share the name up to the first dot.
 
     Raises:
-        ShardError: the tar is truncated or damaged, or a member or header is too large.
+        ShardError: the tar is truncated or damaged, a member or header is too large, or two members are called alike.
     """
     with path.open("rb") as file:
         for key, members in itertools.groupby(_members(file, path), key=lambda member: member.key):
-            parts = {member.suffix: (member.offset, member.data) for member in members}
+            parts: dict[str, tuple[int, bytes]] = {}
+            for member in members:
+                if member.suffix in parts:
+                    raise ShardError(
+                        f"{path}: two members are called {key}.{member.suffix}; give each sample its own key"
+                    )
+                parts[member.suffix] = (member.offset, member.data)
             yield TarSample(key=key, parts=parts)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from launch.cli import main
 from tests.unit.videomae.data.video.drawn import number_of, write
+from videomae.core.errors import UserError
 from videomae.data.build.external_tars import index_folder
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader, read_manifest
@@ -61,6 +62,43 @@ def test_what_is_indexed_decodes(tars: Path) -> None:
         if sample.key != "turned":
             assert number_of(frames[-1]) - number_of(frames[0]) == sample.frames - 1
     assert verify_shards(manifest, decode=True) == []
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ([("a.cls", b"0"), ("a.cls", b"1")], r"two members are called a\.cls; give each sample its own key"),
+        ([("a.cls", b"\0\0\1\0")], r"0\.tar/a\.cls: label '.*x01.*'; wanted a whole number"),
+    ],
+)
+def test_members_that_contradict_or_are_no_labels_are_refused(
+    tmp_path: Path, members: list[tuple[str, bytes]], said: str
+) -> None:
+    video = write(tmp_path / "a.mp4", range(4)).read_bytes()
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "0.tar", "w") as archive:
+        for name, content in (("a.mp4", video), *members):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(UserError, match=said):
+        index_folder(tmp_path / "tars")
+
+
+def test_what_is_not_indexed_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    video = write(tmp_path / "a.mp4", range(4)).read_bytes()
+    members = {"a.mp4": video, "a.cls": "caf\u00e9".encode("latin-1"), "b.mp4": video, "b.cls": b"tea"}
+    write_tar(tmp_path / "tars" / "0.tar", members)
+    write_tar(tmp_path / "tars" / "more" / "1.tar", members)
+    (tmp_path / "tars" / "2.tar.gz").touch()
+    (manifest,) = index_folder(tmp_path / "tars")
+    assert manifest.classes == ("caf\u00e9", "tea")
+    assert "more holds tars too, which are not indexed" in caplog.text
+    assert "1 compressed tars are not indexed, such as" in caplog.text
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "0.tgz").touch()
+    with pytest.raises(UserError, match=r"no \.tar files in .*none: unpack 0\.tgz"):
+        index_folder(tmp_path / "none")
 
 
 def test_processes_share_the_tars_and_give_the_same_index(tars: Path) -> None:

@@ -79,3 +79,31 @@ def test_cases_that_users_met(name: str, first: int, frames: int) -> None:
     shown = decode(CASES / name, [0])[0]
     cells = shown[60, 20:320:40].mean(axis=1) > 125
     assert int((cells << np.arange(8)).sum()) == first
+
+
+DAMAGED = {"a.mkv": "libx264", "a.ts": "mpeg2video", "a.avi": "mpeg4", "a.flv": "flv"}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_that_the_decoder_conceals_is_remarked(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, range(40), codec=DAMAGED[name], options={"g": "10", "bf": "0"})
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packet = [bytes(packet) for packet in container.demux(video=0) if packet.size][20]  # a keyframe
+    middle = packet[len(packet) // 2 : len(packet) // 2 + 24]
+    place = content.index(middle)
+    content[place : place + len(middle)] = b"\x91\x5c\x03" * 8
+    path.write_bytes(content)
+    said: list[str] = []
+    stored = transcode(path, EncodingConfig(fps=None), remark=said.append)
+    assert probe(stored).frames == 40
+    assert said == list(probe(path, decode=True).remarks)
+    assert len(said) == 1
+    assert "damaged and shown as the decoder conceals it, the first is number 2" in said[0]
+    assert probe(stored, decode=True).remarks == ()
+
+
+@pytest.mark.parametrize(("curve", "named"), [("smpte2084", "PQ"), ("arib-std-b67", "HLG"), ("bt709", "")])
+def test_hdr_is_remarked(tmp_path: Path, curve: str, named: str) -> None:
+    path = write(tmp_path / "a.mp4", range(4), options={"x264-params": f"transfer={curve}"})
+    assert [remark.split(" (")[0] for remark in probe(path).remarks] == ([f"HDR by {named}"] if named else [])
