@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videomae.data.video import decode, iter_frames, probe
+from videomae.data.video import EncodingConfig, decode, iter_frames, probe, transcode
 
 FFMPEG = shutil.which("ffmpeg")
 SOURCE = ("-f", "lavfi", "-i", "testsrc2=d=1:r=30:s=192x108")
@@ -68,3 +68,55 @@ def test_frames_are_those_of_ffmpeg(tmp_path: Path, name: str) -> None:
     assert np.abs(frames.astype(int) - expected).mean() < 1  # the same to the bit between versions of one year
     places = [info.frames - 1, 0, info.frames // 2]
     assert np.array_equal(decode(path.read_bytes(), places), frames[places])
+
+
+GAPS = "select='not(between(mod(n,14),4,9))'"
+PACKED = {
+    "gaps.mpg": ("-vf", GAPS, "-fps_mode", "vfr", "-c:v", "mpeg2video", "-q", "2", "-bf", "2", "-aspect", "16:9"),
+    "gaps.vob": ("-vf", GAPS, "-fps_mode", "vfr", "-c:v", "mpeg2video", "-b:v", "200k", "-bf", "2", "-f", "vob"),
+    "gaps.mp4": ("-vf", GAPS, "-fps_mode", "vfr", "-c:v", "libx264", "-bf", "3"),
+    "gaps.avi": ("-vf", GAPS, "-fps_mode", "vfr", "-c:v", "libx264", "-bf", "2"),
+    "gaps.wmv": ("-vf", GAPS, "-fps_mode", "vfr", "-c:v", "wmv2", "-q", "2"),
+    "gaps.ogv": ("-vf", GAPS, "-fps_mode", "vfr", "-c:v", "libtheora", "-q", "9"),
+    "dv.avi": ("-vf", "scale=720:480,fps=30000/1001", "-c:v", "dvvideo", "-pix_fmt", "yuv411p", "-aspect", "16:9"),
+    "early.mov": ("-c:v", "mpeg4", "-q", "2", "-output_ts_offset", "-0.3", "-avoid_negative_ts", "disabled"),
+    "late.ts": ("-c:v", "libx264", "-bf", "2", "-output_ts_offset", "5000"),
+    "alpha.mov": ("-c:v", "prores_ks", "-pix_fmt", "yuva444p10le"),
+    "odd.mkv": ("-vf", "crop=191:107:exact=1", "-c:v", "ffv1", "-pix_fmt", "yuv420p"),
+    "anamorphic.mov": ("-vf", "setsar=16/11", "-c:v", "libx264"),
+    "phone.3gp": ("-c:v", "mpeg4", "-q", "2"),
+    "flash.flv": ("-c:v", "flv1", "-q", "2"),
+    "cover.mp4": ("-c:v", "libx264"),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(FFMPEG is None, reason="no ffmpeg on this machine")
+@pytest.mark.parametrize("name", PACKED)
+def test_what_is_packed_is_what_ffmpeg_shows_at_that_time(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    run(*SOURCE, *PACKED[name], str(path))
+    if name == "cover.mp4":
+        run("-f", "lavfi", "-i", "color=red:s=600x600", "-frames:v", "1", str(tmp_path / "c.png"))
+        path = tmp_path / "covered.mp4"
+        inputs = ("-i", str(tmp_path / "c.png"), "-i", str(tmp_path / name), "-map", "0", "-map", "1", "-c", "copy")
+        run(*inputs, "-disposition:v:0", "attached_pic", str(path))
+    stored = transcode(path, EncodingConfig(short_side=48, fps=15, crf=8))
+    info = probe(stored)
+    frames = decode(stored, range(info.frames))
+    early = "-0.0012/TB" if path.suffix in (".mkv", ".flv", ".wmv") else ""  # which round times to milliseconds
+    shown = f"setpts=PTS-STARTPTS{early},fps=15:round=up:start_time=0,scale={info.width}:{info.height}:flags=bicubic"
+    raw = run("-i", str(path), "-vf", shown, "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
+    expected = np.frombuffer(raw, np.uint8).reshape(-1, info.height, info.width, 3)
+    assert abs(len(expected) - len(frames)) <= 1
+    both = min(len(expected), len(frames))
+    away = np.abs(blocks(frames[:both]) - blocks(expected[:both])).mean(axis=(1, 2, 3))
+    assert away.max() < 6, away.round(1)  # a frame too early or too late gives 8 or more at some time
+    turned = decode(path, [probe(path).frames - 1])[0]
+    assert abs(turned.shape[1] / turned.shape[0] - info.width / info.height) < 0.05
+
+
+def blocks(frames_THWC: np.ndarray) -> np.ndarray:
+    """Means over 6 x 6 blocks of every frame."""
+    frames, height, width, _ = frames_THWC.shape
+    cut = frames_THWC[:, : height // 6 * 6, : width // 6 * 6].astype(float)
+    return cut.reshape(frames, 6, height // 6, 6, width // 6, 3).mean(axis=(2, 4))
