@@ -14,6 +14,11 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from videomae.data.video.container import VideoError
 
 STORED_MATRIX = 6  # AVCOL_SPC_SMPTE170M, which is BT.601
+# Layouts with fewer chroma samples than pixels.
+_PLANAR: dict[str, type[np.uint8 | np.uint16]] = {
+    **dict.fromkeys(("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv411p", "yuv440p"), np.uint8),
+    **dict.fromkeys(("yuv420p10le", "yuv422p10le", "yuv420p12le", "yuv422p12le"), np.uint16),
+}
 # Matrices by their numbers in ITU-T H.273 that swscale converts; the others need more than a matrix, such as YCgCo.
 _KNOWN = frozenset((0, 1, 2, 4, 5, 6, 7, 9))
 _READ_AS = {3: 2, 10: 9}  # reserved: as if unspecified; BT.2020 of constant luminance: as FFmpeg does
@@ -26,18 +31,20 @@ def hdr_curve(frame: VideoFrame) -> str:
     return _HDR.get(frame.color_trc, "")
 
 
-def as_progressive(frame: VideoFrame) -> VideoFrame:
-    """The frame, its two fields taken for one picture, as FFmpeg's filters do; swscale would convert each by itself.
+def as_plain(frame: VideoFrame) -> VideoFrame:
+    """The frame without the tags that make swscale convert it otherwise than FFmpeg's filters and players do.
 
-    Only frames of 8 bits in the layout 4:2:0 have fields that share chroma rows; others are the same either way.
+    These are its two fields, which would be converted each by itself, and the place of its chroma samples, which is
+    heeded in scaling but not in the conversion to RGB: colours would move by up to half a pixel of the stored frame.
     """
-    if not frame.interlaced_frame or frame.format.name not in ("yuv420p", "yuvj420p"):
+    dtype = _PLANAR.get(str(frame.format.name))
+    if dtype is None or frame.width % frame.planes[1].width or frame.height % frame.planes[1].height:  # an odd size
         return frame
-    rows = [
-        np.ndarray((plane.height, plane.width), np.uint8, memoryview(plane), 0, (plane.line_size, 1))
+    planes = [
+        np.ndarray((plane.height, plane.width), dtype, memoryview(plane), 0, (plane.line_size, dtype().itemsize))
         for plane in frame.planes
     ]
-    plain = VideoFrame.from_dlpack(tuple(rows), format=frame.format.name)  # views, nothing is copied
+    plain = VideoFrame.from_dlpack(tuple(planes), format=frame.format.name)  # views, nothing is copied
     plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
     return plain
 
@@ -62,7 +69,7 @@ class StoredForm:
     def __call__(self, frame: VideoFrame) -> VideoFrame:
         """Convert a frame of any format. Raises VideoError if its colour matrix is not supported."""
         return self._reformatter.reformat(
-            as_progressive(with_known_matrix(frame)),
+            as_plain(with_known_matrix(frame)),
             width=self.width,
             height=self.height,
             format=self._format,

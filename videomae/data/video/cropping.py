@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 
-from videomae.data.video.color import as_progressive, with_known_matrix
+from videomae.data.video.color import as_plain, with_known_matrix
 from videomae.data.video.container import VideoError, require_same_shape
 from videomae.data.video.display import Display
 from videomae.data.video.orientation import UPRIGHT, Box
@@ -111,7 +111,7 @@ class RgbCropper:
         return self._rgb(cropped, even.width, even.height)[self._inner]
 
     def _rgb(self, frame: VideoFrame, width: int, height: int) -> FrameHWC:
-        rgb = self._reformatter.reformat(as_progressive(frame), width=width, height=height, format="rgb24", threads=1)
+        rgb = self._reformatter.reformat(as_plain(frame), width=width, height=height, format="rgb24", threads=1)
         plane = rgb.planes[0]
         return np.ndarray((height, width, 3), np.uint8, memoryview(plane), 0, (plane.line_size, 3, 1))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from av.video.frame import VideoFrame
 
-from videomae.data.video.color import as_progressive, with_known_matrix
+from videomae.data.video.color import as_plain, with_known_matrix
 from videomae.data.video.cropping import FrameHWC
 from videomae.data.video.display import Display
 from videomae.data.video.numbering import open_numbered
@@ -118,7 +118,7 @@ class _Sampler:
 def _scaled(frame: VideoFrame, display: Display, short_side: int | None) -> FrameHWC:
     """Convert to RGB as it is shown, at the size that building shards gives: never larger, even width and height."""
     width, height = display.fitted(short_side)
-    rgb = as_progressive(with_known_matrix(frame)).reformat(
+    rgb = as_plain(with_known_matrix(frame)).reformat(
         width=width, height=height, format="rgb24", interpolation="BICUBIC", threads=1
     )
     return np.ascontiguousarray(display.orientation.show(np.asarray(rgb.to_ndarray(), np.uint8)))

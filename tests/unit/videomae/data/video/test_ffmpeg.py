@@ -110,7 +110,8 @@ def test_what_is_packed_is_what_ffmpeg_shows_at_that_time(tmp_path: Path, name: 
     assert abs(len(expected) - len(frames)) <= 1
     both = min(len(expected), len(frames))
     away = np.abs(blocks(frames[:both]) - blocks(expected[:both])).mean(axis=(1, 2, 3))
-    assert away.max() < 6, away.round(1)  # a frame too early or too late gives 8 or more at some time
+    limit = 5 if name == "dv.avi" else 3.5  # the place of chroma among 4 pixels; a frame too early or late gives over 4
+    assert away.max() < limit, away.round(1)
     turned = decode(path, [probe(path).frames - 1])[0]
     assert abs(turned.shape[1] / turned.shape[0] - info.width / info.height) < 0.05
 
