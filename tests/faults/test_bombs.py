@@ -160,10 +160,15 @@ def test_huge_pictures_are_refused(tmp_path: Path) -> None:
     assert [left.source for left in manifest.skipped] == ["bomb.mp4"]
 
 
+def hidden(video: bytes, width: int, height: int) -> bytes:
+    """The mp4, whose container now says that its pictures have 64 x 48 pixels."""
+    place = video.index(struct.pack(">HH", width, height), video.index(b"avc1"))
+    video = video[:place] + struct.pack(">HH", 64, 48) + video[place + 4 :]
+    return video.replace(struct.pack(">II", width << 16, height << 16), struct.pack(">II", 64 << 16, 48 << 16))
+
+
 def test_a_container_that_hides_huge_pictures_is_refused() -> None:
-    bomb, width, height = black(8704, 4640), struct.pack(">H", 8704), struct.pack(">H", 4640)
-    place = bomb.index(width + height, bomb.index(b"avc1"))
-    hiding = bomb[:place] + struct.pack(">HH", 64, 48) + bomb[place + 4 :]
+    hiding = hidden(black(8704, 4640), 8704, 4640)
     assert parse_mp4(hiding) is not None
     refused(hiding, "pixels|not a readable video|could not be decoded", actions=ACTIONS[1:3])
 
@@ -206,8 +211,6 @@ def test_the_work_is_counted_by_the_pictures_not_by_what_the_container_says(
     counted = black(640, 360, 60, "avi")
     assert decode(counted, [19]).shape[0] == 1
     refused(counted, "60 decoded frames of 640x360", actions=(lambda video: decode(video, [59]),))
-    small = skipping(640, 360, 200, "mp4")
-    place = small.index(struct.pack(">HH", 640, 360), small.index(b"avc1"))
-    hiding = small[:place] + struct.pack(">HH", 64, 48) + small[place + 4 :]
+    hiding = hidden(skipping(640, 360, 200, "mp4"), 640, 360)
     assert parse_mp4(hiding) is not None
     refused(hiding, "needs more than \\d+ decoded pixels", actions=(lambda video: decode(video, [199]),))
