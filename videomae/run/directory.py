@@ -81,14 +81,18 @@ class RunDirectory:
     def log(self, rank: int) -> Path:
         return self.path / "logs" / f"rank-{rank}.log"
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run has saved or finished here, so that its config and inputs must not change."""
+        return self.summary.exists() or any(self.checkpoints.glob("*step-*"))
+
     def ensure_same_config(self, config: Any) -> None:
         """Check that the directory holds no run with another config.
 
         Raises:
             ConfigError: a setting differs that changes results; settings of execution may change.
         """
-        begun = self.summary.exists() or any(self.checkpoints.glob("*step-*"))
-        if begun and self.config.exists():
+        if self.begun and self.config.exists():
             changed = _changes(_settings(self.config, type(config)), to_dict(config))
             if changed:
                 raise ConfigError(

@@ -27,8 +27,7 @@ def check_inputs(run: RunDirectory, inputs: Sequence[Path]) -> None:
     """
     now = {str(path): _digest(path) for path in inputs}
     file = run.path / FILE
-    begun = run.summary.exists() or any(run.checkpoints.glob("*step-*"))
-    if begun and file.exists():
+    if run.begun and file.exists():
         before = json.loads(file.read_text())
         changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
         if changed:

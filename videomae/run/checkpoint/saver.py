@@ -154,12 +154,10 @@ class _Save:
         self.part: WrittenPart | None = None  # None until it is written
         self._began = time.perf_counter()
         self._thread: threading.Thread | None = None
-        self._bytes = 0
 
     def copy(self, snapshot: Callable[[Snapshot | None], Snapshot], earlier: Snapshot | None) -> int:
         self.state = snapshot(earlier)
-        self._bytes = self.state.bytes
-        return self._bytes
+        return self.state.bytes
 
     def write(self) -> None:
         assert self.state is not None
@@ -178,4 +176,5 @@ class _Save:
 
     def report(self, fault: str | None = None) -> SaveReport:
         seconds = time.perf_counter() - self._began
-        return SaveReport(self.step, round(seconds, 4), round(self.blocked, 4), self._bytes, fault)
+        size = self.state.bytes if self.state is not None else 0
+        return SaveReport(self.step, round(seconds, 4), round(self.blocked, 4), size, fault)
