@@ -122,13 +122,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(lambda: _run(given))
 
 
-def _read(file: Path) -> BenchmarkConfig:
-    """The benchmark without its pretrained encoder, which is not needed for its speed."""
+def read_benchmark(file: Path) -> BenchmarkConfig:
+    """The benchmark without its pretrained encoder, whose weights do not matter for speed.
+
+    Its size does: rows that would take it from the weights get it from the row that states it.
+    """
     if not file.is_file():
         raise UserError(f"no file {file}; give a benchmark's config, such as configs/benchmark/rwf2000.yaml")
     values = yaml.safe_load(file.read_text())
-    for row in values["rows"]:
-        row.pop("from_encoder", None)
+    pretrained = [row["model"] for row in values["rows"] if row.pop("from_encoder", False)]
+    stated = [model["encoder"] for model in pretrained if "encoder" in model]
+    for model in pretrained:
+        if stated:
+            model.setdefault("encoder", stated[0])
     return parse(BenchmarkConfig, values, source=str(file))
 
 
@@ -137,7 +143,7 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def _rows(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    benchmark = _read(given.config)
+    benchmark = read_benchmark(given.config)
     for row in benchmark.rows:
         config = benchmark.finetuning(row, benchmark.seeds[0])
         compiled = given.compile and row.model.name == "videomae"

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.measuring import Clock
 from benchmarks.step import main
+from benchmarks.step_finetune import read_benchmark
 from benchmarks.step_forms import RIVALS, build, draw_clips
 from launch.plan.devices import ASSUMED_MFU, choose_mfu, find_device
 from pretrain.config import PretrainConfig
@@ -49,3 +50,10 @@ def test_its_rows_give_the_plan_a_measured_mfu(tmp_path: Path, capsys: pytest.Ca
     assert (
         choose_mfu(find_device("cpu"), "demo", precision="bf16", measured=tmp_path / "step.json").value == ASSUMED_MFU
     )
+
+
+def test_a_frozen_encoder_is_measured_at_the_size_of_the_one_fine_tuned() -> None:
+    rows = {row.title: row.model for row in read_benchmark(Path("configs/demo/benchmark.yaml")).rows}
+    frozen, tuned = rows["VideoMAE, pretrained, frozen"], rows["VideoMAE, pretrained, fine-tuned"]
+    assert frozen.input == tuned.input
+    assert frozen.input.size == 32
