@@ -91,7 +91,7 @@ class RgbCropper:
         top, left = box.top // 2 * 2, box.left // 2 * 2
         self._even = Box(top=top, left=left, height=bottom + bottom % 2 - top, width=right + right % 2 - left)
         fits = top + self._even.height <= full.height and left + self._even.width <= full.width
-        self._crop_planes = fits and box != full and display.stored == (full.width, full.height)
+        self._crop_planes = fits and box != full and not display.is_scaled
         self._inner = (slice(box.top - top, bottom - top), slice(box.left - left, right - left))
         self._outer = (slice(box.top, bottom), slice(box.left, right))
         self._reformatter = VideoReformatter()
@@ -103,15 +103,16 @@ class RgbCropper:
         same = (frame.width, frame.height) == display.stored
         if not same:
             require_same_shape(frame.width, frame.height, *display.stored)
+        plain = same and not display.is_scaled and not frame.interlaced_frame and frame.format.name == "yuv420p"
         if not (self._crop_planes and same and frame.format.name == "yuv420p"):
-            return self._rgb(frame, display.width, display.height)[self._outer]
+            return self._rgb(frame if plain else as_plain(frame), display.width, display.height)[self._outer]
         planes = tuple(_crop_plane(plane, even, scale) for plane, scale in zip(frame.planes, (1, 2, 2), strict=True))
         cropped = VideoFrame.from_dlpack(planes, format="yuv420p")  # views, nothing is copied
         cropped.colorspace, cropped.color_range = frame.colorspace, frame.color_range
         return self._rgb(cropped, even.width, even.height)[self._inner]
 
     def _rgb(self, frame: VideoFrame, width: int, height: int) -> FrameHWC:
-        rgb = self._reformatter.reformat(as_plain(frame), width=width, height=height, format="rgb24", threads=1)
+        rgb = self._reformatter.reformat(frame, width=width, height=height, format="rgb24", threads=1)
         plane = rgb.planes[0]
         return np.ndarray((height, width, 3), np.uint8, memoryview(plane), 0, (plane.line_size, 3, 1))
 

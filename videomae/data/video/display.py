@@ -50,6 +50,10 @@ class Display:
         return replace(found, width=width, orientation=Orientation.of(frame))
 
     @property
+    def is_scaled(self) -> bool:
+        return self.stored != (self.width, self.height)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height as shown."""
         return self.orientation.size(self.width, self.height)
