@@ -32,7 +32,7 @@ from videomae.data.video.container import (
     require_same_shape,
 )
 from videomae.data.video.cropping import CropCollector, FrameHWC, FramesTHWC, RgbCropper
-from videomae.data.video.display import Display, square_or
+from videomae.data.video.display import Display
 from videomae.data.video.mp4 import Mp4Packet, Mp4Track, parse_mp4
 from videomae.data.video.numbering import NumberedVideo, decode_tolerantly, number_frames, open_numbered, renumbered
 from videomae.data.video.orientation import Box
@@ -170,7 +170,7 @@ def _decode_mp4(track: Mp4Track, wanted: list[int], boxes: Sequence[Box] | None)
     crops = CropCollector(wanted, boxes, display)
     try:
         for count, (index, frame) in enumerate(_select_from_mp4(track, set(wanted), decoder)):
-            if count == 0 and display != Display.stretched(frame, square_or(decoder.sample_aspect_ratio)):
+            if count == 0 and not display.is_plain_of(frame, decoder):
                 return None  # the stream itself says otherwise
             crops.add(index, frame)
     except VideoError:

@@ -49,6 +49,11 @@ class Display:
             )
         return replace(found, width=width, orientation=Orientation.of(frame))
 
+    def is_plain_of(self, frame: VideoFrame, decoder: VideoCodecContext) -> bool:
+        """Whether a stream says of its first frame that it is of this size, square and upright; takes microseconds."""
+        turned = frame.rotation and Orientation.of(frame) != UPRIGHT  # reading all side data of a frame is slow
+        return (frame.width, frame.height) == self.stored and square_or(decoder.sample_aspect_ratio) == 1 and not turned
+
     @property
     def is_scaled(self) -> bool:
         return self.stored != (self.width, self.height)
