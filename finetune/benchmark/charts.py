@@ -131,9 +131,9 @@ def alarm_chart(runs: Sequence[Path], names: Sequence[str]) -> Chart | None:
         for each in found
     ]
     hours = max(each["hours"] for each in found if each is not None)
-    ends = [f"on {each['hours']:.2f} hours" if each is not None else "" for each in found]
+    ends = [f"on {each['hours']:.3g} hours" if each is not None else "" for each in found]
     chart = line_chart("False alarms an hour", names, series, Axes(x="threshold", y="alarms an hour"), ends=ends)
-    note = " ".join(filter(None, [f"On {hours:.2f} hours of video without the positive class.", chart.note]))
+    note = " ".join(filter(None, [f"On {hours:.3g} hours of video without the positive class.", chart.note]))
     return replace(chart, note=note)
 
 

@@ -364,7 +364,7 @@ def test_everything_stands_on_the_page_and_in_the_markdown(full: Path) -> None:
         "12.5 ms",
         "corrected by Holm's method for the number of pairs, 1",
         "False alarms an hour",
-        "On 2.00 hours of video",
+        "On 2 hours of video",
         "UCF <crime>",
         "<hardest> clip",
         "<attention> clip",
