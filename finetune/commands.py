@@ -78,14 +78,18 @@ def benchmark(
 )
 @click.argument("run", type=PATH)
 @click.option("--negatives", type=PATH, help="Count false alarms on this folder of videos without the positive class.")
-@click.option("--false-alarms", type=float, default=1.0, help="Accepted per day, for the threshold; default: 1.")
+@click.option("--false-alarms", type=float, default=1.0, help="False alarms a day that the threshold may give.")
 @click.option("--clips", type=int, help="Temporal views per video; default: those of the run.")
 @click.option("--crops", type=click.Choice([1, 3]), help="Spatial views per video; default: those of the run.")
 @json_option
 def evaluate(
     run: Path, negatives: Path | None, false_alarms: float, clips: int | None, crops: int | None, *, as_json: bool
 ) -> None:
-    """Evaluate a finished fine-tuning run on its val split, or count its false alarms on other videos."""
+    """Evaluate a finished fine-tuning run on its val split, or count its false alarms on other videos.
+
+    RUN is a run directory. With --negatives, prints the false alarms an hour at each threshold and a threshold to use,
+    and writes the scores to RUN/negatives, for `videomae predict --negatives`.
+    """
     if negatives is not None:
         from finetune.negatives import count_false_alarms
 
@@ -155,7 +159,8 @@ def import_classifier(
 ) -> None:
     """Import a fine-tuned VideoMAE classifier.
 
-    SOURCE is an official VideoMAE checkpoint or a folder of Hugging Face transformers, OUT the export folder to write.
+    SOURCE is a checkpoint file of VideoMAE, VideoMAEv2, mmaction2 or transformers, or a folder of transformers. OUT is
+    the export folder to write.
     """
     from finetune.export import import_classifier
 

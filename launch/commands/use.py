@@ -32,7 +32,7 @@ from videomae.command import PATH, examples, json_option
 @click.option("--on", type=click.FloatRange(0, 1), help="Probability that raises an alarm; default: 0.5.")
 @click.option("--off", type=click.FloatRange(0, 1), help="Probability below which it ends; default: 0.8 times --on.")
 @click.option("--min-seconds", type=click.FloatRange(0), default=0.0, help="Time above the threshold before an alarm.")
-@click.option("--negatives", type=PATH, help="Scores of videos without alarms, as --out writes them: sets --on.")
+@click.option("--negatives", type=PATH, help="CSV scores of videos without the class, as --out writes them: sets --on.")
 @click.option(
     "--false-alarms", type=click.FloatRange(0), default=1.0, help="False alarms a day that --negatives allows."
 )

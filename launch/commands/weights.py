@@ -25,7 +25,8 @@ from videomae.command import PATH, examples
 def import_weights(source: Path, out: Path, *, frames: int | None, size: int | None, heads: int | None) -> None:
     """Import a pretrained VideoMAE encoder.
 
-    SOURCE is an official VideoMAE checkpoint or a folder of Hugging Face transformers, OUT the export folder to write.
+    SOURCE is a checkpoint file of VideoMAE, VideoMAEv2, mmaction2 or transformers, or a folder of transformers. OUT is
+    the export folder to write.
     """
     from videomae.models.weights.convert import import_encoder
 
