@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from finetune.benchmark.results import RESULT
 from finetune.predictions import FILE, Predictions
+from finetune.statistics.comparison import holm, paired_bootstrap
 from finetune.statistics.intervals import estimates
+from finetune.statistics.metrics import Floats
 from videomae.command import guarded
 from videomae.core.errors import UserError
 from videomae.core.files import atomic_folder
@@ -53,6 +56,18 @@ class Pooled:
     low: float
     high: float
     folds: list[float]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """By how much one row's accuracy exceeds another's, with its 95 % interval and p-value after Holm's correction."""
+
+    better: str
+    worse: str
+    difference: float
+    low: float
+    high: float
+    p: float
 
 
 def read_clips(folder: Path) -> list[Clip]:
@@ -113,9 +128,9 @@ def _videomae(*words: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "launch", *map(str, words)], check=True, stdout=sys.stderr)
 
 
-def pool(title: str, folds: Sequence[Predictions]) -> Pooled:
-    """Judge the predictions of all folds as those of one test set; intervals resample the sources."""
-    whole = Predictions(
+def join(folds: Sequence[Predictions]) -> Predictions:
+    """The predictions of all folds as those of one test set."""
+    return Predictions(
         classes=folds[0].classes,
         keys=tuple(key for fold in folds for key in fold.keys),
         sources=tuple(source for fold in folds for source in fold.sources),
@@ -124,9 +139,33 @@ def pool(title: str, folds: Sequence[Predictions]) -> Pooled:
         clip_hits_S2=np.concatenate([fold.clip_hits_S2 for fold in folds]),
         duplicate_S=np.concatenate([fold.duplicate_S for fold in folds]),
     )
+
+
+def pool(title: str, folds: Sequence[Predictions]) -> Pooled:
+    """Judge the predictions of all folds together; the interval resamples the sources."""
+    whole = join(folds)
     found = estimates(whole.scores(), whole.source_numbers)["accuracy"]
-    each = [float((fold.probabilities_SK.argmax(1) == fold.labels_S).mean()) for fold in folds]
+    each = [float(_correct(fold).mean()) for fold in folds]
     return Pooled(title, len(whole.keys), found.value, found.low, found.high, each)
+
+
+def compare(rows: Mapping[str, Sequence[Predictions]]) -> list[Paired]:
+    """Every two rows on the same clips: a paired bootstrap over sources."""
+    joined = {title: join(folds) for title, folds in rows.items()}
+    ranked = sorted(joined, key=lambda title: -_correct(joined[title]).mean())
+    pairs = list(itertools.combinations(ranked, 2))
+    tests = [
+        paired_bootstrap(_correct(joined[better]), _correct(joined[worse]), joined[better].source_numbers)
+        for better, worse in pairs
+    ]
+    return [
+        Paired(*pair, test.estimate.value, test.estimate.low, test.estimate.high, p)
+        for pair, test, p in zip(pairs, tests, holm([test.p for test in tests]), strict=True)
+    ]
+
+
+def _correct(predictions: Predictions) -> Floats:
+    return (predictions.probabilities_SK.argmax(1) == predictions.labels_S).astype(np.float64)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -148,13 +187,18 @@ def main(words: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     folds = write_folds(read_clips(options.clips), options.out, folds=options.folds)
     found = [run_fold(options.config, fold, options=options) for fold in folds]
-    pooled = [pool(title, [fold[title] for fold in found]) for title in found[0]]
+    rows = {title: [fold[title] for fold in found] for title in found[0]}
+    pooled, pairs = [pool(title, own) for title, own in rows.items()], compare(rows)
     if options.json:
-        sys.stdout.write(json.dumps([asdict(row) for row in pooled]) + "\n")
-    else:
-        for row in pooled:
-            each = ", ".join(f"{value:.1%}" for value in row.folds)
-            sys.stdout.write(f"{row.title:42}{row.accuracy:7.1%} ({row.low:.1%} to {row.high:.1%}); folds: {each}\n")
+        result = {"rows": [asdict(row) for row in pooled], "pairs": [asdict(pair) for pair in pairs]}
+        sys.stdout.write(json.dumps(result) + "\n")
+        return
+    for row in pooled:
+        each = ", ".join(f"{value:.1%}" for value in row.folds)
+        sys.stdout.write(f"{row.title:42}{row.accuracy:7.1%} ({row.low:.1%} to {row.high:.1%}); folds: {each}\n")
+    for pair in pairs:
+        gain = f"{pair.difference:+.1%} ({pair.low:+.1%} to {pair.high:+.1%}), p {pair.p:.3f}"
+        sys.stdout.write(f"{pair.better} over {pair.worse}: {gain}\n")
 
 
 if __name__ == "__main__":

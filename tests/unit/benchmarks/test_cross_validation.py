@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.cross_validation import GROUPS, pool, read_clips, write_folds
+from benchmarks.cross_validation import GROUPS, compare, pool, read_clips, write_folds
 from finetune.predictions import Predictions
 from videomae.core.errors import UserError
 
@@ -52,9 +52,8 @@ def test_a_clip_that_is_not_there_is_named(clips: Path) -> None:
         read_clips(clips)
 
 
-def test_the_pooled_accuracy_is_that_of_all_clips() -> None:
-    right = [[True, True, False], [True, False, False, False, True]]
-    folds = [
+def folds(*right: list[bool]) -> list[Predictions]:
+    return [
         Predictions(
             classes=("Fight", "NonFight"),
             keys=tuple(f"{number}-{place}" for place in range(len(fold))),
@@ -66,7 +65,18 @@ def test_the_pooled_accuracy_is_that_of_all_clips() -> None:
         )
         for number, fold in enumerate(right)
     ]
-    found = pool("S3D", folds)
+
+
+def test_the_pooled_accuracy_is_that_of_all_clips() -> None:
+    found = pool("S3D", folds([True, True, False], [True, False, False, False, True]))
     assert (found.clips, found.accuracy) == (8, 0.5)
     assert found.folds == pytest.approx([2 / 3, 2 / 5])
     assert found.low < found.accuracy < found.high
+
+
+def test_rows_are_compared_on_the_same_clips() -> None:
+    good, bad = folds([True] * 30, [True] * 30), folds([False] * 30, [True] * 30)
+    (pair,) = compare({"worse": bad, "better": good})
+    assert (pair.better, pair.worse, pair.difference) == ("better", "worse", 0.5)
+    assert 0 < pair.low < 0.5 < pair.high < 1
+    assert pair.p < 0.01
