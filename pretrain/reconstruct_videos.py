@@ -26,7 +26,7 @@ from videomae.core.files import atomic_path
 from videomae.data.build.packing import stored_sample
 from videomae.data.transforms.augment import uniform_crops
 from videomae.data.transforms.frame_sampling import dense_clip
-from videomae.data.video import EncodingConfig, decode, open_writer
+from videomae.data.video import EncodingConfig, decode, naming, open_writer
 from videomae.engine.state.rank_file import EMA, MASTER
 from videomae.engine.state.reader import read_full
 from videomae.models.weights.convert import read_official
@@ -136,8 +136,9 @@ def _reconstruct_one(
 
 def _clip(path: Path, frames: int, size: int, stride: int) -> tuple[Tensor, float]:
     """The central clip of a video, uint8 (T, C, H, W), and its pictures a second."""
-    sample = stored_sample(path, EncodingConfig())
-    frames_THWC = decode(sample.video, dense_clip(sample.frames, frames, stride, None))
+    with naming(path):
+        sample = stored_sample(path, EncodingConfig())
+        frames_THWC = decode(sample.video, dense_clip(sample.frames, frames, stride, None))
     return uniform_crops(frames_THWC, size)[0], sample.fps / stride
 
 

@@ -28,7 +28,7 @@ from videomae.core.progress import logger
 from videomae.data.batch import stack_clips
 from videomae.data.build.packing import stored_sample
 from videomae.data.transforms.augment import normalize
-from videomae.data.video import EncodingConfig, VideoError, VideoInfo, probe, stream_pictures
+from videomae.data.video import EncodingConfig, VideoError, VideoInfo, naming, probe, stream_pictures
 
 _LENGTH_SLACK = 1.05  # a file may be this much longer than the longest training clip and still counts as one clip
 
@@ -136,10 +136,8 @@ class Classifier:
         """
         if not path.is_file():
             raise VideoError(f"{path}: no such file; give a video file")
-        try:
+        with naming(path):
             info = probe(path)
-        except VideoError as error:
-            raise VideoError(f"{path}: {error}") from None
         for remark in info.remarks:
             logger.warning("%s: %s", path, remark)
         if windows is None and not self.is_long(info):
@@ -159,9 +157,9 @@ class Classifier:
 
     def score_clip(self, path: Path, info: VideoInfo) -> Score:
         """Score a whole file as the evaluation would if it were a sample of the shards."""
-        stored = stored_sample(path, self.stored.encoding)
         evaluation = EvaluationConfig(clips=self.stored.clips, crops=self.stored.crops)
-        views = EvaluationViews(evaluation, self.input)(stored, ())
+        with naming(path):
+            views = EvaluationViews(evaluation, self.input)(stored_sample(path, self.stored.encoding), ())
         (probabilities_K,) = self.probabilities([torch.stack([view.frames_TCHW for view in views])])
         return Score(0.0, info.frames / info.fps, tuple(map(float, probabilities_K)))
 
@@ -169,13 +167,14 @@ class Classifier:
         """Score the sliding windows of a file in order, in constant memory."""
         sliding, waiting, picture = SlidingWindows(config, self.input), [], None
         together = max(1, self._batch // (config.clips * config.crops))
-        for picture in stream_pictures(path, fps=config.fps, short_side=self.stored.short_side):
-            window = sliding.add(picture)
-            if window is not None:
-                waiting.append(window)
-            if len(waiting) == together:
-                yield from self.score(waiting)
-                waiting = []
+        with naming(path):
+            for picture in stream_pictures(path, fps=config.fps, short_side=self.stored.short_side):
+                window = sliding.add(picture)
+                if window is not None:
+                    waiting.append(window)
+                if len(waiting) == together:
+                    yield from self.score(waiting)
+                    waiting = []
         if picture is None:
             raise VideoError(f"{path}: the video holds no frames")
         last = sliding.rest()

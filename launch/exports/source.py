@@ -28,7 +28,7 @@ from videomae.data.datasets import shard_folders
 from videomae.data.errors import RemoteError, ShardError
 from videomae.data.shards.reader import Sample, ShardReader, read_manifests
 from videomae.data.transforms.augment import normalize
-from videomae.data.video import EncodingConfig
+from videomae.data.video import EncodingConfig, naming
 from videomae.models.encoder import VideoEncoder
 from videomae.models.weights.export import is_export, load_encoder
 from videomae.run.directory import RunDirectory
@@ -145,8 +145,12 @@ def real_clips(source: ExportSource, videos: Sequence[Path]) -> Tensor:
     """
     views = EvaluationViews(EvaluationConfig(clips=1, crops=1), source.input)
     encoding = EncodingConfig() if source.stored is None else source.stored.encoding
-    samples = [stored_sample(path, encoding) for path in videos[:CLIPS]] or _shard_samples(source)
-    clips = [view.frames_TCHW for sample in samples for view in views(sample, ())]
+    found = []
+    for path in videos[:CLIPS]:
+        with naming(path):
+            found += views(stored_sample(path, encoding), ())
+    found = found or [view for sample in _shard_samples(source) for view in views(sample, ())]
+    clips = [view.frames_TCHW for view in found]
     video_BCTHW = torch.stack(clips).permute(0, 2, 1, 3, 4)
     return normalize(video_BCTHW, source.input.mean, source.input.std)
 

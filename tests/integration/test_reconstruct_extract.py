@@ -16,7 +16,7 @@ from pretrain.reconstruct_videos import TrainedAutoencoder, load_autoencoder, ma
 from tests.unit.conftest import small_video
 from videomae.core.errors import UserError
 from videomae.data.shards.reader import ShardReader, read_manifest
-from videomae.data.video import probe
+from videomae.data.video import VideoError, probe
 from videomae.models.encoder import EncoderConfig, VideoEncoder
 from videomae.models.weights.export import save_encoder
 
@@ -48,6 +48,17 @@ def test_pictures_of_any_mask(tmp_path: Path) -> None:
             assert strip.size == (4 * 32, 3 * 32)
             assert getattr(moving, "n_frames", 1) > 1
         assert (probe(mp4).frames, probe(mp4).width) == (4, 3 * 224)
+
+
+def test_a_video_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    content = bytearray(small_video(1, frames=40))
+    middle = len(content) // 2
+    content[middle : middle + len(content) // 4] = b"\x91\x5c\x03\xe7" * (len(content) // 16)
+    (tmp_path / "clip.mp4").write_bytes(content)
+    model = MaskedAutoencoder(ENCODER, DecoderConfig(dim=24, depth=1, heads=3)).eval()
+    trained = TrainedAutoencoder(model, MaskConfig(), stride=2, normalized=True)
+    with pytest.raises(VideoError, match=r"clip\.mp4: "):
+        reconstruct_videos(trained, [tmp_path / "clip.mp4"], tmp_path / "out", mask=MaskConfig())
 
 
 def test_the_reconstruct_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,17 +71,14 @@ def stored_sample(path: Path, encoding: EncodingConfig) -> Sample:
     """A video file as a sample: as it is if it has the form of stored videos already, else as shards would hold it.
 
     Raises:
-        VideoError: the file is no video, or is damaged; the message names it.
+        VideoError: the file is no video, or cannot be converted. A damaged sample may raise it when it is decoded.
     """
-    try:
-        found = probe(path)
-        slow = encoding.fps is None or found.fps <= encoding.fps * 1.001
-        small = encoding.short_side is None or min(found.width, found.height) <= encoding.short_side
-        fits = slow and small and found.constant
-        video = path.read_bytes() if fits else transcode(path, encoding)
-        found = found if fits else probe(video)
-    except (OSError, VideoError) as error:
-        raise VideoError(f"{path}: {error}") from None
+    found = probe(path)
+    slow = encoding.fps is None or found.fps <= encoding.fps * 1.001
+    small = encoding.short_side is None or min(found.width, found.height) <= encoding.short_side
+    fits = slow and small and found.constant
+    video = path.read_bytes() if fits else transcode(path, encoding)
+    found = found if fits else probe(video)
     return Sample(
         id=0,
         key=path.stem,

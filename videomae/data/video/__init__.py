@@ -1,7 +1,7 @@
 """Decode, probe and encode videos: bytes or files to uint8 frames and back. The only package that imports PyAV."""
 
 from videomae.data.video.camera import CameraError, is_camera, masked, read_camera
-from videomae.data.video.container import MAX_FRAMES, MAX_PIXELS, SUFFIXES, VideoError, VideoSource
+from videomae.data.video.container import MAX_FRAMES, MAX_PIXELS, SUFFIXES, VideoError, VideoSource, naming
 from videomae.data.video.cropping import FrameHWC, FramesTHWC
 from videomae.data.video.decoding import (
     VideoInfo,
@@ -40,6 +40,7 @@ __all__ = [
     "is_camera",
     "iter_frames",
     "masked",
+    "naming",
     "open_writer",
     "probe",
     "read_camera",

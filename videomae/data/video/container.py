@@ -61,6 +61,15 @@ class DecodeBudget:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let the message of a VideoError, or of a file that cannot be read, begin with the video's path."""
+    try:
+        yield
+    except (OSError, VideoError) as error:
+        raise VideoError(f"{path}: {error}") from None
+
+
+@contextlib.contextmanager
 def open_video(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video by file object, never by name, which FFmpeg could take for a URL or protocol. Raises VideoError."""
     try:

@@ -256,9 +256,9 @@ def _decode_numbered(
         require_same_aspect(decoder, aspect)
         number = count if numbering.by_packet is None else frame.pts
         if number is not None and number < numbering.frames:
-            if frame.is_corrupt:
-                flaws.concealed.append(number)
             first, yielded = number if first is None else first, yielded + 1
+            if frame.is_corrupt:
+                flaws.concealed.append(number - first)
             yield number, frame
     flaws.missing = numbering.frames - (first or 0) - yielded
 
