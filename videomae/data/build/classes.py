@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,9 @@ def parse_label(value: object, place: str) -> Label | None:
         if number < UNLABELLED:
             raise LabelError(f"{place}: label {number}; wanted a number from 0, or -1 for a sample without a label")
         return None if number == UNLABELLED else number
-    if _NUMBER.fullmatch(text) or not text.isprintable():
-        shown = text if text.isprintable() else repr(text[:20])
+    binary = any(unicodedata.category(letter) == "Cc" for letter in text)
+    if _NUMBER.fullmatch(text) or binary:
+        shown = repr(text[:20]) if binary else text
         raise LabelError(f"{place}: label {shown}; wanted a whole number from 0, or a class name")
     return text
 

@@ -28,7 +28,7 @@ from videomae.data.shards.index import Entry, Index, TarSample, tar_samples
 from videomae.data.shards.manifest import Manifest, Remark, Shard, SkippedSource
 from videomae.data.video import SUFFIXES, VideoError, probe
 
-_COMPRESSED = re.compile(r"\.(tgz|tar\.\w+)$", re.IGNORECASE)
+_COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|lzma|lz4|zst|z))$", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 

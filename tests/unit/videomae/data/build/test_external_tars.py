@@ -87,12 +87,18 @@ def test_members_that_contradict_or_are_no_labels_are_refused(
 
 def test_what_is_not_indexed_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     video = write(tmp_path / "a.mp4", range(4)).read_bytes()
-    members = {"a.mp4": video, "a.cls": "caf\u00e9".encode("latin-1"), "b.mp4": video, "b.cls": b"tea"}
+    members = {
+        "a.mp4": video,
+        "a.cls": "caf\u00e9".encode("latin-1"),
+        "b.mp4": video,
+        "b.cls": "iced\u00a0tea".encode(),
+    }
     write_tar(tmp_path / "tars" / "0.tar", members)
     write_tar(tmp_path / "tars" / "more" / "1.tar", members)
     (tmp_path / "tars" / "2.tar.gz").touch()
+    (tmp_path / "tars" / "0.tar.md5").touch()
     (manifest,) = index_folder(tmp_path / "tars")
-    assert manifest.classes == ("caf\u00e9", "tea")
+    assert manifest.classes == ("caf\u00e9", "iced\u00a0tea")
     assert "more holds tars too, which are not indexed" in caplog.text
     assert "1 compressed tars are not indexed, such as" in caplog.text
     (tmp_path / "none").mkdir()
