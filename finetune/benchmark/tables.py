@@ -29,7 +29,7 @@ def tables(models: Sequence[Model], pairs: Sequence[Pair], about: About) -> list
     """The tables that have rows: results, metrics, paired tests, few labels, other data."""
     whole = [model for model in models if model.first.labels == "all"] or list(models)
     found = [_results(whole), _metrics(whole), _paired(pairs)]
-    if len(whole) < len(models):
+    if any(model.first.labels != "all" for model in models):
         rows = [
             (model.title, model.first.labels, percent(model.accuracy), _interval(model))
             for model in sorted(models, key=lambda model: model.title)

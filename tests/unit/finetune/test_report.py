@@ -382,6 +382,15 @@ def test_everything_stands_on_the_page_and_in_the_markdown(full: Path) -> None:
         assert part in written
 
 
+def test_results_on_parts_of_the_labels_alone_say_which(folder: Path) -> None:
+    parts = [row(labels=labels, label_fraction=share) for labels, share in (("10 %", 0.1), ("50 %", 0.5))]
+    (folder / "benchmark.json").write_text(json.dumps(parts))
+    made(folder)
+    written = (folder / "report.md").read_text()
+    assert "| S3D | 10 % | 75.0 %" in written
+    assert "| S3D | 50 % | 75.0 %" in written
+
+
 def test_models_are_compared_over_their_seeds(full: Path) -> None:
     models = [model for model in summarize(full, read_rows(full)) if model.first.labels == "all"]
     (pair,) = compare(models)
