@@ -14,6 +14,7 @@ RUN/launch.1/ ...   the records of earlier launches
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import socket
@@ -152,5 +153,5 @@ def copy_packages(target: Path) -> str | None:
     }
     write_json(target / "snapshot.json", state)
     patch = git("diff", "HEAD", "--", *PACKAGES)
-    (target / "diff.patch").write_text(f"{patch}\n" if patch else "")
+    (target / "diff.patch").write_bytes(os.fsencode(f"{patch}\n" if patch else ""))
     return state["commit"]

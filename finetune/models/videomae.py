@@ -10,6 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from finetune.models.interface import ModelInput, Published
@@ -52,7 +53,9 @@ class VideomaeConfig(EncoderModelConfig):
     name: Literal["videomae"] = "videomae"
     drop_path: float = 0.1
     head_dropout: float = 0.0
-    stride: int | None = None  # of the frames, from a random start (VideoMAE on Kinetics-400: 4); None: spread evenly
+    stride: PositiveInt | None = (
+        None  # of the frames, from a random start (VideoMAE on Kinetics-400: 4); None: spread evenly
+    )
 
     @property
     def input(self) -> ModelInput:

@@ -110,9 +110,9 @@ def descendants(pid: int) -> list[int]:
 
 
 def command_output(*words: str) -> str | None:
-    """What a command writes to standard output; None if it is missing or fails."""
+    """What a command writes to standard output, where file names may be no UTF-8; None if it is missing or fails."""
     try:
-        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+        return os.fsdecode(subprocess.run(words, capture_output=True, timeout=60, check=True).stdout)
     except (OSError, subprocess.SubprocessError):
         return None
 

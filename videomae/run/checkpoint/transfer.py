@@ -38,7 +38,7 @@ def export_weights(checkpoint: Checkpoint, out: Path, *, weights: str = MASTER) 
         raise CheckpointError(f"got {out} to export to, expected a file name that ends in .safetensors")
     state = read_full(checkpoint.folder, weights)
     info = {"step": str(checkpoint.step), "weights": weights}
-    recorded = RunDirectory(checkpoint.folder.absolute().parents[1])
+    recorded = RunDirectory(checkpoint.folder.absolute().parent.parent)
     if recorded.config.is_file():
         info["run"] = recorded.path.name
         encoder = read_values(recorded.config).get("encoder")

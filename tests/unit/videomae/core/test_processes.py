@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from videomae.core.processes import Launcher, find_launchers, first_dead, program_of
+from videomae.core.processes import Launcher, command_output, find_launchers, first_dead, program_of
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,9 @@ def test_the_dead_are_missed() -> None:
     assert first_dead((here, gone)) == gone
     assert first_dead(()) is None
     assert first_dead(find_launchers()) is None
+
+
+def test_what_a_command_writes_may_be_no_text() -> None:
+    assert os.fsencode(command_output("printf", r"caf\351") or "") == b"caf\351"
+    assert command_output("false") is None
+    assert command_output("no-such-command") is None
