@@ -62,7 +62,8 @@ def verify(path: Path, *, as_json: bool) -> int:
 def export(path: Path, out: Path, *, step: int | None, weights: str, as_json: bool) -> None:
     """Export the full fp32 weights as one safetensors file.
 
-    PATH is a run directory, its checkpoints folder, or one checkpoint. Later stages read `videomae export` instead.
+    PATH is a run directory, its checkpoints folder, or one checkpoint. Pretraining can start from the file with
+    weights=FILE; `videomae export` writes the encoder or classifier alone.
     """
     from videomae.core.progress import log_to
     from videomae.run.checkpoint.inspection import pick_checkpoint

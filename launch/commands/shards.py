@@ -206,7 +206,7 @@ def index(folder: Path, classes: str, *, workers: int, as_json: bool) -> None:
     """Index WebDataset tars that another program wrote.
 
     FOLDER holds the tars, or a folder of them for each split; index and manifest are written beside them.
-    Every video is decoded, so that the index counts the frames that can be.
+    Every video is decoded, so that the index counts only frames that decode.
     """
     from videomae.core.progress import log_to
     from videomae.data.build.external_tars import index_folder
