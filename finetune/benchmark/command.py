@@ -48,7 +48,7 @@ def publish(config: BenchmarkConfig, world: World, command: str) -> list[TextTab
     log_to(None)
     folder = Path(config.run)
     folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / ".report.lock"):
+    with file_lock(folder / ".report.lock", required=False):
         rows, missing = collect(config, world.device)
         if not rows:
             raise ReportError(f"no run of {folder} is finished; give the same command again when one is")

@@ -83,19 +83,27 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def file_lock(path: Path, *, blocking: bool = True) -> Iterator[None]:
+def file_lock(path: Path, *, blocking: bool = True, required: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on `path` among the processes of this machine; it ends with its holder at the latest.
 
     Raises:
         BlockingIOError: another process holds it, and `blocking` is off.
-        OSError: the filesystem has no locks.
+        OSError: the filesystem has no locks, and the lock is `required`.
     """
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+        except OSError as error:
+            if required or isinstance(error, BlockingIOError):
+                raise
+            locked = False
+        else:
+            locked = True
         try:
             yield
         finally:  # closing is not enough: a process forked meanwhile shares the open file, and with it the lock
-            fcntl.flock(file, fcntl.LOCK_UN)
+            if locked:
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _part(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -66,6 +68,19 @@ def test_a_lock_has_one_holder(tmp_path: Path) -> None:
         pass
     with file_lock(path, blocking=False):
         pass
+
+
+def test_a_filesystem_without_locks_serves_where_none_is_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="No locks"), file_lock(tmp_path / "lock"):
+        pass
+    with pytest.raises(ValueError, match="within"), file_lock(tmp_path / "lock", required=False):
+        raise ValueError("from within")
 
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:
