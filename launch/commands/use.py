@@ -108,7 +108,7 @@ def reconstruct(
 @click.argument("run", type=PATH)
 @click.argument("shards", type=PATH)
 @click.argument("out", type=PATH)
-@click.option("--patches", is_flag=True, help="One feature per patch instead of one per clip; needs an encoder.")
+@click.option("--patches", is_flag=True, help="One feature per patch, not per clip: of encoders, videomae, probes.")
 @click.option("--format", "form", type=click.Choice(["npz", "parquet"]), default="npz", help="Of the files.")
 @click.option("--batch", type=click.IntRange(1), default=16, help="Clips per forward pass.")
 @json_option
