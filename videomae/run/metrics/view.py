@@ -73,7 +73,8 @@ def _progress(report: RunReport, width: int) -> RenderableType:
     status = report.status
     if status is not None:
         job = f" job {status.launcher.job[:12]}" if status.launcher.job else ""
-        text.append(f" · {status.processes} processes on {status.host}, {status.launcher.kind}{job}", style="dim")
+        processes = "1 process" if status.processes == 1 else f"{status.processes} processes"
+        text.append(f" · {processes} on {status.host}, {status.launcher.kind}{job}", style="dim")
     parts: list[RenderableType] = [text]
     if total:
         done = round((width - 4) * min(1.0, report.step / total))
