@@ -147,7 +147,7 @@ def test_other_data_of_other_classes_and_unknown_rows_are_refused(tmp_path: Path
     config = settings(tmp_path / "run", shards, evaluate_on={"other": str(other)})
     with pytest.raises(UserError, match=r"evaluate_on other.*Peace.*build the shards with the same class names"):
         run_jobs(config, world_of_one(), Chosen())
-    with pytest.raises(UserError, match="leaves the class 'Fight' empty"):  # before the first row is trained
+    with pytest.raises(UserError, match="leaves the class 'left' empty"):  # before the first row is trained
         run_jobs(settings(tmp_path / "run", shards, labels=[0.01]), world_of_one(), Chosen())
     encoder = {"title": "E", "model": {"name": "videomae"}, "from_encoder": True}
     rows = [{"title": "Early fusion", "model": {"name": "early_fusion"}}, encoder]
