@@ -1,6 +1,7 @@
 """What many tests share: a tiny set of real videos in shards, one thread a process, a GPU or a visible skip."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from videomae.core import progress
 
 os.environ["OMP_NUM_THREADS"] = "1"  # pytest runs a process a core
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it to its background jobs
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 JOB = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 SURVEILLANCE = Path(__file__).parent.parent.parent / "shared" / "data" / "surveillance-fights"
