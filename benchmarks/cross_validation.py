@@ -1,7 +1,7 @@
 """Cross-validate rows of a benchmark over source videos: each clip is tested once, by models that saw no clip of its
 source.
 
-A small val split says little: 60 clips of 8 sources give intervals that are 30 points wide.
+A small val split says little: 60 clips of 9 sources give intervals that are 40 points wide.
 
     python -m benchmarks.cross_validation configs/benchmark/surveillance.yaml CLIPS OUT --folds 5 --rows S3D [--json]
 

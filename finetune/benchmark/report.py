@@ -42,7 +42,6 @@ from finetune.benchmark.summary import Model, Pair, compare, summarize
 from finetune.benchmark.tables import (
     TextTable,
     count,
-    duration,
     figure,
     initial_weights,
     markdown,
@@ -50,6 +49,7 @@ from finetune.benchmark.tables import (
     tables,
 )
 from videomae.core.files import write_atomic
+from videomae.core.progress import duration
 
 PAGE = "report.html"
 MAX_CLASSES = 12  # with more classes, the report lists the most frequent confusions instead of the matrix

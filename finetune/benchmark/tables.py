@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from finetune.benchmark.results import About
 from finetune.benchmark.summary import Model, Pair
+from videomae.core.progress import duration
 
 METRICS = (
     *("balanced_accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "hit_at_5", "clip_hit_at_1"),
@@ -125,13 +126,6 @@ def count(value: int) -> str:
 def figure(value: float) -> str:
     """Format a number with three significant digits, or as an integer from 100 on."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.0f} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def initial_weights(pretrained: str) -> str:

@@ -53,9 +53,8 @@ class VideomaeConfig(EncoderModelConfig):
     name: Literal["videomae"] = "videomae"
     drop_path: float = 0.1
     head_dropout: float = 0.0
-    stride: PositiveInt | None = (
-        None  # of the frames, from a random start (VideoMAE on Kinetics-400: 4); None: spread evenly
-    )
+    # Of the frames, from a random start (VideoMAE on Kinetics-400: 4); None: spread evenly.
+    stride: PositiveInt | None = None
 
     @property
     def input(self) -> ModelInput:
