@@ -1,10 +1,11 @@
 """The pretraining step, side by side: `python -m benchmarks.step [--sizes small base] [--json]`.
 
-Ours, the official form and Hugging Face's, described in `benchmarks.step_forms`, take turns in one process on the same
-weights and clips, so that other load on the machine affects all equally. A ratio is the median over the rounds of their
-step time over ours; `ratio_official: 3` means that ours is three times as fast. MFU divides the counted FLOPs of our
-model (`videomae.models.flops`) by the time and by the peak rate of the device; on a CPU the peak is a matrix product
-timed in each round. `--zero` measures what the engine costs on several processes, see `benchmarks.step_engines`.
+Ours, the official form and Hugging Face's, described in `benchmarks.step_forms`, take turns on the same weights and
+clips, so that other load on the machine affects all equally. Each has a process of its own. A ratio is the median over
+the rounds of their step time over ours; `ratio_official: 3` means that ours is three times as fast. MFU divides the
+counted FLOPs of our model (`videomae.models.flops`) by the time and by the peak rate of the device; on a CPU the peak
+is a matrix product timed in each round. `--zero` measures what the engine costs on several processes, see
+`benchmarks.step_engines`.
 
 The JSON is a list with one object per size, precision and mode, which `videomae plan --measured FILE` reads.
 """
@@ -23,50 +24,20 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks import step_engines
-from benchmarks.measuring import PHASES, Clock, device_name, peak_bytes, release, report_rows, resident_bytes
+from benchmarks.measuring import PHASES, device_name, release, report_rows
 from benchmarks.step_alone import largest_batch, profile_step
-from benchmarks.step_forms import RIVALS, SUBJECTS, VARIANTS, Form, build, draw_clips, subject, variant_of
+from benchmarks.step_forms import RIVALS, SUBJECTS, VARIANTS, subject
+from benchmarks.step_process import FormPlan, FormProcess, FormRunner, Start
 from pretrain.config import PretrainConfig
 from pretrain.cost import workload
-from pretrain.train import initial_model
 from videomae.command import finish, guarded
 from videomae.core.errors import UserError
 from videomae.run.metrics.peak import PeakFlops, peak_of
 
-WARMUP = 3
 AGREE = {"fp32": 1e-4, "bf16": 2e-2}  # relative differences of the first losses
 BURST = {"cpu": 1, "cuda": 10}  # steps of one form in a row: on a GPU their launches overlap with the computation
-
-
-@dataclass
-class Measured:
-    """What the rounds found of one form."""
-
-    form: Form
-    batch: Any
-    clock: Clock
-    loss: float = 0.0
-    peak: int = 0  # bytes of weights, gradients, optimizer state and activations together
-
-    def burst(self, steps: int) -> list[dict[str, float]]:
-        """Train so many steps; seconds by phase of each."""
-        for _ in range(steps):
-            self.form.step(self.batch, self.clock)
-        return self.clock.read()
-
-    def warm_up(self) -> None:
-        """Compile, create the optimizer state, and find the first loss and the peak of memory."""
-        device, optimizers = self.clock.device, list[torch.optim.Optimizer]()
-        handle = register_optimizer_step_post_hook(lambda optimizer, *_: optimizers.append(optimizer))
-        self.loss = self.form.step(self.batch, self.clock).item()
-        handle.remove()
-        self.burst(WARMUP - 1)
-        step_peak = peak_bytes(lambda: self.form.step(self.batch, self.clock), device)
-        self.peak = resident_bytes(self.form.module, optimizers[0]) + step_peak
-        self.clock.read()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +55,16 @@ def measure_row(name: str, options: Options, *, precision: str, compiled: bool) 
     config = subject(name, precision=precision, compiled=compiled)
     batch = options.batch or config.batch
     release(options.device)
-    found = _build_all(config, options, batch)
-    for measured in found.values():
-        measured.warm_up()
-    _require_agreement(found, precision)
-    rounds, peaks = _rounds(found, options, precision)
+    plan = partial(FormPlan, subject=name, precision=precision, compiled=compiled, batch=batch, device=options.device)
+    kind = FormProcess if len(options.forms) > 1 else FormRunner
+    runners = {form: kind(plan(form=form)) for form in options.forms}
+    try:
+        starts = {form: runner.warm_up() for form, runner in runners.items()}
+        _require_agreement(starts, precision)
+        rounds, peaks = _rounds(runners, options, precision)
+    finally:
+        for runner in runners.values():
+            runner.close()
     seconds = {form: [median(sum(step.values()) for step in steps) for steps in of] for form, of in rounds.items()}
     return {
         "device": device_name(options.device),
@@ -97,60 +73,50 @@ def measure_row(name: str, options: Options, *, precision: str, compiled: bool) 
         "compiled": compiled,
         "batch": batch,
         "rounds": options.rounds,
-        **_ratios(seconds, found),
+        **_ratios(seconds, starts),
         "mfu": _mfu(config, batch, seconds["ours"], peaks),
         "peak_tflops": median(peaks) if peaks else None,
-        "forms": {form: _form(rounds[form], seconds[form], found[form], clips=batch) for form in found},
+        "forms": {form: _form(rounds[form], seconds[form], starts[form], clips=batch) for form in starts},
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
 
 
-def _build_all(config: PretrainConfig, options: Options, batch: int) -> dict[str, Measured]:
-    state = initial_model(config).state_dict()
-    found = {}
-    for name in options.forms:
-        changed = variant_of(config, name) if name in VARIANTS else config
-        form = build(name, config, state, options.device)
-        found[name] = Measured(form, form.take(draw_clips(changed, batch)), Clock(options.device))
-    return found
-
-
 def _rounds(
-    found: dict[str, Measured], options: Options, precision: str
+    runners: dict[str, FormRunner] | dict[str, FormProcess], options: Options, precision: str
 ) -> tuple[dict[str, list[list[dict[str, float]]]], list[float]]:
     """Seconds by phase of the steps of each form and round, and the peak TFLOP/s beside each round, if known."""
-    rounds: dict[str, list[list[dict[str, float]]]] = {name: [] for name in found}
-    peaks, names = [], list(found)
+    rounds: dict[str, list[list[dict[str, float]]]] = {name: [] for name in runners}
+    peaks, names = [], list(runners)
     for number in range(options.rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            rounds[name].append(found[name].burst(BURST[options.device.type]))
+            rounds[name].append(runners[name].burst(BURST[options.device.type]))
         peak: PeakFlops = peak_of(options.device, precision=precision)
         peaks += [peak.tflops] if peak.tflops is not None else []
     return rounds, peaks
 
 
-def _require_agreement(found: dict[str, Measured], precision: str) -> None:
-    ours = found["ours"].loss
-    for name in found.keys() & RIVALS.keys():
-        if abs(found[name].loss / ours - 1) > AGREE[precision]:
+def _require_agreement(starts: dict[str, Start], precision: str) -> None:
+    ours = starts["ours"].loss
+    for name in starts.keys() & RIVALS.keys():
+        if abs(starts[name].loss / ours - 1) > AGREE[precision]:
             raise RuntimeError(
-                f"the first loss of {name} is {found[name].loss}, of ours {ours}: not the same mathematics"
+                f"the first loss of {name} is {starts[name].loss}, of ours {ours}: not the same mathematics"
             )
 
 
-def _ratios(seconds: dict[str, list[float]], found: dict[str, Measured]) -> dict[str, float]:
+def _ratios(seconds: dict[str, list[float]], starts: dict[str, Start]) -> dict[str, float]:
     """Times as fast as the rivals, of a variant as ours; and their peaks of memory in that of the other."""
     ours, ratios = seconds["ours"], {}
     for name in seconds.keys() - {"ours"}:
         other = [theirs / own for theirs, own in zip(seconds[name], ours, strict=True)]
         if name in RIVALS:
             ratios[f"ratio_{name}"] = median(other)
-            ratios[f"memory_{name}"] = found["ours"].peak / found[name].peak
+            ratios[f"memory_{name}"] = starts["ours"].peak / starts[name].peak
         else:
             ratios[f"speedup_{name}"] = median(1 / value for value in other)
-            ratios[f"memory_{name}"] = found[name].peak / found["ours"].peak
+            ratios[f"memory_{name}"] = starts[name].peak / starts["ours"].peak
     return dict(sorted(ratios.items(), reverse=True))
 
 
@@ -159,14 +125,14 @@ def _mfu(config: PretrainConfig, batch: int, seconds: list[float], peaks: list[f
     return median(flops / spent / peak / 1e12 for spent, peak in zip(seconds, peaks, strict=True)) if peaks else None
 
 
-def _form(rounds: list[list[dict[str, float]]], seconds: list[float], found: Measured, *, clips: int) -> dict[str, Any]:
+def _form(rounds: list[list[dict[str, float]]], seconds: list[float], start: Start, *, clips: int) -> dict[str, Any]:
     steps = [step for of in rounds for step in of]
     return {
         "seconds": median(seconds),
         "clips_per_second": clips / median(seconds),
         "phases": {phase: median(step[phase] for step in steps) for phase in PHASES},
-        "peak_bytes": found.peak,
-        "loss": found.loss,
+        "peak_bytes": start.peak,
+        "loss": start.loss,
     }
 
 
