@@ -56,8 +56,8 @@ def measure_row(name: str, options: Options, *, precision: str, compiled: bool) 
     batch = options.batch or config.batch
     release(options.device)
     plan = partial(FormPlan, subject=name, precision=precision, compiled=compiled, batch=batch, device=options.device)
-    kind = FormProcess if len(options.forms) > 1 else FormRunner
-    runners = {form: kind(plan(form=form)) for form in options.forms}
+    kind = FormProcess if len(options.forms) > 1 else FormRunner  # one alone shares with nobody
+    runners: dict[str, FormRunner | FormProcess] = {form: kind(plan(form=form)) for form in options.forms}
     try:
         starts = {form: runner.warm_up() for form, runner in runners.items()}
         _require_agreement(starts, precision)
@@ -83,7 +83,7 @@ def measure_row(name: str, options: Options, *, precision: str, compiled: bool) 
 
 
 def _rounds(
-    runners: dict[str, FormRunner] | dict[str, FormProcess], options: Options, precision: str
+    runners: dict[str, FormRunner | FormProcess], options: Options, precision: str
 ) -> tuple[dict[str, list[list[dict[str, float]]]], list[float]]:
     """Seconds by phase of the steps of each form and round, and the peak TFLOP/s beside each round, if known."""
     rounds: dict[str, list[list[dict[str, float]]]] = {name: [] for name in runners}
