@@ -97,9 +97,10 @@ def _area(model: Model, name: str) -> str:
 
 def label_chart(models: Sequence[Model], chance: float | None) -> Chart | None:
     """Accuracy against the part of the labels; None without such runs."""
-    by_number = any(model.first.labels_per_class is not None for model in models)
-    if all(model.first.labels == "all" for model in models):
+    parts = [model.first for model in models if model.first.labels != "all"]
+    if not parts:
         return None
+    by_number = any(row.labels_per_class is not None for row in parts)
     titles = list(dict.fromkeys(model.title for model in models))
     series: list[list[IntervalPoint]] = []
     for title in titles:

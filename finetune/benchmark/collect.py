@@ -58,7 +58,7 @@ def describe(job: Job, config: BenchmarkConfig, device: torch.device) -> Benchma
         run=relative_run(job, config),
         labels=job.labels.name,
         label_fraction=1.0 if job.labels == ALL else job.labels.fraction,
-        labels_per_class=job.labels.per_class,
+        labels_per_class=job.labels.per_class or (job.config.data.labels_per_class if job.labels == ALL else None),
         lr=job.config.optimizer.lr,
         metrics={name: RecordedEstimate(**values) for name, values in evaluation.get("metrics", {}).items()},
         clean=_accuracy(evaluation.get("clean")),

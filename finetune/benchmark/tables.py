@@ -31,11 +31,7 @@ def tables(models: Sequence[Model], pairs: Sequence[Pair], about: About) -> list
     whole = [model for model in models if model.first.labels == "all"] or list(models)
     found = [_results(whole), _metrics(whole), _paired(pairs)]
     if any(model.first.labels != "all" for model in models):
-        rows = [
-            (model.title, model.first.labels, percent(model.accuracy), _interval(model))
-            for model in sorted(models, key=lambda model: model.title)
-        ]
-        found.append(TextTable("Few labels", ("model", "labels", "accuracy", "95 % interval"), tuple(rows)))
+        found.append(_few_labels(models))
     if names := tuple(about.evaluate_on):
         rows = [
             (
@@ -76,6 +72,19 @@ def _metrics(models: Sequence[Model]) -> TextTable:
     names = [name for name in METRICS if any(model.metric(name) is not None for model in models)]
     rows = [(model.title, *(_optional(model.metric(name), "{:.3f}".format) for name in names)) for model in models]
     return TextTable("Metrics", ("model", *(name.replace("_", " ") for name in names)), tuple(rows if names else ()))
+
+
+def _few_labels(models: Sequence[Model]) -> TextTable:
+    """A line a model that was trained on parts of the labels, a column a part; all labels stand last."""
+    parts = {model.first.labels: model.first for model in models}
+    order = sorted(
+        parts.values(), key=lambda row: (row.labels == "all", row.label_fraction or row.labels_per_class or 0)
+    )
+    cells = {model.first.key: f"{percent(model.accuracy)} ({_interval(model)})" for model in models}
+    titles = dict.fromkeys(model.title for model in models if model.first.labels != "all")
+    rows = [(title, *(cells.get((title, row.labels), _NONE) for row in order)) for title in titles]
+    head = ("model", *(row.labels for row in order))
+    return TextTable("Few labels", head, tuple(rows), "Accuracy and its 95 % interval, by the part of the labels.")
 
 
 def _paired(pairs: Sequence[Pair]) -> TextTable:

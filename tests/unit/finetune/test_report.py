@@ -378,7 +378,12 @@ def test_everything_stands_on_the_page_and_in_the_markdown(full: Path) -> None:
     assert any(chart.startswith("ROC: S3D") for chart in charts)
     assert any(chart == "Accuracy with few labels: S3D: 75.0 % at 0.1, 87.5 % at 1" for chart in charts)
     written = (full / "report.md").read_text()
-    for part in ("| S3D | from scratch | 87.5 %", "## Paired tests", "| S3D | 10 % | 75.0 %", "## Other data"):
+    for part in (
+        "| S3D | from scratch | 87.5 %",
+        "## Paired tests",
+        "| S3D | 75.0 % (60.0 to 90.0) | 87.5 % (",
+        "## Other data",
+    ):
         assert part in written
 
 
@@ -387,8 +392,16 @@ def test_results_on_parts_of_the_labels_alone_say_which(folder: Path) -> None:
     (folder / "benchmark.json").write_text(json.dumps(parts))
     made(folder)
     written = (folder / "report.md").read_text()
-    assert "| S3D | 10 % | 75.0 %" in written
-    assert "| S3D | 50 % | 75.0 %" in written
+    assert "| model | 10 % | 50 % |" in written
+    assert "| S3D | 75.0 % (60.0 to 90.0) | 75.0 % (60.0 to 90.0) |" in written
+
+
+def test_a_curve_by_number_of_labels_ends_at_all_of_them(folder: Path) -> None:
+    parts = [("all", 30, 1.0), ("10 per class", 10, None), ("2 per class", 2, None)]
+    rows = [row(labels=name, labels_per_class=count, label_fraction=share) for name, count, share in parts]
+    (folder / "benchmark.json").write_text(json.dumps(rows))
+    assert "Accuracy with few labels: S3D: 75.0 % at 2, 75.0 % at 10, 75.0 % at 30" in made(folder)
+    assert "| model | 2 per class | 10 per class | all |" in (folder / "report.md").read_text()
 
 
 def test_models_are_compared_over_their_seeds(full: Path) -> None:
