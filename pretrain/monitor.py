@@ -1,9 +1,9 @@
 """Judge a pretraining run while it trains: fine-tune its encoder at intervals, and say when more epochs stop paying.
 
 The loss of masked reconstruction falls long after the features have stopped to improve, and the reverse: only a
-downstream accuracy tells how long is enough. At each interval the encoder is exported and a fine-tuning config is run
-on it, in a process of its own on rank 0, while the other ranks wait. A linear probe of the frozen encoder takes
-seconds, fine-tuning minutes. A failure is logged and never ends the training.
+downstream accuracy tells how long is enough. At each interval, and at the end, the encoder is exported and a
+fine-tuning config is run on it, in a process of its own on rank 0, while the other ranks wait. A linear probe of the
+frozen encoder takes seconds, fine-tuning minutes. A failure is logged and never ends the training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic import PositiveInt
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
-from videomae.engine.schedule import Schedule, at_multiples
+from videomae.engine.schedule import Schedule
 from videomae.run.session import RunSession
 from videomae.trainer import Trainer
 
@@ -150,7 +150,7 @@ class Monitor:
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def monitor_before_step(
+def monitor_hook(
     config: MonitorConfig | None,
     trainer: Trainer,
     session: RunSession,
@@ -159,11 +159,17 @@ def monitor_before_step(
     batch: int,
     export: Callable[[Path], object],
 ) -> Callable[[int], None]:
-    """Return the hook that evaluates before each step at which it is due."""
+    """Return the hook that evaluates after the steps at which it is due, and after the last one."""
     if config is None:
         return lambda step: None
     monitor = Monitor(config, trainer, session, batch=batch, export=export)
-    return at_multiples(schedule.interval(config.every, batch=batch), monitor)
+    every = schedule.interval(config.every, batch=batch)
+
+    def hook(step: int) -> None:
+        if step and (step % every == 0 or step == schedule.total):
+            monitor(step)
+
+    return hook
 
 
 def read_points(folder: Path, *, at_most: int) -> list[Point]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.config import PretrainConfig
 from pretrain.cost import workload
-from pretrain.monitor import monitor_before_step
+from pretrain.monitor import monitor_hook
 from pretrain.objective import Objective
 from pretrain.reconstruct import reconstruct, write_visualizations
 from pretrain.stream import examples, open_stream
@@ -50,7 +50,7 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
             config.objective, encoder=config.encoder, device=world.device, compiled=config.engine.compile
         )
         visualize = visualize_before_step(config, trainer, schedule)
-        monitor = monitor_before_step(
+        monitor = monitor_hook(
             config.monitor,
             trainer,
             session,
@@ -62,6 +62,7 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
             objective.measuring = trainer.should_log(step)
             result = trainer.train_step(step, micro_batches, objective)
             trainer.record(step, result, objective.measured())
+        monitor(trainer.step)
         export(config, trainer)
         trainer.finish()
     return session.run

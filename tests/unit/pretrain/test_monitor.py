@@ -37,10 +37,12 @@ def test_a_run_logs_accuracy_against_clips_seen(shards: Path, tmp_path: Path) ->
     config = pretrain_config(tmp_path / "run", shards, f"monitor={{every: 32 clips, config: {file}}}")
     run = train(config, world_of_one())
     found = [line for line in read_metrics(run.metrics) if line["kind"] == "evaluation"]
-    assert [(line["step"], line["clips"]) for line in found] == [(4, 32)]
+    assert [(line["step"], line["clips"]) for line in found] == [(4, 32), (6, 48)]  # at the interval, and at the end
     assert found[0]["low"] <= found[0]["accuracy"] <= found[0]["high"]
     assert found[0]["stopped_paying"] is False
-    assert sorted(path.name for path in (run.path / "monitor").iterdir()) == ["step-00000004", "step-00000004.log"]
+    assert sorted(path.name for path in (run.path / "monitor").iterdir()) == [
+        f"step-{step:08d}{end}" for step in (4, 6) for end in ("", ".log")
+    ]
     assert not (tmp_path / "unused").exists()
 
 
