@@ -119,7 +119,6 @@ def _find_job(submission: Submission) -> tuple[bool, str | None]:
 
 def _run(chain: Sequence[Submission], *, force: bool) -> int:
     for submission in chain:  # check all of them before the first, which may take days
-        submission.commands()
         RunDirectory(submission.run).ensure_same_config(submission.settings)
     for submission in chain:
         with launch_lock(submission.run):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from launch import local, slurm, ssh
-from launch.cluster import ClusterConfig, Host, Launcher
+from launch.cluster import ClusterConfig, Launcher
 from launch.job import Job, default_processes, ensure_fits
 from launch.local import Command
-from launch.record import LaunchDir
+from launch.record import LaunchDir, copy_packages
 from launch.run_state import inspect_run, newest_status
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
@@ -35,7 +35,7 @@ class Submission:
     settings: Any  # the resolved config
     launch_dir: LaunchDir
     cluster: ClusterConfig
-    hosts: tuple[Host, ...] = ()
+    hosts: tuple[str, ...] = ()
     scripts: dict[str, str] = field(default_factory=dict)
     local_command: Command | None = None
 
@@ -44,27 +44,17 @@ class Submission:
         return self.launch_dir.run
 
     @property
-    def uses_pdsh(self) -> bool:
-        return self.launcher == "deepspeed" and self.cluster.deepspeed_ssh == "pdsh" and not self.on_this_machine
-
-    @property
     def on_this_machine(self) -> bool:
         """Whether no host needs ssh."""
-        return {host.name for host in self.hosts} <= {*_LOCALHOST, socket.gethostname()}
+        return set(self.hosts) <= {*_LOCALHOST, socket.gethostname()}
 
     def commands(self) -> list[Command]:
-        """The commands that start the run from here, once its scripts are written.
-
-        Raises:
-            UserError: pdsh cannot take the cluster's ssh options.
-        """
+        """The commands that start the run from here, once its scripts are written."""
         record = self.launch_dir.record
         if self.local_command is not None:
             return [self.local_command]
         if self.launcher == "slurm":
             return [Command(slurm.submit_words(record / "job.sh"))]
-        if self.uses_pdsh:
-            return [ssh.pdsh_command(self.launch_dir, self.cluster, self.hosts)]
         if self.on_this_machine:
             return [Command(["bash", str(record / "host.sh"), "0"])]
         return ssh.host_commands(self.launch_dir, self.cluster.ssh, self.hosts)
@@ -87,17 +77,13 @@ def prepare(job: Job, *, launcher: Launcher, cluster: ClusterConfig | None, proc
         ensure_fits(settings, (cluster.nodes or 1) * cluster.processes)
         scripts = slurm.job_scripts(job.module, launch_dir, cluster)
         return Submission(job, launcher, settings, launch_dir, cluster, scripts=scripts)
-    hosts = cluster.select_hosts() or (Host("localhost", cluster.processes),)
-    processes = sum(host.processes for host in hosts)
+    hosts = cluster.select_hosts() or ("localhost",)
+    processes = len(hosts) * cluster.processes
     if launcher == "local" and processes > 1:
         raise UserError("--on local runs one process on this machine; type --on torchrun, or --nodes 1 --processes 1")
     ensure_fits(settings, processes)
-    submission = Submission(job, launcher, settings, launch_dir, cluster, hosts)
-    if submission.uses_pdsh:
-        scripts = ssh.rank_scripts(job.module, launch_dir, cluster, hosts=hosts)
-    else:
-        scripts = ssh.host_scripts(job.module, launch_dir, cluster, hosts=hosts, launcher=launcher)
-    return replace(submission, scripts=scripts)
+    scripts = ssh.host_scripts(job.module, launch_dir, cluster, hosts=hosts, launcher=launcher)
+    return Submission(job, launcher, settings, launch_dir, cluster, hosts, scripts)
 
 
 def _local_command(job: Job, launch_dir: LaunchDir, launcher: Launcher, processes: int | None) -> Command:
@@ -122,14 +108,15 @@ def ensure_not_running(run: Path, settings: Any, *, force: bool = False) -> bool
     return found.state == "finished"
 
 
-def write(submission: Submission) -> str | None:
+def _write(submission: Submission) -> str | None:
     """Write code, config and scripts into the run directory; return the commit of the code."""
-    return submission.launch_dir.make(submission.settings, submission.scripts)
+    submission.launch_dir.make(submission.settings, submission.scripts)
+    return copy_packages(submission.launch_dir.code)
 
 
 def submit(submission: Submission, *, after: Sequence[str] = ()) -> str:
     """Write the record of a Slurm job, submit it and return its id."""
-    commit = write(submission)
+    commit = _write(submission)
     job = slurm.submit(submission.launch_dir.record / "job.sh", after=after)
     submission.launch_dir.note("slurm", submission.job.module, job=job, commit=commit)
     return job
@@ -137,12 +124,12 @@ def submit(submission: Submission, *, after: Sequence[str] = ()) -> str:
 
 def record(submission: Submission) -> None:
     """Write the record of a launch whose processes `start` runs."""
-    commit, remote = write(submission), not submission.on_this_machine
+    commit, remote = _write(submission), not submission.on_this_machine
     submission.launch_dir.note(
         submission.launcher,
         submission.job.module,
         commit=commit,
-        hosts=tuple(host.name for host in submission.hosts) if remote else (),
+        hosts=submission.hosts if remote else (),
         ssh=tuple(ssh.ssh_words(submission.cluster.ssh, "HOST", [])[:-2]) if remote else (),
     )
 
@@ -168,7 +155,7 @@ def _run(submission: Submission) -> int:
     run = partial(local.run_with_stop_file, run=submission.run, stop_seconds=cluster.stop_seconds)
     if submission.launcher == "slurm":  # in an allocation
         return run([Command(["bash", str(launch_dir.record / "job.sh")])], folder=launch_dir.root)
-    if submission.on_this_machine or submission.uses_pdsh:
+    if submission.on_this_machine:
         return run(submission.commands(), folder=launch_dir.root)
     return run(submission.commands(), kill_remote=partial(ssh.kill_hosts, launch_dir, cluster.ssh, submission.hosts))
 

@@ -30,18 +30,7 @@ from videomae.trainer import Trainer
 FOLDER = "monitor"  # in the run directory
 RESULT = "evaluation.json"  # that fine-tuning writes
 _LIMIT = 1500.0  # seconds; a collective, in which the other ranks wait, fails after 1800
-_LAUNCHERS = (
-    "RANK",
-    "WORLD_SIZE",
-    "LOCAL_RANK",
-    "MASTER_",
-    "GROUP_",
-    "ROLE_",
-    "TORCHELASTIC_",
-    "OMPI_",
-    "PMI_",
-    "MV2_",
-)
+_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "SLURM_")
 
 
 @configclass
@@ -131,7 +120,7 @@ class Monitor:
         with log.open("w") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "finetune", self._config.config, *settings],
-                env={name: value for name, value in os.environ.items() if not name.startswith((*_LAUNCHERS, "SLURM_"))},
+                env={name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)},
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )

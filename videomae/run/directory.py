@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 EXECUTION = ("engine", "loader", "checkpoint", "metrics", "health", "run")  # sections that say how, not what
 PACKAGES = ("videomae", "pretrain", "finetune", "launch")  # of this project
-_ROOT = Path(__file__).resolve().parents[2]  # of this code
+CODE_ROOT = Path(__file__).resolve().parents[2]  # of this code
 _DEPENDENCIES = ("torch", "torchvision", "deepspeed", "webdataset", "timm", "av", "numpy", "wandb")
 
 
@@ -141,7 +141,7 @@ def package_versions(names: Iterable[str]) -> dict[str, str | None]:
 
 def git_state() -> dict[str, Any]:
     """The commit of this code, None without git, and the number of files that differ from it."""
-    copied = _ROOT / "snapshot.json"
+    copied = CODE_ROOT / "snapshot.json"
     if copied.exists():  # this code is the copy made by `videomae launch`
         snapshot = json.loads(copied.read_text())
         return {"commit": snapshot["commit"], "changed_files": len(snapshot["changed"])}
@@ -151,9 +151,9 @@ def git_state() -> dict[str, Any]:
 
 def git(*arguments: str) -> str | None:
     """What git says of this code; None if it fails, says nothing, or the code is not the root of a checkout."""
-    if not (_ROOT / ".git").exists():
+    if not (CODE_ROOT / ".git").exists():
         return None
-    found = command_output("git", "--no-optional-locks", "-C", str(_ROOT), *arguments)
+    found = command_output("git", "--no-optional-locks", "-C", str(CODE_ROOT), *arguments)
     return found.rstrip("\n") or None if found else None
 
 
