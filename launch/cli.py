@@ -53,8 +53,8 @@ shards = LazyGroup(
 )
 checkpoint = LazyGroup(
     "checkpoint",
-    {"Commands": _from("launch.commands.checkpoint", "ls", "verify", "export", "convert")},
-    help="List, check and convert the checkpoints of a run.",
+    {"Commands": _from("launch.commands.checkpoint", "ls", "verify", "export")},
+    help="List, check and export the checkpoints of a run.",
 )
 weights = LazyGroup(
     "weights",
@@ -78,7 +78,7 @@ SECTIONS: Mapping[str, Table] = {
     },
     "Clusters": _from("launch.commands.cluster", "plan", "doctor", "launch", "chain", "status", "logs", "stop"),
     "Runs and models": {
-        **_from("launch.commands.runs", "watch", "compare", "sync"),
+        **_from("launch.commands.runs", "watch", "sync"),
         "checkpoint": checkpoint,
         "export": "launch.commands.stages:export",
         "weights": weights,

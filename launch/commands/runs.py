@@ -46,26 +46,6 @@ def watch(run: Path, *, once: bool, every: float, width: int | None, as_json: bo
         console.print(view(reader.read(), width=console.width))
 
 
-@click.command(epilog=examples("videomae compare runs/small runs/base", "videomae compare runs/small runs/base --json"))
-@click.argument("runs", type=PATH, nargs=-1, required=True)
-@json_option
-def compare(runs: tuple[Path, ...], *, as_json: bool) -> None:
-    """Compare the last metrics of several runs.
-
-    RUNS are run directories.
-    """
-    from videomae.core.progress import print_wide
-    from videomae.run.metrics.log import plain
-    from videomae.run.metrics.view import comparison, comparison_table
-    from videomae.run.report import RunReader
-
-    rows = comparison([RunReader(run).read() for run in runs])
-    if as_json:
-        click.echo(json.dumps(plain(rows), allow_nan=False))
-    else:
-        print_wide(comparison_table(rows))
-
-
 @click.command(epilog=examples("videomae sync runs/NAME"))
 @click.argument("run", type=PATH)
 def sync(run: Path) -> None:

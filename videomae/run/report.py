@@ -12,10 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from videomae.core.errors import UserError
-from videomae.engine.schedule import steps_of
 from videomae.run import status
 from videomae.run.directory import RunDirectory
 from videomae.run.liveness import LockState, read_lock
@@ -126,7 +123,7 @@ class RunReader:
             self._lines[str(line.get("kind"))].append(line)
         found = status.read_status(self._run.path / status.FILE)
         newest = max(self._run.checkpoints.glob("step-*"), default=None, key=lambda path: path.name)
-        report = RunReport(
+        return RunReport(
             folder=self._run.path,
             status=found,
             finished=self._run.summary.exists(),
@@ -137,21 +134,6 @@ class RunReader:
             lock=read_lock(self._run.path),
             lines=dict(self._lines),
         )
-        if report.total is None:
-            report.total = _planned(self._run.config, report.latest)
-        return report
-
-
-def _planned(config: Path, line: Line) -> int | None:
-    """Return the total steps of the schedule, from the config and the measured steps per epoch."""
-    if not line.get("epoch") or not config.exists():
-        return None
-    try:
-        values = yaml.safe_load(config.read_text())
-        duration, batch = values["schedule"]["duration"], values["batch"]
-        return steps_of(duration, steps_per_epoch=round(line["step"] / line["epoch"]), batch=batch)
-    except (yaml.YAMLError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _age(path: Path) -> float:

@@ -4,7 +4,7 @@ recorder  measures a training run, with meter (times, throughput, MFU from the d
           the loss stays at its trivial value) and profiler (traces of some steps)
 log       appends to the file, truncates, reads and follows it
 wandb_*   send the file to W&B, from a separate process
-view      a run in the terminal: `videomae watch RUN`; plot draws its curves
+view      a run in the terminal: `videomae watch RUN`
 
 log, wandb_* and view import no torch, so that they start at once.
 """

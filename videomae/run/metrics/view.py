@@ -1,27 +1,25 @@
-"""Render runs in a terminal: one run with progress, loss curve, metrics and events; or several runs side by side."""
+"""Render a run in a terminal: progress, metrics with their history, events."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from videomae.core.progress import duration
 from videomae.run.metrics.log import Line
-from videomae.run.metrics.plot import chart, sparkline
 from videomae.run.report import RunReport
 
 NARROW = 76  # columns; a narrower terminal shows no minima and maxima
-CHART_ROWS = 8
-LOGARITHMIC_FROM = 10  # ratio of the highest to the lowest loss
-_COMPARED = ("epoch", "loss", "normalized_loss", "pixel_loss", "samples_per_second", "mfu", "data_percent", "memory_gb")
+_BARS = "▁▂▃▄▅▆▇█"
 
 _COLORS = {"running": "green", "finished": "blue", "stopped": "yellow", "failed": "red", "unknown": "white"}
 
@@ -54,7 +52,7 @@ def view(report: RunReport, *, width: int) -> RenderableType:
     """The view of a run for a terminal of `width` columns."""
     parts: list[RenderableType] = [_progress(report, width)]
     if report.train:
-        parts += [_loss_chart(report.train, width), _metrics_table(report.train, width)]
+        parts.append(_metrics_table(report.train, width))
     else:
         parts.append(Text("no step is logged yet", style="dim"))
     parts.append(_events(report))
@@ -77,33 +75,14 @@ def _progress(report: RunReport, width: int) -> RenderableType:
         text.append(f" · {processes} on {status.host}, {status.launcher.kind}{job}", style="dim")
     parts: list[RenderableType] = [text]
     if total:
-        done = round((width - 4) * min(1.0, report.step / total))
-        parts.append(Text.assemble(("━" * done, _COLORS[report.state]), ("─" * (width - 4 - done), "dim")))
+        style = _COLORS[report.state]
+        parts.append(ProgressBar(total, report.step, width=width - 4, complete_style=style, finished_style=style))
     if report.stale:
         age = duration(report.lock.heartbeat_age)
         parts.append(Text(f"its process has ended, or has had no heartbeat for {age}", style="bold red"))
     if status is not None and status.reason and report.state in ("stopped", "failed"):
         parts.append(Text(status.reason, style=_COLORS[report.state]))
     return Group(*parts)
-
-
-def _loss_chart(train: list[Line], width: int) -> RenderableType:
-    losses = _values(train, "loss")
-    columns = width - 15
-    finite = [loss for loss in losses if math.isfinite(loss)] or [0.0]
-    logarithmic = min(finite) > 0 and max(finite) > LOGARITHMIC_FROM * min(finite)
-    shown = [math.log10(loss) if math.isfinite(loss) else loss for loss in losses] if logarithmic else losses
-    rows, low, high = chart(shown, width=columns, height=CHART_ROWS)
-    labels = ((0, high), (CHART_ROWS // 2, (low + high) / 2), (CHART_ROWS - 1, low))
-    edges = {row: f"{10**value if logarithmic else value:.4g}" for row, value in labels}
-    drawn = Text()
-    for number, row in enumerate(rows):
-        drawn.append(f"{edges.get(number, ''):>8} ┤" if number in edges else " " * 9 + "│", style="dim")
-        drawn.append(row + "\n", style="cyan")
-    first, last = f"step {train[0]['step']}", str(train[-1]["step"])
-    name = "loss (log scale)" if logarithmic else "loss"
-    drawn.append(" " * 10 + first + name.center(columns - len(first) - len(last)) + last, style="dim")
-    return drawn
 
 
 def _metrics_table(train: list[Line], width: int) -> RenderableType:
@@ -182,31 +161,13 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def comparison(reports: list[RunReport]) -> list[dict[str, Any]]:
-    """One row per run: its state, its last training metrics and the accuracy of its last evaluation."""
-    found = []
-    for report in reports:
-        evaluations = report.lines.get("evaluation", [])
-        row: dict[str, Any] = {"run": str(report.folder), "state": report.state, "step": report.step}
-        row |= {key: report.latest.get(key) for key in _COMPARED}
-        row["accuracy"] = evaluations[-1].get("accuracy") if evaluations else None
-        found.append(row)
-    used = [key for key in found[0] if any(row[key] is not None for row in found)]
-    return [{key: row[key] for key in used} for row in found]
-
-
-def comparison_table(rows: list[dict[str, Any]]) -> Table:
-    """The rows of `comparison` as a table with one column per run."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for row in rows:
-        table.add_column(Path(row["run"]).name, justify="right", overflow="fold")
-    for key in list(rows[0])[1:]:
-        table.add_row(key.replace("_", " "), *(_cell(row[key]) for row in rows))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def sparkline(values: Sequence[float], width: int) -> str:
+    """One row of at most `width` bars, each the mean of neighbours; a gap where no value is finite."""
+    finite = np.where(np.isfinite(values), values, np.nan)
+    parts = np.array_split(finite, min(width, len(finite)))
+    means = np.array([np.nan if np.isnan(part).all() else np.nanmean(part) for part in parts])
+    if np.isnan(means).all():
+        return " " * len(means)
+    low, high = np.nanmin(means), np.nanmax(means)
+    shares = means * 0 + 0.5 if math.isclose(low, high, rel_tol=1e-9) else (means - low) / (high - low)
+    return "".join(" " if math.isnan(share) else _BARS[min(int(share * 8), 7)] for share in shares)

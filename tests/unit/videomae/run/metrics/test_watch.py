@@ -1,4 +1,4 @@
-"""The view of a run, its JSON and the comparison, on runs in every state and terminals of every width."""
+"""The view of a run and its JSON, on runs in every state and terminals of every width."""
 
 import io
 import json
@@ -122,7 +122,7 @@ def test_a_run_without_a_status_or_a_step_is_shown_too(tmp_path: Path) -> None:
     assert "no step is logged yet" in shown(tmp_path)
     add(tmp_path, train_line(20, loss=math.nan, mfu=None))
     report = RunReader(tmp_path).read()
-    assert (report.state, report.total) == ("unknown", 400)  # 40 steps an epoch
+    assert (report.state, report.total, report.step) == ("unknown", None, 20)
     assert "nan" in shown(tmp_path)
 
 
@@ -142,19 +142,6 @@ def test_json_is_alone_valid_and_complete(run: Path, capsys: pytest.CaptureFixtu
 def test_once_prints_and_leaves(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["watch", str(run), "--once", "--width", "90"]) == 0
     assert "step 100 of 400" in capsys.readouterr().out
-
-
-def test_runs_beside_each_other(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    add(other, train_line(20, loss=0.125))
-    assert main(["compare", str(run), str(other), "--json"]) == 0
-    first, second = json.loads(capsys.readouterr().out)
-    assert (first["accuracy"], second["accuracy"], second["loss"]) == (0.85, None, 0.125)
-    assert main(["compare", str(run), str(other)]) == 0
-    text = capsys.readouterr().out
-    assert "0.125" in text
-    assert "other" in text
 
 
 def test_a_folder_that_is_no_run_is_a_clear_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
