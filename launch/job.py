@@ -64,8 +64,6 @@ class Job:
         Raises:
             UserError: the file is missing, or names no stage.
         """
-        if not config.is_file():
-            raise UserError(f"no config file at {config}; those of this project are below configs/")
         stage = read_values(config).get("stage")
         if stage not in _MODULES:
             raise UserError(f"{config}: got stage {stage!r}, wanted a line `stage: ` with one of {', '.join(_MODULES)}")

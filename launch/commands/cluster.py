@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 import click
 
 from videomae.command import PATH, config_arguments, examples, json_option
-from videomae.core.errors import UserError
 
 F = TypeVar("F", bound=Callable[..., Any])
 COUNT = click.IntRange(min=1)
+POSITIVE = click.FloatRange(0, min_open=True)
+DEVICE_NAMES = ("v100", "a100", "h100", "h200", "b200", "l40s", "cpu")
 
 
 def launch_options(function: F) -> F:
@@ -142,13 +143,13 @@ def stop(run: Path, *, now: bool, seconds: float | None, as_json: bool) -> None:
     )
 )
 @config_arguments
-@click.option("--nodes", type=int, default=1, help="Number of nodes.")
-@click.option("--gpus", type=int, default=8, help="Devices per node.")
-@click.option("--device", default="h200", help="v100, a100, h100, h200, b200, l40s or cpu.")
-@click.option("--cores", type=float, help="CPU cores per node; default: those of the vendor's machine.")
-@click.option("--clips-per-core", type=float, help="Clips per second that one core decodes or draws.")
-@click.option("--samples", type=int, help="Videos in the training split; default: from the manifest.")
-@click.option("--mfu", type=float, help="Model FLOPs utilization, for example 0.4.")
+@click.option("--nodes", type=COUNT, default=1, help="Number of nodes.")
+@click.option("--gpus", type=COUNT, default=8, help="Devices per node.")
+@click.option("--device", type=click.Choice(DEVICE_NAMES, case_sensitive=False), default="h200", help="Kind of device.")
+@click.option("--cores", type=POSITIVE, help="CPU cores per node; default: those of the vendor's machine.")
+@click.option("--clips-per-core", type=POSITIVE, help="Clips per second that one core decodes or draws.")
+@click.option("--samples", type=COUNT, help="Videos in the training split; default: from the manifest.")
+@click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Model FLOPs utilization, for example 0.4.")
 @click.option("--measured", type=PATH, metavar="FILE", help='JSON with {"device": ..., "model": ..., "mfu": ...}.')
 @json_option
 def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool, **options: Any) -> None:
@@ -158,26 +159,22 @@ def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool, **options: 
     for decoding or drawing clips, data and checkpoint sizes. The time follows from an MFU: that of --mfu, that in
     --measured, or 35 %.
     """
-    from launch.plan.devices import Machines, choose_mfu, find_device
+    from launch.plan.devices import DEVICES, Machines, choose_mfu
     from launch.plan.estimate import plan_run
     from launch.plan.model import ModelProfile, read_config, read_training_data
     from launch.plan.report import find_warnings, plan_page, plan_to_dict
     from videomae.core.progress import print_wide
 
     _log_to_console()
-    samples = options["samples"]
-    if samples is not None and samples < 1:
-        raise UserError(f"--samples must be at least 1, got {samples}")
-    settings, device = read_config(config, overrides), find_device(options["device"])
+    settings, device = read_config(config, overrides), DEVICES[options["device"]]
     given = {name: options[name] for name in ("nodes", "gpus", "cores", "clips_per_core")}
-    machines = Machines(device=device, **given)
     data = read_training_data(settings)
     profile = ModelProfile(settings, data.classes)
     mfu = choose_mfu(
         device, profile.name, precision=settings.engine.precision, given=options["mfu"], measured=options["measured"]
     )
-    estimate = plan_run(profile, data, machines, mfu, samples=samples)
-    warnings = find_warnings(profile, estimate)
+    estimate = plan_run(profile, data, Machines(device=device, **given), mfu, samples=options["samples"])
+    warnings = find_warnings(settings, estimate)
     if as_json:
         click.echo(json.dumps(plan_to_dict(estimate, warnings), indent=1))
     else:

@@ -5,7 +5,6 @@ Peak rates come from `videomae.run.metrics.peak`, so that the MFU here and the M
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,20 +66,6 @@ _TABLE = (
 DEVICES: dict[str, Device] = {device.name: device for device in _TABLE}
 
 
-def find_device(name: str) -> Device:
-    """The device called `name`, in any case.
-
-    Raises:
-        UserError: the table has no such device; the message lists all names.
-    """
-    device = DEVICES.get(name.lower())
-    if device is None:
-        near = difflib.get_close_matches(name.lower(), DEVICES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"unknown device {name!r}; {hint}known devices: {', '.join(DEVICES)}")
-    return device
-
-
 def recognize_device(name: str) -> Device | None:
     """The table's device for a driver's device name such as "NVIDIA H100 80GB HBM3", or None."""
     words = name.lower().replace("-", " ").split()
@@ -89,23 +74,13 @@ def recognize_device(name: str) -> Device | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Machines:
-    """The nodes of a planned run.
-
-    Raises:
-        UserError: a number is not positive.
-    """
+    """The nodes of a planned run."""
 
     nodes: int
     gpus: int  # devices per node, one process each
     device: Device
     cores: float | None = None  # per node; None: those of the vendor's own machine
     clips_per_core: float | None = None  # decoded or drawn per second; None: `CLIPS_PER_CORE`, or drawing measured here
-
-    def __post_init__(self) -> None:
-        for name in ("nodes", "gpus", "cores", "clips_per_core"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"--{name.replace('_', '-')} must be more than 0, got {value:g}")
 
     @property
     def world_size(self) -> int:
@@ -148,11 +123,9 @@ def choose_mfu(
     `{"device": "NVIDIA H200", "model": "base", "mfu": 0.4}`, or a list of them.
 
     Raises:
-        UserError: the file is missing or malformed, or `given` is not in (0, 1].
+        UserError: the file is missing or malformed.
     """
     if given is not None:
-        if not 0 < given <= 1:
-            raise UserError(f"--mfu must be more than 0 and at most 1, got {given:g}")
         return Mfu(given, "given by --mfu")
     if measured is None:
         return Mfu(ASSUMED_MFU, "assumed, small models reach less; type --mfu or --measured FILE")

@@ -16,38 +16,8 @@ DECODE_SHARE = 0.83  # of a core's time per clip that is decoding; the rest is c
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepPlan:
-    """One optimizer step on all devices. The loader's workers decode or draw while the devices compute."""
-
-    flops: float  # of all devices, without recomputation
-    mfu: Mfu
-    compute_seconds: float  # what the FLOPs take at that MFU
-    load_seconds: float  # what decoding and drawing the clips takes on all cores
-    loading: Literal["decoding", "drawing"]  # how most clips are made
-    data_bytes: float  # read by all nodes
-
-    @property
-    def seconds(self) -> float:
-        return max(self.compute_seconds, self.load_seconds)
-
-    @property
-    def bound(self) -> Literal["compute", "decoding", "drawing"]:
-        return "compute" if self.compute_seconds >= self.load_seconds else self.loading
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunLength:
-    """From the first step to the last, without start-up, evaluation and checkpoints."""
-
-    steps: int
-    epochs: float | None  # None: the number of videos is unknown, and the duration needs none
-    hours: float
-    gpu_hours: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What a run needs on `machines`."""
+    """What a run needs on `machines`. The loader's workers decode or draw while the devices compute."""
 
     machines: Machines
     parameters: int
@@ -57,12 +27,35 @@ class RunPlan:
     micro_batches: int  # per step and device
     memory: tuple[DeviceMemory, ...]  # every ZeRO stage, without and with checkpointing
     chosen: DeviceMemory  # the row of the config
-    step: StepPlan
-    load_cores: float  # per node, for the loader to keep up with the devices
-    length: RunLength | None  # None: it is in epochs, and the number of videos is unknown
-    epoch_bytes: float | None  # read from the shards per epoch
+    mfu: Mfu
+    flops: float  # of a step on all devices, without recomputation
+    compute_seconds: float  # what these take at that MFU
+    load_seconds: float  # what decoding and drawing the clips of a step takes on all cores
+    loading: Literal["decoding", "drawing"]  # how most clips are made
+    steps: int | None  # None: the duration is in epochs, and the number of videos is unknown
+    epochs: float | None  # None: the number of videos is unknown
+    step_bytes: float  # read from the shards per step, by all nodes
+    epoch_bytes: float | None
     checkpoint_bytes: int
     data_error: str | None  # why the data set's size is unknown, and its videos' size assumed
+
+    @property
+    def step_seconds(self) -> float:
+        return max(self.compute_seconds, self.load_seconds)
+
+    @property
+    def bound(self) -> Literal["compute", "decoding", "drawing"]:
+        return "compute" if self.compute_seconds >= self.load_seconds else self.loading
+
+    @property
+    def load_cores(self) -> float:
+        """Cores per node for the loader to keep up with the devices."""
+        return self.machines.node_cores * self.load_seconds / self.compute_seconds
+
+    @property
+    def hours(self) -> float | None:
+        """From the first step to the last, without start-up, evaluation and checkpoints."""
+        return None if self.steps is None else self.steps * self.step_seconds / 3600
 
 
 def plan_run(
@@ -74,17 +67,20 @@ def plan_run(
         UserError: the batch does not divide, the device lacks the config's precision, or the model cannot run on the
             meta device.
     """
-    config, engine = profile.config, profile.config.engine
+    config, engine, repeats = profile.config, profile.config.engine, profile.config.data.repeated_aug
     micro_batch, micro_batches = engine.split(batch=config.batch, world_size=machines.world_size)
-    if micro_batch % config.data.repeated_aug:
+    if micro_batch % repeats:
         raise UserError(
-            f"a micro-batch of {micro_batch} clips does not hold whole videos: "
-            f"data.repeated_aug={config.data.repeated_aug}; type multiples of it for batch and engine.micro_batch"
+            f"a micro-batch of {micro_batch} clips does not hold whole videos: data.repeated_aug={repeats}; type "
+            "multiples of it for batch and engine.micro_batch"
         )
     table = _memory_table(profile, machines, micro_batch)
     wanted = (engine.zero_stage if engine.kind == "deepspeed" else 0, engine.activation_checkpointing)
-    step = _plan_step(profile, data, machines, mfu)
+    flops = float(profile.flops_per_clip * config.batch)
+    peak = machines.device.peak_flops(engine.precision) * machines.world_size
     videos = samples or data.videos
+    steps, epochs = _length(config, videos)
+    video_bytes = (1 - data.drawn) * (data.bytes_per_video or DEFAULT_VIDEO)  # nothing for one that is drawn
     return RunPlan(
         machines=machines,
         parameters=profile.parameters,
@@ -94,10 +90,15 @@ def plan_run(
         micro_batches=micro_batches,
         memory=table,
         chosen=next(row for row in table if (row.stage, row.checkpointing) == wanted),
-        step=step,
-        load_cores=machines.node_cores * step.load_seconds / step.compute_seconds,
-        length=_plan_length(config, step, videos, machines.world_size),
-        epoch_bytes=videos * _bytes_per_video(data) if videos else None,
+        mfu=mfu,
+        flops=flops,
+        compute_seconds=flops / (mfu.value * peak),
+        load_seconds=config.batch * _load_seconds(data, machines, repeats) / (machines.nodes * machines.node_cores),
+        loading="drawing" if data.drawn > 0.5 else "decoding",
+        steps=steps,
+        epochs=epochs,
+        step_bytes=config.batch / repeats * video_bytes,
+        epoch_bytes=videos * video_bytes if videos else None,
         checkpoint_bytes=checkpoint_bytes(profile),
         data_error=data.error,
     )
@@ -130,40 +131,19 @@ def _memory_table(profile: ModelProfile, machines: Machines, micro_batch: int) -
     )
 
 
-def _plan_step(profile: ModelProfile, data: TrainingData, machines: Machines, mfu: Mfu) -> StepPlan:
-    config = profile.config
-    flops = float(profile.flops_per_clip * config.batch)
-    peak = machines.device.peak_flops(config.engine.precision) * machines.world_size
-    cores = machines.nodes * machines.node_cores
-    return StepPlan(
-        flops=flops,
-        mfu=mfu,
-        compute_seconds=flops / (mfu.value * peak),
-        load_seconds=config.batch * _load_seconds(data, machines, config.data.repeated_aug) / cores,
-        loading="drawing" if data.drawn > 0.5 else "decoding",
-        data_bytes=config.batch / config.data.repeated_aug * _bytes_per_video(data),
-    )
-
-
 def _load_seconds(data: TrainingData, machines: Machines, repeats: int) -> float:
     """Core seconds of a clip, the mean of those that are decoded and those that are drawn."""
     draw_seconds = 1 / machines.clips_per_core if machines.clips_per_core else data.draw_seconds
     return (1 - data.drawn) / clips_per_core(machines, repeats) + data.drawn * draw_seconds
 
 
-def _bytes_per_video(data: TrainingData) -> float:
-    """Read per sample: nothing for one that is drawn."""
-    return (1 - data.drawn) * (data.bytes_per_video or DEFAULT_VIDEO)
-
-
-def _plan_length(config: Config, step: StepPlan, videos: int | None, world_size: int) -> RunLength | None:
-    duration, per_epoch = config.schedule.duration, None
-    if videos:
-        clips = videos * config.data.repeated_aug
-        per_epoch = -(-clips // config.batch) if config.data.partial == "pad" else max(1, clips // config.batch)
-    elif "epoch" in duration.lower():
-        return None
-    steps = steps_of(duration, steps_per_epoch=per_epoch or 1, batch=config.batch)
-    hours = steps * step.seconds / 3600
-    epochs = steps / per_epoch if per_epoch else None
-    return RunLength(steps=steps, epochs=epochs, hours=hours, gpu_hours=hours * world_size)
+def _length(config: Config, videos: int | None) -> tuple[int | None, float | None]:
+    """Steps and epochs of the run, None where they are unknown."""
+    duration = config.schedule.duration
+    if not videos:
+        known = "epoch" not in duration.lower()
+        return (steps_of(duration, steps_per_epoch=1, batch=config.batch) if known else None), None
+    clips = videos * config.data.repeated_aug
+    per_epoch = -(-clips // config.batch) if config.data.partial == "pad" else max(1, clips // config.batch)
+    steps = steps_of(duration, steps_per_epoch=per_epoch, batch=config.batch)
+    return steps, steps / per_epoch

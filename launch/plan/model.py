@@ -24,12 +24,12 @@ import pretrain.objective
 from finetune.config import FinetuneConfig
 from finetune.models import build
 from finetune.stream import LabelledBatch
+from launch.job import Job
 from launch.plan.activations import META, ActivationTrace, PassConfig, trace_activations
 from pretrain.autoencoder import MaskedAutoencoder
 from pretrain.batch import PretrainBatch
 from pretrain.config import PretrainConfig
 from pretrain.masking import draw_mask
-from videomae.core.config import load, read_values
 from videomae.core.errors import UserError
 from videomae.data import datasets
 from videomae.data.shards.reader import read_manifest
@@ -40,7 +40,6 @@ from videomae.engine.optimizer import parameter_groups
 from videomae.models.encoder import SIZES, EncoderConfig
 
 Config = PretrainConfig | FinetuneConfig
-_SCHEMAS: dict[str, Any] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 _MIN_CLASSES = 2  # also assumed where the manifest cannot be read
 _DRAWN = 25  # clips whose drawing is timed
 _META_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError)  # raised where a model reads values of tensors
@@ -64,10 +63,10 @@ def read_config(file: Path, overrides: Sequence[str]) -> Config:
     Raises:
         UserError: the file is invalid, or belongs to another stage.
     """
-    stage = read_values(file).get("stage")
-    if stage == "benchmark":
+    job = Job.read(file, overrides)
+    if job.module == "finetune.benchmark":
         raise UserError(f"{file} is a benchmark of many runs; wanted the config of one, such as configs/finetune/*")
-    return load(_SCHEMAS.get(str(stage), PretrainConfig), file, overrides)
+    return job.settings()
 
 
 def shard_folders(config: Config) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,25 +12,37 @@ from rich.text import Text
 
 from launch.plan.devices import GB
 from launch.plan.estimate import DEFAULT_VIDEO, RunPlan
-from launch.plan.memory import DeviceMemory, estimate_memory
-from launch.plan.model import Config, ModelProfile
+from launch.plan.memory import DeviceMemory
+from launch.plan.model import Config
 
 _USABLE = 0.92  # share of the device's memory that a plan may fill
-_MIN_CLIPS = 4  # smallest micro-batch that is advised before checkpointing
 
 
-@dataclass(frozen=True)
-class PlanWarning:
-    """A problem of the plan, and what to type."""
-
-    problem: str
-    remedy: str
-
-
-def find_warnings(profile: ModelProfile, plan: RunPlan) -> list[PlanWarning]:
-    """Problems of the plan: the model does not fit, or decoding or drawing is too slow."""
-    found = (_memory_warning(profile, plan), _loading_warning(profile.config, plan))
-    return [warning for warning in found if warning is not None]
+def find_warnings(config: Config, plan: RunPlan) -> list[str]:
+    """What is wrong with the plan, and what to do: the model does not fit, or decoding or drawing is too slow."""
+    machines, device, found = plan.machines, plan.machines.device, []
+    if not fits(plan.chosen, plan):
+        found.append(
+            f"the run needs {plan.chosen.peak / GB:.1f} GB of the {device.memory:g} GB of {device.name}; type a smaller "
+            "engine.micro_batch, take a row of the table that fits (engine.zero_stage, "
+            "engine.activation_checkpointing), or larger or more devices"
+        )
+    needed = max(1, -(-int(plan.load_cores) // machines.gpus))
+    if plan.load_cores > machines.node_cores:
+        remedy = "draw smaller clips (encoder.size) or simpler ones (objects, textures), or take more cores"
+        if plan.loading == "decoding":
+            remedy = "raise data.repeated_aug to decode each video less often, build smaller frames (--short-side 256 "
+            remedy += "--fps 15), or type the speed that `python -m benchmarks.loading` measures as --clips-per-core"
+        found.append(
+            f"{plan.loading} needs {plan.load_cores:.0f} cores per node, a node has {machines.node_cores:g}: the devices "
+            f"wait {1 - machines.node_cores / plan.load_cores:.0%} of the time; {remedy}"
+        )
+    elif config.loader.workers < needed:
+        found.append(
+            f"loader.workers={config.loader.workers} cannot feed a device: {plan.loading} needs {needed} cores per "
+            f"device; type loader.workers={needed}"
+        )
+    return found
 
 
 def fits(row: DeviceMemory, plan: RunPlan) -> bool:
@@ -39,103 +50,45 @@ def fits(row: DeviceMemory, plan: RunPlan) -> bool:
     return row.peak <= _USABLE * plan.machines.device.memory * GB
 
 
-def plan_to_dict(plan: RunPlan, warnings: Sequence[PlanWarning]) -> dict[str, Any]:
+def plan_to_dict(plan: RunPlan, warnings: Sequence[str]) -> dict[str, Any]:
     """Everything that a plan says, for JSON."""
     values = dataclasses.asdict(plan)
     for row, entry in zip((*plan.memory, plan.chosen), (*values["memory"], values["chosen"]), strict=True):
         entry.update(between_steps=row.between_steps, peak=row.peak)
-    values["step"].update(seconds=plan.step.seconds, bound=plan.step.bound)
-    return {**values, "warnings": [dataclasses.asdict(warning) for warning in warnings]}
+    derived = {name: getattr(plan, name) for name in ("step_seconds", "bound", "load_cores", "hours")}
+    return {**values, **derived, "warnings": list(warnings)}
 
 
-def _memory_warning(profile: ModelProfile, plan: RunPlan) -> PlanWarning | None:
-    if fits(plan.chosen, plan):
-        return None
-    device = plan.machines.device
-    problem = f"the run needs {plan.chosen.peak / GB:.1f} GB of the {device.memory:g} GB of {device.name}"
-    remedy = _what_fits(profile, plan) or "take a larger device, or more devices with engine.zero_stage=3"
-    return PlanWarning(problem, remedy)
-
-
-def _what_fits(profile: ModelProfile, plan: RunPlan) -> str | None:
-    """The cheapest settings that fit: smaller micro-batches, then checkpointing, then a higher ZeRO stage."""
-    chosen, clips = plan.chosen, plan.micro_batch
-    repeats = profile.config.data.repeated_aug  # a micro-batch holds whole videos
-    sizes = [size for size in range(clips, 0, -repeats) if clips % size == 0]
-    checkpointing = chosen.checkpointing or profile.has_blocks
-    candidates = [(size, chosen.checkpointing, chosen.stage) for size in sizes[1:] if size >= _MIN_CLIPS]
-    last_stage = 3 if profile.config.engine.kind == "deepspeed" else chosen.stage
-    stages = range(chosen.stage, last_stage + 1)
-    candidates += [(size, checkpointing, stage) for stage in stages for size in sizes]
-    for size, recomputed, stage in candidates:
-        row = estimate_memory(
-            profile,
-            world_size=plan.machines.world_size,
-            stage=stage,
-            checkpointing=recomputed,
-            micro_batch=size,
-            device=plan.machines.device,
-        )
-        if fits(row, plan):
-            words = [f"engine.micro_batch={size}"] * (size != clips)
-            words += ["engine.activation_checkpointing=true"] * (recomputed and not chosen.checkpointing)
-            words += [f"engine.zero_stage={stage}"] * (stage != chosen.stage)
-            return f"type {' '.join(words)}: {row.peak / GB:.1f} GB"
-    return None
-
-
-def _loading_warning(config: Config, plan: RunPlan) -> PlanWarning | None:
-    machines, workers, loading = plan.machines, config.loader.workers, plan.step.loading
-    if plan.load_cores > machines.node_cores:
-        remedies = {
-            "decoding": f"type data.repeated_aug={config.data.repeated_aug * 2} to decode each video half as often, "
-            "build smaller frames (--short-side 256 --fps 15), or measure the speed of your clips with `python -m "
-            "benchmarks.loading` and type --clips-per-core",
-            "drawing": "draw smaller clips (encoder.size) or simpler ones (objects, textures), or take more cores",
-        }
-        return PlanWarning(
-            f"{loading} needs {plan.load_cores:.0f} cores per node, a node has {machines.node_cores:g}: the devices "
-            f"wait {1 - machines.node_cores / plan.load_cores:.0%} of the time",
-            remedies[loading],
-        )
-    needed = max(1, -(-int(plan.load_cores) // machines.gpus))
-    if workers < needed:
-        return PlanWarning(
-            f"loader.workers={workers} cannot feed a device: {loading} needs {needed} cores per device",
-            f"type loader.workers={needed}",
-        )
-    return None
-
-
-def plan_page(plan: RunPlan, warnings: Sequence[PlanWarning]) -> RenderableType:
+def plan_page(plan: RunPlan, warnings: Sequence[str]) -> RenderableType:
     """The whole plan, warnings last."""
-    lines = [Text.assemble(("warning: ", "yellow"), each.problem, "\n  ", each.remedy) for each in warnings]
+    lines = [Text.assemble(("warning: ", "yellow"), warning) for warning in warnings]
     return Group(_summary(plan), _memory_table(plan), *lines)
 
 
 def _summary(plan: RunPlan) -> Table:
-    machines, step = plan.machines, plan.step
+    machines = plan.machines
     title = f"{machines.nodes} x {machines.gpus} {machines.device.name}"
     table = Table(title=title, title_justify="left", show_header=False)
     trained = plan.trained_parameters
     frozen = "" if trained == plan.parameters else f", {trained / 1e6:.2f} M trained"
     epoch = f", {plan.epoch_bytes / GB:.1f} GB an epoch" if plan.epoch_bytes else ""
     assumed = f" ({DEFAULT_VIDEO / 1e3:.0f} kB a video assumed: no manifest)" if plan.data_error else ""
-    read = f"{step.data_bytes / 1e6:.1f} MB a step, {step.data_bytes / step.seconds / 1e6:.0f} MB/s{epoch}{assumed}"
-    per_clip = step.flops / plan.batch / 1e9
-    speed = plan.batch / step.seconds
+    rate = plan.step_bytes / plan.step_seconds / 1e6
+    read = f"{plan.step_bytes / 1e6:.1f} MB a step, {rate:.0f} MB/s{epoch}{assumed}"
+    per_clip = plan.flops / plan.batch / 1e9
+    speed = plan.batch / plan.step_seconds
     rows = {
         "parameters": f"{plan.parameters / 1e6:.2f} M{frozen}",
         "batch": f"{plan.batch} = {machines.world_size} devices x {plan.micro_batches} x {plan.micro_batch} clips",
-        "FLOPs": f"{step.flops / 1e12:.2f} TFLOP a step, {per_clip:.1f} GFLOP a clip, forward and backward",
-        "MFU": f"{step.mfu.value:.1%} ({step.mfu.source})",
-        "step": f"{step.seconds:.3f} s, bound by {step.bound}: compute {step.compute_seconds:.3f} s, {step.loading} "
-        f"{step.load_seconds:.3f} s",
+        "FLOPs": f"{plan.flops / 1e12:.2f} TFLOP a step, {per_clip:.1f} GFLOP a clip, forward and backward",
+        "MFU": f"{plan.mfu.value:.1%} ({plan.mfu.source})",
+        "step": f"{plan.step_seconds:.3f} s, bound by {plan.bound}: compute {plan.compute_seconds:.3f} s, "
+        f"{plan.loading} {plan.load_seconds:.3f} s",
         "speed": f"{speed:.0f} clips/s, {speed / machines.world_size:.1f} a device",
-        step.loading: f"{plan.load_cores:.1f} cores a node to keep up with the devices; a node has "
+        plan.loading: f"{plan.load_cores:.1f} cores a node to keep up with the devices; a node has "
         f"{machines.node_cores:g}",
         "run": _length(plan),
-        "data": read if step.data_bytes else "nothing is read: all clips are drawn",
+        "data": read if plan.step_bytes else "nothing is read: all clips are drawn",
         "checkpoint": f"{plan.checkpoint_bytes / GB:.2f} GB",
     }
     for name, text in rows.items():
@@ -144,11 +97,10 @@ def _summary(plan: RunPlan) -> Table:
 
 
 def _length(plan: RunPlan) -> str:
-    length = plan.length
-    if length is None:
+    if plan.hours is None:
         return f"length unknown ({plan.data_error}); type --samples NUMBER, the videos of the training split"
-    epochs = "" if length.epochs is None else f", {length.epochs:.1f} epochs"
-    return f"{length.steps} steps{epochs}: {length.hours:.2f} h, {length.gpu_hours:.1f} GPU hours"
+    epochs = "" if plan.epochs is None else f", {plan.epochs:.1f} epochs"
+    return f"{plan.steps} steps{epochs}: {plan.hours:.2f} h, {plan.hours * plan.machines.world_size:.1f} GPU hours"
 
 
 def _memory_table(plan: RunPlan) -> Table:

@@ -10,7 +10,7 @@ from benchmarks.measuring import Clock
 from benchmarks.step import main
 from benchmarks.step_finetune import read_benchmark
 from benchmarks.step_forms import RIVALS, build, draw_clips
-from launch.plan.devices import ASSUMED_MFU, choose_mfu, find_device
+from launch.plan.devices import ASSUMED_MFU, DEVICES, choose_mfu
 from pretrain.config import PretrainConfig
 from pretrain.train import initial_model
 from videomae.core.config import parse
@@ -45,10 +45,10 @@ def test_its_rows_give_the_plan_a_measured_mfu(tmp_path: Path, capsys: pytest.Ca
     assert 0 < row["memory_official"] < 10
     assert row["speedup_cross"] > 0
     assert row["forms"]["ours"]["loss"] == pytest.approx(row["forms"]["official"]["loss"], rel=1e-4)
-    mfu = choose_mfu(find_device("cpu"), "demo", precision="fp32", measured=tmp_path / "step.json")
+    mfu = choose_mfu(DEVICES["cpu"], "demo", precision="fp32", measured=tmp_path / "step.json")
     assert mfu.value == row["mfu"]
     assert (
-        choose_mfu(find_device("cpu"), "demo", precision="bf16", measured=tmp_path / "step.json").value == ASSUMED_MFU
+        choose_mfu(DEVICES["cpu"], "demo", precision="bf16", measured=tmp_path / "step.json").value == ASSUMED_MFU
     )
 
 

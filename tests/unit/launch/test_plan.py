@@ -10,11 +10,11 @@ import pytest
 from benchmarks.plan_memory import Case, measure
 from launch.cli import main
 from launch.plan.activations import PassConfig
-from launch.plan.devices import ASSUMED_MFU, DEVICES, Machines, Mfu, choose_mfu, find_device, recognize_device
+from launch.plan.devices import ASSUMED_MFU, DEVICES, Machines, Mfu, choose_mfu, recognize_device
 from launch.plan.estimate import RunPlan, clips_per_core, plan_run
 from launch.plan.memory import DeviceMemory, estimate_memory
 from launch.plan.model import ModelProfile, TrainingData, read_config, read_training_data
-from launch.plan.report import PlanWarning, find_warnings, fits
+from launch.plan.report import find_warnings
 from pretrain.config import PretrainConfig
 from tests.processes import ROOT
 from tests.tiny import world_of_one
@@ -54,12 +54,12 @@ def _large(changes: str) -> ModelProfile:
 
 
 def machines(*, nodes: int = 1, gpus: int = 1, device: str = "h200", **given: Any) -> Machines:
-    return Machines(nodes=nodes, gpus=gpus, device=find_device(device), **given)
+    return Machines(nodes=nodes, gpus=gpus, device=DEVICES[device], **given)
 
 
-def planned(profile: ModelProfile, where: Machines, data: TrainingData = KNOWN) -> tuple[RunPlan, list[PlanWarning]]:
+def planned(profile: ModelProfile, where: Machines, data: TrainingData = KNOWN) -> tuple[RunPlan, list[str]]:
     plan = plan_run(profile, data, where, MFU)
-    return plan, find_warnings(profile, plan)
+    return plan, find_warnings(profile.config, plan)
 
 
 def memory(profile: ModelProfile, *, stage: int, world_size: int = 1, micro_batch: int = 1) -> DeviceMemory:
@@ -133,15 +133,15 @@ def test_more_crops_of_a_decoded_video_yield_more_clips_per_core() -> None:
 def test_time_follows_from_the_mfu_and_the_decoding_cores() -> None:
     profile = large(batch=64)
     plan, _ = planned(profile, machines(cores=10_000))
-    assert plan.step.bound == "compute"
-    assert plan.step.seconds == pytest.approx(64 * profile.flops_per_clip / (0.4 * 989.5e12))
+    assert plan.bound == "compute"
+    assert plan.step_seconds == pytest.approx(64 * profile.flops_per_clip / (0.4 * 989.5e12))
     slow, warnings = planned(profile, machines(cores=2))
-    assert slow.step.bound == "decoding"
-    assert slow.step.seconds == pytest.approx(64 / (2 * 140))
+    assert slow.bound == "decoding"
+    assert slow.step_seconds == pytest.approx(64 / (2 * 140))
     assert slow.load_cores == pytest.approx(plan.load_cores)
-    assert "a node has 2" in warnings[0].problem
+    assert "a node has 2" in warnings[0]
     single, _ = planned(large(batch=64, engine={"precision": "fp32"}), machines(cores=10_000))
-    assert single.step.seconds == pytest.approx(plan.step.seconds * 989.5 / 67)
+    assert single.step_seconds == pytest.approx(plan.step_seconds * 989.5 / 67)
 
 
 def test_synthetic_clips_are_drawn_and_not_decoded() -> None:
@@ -149,13 +149,12 @@ def test_synthetic_clips_are_drawn_and_not_decoded() -> None:
     data = read_training_data(profile.config)
     assert (data.videos, data.drawn, data.error) == (100_000, 1.0, None)
     plan, warnings = planned(profile, machines(cores=1), data)
-    assert (plan.step.bound, plan.step.data_bytes, plan.epoch_bytes) == ("drawing", 0, 0)
-    assert plan.step.seconds == pytest.approx(256 * data.draw_seconds)
-    assert "draw smaller clips" in warnings[0].remedy
-    assert plan.length is not None
-    assert plan.length.steps == round(1e6 / 256)
+    assert (plan.bound, plan.step_bytes, plan.epoch_bytes) == ("drawing", 0, 0)
+    assert plan.step_seconds == pytest.approx(256 * data.draw_seconds)
+    assert "draw smaller clips" in warnings[0]
+    assert plan.steps == round(1e6 / 256)
     given, _ = planned(profile, machines(cores=1, clips_per_core=1000.0), data)
-    assert given.step.load_seconds == pytest.approx(0.256)
+    assert given.load_seconds == pytest.approx(0.256)
 
 
 def test_a_mixture_is_planned_without_its_shards_if_its_length_is_in_clips() -> None:
@@ -164,9 +163,8 @@ def test_a_mixture_is_planned_without_its_shards_if_its_length_is_in_clips() -> 
     data = read_training_data(profile.config)
     assert (data.videos, data.drawn) == (None, 0.75)
     plan, _ = planned(profile, machines(), data)
-    assert plan.step.data_bytes == 256 * 0.25 * 207_000
-    assert plan.length is not None
-    assert (plan.length.steps, plan.length.epochs) == (1000, None)
+    assert plan.step_bytes == 256 * 0.25 * 207_000
+    assert (plan.steps, plan.epochs) == (1000, None)
 
 
 def test_the_mfu_is_given_measured_or_assumed(tmp_path: Path) -> None:
@@ -203,34 +201,16 @@ def test_a_wrong_file_of_measurements_is_refused(text: str | None, said: str, tm
 
 
 @pytest.mark.parametrize(
-    ("batch", "gpus", "engine"),
-    [(1024, 2, {"precision": "bf16", "zero_stage": 1}), (512, 1, {"kind": "local", "precision": "bf16"})],
-    ids=["deepspeed", "local"],
-)
-def test_what_is_typed_against_too_little_memory_helps(batch: int, gpus: int, engine: dict[str, Any]) -> None:
-    changes = {"batch": batch, "encoder": {"dim": 1024, "depth": 4, "heads": 16}, "mask": {"ratio": 0.5}}
-    changes["engine"] = engine
-    where = machines(gpus=gpus, device="l40s")
-    plan, warnings = planned(large(**changes), where)
-    assert not fits(plan.chosen, plan)
-    assert "GB of the 48 GB" in warnings[0].problem
-    words = warnings[0].remedy.removeprefix("type ").split(":")[0].split()
-    typed = dict(word.removeprefix("engine.").split("=") for word in words)
-    again, _ = planned(large(**{**changes, "engine": {**engine, **typed}}), where)
-    assert fits(again.chosen, again)
-
-
-@pytest.mark.parametrize(
     ("changes", "where", "typed"),
     [
         ({"loader": {"workers": 0}}, {"gpus": 8, "cores": 128}, "type loader.workers="),
-        ({}, {"gpus": 8, "cores": 8}, "type data.repeated_aug=2"),
-        ({"batch": 1, "encoder": {"dim": 65536, "depth": 1, "heads": 16}}, {}, "take a larger device"),
+        ({}, {"gpus": 8, "cores": 8}, "raise data.repeated_aug"),
+        ({"batch": 1, "encoder": {"dim": 65536, "depth": 1, "heads": 16}}, {}, "take a row of the table that fits"),
     ],
 )
 def test_every_warning_says_what_to_do(changes: dict, where: dict, typed: str) -> None:
     _, warnings = planned(large(**changes), machines(**where))
-    assert any(typed in warning.remedy for warning in warnings), warnings
+    assert any(typed in warning for warning in warnings), warnings
 
 
 def test_the_batch_is_split_as_the_engine_splits_it() -> None:
@@ -245,11 +225,10 @@ def test_the_batch_is_split_as_the_engine_splits_it() -> None:
 def test_the_length_needs_the_number_of_videos() -> None:
     profile = ModelProfile(config())
     unknown, _ = planned(profile, machines(), UNKNOWN)
-    assert unknown.length is None
+    assert (unknown.steps, unknown.hours) == (None, None)
     known = plan_run(profile, UNKNOWN, machines(), MFU, samples=25_600)
-    assert known.length is not None
-    assert (known.length.steps, known.length.epochs) == (1000, 10)
-    assert known.length.gpu_hours == known.length.hours == pytest.approx(1000 * known.step.seconds / 3600)
+    assert (known.steps, known.epochs) == (1000, 10)
+    assert known.hours == pytest.approx(1000 * known.step_seconds / 3600)
     assert known.epoch_bytes == 25_600 * 207_000
     padded = ModelProfile(config(data={"shards": "none", "partial": "pad"}))
     for videos, steps in ((25_600, 1000), (25_601, 1010), (100, 10)):  # a filled up batch is a step of the epoch too
@@ -264,7 +243,7 @@ def test_the_length_needs_the_number_of_videos() -> None:
 def test_fine_tuning_is_planned_for_any_model(file: str) -> None:
     profile = ModelProfile(read_config(ROOT / f"configs/finetune/{file}.yaml", []))
     plan, _ = planned(profile, machines(), UNKNOWN)
-    assert plan.step.seconds > 0
+    assert plan.step_seconds > 0
     assert plan.chosen.activations > 0
     assert any(row.checkpointing for row in plan.memory) == (file == "vivit")
 
@@ -290,9 +269,9 @@ def test_json_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["parameters"] == 2_286_336
     assert len(plan["memory"]) == 8
     assert 0 < plan["chosen"]["between_steps"] < plan["chosen"]["peak"]
-    assert plan["step"]["mfu"] == {"value": 0.25, "source": "given by --mfu"}
-    assert plan["step"]["bound"] in ("compute", "decoding")
-    assert (plan["length"]["epochs"], plan["length"]["steps"] > 0) == (None, True)  # its duration is in samples
+    assert plan["mfu"] == {"value": 0.25, "source": "given by --mfu"}
+    assert plan["bound"] in ("compute", "decoding")
+    assert (plan["epochs"], plan["steps"] > 0) == (None, True)  # its duration is in samples
 
 
 def test_the_page_shows_memory_and_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -306,11 +285,11 @@ def test_the_page_shows_memory_and_time(capsys: pytest.CaptureFixture[str]) -> N
     ("typed", "said"),
     [
         (["configs/pretrain/vit_bas_k400.yaml"], "did you mean configs/pretrain/vit_base_k400.yaml"),
-        ([str(DEMO), "--device", "h20"], "did you mean h200?"),
-        ([str(DEMO), "--nodes", "0"], "--nodes must be more than 0, got 0"),
-        ([str(DEMO), "--clips-per-core", "-1"], "--clips-per-core must be more than 0"),
-        ([str(DEMO), "--samples", "0"], "--samples must be at least 1"),
-        ([str(DEMO), "--mfu", "40"], "--mfu must be more than 0 and at most 1, got 40"),
+        ([str(DEMO), "--device", "h20"], "'h20' is not one of 'v100'"),
+        ([str(DEMO), "--nodes", "0"], "Invalid value for '--nodes'"),
+        ([str(DEMO), "--clips-per-core", "-1"], "Invalid value for '--clips-per-core'"),
+        ([str(DEMO), "--samples", "0"], "Invalid value for '--samples'"),
+        ([str(DEMO), "--mfu", "40"], "Invalid value for '--mfu'"),
         ([str(DEMO), "--measured", "none.json"], "no file none.json"),
         ([str(DEMO), "--device", "v100", "engine.precision=bf16"], "type engine.precision=fp16"),
         ([str(DEMO), "--gpus", "5"], "must be a multiple of the 5 processes"),
