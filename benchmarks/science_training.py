@@ -18,7 +18,7 @@ from videomae.core.distributed import World
 from videomae.engine.factory import build_engine
 from videomae.engine.optimizer import OptimizerConfig, parameter_groups
 from videomae.engine.protocol import Engine, EngineConfig, EnginePlan
-from videomae.engine.schedule import warmup_stable_decay
+from videomae.engine.schedule import Schedule, ScheduleConfig
 from videomae.models.encoder import EncoderConfig
 
 COMPILED_STEPS = 3  # before the clock of a training starts
@@ -93,7 +93,8 @@ def timed(seconds: float, *, until: float, decay: float) -> Iterator[float]:
 def factor(done: float, *, decay: float) -> float:
     """The factor on the peak learning rate: a warm-up of 3 %, then constant until the last `decay`."""
     place, length = int(1000 * min(1.0, done)), int(1000 * decay)
-    return warmup_stable_decay(place, total=1000, warmup=30, decay=length, start_factor=0.03, final_factor=0.0)
+    config = ScheduleConfig(kind="wsd", start_factor=0.03)
+    return Schedule(config, 1.0, steps_per_epoch=1, total=1000, warmup=30, decay=length).lr(place)
 
 
 def write_result(out: Path, part: str, values: dict[str, Any]) -> None:

@@ -49,7 +49,6 @@ class LaunchRecord:
     job: str | None = None  # Slurm's job id
     hosts: tuple[str, ...] = ()  # of processes that were started over ssh
     ssh: tuple[str, ...] = ()  # the words that reach them
-    commit: str | None = None  # of the code
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ def read_launch(run: Path) -> LaunchRecord | None:
         return None
 
 
-def copy_packages(target: Path) -> str | None:
-    """Copy the packages of this project as they are on disk into the new folder `target`; return their commit."""
+def copy_packages(target: Path) -> None:
+    """Copy the packages of this project as they are on disk into the new folder `target`."""
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES)
     if listed is None:  # installed, not checked out
         names = [str(file.relative_to(CODE_ROOT)) for package in PACKAGES for file in (CODE_ROOT / package).rglob("*.*")]
@@ -148,4 +147,3 @@ def copy_packages(target: Path) -> str | None:
     write_json(target / "snapshot.json", state)
     patch = git("diff", "HEAD", "--", *PACKAGES)
     (target / "diff.patch").write_bytes(os.fsencode(f"{patch}\n" if patch else ""))
-    return state["commit"]

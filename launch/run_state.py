@@ -1,21 +1,30 @@
-"""Find the state of a run, wherever it was started: new, waiting, running, stopped, failed, broken or finished."""
+"""Find the state of runs, wherever they were started: new, waiting, running, stopped, failed, broken or finished."""
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from rich.table import Table
+
 from launch import slurm
 from launch.record import LaunchRecord, read_launch
+from videomae.core.errors import UserError
+from videomae.core.progress import print_wide, time_since
 from videomae.run import status
 from videomae.run.liveness import read_lock
 from videomae.run.status import Status
 
 State = Literal["new", "waiting", "running", "stopped", "failed", "broken", "finished"]
 _RESULTS = ("summary.json", "benchmark.json")  # written last
+_RUN_FILES = ("status.json", "launch", *_RESULTS)
+_INNER_FOLDERS = {"launch", "checkpoints", "logs", "export", "rows", "reconstructions", "wandb", "lock"}
 
 
 @dataclass(frozen=True)
@@ -151,3 +160,46 @@ def _describe(run: Path, state: State, detail: str, last: Status | None) -> str:
         "from its newest checkpoint",
         "finished": f"{run} is finished; remove the folder to start it again",
     }[state]
+
+
+def print_status(folders: Iterable[Path], *, as_json: bool) -> None:
+    """Print the runs in `folders`, each a run or a folder of runs, with the message of those that failed."""
+    runs = [run for folder in folders for run in runs_below(folder)]
+    found = [state for state in inspect_runs(runs) if state.state != "new"]
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(state) for state in found], indent=1) + "\n")
+        return
+    print_wide(_table(found))
+    for state in found:
+        if state.state in ("failed", "broken"):
+            sys.stdout.write(f"{state.message}\n")
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """`folder` if it is a run, else the runs below it.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; runs are below runs/, or where `run` in their configs points")
+    for path, names, files in os.walk(folder):
+        if not {*names, *files}.isdisjoint(_RUN_FILES):
+            yield Path(path)
+        names[:] = sorted(name for name in names if name not in _INNER_FOLDERS and not name.startswith("launch."))
+
+
+def _table(found: Sequence[RunState]) -> Table:
+    table = Table()
+    for heading in ("run", "state", "step", "launcher", "host", "updated"):
+        table.add_column(heading, overflow="fold")
+    for state in found:
+        table.add_row(
+            state.run,
+            state.state,
+            "" if state.step is None else f"{state.step}/{state.total or '?'}",
+            " ".join(filter(None, [state.kind, state.job])),
+            state.host or "",
+            "" if state.updated is None else f"{time_since(state.updated)} ago",
+        )
+    return table

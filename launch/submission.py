@@ -1,7 +1,8 @@
-"""A submission: a job with the machines and scripts that run it; prepared, recorded and started."""
+"""A submission: a job with the machines and scripts that run it; prepared, printed, recorded and started."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
@@ -11,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
+
 from launch import local, slurm, ssh
-from launch.cluster import ClusterConfig, Launcher
+from launch.cluster import ClusterConfig, Launcher, read_cluster
 from launch.job import Job, default_processes, ensure_fits
 from launch.local import Command
-from launch.record import LaunchDir, copy_packages
+from launch.record import LaunchDir, copy_packages, launch_lock
 from launch.run_state import inspect_run, newest_status
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
@@ -24,6 +27,23 @@ from videomae.run.directory import RunDirectory
 from videomae.run.status import Status
 
 _LOCALHOST = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """What launching one config and launching a chain share.
+
+    `cluster` is a file below configs/cluster/; `nodes` and `processes` (per node) replace its numbers. `dry_run` prints
+    the commands and scripts. `force` starts a run that seems to be alive.
+    """
+
+    launcher: Launcher = "torchrun"
+    cluster: Path | None = None
+    nodes: int | None = None
+    processes: int | None = None
+    dry_run: bool = False
+    force: bool = False
+    as_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,19 +79,61 @@ class Submission:
             return [Command(["bash", str(record / "host.sh"), "0"])]
         return ssh.host_commands(self.launch_dir, self.cluster.ssh, self.hosts)
 
+    def to_dict(self) -> dict[str, object]:
+        """Values for JSON."""
+        commands = [command.words for command in self.commands()]
+        return {"run": str(self.run), "on": self.launcher, "commands": commands, "scripts": self.scripts}
 
-def prepare(job: Job, *, launcher: Launcher, cluster: ClusterConfig | None, processes: int | None) -> Submission:
+    def __str__(self) -> str:
+        """The commands, then each script below its path."""
+        blocks = []
+        for command in self.commands():
+            variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
+            blocks.append(" ".join([*variables, shlex.join(command.words)]))
+        for name, text in self.scripts.items():
+            blocks.append(f"\n# ---- {self.launch_dir.record / name}\n{text}".rstrip())
+        return "\n".join(blocks)
+
+
+def launch_run(config: Path, overrides: Sequence[str], options: LaunchOptions) -> int:
+    """Launch one config; returns the exit code.
+
+    Raises:
+        UserError: the config, the options or their combination cannot be launched.
+    """
+    submission = prepare(Job.read(config, overrides), options)
+    if options.dry_run:
+        click.echo(json.dumps(submission.to_dict(), indent=1) if options.as_json else str(submission))
+        return 0
+    queued = submission.launcher == "slurm" and not slurm.in_allocation(os.environ)
+    with launch_lock(submission.run):
+        finished = ensure_not_running(submission.run, submission.settings, force=options.force)
+        number = submit(submission) if queued and not finished else None
+        if not finished and not queued:
+            record(submission)
+    if finished and submission.local_command is not None:
+        # The stage checks that its inputs are unchanged. A run that was not launched here has no recorded config.
+        return local.run_with_signals(submission.job.command(on=options.launcher, processes=options.processes))
+    if number is not None:
+        run = str(submission.run)
+        shown = f"job {number}: videomae logs {shlex.quote(run)} -f"
+        click.echo(json.dumps({"run": run, "job": number}) if options.as_json else shown)
+    return 0 if finished or queued else start(submission)
+
+
+def prepare(job: Job, options: LaunchOptions) -> Submission:
     """Resolve everything and write nothing.
 
     Raises:
         UserError: the config, the cluster or their combination is invalid.
     """
-    settings = job.settings()
+    cluster = read_cluster(options.cluster, nodes=options.nodes, processes=options.processes)
+    settings, launcher = job.settings(), options.launcher
     root = (cluster or ClusterConfig()).root_dir
     launch_dir = LaunchDir(root, root / settings.run)
     if cluster is None:
-        command = _local_command(job, launch_dir, launcher, processes)
-        ensure_fits(settings, processes or default_processes())
+        command = _local_command(job, launch_dir, launcher, options.processes)
+        ensure_fits(settings, options.processes or default_processes())
         return Submission(job, launcher, settings, launch_dir, ClusterConfig(), local_command=command)
     if launcher == "slurm":
         ensure_fits(settings, (cluster.nodes or 1) * cluster.processes)
@@ -108,30 +170,29 @@ def ensure_not_running(run: Path, settings: Any, *, force: bool = False) -> bool
     return found.state == "finished"
 
 
-def _write(submission: Submission) -> str | None:
-    """Write code, config and scripts into the run directory; return the commit of the code."""
-    submission.launch_dir.make(submission.settings, submission.scripts)
-    return copy_packages(submission.launch_dir.code)
-
-
 def submit(submission: Submission, *, after: Sequence[str] = ()) -> str:
     """Write the record of a Slurm job, submit it and return its id."""
-    commit = _write(submission)
+    _write(submission)
     job = slurm.submit(submission.launch_dir.record / "job.sh", after=after)
-    submission.launch_dir.note("slurm", submission.job.module, job=job, commit=commit)
+    submission.launch_dir.note("slurm", submission.job.module, job=job)
     return job
 
 
 def record(submission: Submission) -> None:
     """Write the record of a launch whose processes `start` runs."""
-    commit, remote = _write(submission), not submission.on_this_machine
+    _write(submission)
+    remote = not submission.on_this_machine
     submission.launch_dir.note(
         submission.launcher,
         submission.job.module,
-        commit=commit,
         hosts=submission.hosts if remote else (),
         ssh=tuple(ssh.ssh_words(submission.cluster.ssh, "HOST", [])[:-2]) if remote else (),
     )
+
+
+def _write(submission: Submission) -> None:
+    submission.launch_dir.make(submission.settings, submission.scripts)
+    copy_packages(submission.launch_dir.code)
 
 
 def start(submission: Submission) -> int:
@@ -158,24 +219,3 @@ def _run(submission: Submission) -> int:
     if submission.on_this_machine:
         return run(submission.commands(), folder=launch_dir.root)
     return run(submission.commands(), kill_remote=partial(ssh.kill_hosts, launch_dir, cluster.ssh, submission.hosts))
-
-
-def format_submission(submission: Submission) -> str:
-    """The commands, then each script below its path."""
-    blocks = []
-    for command in submission.commands():
-        variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
-        blocks.append(" ".join([*variables, shlex.join(command.words)]))
-    for name, text in submission.scripts.items():
-        blocks.append(f"\n# ---- {submission.launch_dir.record / name}\n{text}".rstrip())
-    return "\n".join(blocks)
-
-
-def describe_submission(submission: Submission) -> dict[str, object]:
-    """The same as values for JSON."""
-    return {
-        "run": str(submission.run),
-        "on": submission.launcher,
-        "commands": [command.words for command in submission.commands()],
-        "scripts": submission.scripts,
-    }

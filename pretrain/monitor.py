@@ -17,10 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import PositiveInt
 
-from videomae.core.config import configclass
+from videomae.core.config import configclass, read_values
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.engine.schedule import Schedule
@@ -76,11 +75,12 @@ class Monitor:
         """`export(folder)` writes the present encoder and is called on all ranks.
 
         Raises:
-            UserError: the fine-tuning config is missing, or no fine-tuning config.
+            UserError: the config is missing, or of another stage.
         """
         self._config, self._trainer, self._session, self._batch, self._export = config, trainer, session, batch, export
         self._folder = session.run.path / FOLDER
-        _check_is_finetuning(Path(config.config))
+        if read_values(Path(config.config)).get("stage") != "finetune":
+            raise UserError(f"monitor.config={config.config} is of another stage; name one of configs/finetune/")
 
     def __call__(self, step: int) -> None:
         """Evaluate after `step` steps."""
@@ -169,15 +169,3 @@ def read_points(folder: Path, *, at_most: int) -> list[Point]:
         if step <= at_most:
             points.append(Point(step, found["accuracy"], *found["interval"]))
     return points
-
-
-def _check_is_finetuning(file: Path) -> None:
-    stage = None
-    if file.is_file():
-        values = yaml.safe_load(file.read_text())
-        stage = values.get("stage") if isinstance(values, dict) else None
-    if stage != "finetune":
-        raise UserError(
-            f"monitor.config={file} is no fine-tuning config (stage: finetune); name one, such as "
-            "configs/finetune/probe.yaml"
-        )

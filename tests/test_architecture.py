@@ -35,10 +35,10 @@ DOORS = {
 }
 MOST_LINES = 300
 MOST_FUNCTION_LINES = 40
-# Where functions may import this tree's modules: commands, which start fast and handle signals before slow imports;
-# the factory, which imports only the engine it builds; and the inputs, which reach remote storage only for a URL.
+# Where functions may import this tree's modules: commands, which start fast and handle signals before slow imports, and
+# the factory, which imports only the engine it builds.
 LATE = ("__main__", "launch.commands.", "launch.cli", "pretrain.commands", "finetune.commands", "videomae.command")
-LATE_BY_CHOICE = {"videomae.engine.factory", "videomae.run.inputs"}
+LATE_BY_CHOICE = {"videomae.engine.factory"}
 SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "benchmark": BenchmarkConfig}
 
 

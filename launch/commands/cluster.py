@@ -55,7 +55,7 @@ def launch(config: Path, overrides: tuple[str, ...], **options: Any) -> int:
     CONFIG is a YAML file of any stage, KEY=VALUE overrides one setting. Code, git state and resolved config are copied
     into the run directory, and the processes run from there. By default every GPU of this machine gets a process.
     """
-    from launch.start import LaunchOptions, launch_run
+    from launch.submission import LaunchOptions, launch_run
 
     _log_to_console()
     return launch_run(config, overrides, LaunchOptions(**options))
@@ -76,7 +76,7 @@ def chain(stages: tuple[str, ...], **options: Any) -> int:
     are submitted at once, each with an afterok dependency. Finished stages are skipped.
     """
     from launch.chain import launch_chain
-    from launch.start import LaunchOptions
+    from launch.submission import LaunchOptions
 
     _log_to_console()
     return launch_chain(stages, LaunchOptions(**options))
@@ -90,7 +90,7 @@ def status(runs: tuple[Path, ...], *, as_json: bool) -> None:
 
     RUN is a run directory or a folder of runs; default: runs. The runs may have been started on any host.
     """
-    from launch.status import print_status
+    from launch.run_state import print_status
 
     _log_to_console()
     print_status(runs or [Path("runs")], as_json=as_json)

@@ -63,26 +63,16 @@ def probe_versions(context: Context) -> dict[str, str]:
 
 def judge_versions(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
     """A red line for each component whose version differs between ranks."""
-    first = answers[0].value
+    remedy = "use one environment, driver and checkout on all hosts: pip install -c constraints.txt -e . there, exclude "
+    remedy += "the hosts that differ, or start all ranks with `videomae launch`, which copies the code"
     results: list[CheckResult] = []
-    for name in first:
+    for name in answers[0].value:
         ranks = group_by(answers, lambda answer, name=name: answer.value.get(name, "none"))
         if len(ranks) > 1:
             versions = "; ".join(f"{version} on {name_ranks(group)}" for version, group in ranks.items())
-            common = max(ranks, key=lambda version: len(ranks[version]))
-            results += failed(f"{name}: {versions}", _version_remedy(name, common))
-    changed = first["files changed since"]
-    code = "" if changed == "0" else f", {changed} files changed"
-    shown = ", ".join(f"{name} {first[name]}" for name in ("python", "torch", "deepspeed", "cuda", "driver"))
-    return results or passed(f"equal on all ranks: {shown}, commit {first['git commit']}{code}")
-
-
-def _version_remedy(name: str, common: str) -> str:
-    if name in ("git commit", "files changed since"):
-        return "start all ranks from one shared checkout, or from a submission's code snapshot (videomae launch)"
-    if name in ("cuda", "driver", "nccl"):
-        return f"exclude the hosts that differ from {common}, or reinstall their driver"
-    return "use one environment on all hosts: pip install -c constraints.txt -e . on those that differ"
+            results += failed(f"{name}: {versions}", remedy)
+    shown = ", ".join(f"{name} {version}" for name, version in answers[0].value.items() if version != "none")
+    return results or passed(f"equal on all ranks: {shown}")
 
 
 def probe_shared_memory(context: Context) -> int:
@@ -105,10 +95,10 @@ def judge_shared_memory(answers: Sequence[Answer], context: Context) -> list[Che
     needs = {host: loader_bytes(context, len(ranks)) for host, ranks in by_host(answers).items()}
     fullest = min(one_per_host(answers), key=lambda answer: answer.value - needs[answer.host])
     free, need = fullest.value, needs[fullest.host]
-    message = f"{free / GIB:.2f} GiB free in /dev/shm of {fullest.host}"
+    message = f"{free / GIB:.2f} GiB free in /dev/shm of {fullest.host}, the loaders may fill {need / GIB:.2f} GiB"
     remedy = "start the container with --shm-size=32g or --ipc=host, mount a larger /dev/shm, or lower loader.prefetch"
     if need > free:
-        return failed(f"{message}, the loaders may fill {need / GIB:.2f} GiB", remedy)
+        return failed(message, remedy)
     return passed(message) if free >= GIB else warned(message, remedy)
 
 
@@ -120,22 +110,19 @@ def probe_limits(context: Context) -> dict[str, int]:
 
 def judge_limits(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
     """Sufficient limits on every host; locked memory matters to network adapters of GPU nodes."""
-    before = "before the start (setup: in the cluster file), or"
+    remedy = "{} before the start (setup: in the cluster file), or raise it in /etc/security/limits.conf"
     results: list[CheckResult] = []
     for answer in one_per_host(answers):
         files, processes, locked = (answer.value[name] for name in ("files", "processes", "locked"))
         if 0 <= files < _GOOD_FILES:
             found = failed if files < _MIN_FILES else warned
-            remedy = f"ulimit -n 65536 {before} nofile in /etc/security/limits.conf"
-            results += found(f"{files} open files on {answer.host}", remedy)
+            results += found(f"{files} open files on {answer.host}", remedy.format("ulimit -n 65536"))
         if 0 <= processes < _MIN_PROCESSES:
-            remedy = f"ulimit -u 65536 {before} nproc in /etc/security/limits.conf"
-            results += failed(f"{processes} processes on {answer.host}", remedy)
+            results += failed(f"{processes} processes on {answer.host}", remedy.format("ulimit -u 65536"))
         if context.on_gpu and 0 <= locked < GIB:
-            message = f"{locked // 1024} KiB of locked memory on {answer.host}, too little for InfiniBand"
-            results += warned(message, f"ulimit -l unlimited {before} memlock in /etc/security/limits.conf")
-    shown = {name: "unlimited" if value < 0 else str(value) for name, value in answers[0].value.items()}
-    return results or passed(f"{shown['files']} files, {shown['processes']} processes, {shown['locked']} bytes locked")
+            message = f"{locked} bytes of locked memory on {answer.host}, too little for InfiniBand"
+            results += warned(message, remedy.format("ulimit -l unlimited"))
+    return results or passed(", ".join(f"{name} {value}" for name, value in answers[0].value.items()))
 
 
 def probe_cores(context: Context) -> dict[str, Any]:
@@ -150,20 +137,13 @@ def judge_cores(answers: Sequence[Answer], context: Context) -> list[CheckResult
     for host, ranks in by_host(answers).items():
         cores, count = len({core for answer in ranks for core in answer.value["cores"]}), len(ranks)
         threads = ranks[0].value["threads"]
+        message = f"{count} processes on {cores} cores of {host}, {workers} loader workers each, OMP_NUM_THREADS {threads}"
         if count * (1 + workers) > 2 * cores:
-            found = failed if cores < count else warned
-            results += found(
-                f"{count} processes with {workers} loader workers each share {cores} cores of {host}",
-                f"type loader.workers={max(0, cores // count - 1)}, or request more cores "
-                f"(slurm.cpus_per_task={workers + 1})",
-            )
+            remedy = f"type loader.workers={max(0, cores // count - 1)}, or request more cores (slurm.cpus_per_task)"
+            results += (failed if cores < count else warned)(message, remedy)
         elif count > 1 and (threads is None or int(threads) * count > cores):
-            results += warned(
-                f"OMP_NUM_THREADS is {threads or 'not set'} for {count} processes on {cores} cores of {host}",
-                f"export OMP_NUM_THREADS={max(1, cores // count)}",
-            )
-    first = answers[0].value
-    return results or passed(f"{len(first['cores'])} cores for rank 0, OMP_NUM_THREADS={first['threads']}")
+            results += warned(message, f"export OMP_NUM_THREADS={max(1, cores // count)}")
+    return results or passed(f"{len(answers[0].value['cores'])} cores for rank 0")
 
 
 def probe_devices(context: Context) -> dict[str, Any]:
@@ -179,16 +159,13 @@ def judge_devices(answers: Sequence[Answer], context: Context) -> list[CheckResu
     kinds = group_by(answers, lambda answer: answer.value["name"])
     if len(kinds) > 1:
         message = "; ".join(f"{name} on {name_ranks(ranks)}" for name, ranks in kinds.items())
-        remedy = "request one kind (slurm.gpu_type, slurm.constraint); where a rank has cpu, see nvidia-smi there"
-        return failed(message, remedy)
+        return failed(message, "request one kind (slurm.gpu_type); where a rank has cpu, see nvidia-smi there")
     busy = [answer for answer in answers if answer.value["used"] > _MAX_USED]
     if busy:
         shares = ", ".join(f"{answer.value['used']:.0%} on {answer}" for answer in busy[:4])
         return failed(f"memory is in use: {shares}", "end what nvidia-smi shows there, or request other devices")
-    name = next(iter(kinds))
-    if name == "cpu":
-        return warned(f"{len(answers)} processes on CPUs", "for GPUs, see torch.cuda.is_available()")
-    return passed(f"{len(answers)} x {name}")
+    message = f"{len(answers)} x {next(iter(kinds))}"
+    return warned(message, "for GPUs, see torch.cuda.is_available()") if "cpu" in kinds else passed(message)
 
 
 def probe_links(context: Context) -> dict[str, Any]:
@@ -238,16 +215,14 @@ def judge_speed(answers: Sequence[Answer], context: Context) -> list[CheckResult
     slow = [answer for answer in answers if answer.value < _MIN_OF_MEDIAN * median]
     message = f"median {median:.3g} TFLOP/s"
     if slow:
-        named = ", ".join(f"{answer.value:.3g} on {answer}" for answer in slow[:4])
-        if context.on_gpu:
-            remedy = "nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE there, and exclude the host"
-            return failed(f"{named}; {message}", remedy)
-        return warned(f"{named}; {message}", "see with top what else runs there")
+        message += "".join(f", {answer.value:.3g} on {answer}" for answer in slow[:4])
+        remedy = "nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE there, and exclude the host"
+        return failed(message, remedy) if context.on_gpu else warned(message, "see with top what else runs there")
     name = torch.cuda.get_device_name(context.world.device) if context.on_gpu else "cpu"
     peak = lookup(name, precision="bf16", tf32=False).tflops
     if peak is not None and median < _MIN_OF_PEAK * peak:
         return failed(f"{message}, the peak of {name} is {peak:g}", "see power caps and clocks: nvidia-smi -q")
-    return passed(f"{message}, slowest {min(answer.value for answer in answers):.3g}")
+    return passed(message)
 
 
 CHECKS = (

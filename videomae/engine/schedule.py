@@ -57,23 +57,6 @@ def steps_of(duration: str, *, steps_per_epoch: int, batch: int, total: int | No
     return round(amount) if unit == "step" else round(amount / batch)
 
 
-def warmup_cosine(step: int, *, total: int, warmup: int, start_factor: float, final_factor: float) -> float:
-    """Return the factor on the peak learning rate at the 0-based `step` of `total`."""
-    if step < warmup:
-        return start_factor + (1 - start_factor) * step / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def warmup_stable_decay(
-    step: int, *, total: int, warmup: int, decay: int, start_factor: float, final_factor: float
-) -> float:
-    """Return the factor on the peak learning rate at the 0-based `step` of `total`, the last `decay` of which fall."""
-    if step < warmup:
-        return start_factor + (1 - start_factor) * step / warmup
-    return final_factor + (1 - final_factor) * max(0.0, min(1.0, (total - step) / max(1, decay)))
-
-
 @dataclass(frozen=True)
 class Schedule:
     """A run's durations in optimizer steps, and its learning rate at each step."""
@@ -87,12 +70,15 @@ class Schedule:
 
     def lr(self, step: int) -> float:
         """Return the learning rate of the 0-based `step`."""
-        factors = {"start_factor": self.schedule.start_factor, "final_factor": self.schedule.final_factor}
-        if self.schedule.kind == "cosine":
-            return self.peak_lr * warmup_cosine(step, total=self.total, warmup=self.warmup, **factors)
-        return self.peak_lr * warmup_stable_decay(
-            step, total=self.total, warmup=self.warmup, decay=self.decay, **factors
-        )
+        config = self.schedule
+        if step < self.warmup:
+            return self.peak_lr * (config.start_factor + (1 - config.start_factor) * step / self.warmup)
+        if config.kind == "cosine":
+            progress = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
+            share = 0.5 * (1 + math.cos(math.pi * progress))
+        else:
+            share = max(0.0, min(1.0, (self.total - step) / max(1, self.decay)))
+        return self.peak_lr * (config.final_factor + (1 - config.final_factor) * share)
 
     def interval(self, duration: str, *, batch: int) -> int:
         """Return `duration` in steps, at least one, as the interval between recurring events."""

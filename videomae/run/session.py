@@ -2,10 +2,15 @@
 
 Every rank opens a session, which handles signals and runs the watchdog. On rank 0 the session also writes status.json
 and releases the run lock at the end. A run that was started several times without saving a new checkpoint is refused.
+
+inputs.json holds the SHA-256 of the inputs besides the config, such as shard manifests: a run that resumes with other data
+than it started with would mix two runs silently.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -16,6 +21,7 @@ from typing import NoReturn
 
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
+from videomae.core.files import file_sha256, write_json
 from videomae.core.processes import first_dead
 from videomae.core.progress import log_to, logger
 from videomae.core.signals import (
@@ -28,9 +34,10 @@ from videomae.core.signals import (
     StopRequest,
     handle_signals,
 )
+from videomae.data.remote.fetch import RemoteFolder, as_url
 from videomae.run.config import TrainingConfig
+from videomae.run.directory import RunDirectory
 from videomae.run.health.watchdog import Watchdog
-from videomae.run.inputs import check_inputs
 from videomae.run.lock import LockTimeouts, RunLock, acquire
 from videomae.run.status import FILE, State, StatusFile, read_status
 
@@ -80,6 +87,38 @@ def _prepare(title: str, config: TrainingConfig, world: World, inputs: Sequence[
         if world.is_main:
             logger.info("%s in %s is already finished; remove the directory to start again", title, run.path)
     return finished
+
+
+def check_inputs(run: RunDirectory, inputs: Sequence[Path]) -> None:
+    """Record the `inputs` of a new run; verify them for a run with checkpoints or a finished one.
+
+    An input is a file or a URL. A missing input is recorded as missing: the stage reports what it needs.
+
+    Raises:
+        UserError: an input differs from the one that the run started with.
+    """
+    now = {str(path): _digest(path) for path in inputs}
+    file = run.path / "inputs.json"
+    if run.begun and file.exists():
+        before = json.loads(file.read_text())
+        changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
+        if changed:
+            raise UserError(
+                f"{', '.join(changed)} changed since {run.path} began (SHA-256 was {before[changed[0]]}, is "
+                f"{now[changed[0]]}), so its result would be of two inputs; put the old one back, give this run its own "
+                f"directory with run=PATH, or remove {run.path} to begin again"
+            )
+    elif not run.summary.exists():
+        write_json(file, now)
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a file; None if there is none."""
+    url = as_url(path)
+    if url is None:
+        return file_sha256(path) if path.is_file() else None
+    folder, _, name = url.rpartition("/")
+    return hashlib.sha256(RemoteFolder(folder).read(name)).hexdigest()
 
 
 class RunSession:

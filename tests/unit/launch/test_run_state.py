@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch.record import LaunchRecord
-from launch.run_state import inspect_run, inspect_runs
-from launch.status import runs_below
+from launch.run_state import inspect_run, inspect_runs, runs_below
 from launch.stop import stop
 from videomae.core.files import write_json
 from videomae.core.processes import ProcessId

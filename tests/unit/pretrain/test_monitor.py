@@ -46,11 +46,14 @@ def test_a_run_logs_accuracy_against_clips_seen(shards: Path, tmp_path: Path) ->
     assert not (tmp_path / "unused").exists()
 
 
-@pytest.mark.parametrize("text", [None, "stage: pretrain", "- 1"])
-def test_a_config_of_another_stage_is_refused(shards: Path, tmp_path: Path, text: str | None) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "no config file at"), ("stage: pretrain", "is of another stage"), ("- 1", "expected a mapping")],
+)
+def test_a_config_of_another_stage_is_refused(shards: Path, tmp_path: Path, text: str | None, said: str) -> None:
     file = tmp_path / "other.yaml"
     if text is not None:
         file.write_text(text)
     config = pretrain_config(tmp_path / "run", shards, f"monitor={{every: 1 epoch, config: {file}}}")
-    with pytest.raises(ValueError, match=r"no fine-tuning config .*configs/finetune/probe.yaml"):
+    with pytest.raises(ValueError, match=said):
         train(config, world_of_one())

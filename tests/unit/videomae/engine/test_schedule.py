@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from videomae.engine.schedule import ScheduleConfig, make_schedule, steps_of, warmup_cosine
+from videomae.engine.schedule import ScheduleConfig, make_schedule, steps_of
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,8 @@ def test_a_duration_without_number_or_unit_is_refused(text: str) -> None:
 
 
 def test_lr_rises_linearly_then_falls_by_a_cosine() -> None:
-    factors = [warmup_cosine(s, total=110, warmup=10, start_factor=0.0, final_factor=0.1) for s in range(111)]
+    config = ScheduleConfig(duration="110 steps", warmup="10 steps", final_factor=0.1)
+    factors = [make_schedule(config, peak_lr=1.0, steps_per_epoch=10, batch=8).lr(step) for step in range(111)]
     assert factors[0] == 0
     assert factors[5] == pytest.approx(0.5)
     assert factors[10] == pytest.approx(1.0)
