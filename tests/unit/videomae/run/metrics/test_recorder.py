@@ -38,7 +38,7 @@ def update(loss: float, *, skipped: bool = False) -> StepResult:
 
 def train(recorder: Recorder, steps: range, *, loss: float = 0.5, skipped: tuple[int, ...] = ()) -> None:
     for step in steps:
-        with recorder.data_wait(step):
+        with recorder.data_wait():
             pass
         recorder.record(step, update(loss, skipped=step in skipped), {"normalized_loss": torch.tensor(loss)})
 
