@@ -129,7 +129,8 @@ def copy_packages(target: Path) -> None:
     """Copy the packages of this project as they are on disk into the new folder `target`."""
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES)
     if listed is None:  # installed, not checked out
-        names = [str(file.relative_to(CODE_ROOT)) for package in PACKAGES for file in (CODE_ROOT / package).rglob("*.*")]
+        found = [file for package in PACKAGES for file in (CODE_ROOT / package).rglob("*.*")]
+        names = [str(file.relative_to(CODE_ROOT)) for file in found]
     else:
         names = listed.split("\0")
     files = [name for name in names if "__pycache__" not in name and (CODE_ROOT / name).is_file()]

@@ -63,8 +63,8 @@ def probe_versions(context: Context) -> dict[str, str]:
 
 def judge_versions(answers: Sequence[Answer], context: Context) -> list[CheckResult]:
     """A red line for each component whose version differs between ranks."""
-    remedy = "use one environment, driver and checkout on all hosts: pip install -c constraints.txt -e . there, exclude "
-    remedy += "the hosts that differ, or start all ranks with `videomae launch`, which copies the code"
+    remedy = "use one environment, driver and checkout on all hosts (pip install -c constraints.txt -e .), exclude the "
+    remedy += "hosts that differ, or start the ranks with `videomae launch`, which copies the code"
     results: list[CheckResult] = []
     for name in answers[0].value:
         ranks = group_by(answers, lambda answer, name=name: answer.value.get(name, "none"))
@@ -137,7 +137,8 @@ def judge_cores(answers: Sequence[Answer], context: Context) -> list[CheckResult
     for host, ranks in by_host(answers).items():
         cores, count = len({core for answer in ranks for core in answer.value["cores"]}), len(ranks)
         threads = ranks[0].value["threads"]
-        message = f"{count} processes on {cores} cores of {host}, {workers} loader workers each, OMP_NUM_THREADS {threads}"
+        message = f"{count} processes with {workers} loader workers each on {cores} cores of {host}, "
+        message += f"OMP_NUM_THREADS {threads or 'not set'}"
         if count * (1 + workers) > 2 * cores:
             remedy = f"type loader.workers={max(0, cores // count - 1)}, or request more cores (slurm.cpus_per_task)"
             results += (failed if cores < count else warned)(message, remedy)

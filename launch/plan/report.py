@@ -23,8 +23,8 @@ def find_warnings(config: Config, plan: RunPlan) -> list[str]:
     machines, device, found = plan.machines, plan.machines.device, []
     if not fits(plan.chosen, plan):
         found.append(
-            f"the run needs {plan.chosen.peak / GB:.1f} GB of the {device.memory:g} GB of {device.name}; type a smaller "
-            "engine.micro_batch, take a row of the table that fits (engine.zero_stage, "
+            f"the run needs {plan.chosen.peak / GB:.1f} GB of the {device.memory:g} GB of {device.name}; type a "
+            "smaller engine.micro_batch, take a row of the table that fits (engine.zero_stage, "
             "engine.activation_checkpointing), or larger or more devices"
         )
     needed = max(1, -(-int(plan.load_cores) // machines.gpus))
@@ -34,8 +34,8 @@ def find_warnings(config: Config, plan: RunPlan) -> list[str]:
             remedy = "raise data.repeated_aug to decode each video less often, build smaller frames (--short-side 256 "
             remedy += "--fps 15), or type the speed that `python -m benchmarks.loading` measures as --clips-per-core"
         found.append(
-            f"{plan.loading} needs {plan.load_cores:.0f} cores per node, a node has {machines.node_cores:g}: the devices "
-            f"wait {1 - machines.node_cores / plan.load_cores:.0%} of the time; {remedy}"
+            f"{plan.loading} needs {plan.load_cores:.0f} cores per node, a node has {machines.node_cores:g}: the "
+            f"devices wait {1 - machines.node_cores / plan.load_cores:.0%} of the time; {remedy}"
         )
     elif config.loader.workers < needed:
         found.append(

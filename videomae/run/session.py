@@ -3,8 +3,8 @@
 Every rank opens a session, which handles signals and runs the watchdog. On rank 0 the session also writes status.json
 and releases the run lock at the end. A run that was started several times without saving a new checkpoint is refused.
 
-inputs.json holds the SHA-256 of the inputs besides the config, such as shard manifests: a run that resumes with other data
-than it started with would mix two runs silently.
+inputs.json holds the SHA-256 of the inputs besides the config, such as shard manifests: a run that resumes with other
+data than it started with would mix two runs silently.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def check_inputs(run: RunDirectory, inputs: Sequence[Path]) -> None:
         if changed:
             raise UserError(
                 f"{', '.join(changed)} changed since {run.path} began (SHA-256 was {before[changed[0]]}, is "
-                f"{now[changed[0]]}), so its result would be of two inputs; put the old one back, give this run its own "
-                f"directory with run=PATH, or remove {run.path} to begin again"
+                f"{now[changed[0]]}), so its result would be of two inputs; put the old one back, give this run its "
+                f"own directory with run=PATH, or remove {run.path} to begin again"
             )
     elif not run.summary.exists():
         write_json(file, now)
