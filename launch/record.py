@@ -35,7 +35,6 @@ from videomae.core.processes import ProcessId
 from videomae.run.directory import CODE_ROOT, PACKAGES, RunDirectory, git
 
 
-
 @dataclass(frozen=True)
 class LaunchRecord:
     """The last launch of a run."""
