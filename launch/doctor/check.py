@@ -54,7 +54,7 @@ def failed(message: str, remedy: str, *, check: str = "") -> list[CheckResult]:
 
 def worst_level(results: Sequence[CheckResult]) -> Level:
     """The most severe level; green without results."""
-    return max((result.level for result in results), key=_LEVELS.index, default="green")
+    return _LEVELS[max((_LEVELS.index(result.level) for result in results), default=0)]
 
 
 @dataclass(frozen=True)

@@ -68,12 +68,7 @@ def plan_run(
             meta device.
     """
     config, engine, repeats = profile.config, profile.config.engine, profile.config.data.repeated_aug
-    micro_batch, micro_batches = engine.split(batch=config.batch, world_size=machines.world_size)
-    if micro_batch % repeats:
-        raise UserError(
-            f"a micro-batch of {micro_batch} clips does not hold whole videos: data.repeated_aug={repeats}; type "
-            "multiples of it for batch and engine.micro_batch"
-        )
+    micro_batch, micro_batches = _split(config, machines.world_size)
     table = _memory_table(profile, machines, micro_batch)
     wanted = (engine.zero_stage if engine.kind == "deepspeed" else 0, engine.activation_checkpointing)
     flops = float(profile.flops_per_clip * config.batch)
@@ -102,6 +97,17 @@ def plan_run(
         checkpoint_bytes=checkpoint_bytes(profile),
         data_error=data.error,
     )
+
+
+def _split(config: Config, world_size: int) -> tuple[int, int]:
+    """Clips per micro-batch, whole videos, and micro-batches per step on each device."""
+    micro_batch, micro_batches = config.engine.split(batch=config.batch, world_size=world_size)
+    if micro_batch % config.data.repeated_aug:
+        raise UserError(
+            f"a micro-batch of {micro_batch} clips does not hold whole videos: "
+            f"data.repeated_aug={config.data.repeated_aug}; type multiples of it for batch and engine.micro_batch"
+        )
+    return micro_batch, micro_batches
 
 
 def clips_per_core(machines: Machines, repeats: int) -> float:

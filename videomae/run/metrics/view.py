@@ -97,9 +97,9 @@ def _metrics_table(train: list[Line], width: int) -> RenderableType:
     for row in _ROWS:
         values = [value * row.factor for value in _values(train, row.key)]
         finite = [value for value in values if math.isfinite(value)]
-        if not finite or _repeats_loss(train, row.key):
+        if all(line.get(row.key) is None for line in train) or _repeats_loss(train, row.key):
             continue
-        ends = () if narrow else (row.form.format(min(finite)), row.form.format(max(finite)))
+        ends = () if narrow else [row.form.format(end(finite, default=math.nan)) for end in (min, max)]
         history = sparkline(values, max(8, width - (36 if narrow else 58)))
         table.add_row(row.title, row.form.format(values[-1]), Text(history, style="cyan"), *ends)
     return table

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ WORK = Workload(
 )
 
 
-def recorder_in(folder: Path, **settings: object) -> Recorder:
+def recorder_in(folder: Path, **settings: Any) -> Recorder:
     config = TrainingConfig(run=str(folder), batch=4, metrics=MetricsConfig(wandb="disabled", **settings))
     return Recorder(config, world=world_of_one(), schedule=SCHEDULE, workload=WORK)
 
