@@ -26,7 +26,7 @@ class FinetuneDataConfig(ClipsConfig):
     # Whole source videos are taken; a smaller part is contained in every larger one.
     labels_per_class: int | None = None
     label_fraction: float | None = None
-    # Clips that look alike count as one source where few labels or a holdout are chosen. It decodes every clip once.
+    # Clips that look alike count as one source, for few labels, the holdout and intervals. It decodes every clip once.
     look_alikes: bool = False
 
     def __post_init__(self) -> None:

@@ -23,8 +23,8 @@ from finetune.export import TrainedClassifier, load_trained
 from finetune.models.interface import ModelInput
 from finetune.predictions import Predictions
 from finetune.statistics.metrics import hits
-from finetune.stream import EvaluationViews, LabelledBatch, check_labels, evaluation_batches, split
-from finetune.subsets import LabelledSamples
+from finetune.stream import EvaluationViews, LabelledBatch, check_labels, evaluation_batches, look_alikes, split
+from finetune.subsets import LabelledSamples, Pairs
 from videomae.core.config import load
 from videomae.core.distributed import World, read_world
 from videomae.core.errors import UserError
@@ -52,7 +52,8 @@ def unpaced(batches: Iterable[T], *, most: int) -> Iterable[T]:
 class Evaluator:
     """Evaluates modules on one split with one input config; each rank evaluates its part of the videos.
 
-    `samples` limits the split to these ids. `train`, where given, is the split whose files count as duplicates.
+    `samples` limits the split to these ids. `train`, where given, is the split whose files count as duplicates. The
+    samples of each of the pairs `alike` count as one source.
     """
 
     manifest: Manifest
@@ -62,6 +63,7 @@ class Evaluator:
     world: World
     samples: tuple[int, ...] | None = None
     train: Manifest | None = None
+    alike: Pairs = ()
 
     def __call__(self, module: nn.Module, pace: Pace = unpaced) -> Evaluation:
         """Evaluate `module` and return the same result on every rank; `pace` may raise between two batches.
@@ -111,7 +113,7 @@ class Evaluator:
 
     @functools.cached_property
     def _known(self) -> LabelledSamples:
-        return LabelledSamples.read(self.manifest)
+        return LabelledSamples.read(self.manifest, self.alike)
 
     @functools.cached_property
     def _train_files(self) -> frozenset[str]:
@@ -167,7 +169,8 @@ class FinishedRun:
         chosen = {key: count for key, count in (("clips", clips), ("crops", crops)) if count is not None}
         evaluation = dataclasses.replace(self.config.evaluation, **chosen)
         train = split(self.config, "train") if name != "train" else None
-        return Evaluator(manifest, self.classifier.model.input, evaluation, self.config.loader, self.world, train=train)
+        settings = (self.classifier.model.input, evaluation, self.config.loader, self.world)
+        return Evaluator(manifest, *settings, train=train, alike=look_alikes(self.config, name, self.world))
 
     def evaluate(self, *, clips: int | None = None, crops: int | None = None) -> Evaluation:
         """Evaluate on the val split. Errors as in `evaluator`."""

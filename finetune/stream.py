@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finetune.config import EvaluationConfig, FinetuneConfig, FinetuneDataConfig
 from finetune.models.interface import ModelInput
-from finetune.subsets import LabelledSamples, cut_holdout, few_labels
+from finetune.subsets import LabelledSamples, Pairs, cut_holdout, few_labels, find_look_alikes
 from videomae.core.distributed import World
 from videomae.data.batch import AllocClip, TensorBatch, stack_clips, stack_weights
 from videomae.data.datasets import DataSets
@@ -141,12 +141,12 @@ class ChosenSamples:
     holdout: tuple[int, ...] | None = None
 
 
-def choose_samples(config: FinetuneConfig) -> ChosenSamples:
-    """Choose the labels to train on, and cut the holdout from them. Raises SubsetError."""
+def choose_samples(config: FinetuneConfig, world: World) -> ChosenSamples:
+    """Choose the labels to train on, and cut the holdout from them; all ranks must call this. Raises SubsetError."""
     data, selection = config.data, config.selection
     if data.labels_per_class is None and data.label_fraction is None and selection is None:
         return ChosenSamples()
-    samples = LabelledSamples.read(split(config, "train"), look_alikes=data.look_alikes)
+    samples = LabelledSamples.read(split(config, "train"), look_alikes(config, "train", world))
     ids = np.arange(len(samples.keys))
     if data.labels_per_class is not None or data.label_fraction is not None:
         ids = few_labels(samples, seed=config.seed, per_class=data.labels_per_class, fraction=data.label_fraction)
@@ -160,7 +160,7 @@ def open_stream(
     config: FinetuneConfig, world: World, samples: ChosenSamples | None = None
 ) -> BatchStream[LabelledClip, LabelledBatch]:
     """Open the stream of training batches from the train split, or from the samples chosen of it."""
-    chosen = choose_samples(config) if samples is None else samples
+    chosen = choose_samples(config, world) if samples is None else samples
     return BatchStream(
         config.batch_plan(world),
         DataSets((split(config, "train"),), subset=chosen.train),
@@ -169,6 +169,11 @@ def open_stream(
         transform=TrainingClips(config.data, config.model.input),
         collate=collate,
     )
+
+
+def look_alikes(config: FinetuneConfig, name: str, world: World) -> Pairs:
+    """The pairs of samples of a split that look alike, where the config asks for them; all ranks must call this."""
+    return find_look_alikes(split(config, name), world) if config.data.look_alikes else ()
 
 
 def split(config: FinetuneConfig, name: str) -> Manifest:

@@ -14,6 +14,7 @@ Shapes: S samples of a split, B bits, T frames, H height, W width, C channels.
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.sparse import coo_array, triu
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.neighbors import radius_neighbors_graph
 
+from videomae.core.distributed import World
 from videomae.core.errors import UserError
 from videomae.core.progress import track
 from videomae.data.shards.manifest import Manifest
@@ -35,6 +36,7 @@ from videomae.data.video import FramesTHWC, decode
 Ids = npt.NDArray[np.int64]
 Pairs = tuple[tuple[int, int], ...]
 _TOLERANCE = 0.1  # share of the bits in which clips that look alike may differ
+_ROWS = 1024  # clips that are compared with all others at once
 
 
 class SubsetError(UserError):
@@ -54,8 +56,8 @@ class LabelledSamples:
     sources_S: Ids
 
     @classmethod
-    def read(cls, manifest: Manifest, *, look_alikes: bool = False) -> LabelledSamples:
-        """Read the index of a split, and with `look_alikes` three frames a clip. Raises ShardError, VideoError."""
+    def read(cls, manifest: Manifest, alike: Pairs = ()) -> LabelledSamples:
+        """Read the index of a split; the samples of each pair of `alike` share a source, too. Raises ShardError."""
         reader = ShardReader(manifest)
         entries = [reader.entry(sample) for sample in range(manifest.samples)]
         return cls(
@@ -65,9 +67,7 @@ class LabelledSamples:
             groups=tuple(entry.group for entry in entries),
             files=tuple(entry.sha256 for entry in entries),
             labels_S=np.array([entry.label for entry in entries], dtype=np.int64),
-            sources_S=source_numbers(
-                [(entry.group, entry.sha256) for entry in entries], find_look_alikes(manifest) if look_alikes else ()
-            ),
+            sources_S=source_numbers([(entry.group, entry.sha256) for entry in entries], alike),
         )
 
     @property
@@ -77,17 +77,31 @@ class LabelledSamples:
         return tuple(self.groups[first[source]] for source in self.sources_S)
 
 
-@functools.lru_cache(maxsize=2)  # the runs of a benchmark share it
-def find_look_alikes(manifest: Manifest) -> Pairs:
-    """The pairs of samples of a split that look alike. Raises ShardError, VideoError."""
+@functools.lru_cache(maxsize=4)  # the runs of a benchmark share it
+def find_look_alikes(manifest: Manifest, world: World) -> Pairs:
+    """The pairs of samples of a split that look alike; all ranks must call this function.
+
+    Each rank decodes three frames of every clip of its share of the split, and compares its share with all clips, so no
+    rank waits long for another.
+
+    Raises:
+        ShardError, VideoError: a clip cannot be read; on every rank.
+    """
+    share = np.array_split(np.arange(manifest.samples), world.size)[world.rank]  # adjacent samples share a shard
+    hashes = world.run_all_or_raise(lambda: _difference_hashes(manifest, share, show=world.is_main))
+    bits_SB = np.array(list(itertools.chain(*world.all_gather_object(hashes))), dtype=bool)
+    return tuple(itertools.chain(*world.all_gather_object(alike(bits_SB, share))))
+
+
+def _difference_hashes(manifest: Manifest, samples: Ids, *, show: bool) -> list[npt.NDArray[np.bool_]]:
     reader, hashes = ShardReader(manifest), []
-    with track("Looking for clips that look alike", total=len(reader)) as task:
-        for number in range(len(reader)):
+    with track("Looking for clips that look alike", total=len(samples), show=show) as task:
+        for number in samples.tolist():
             sample = reader.read(number)
             places = np.linspace(0, sample.frames - 1, 5).round().astype(int)[1:-1]
             hashes.append(difference_hash(decode(sample.video, places)))
             task.advance()
-    return alike(np.stack(hashes))
+    return hashes
 
 
 def difference_hash(frames_THWC: FramesTHWC) -> npt.NDArray[np.bool_]:
@@ -96,10 +110,20 @@ def difference_hash(frames_THWC: FramesTHWC) -> npt.NDArray[np.bool_]:
     return np.concatenate([np.diff(np.asarray(image, dtype=np.int16), axis=1).ravel() > 0 for image in small])
 
 
-def alike(bits_SB: npt.NDArray[np.bool_]) -> Pairs:
-    """The pairs (i < j) of hashes that hardly differ."""
-    graph = radius_neighbors_graph(bits_SB, _TOLERANCE, metric="hamming")
-    return tuple(zip(*(places.tolist() for places in triu(graph, k=1).nonzero()), strict=True))
+def alike(bits_SB: npt.NDArray[np.bool_], samples: Ids) -> Pairs:
+    """The pairs (i < j) of hashes that hardly differ, with i among `samples`.
+
+    The product of two hashes of +1 and -1 is B minus twice the number of bits that differ.
+    """
+    signs_SB = np.where(bits_SB, 1, -1).astype(np.float32)
+    least = bits_SB.shape[1] * (1 - 2 * _TOLERANCE)
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, len(samples), _ROWS):
+        some = samples[start : start + _ROWS]
+        rows, others = (signs_SB[some] @ signs_SB.T >= least).nonzero()
+        later = others > some[rows]
+        pairs += zip(some[rows[later]].tolist(), others[later].tolist(), strict=True)
+    return tuple(pairs)
 
 
 def source_numbers(names: Sequence[tuple[str, str]], pairs: Pairs = ()) -> Ids:

@@ -19,7 +19,7 @@ from finetune.models import build
 from finetune.objective import Objective, workload
 from finetune.selection import PlateauSchedule, Selection
 from finetune.stored_clips import describe_clips
-from finetune.stream import ChosenSamples, check_labels, choose_samples, open_stream, split
+from finetune.stream import ChosenSamples, check_labels, choose_samples, look_alikes, open_stream, split
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
 from videomae.core.files import write_json
@@ -44,9 +44,9 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
         videomae.core.signals.Stopped: a stop was requested; the state is saved.
         videomae.core.signals.LimitReached: training is unhealthy, or makes no progress.
     """
-    classes = common_classes(config)
-    world.main_only(lambda: check_splits(config))
-    samples = choose_samples(config)
+    classes = world.run_on_main(lambda: check_splits(config))
+    samples = choose_samples(config, world)
+    test, holdout = evaluators(config, world, samples)
     stream = open_stream(config, world, samples)
     schedule = config.resolve_schedule(steps_per_epoch=stream.batches_per_epoch)
     with open_run("Fine-tuning", config, world, inputs=inputs(config)) as session:
@@ -59,7 +59,7 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
         lr_scale = layer_lr_scales(model, config.layer_decay)
         work = workload(model, input=config.model.input, classes=len(classes), lr_scale=lr_scale)
         trainer = Trainer(session, config, model, schedule=schedule, workload=work, lr_scale=lr_scale)
-        evaluations = Evaluations(config, trainer, world, classes=classes, selection=selection, samples=samples)
+        evaluations = Evaluations(config, trainer, test, holdout, classes=classes, selection=selection)
         objective = Objective(config.mixup, input=config.model.input, classes=len(classes), device=world.device)
         every = schedule.interval(config.evaluation.every, batch=config.batch)
         steps = trainer.steps(stream.batches, before_step=at_multiples(every, evaluations)) if fit is None else ()
@@ -82,18 +82,14 @@ class Evaluations:
         self,
         config: FinetuneConfig,
         trainer: Trainer,
-        world: World,
+        test: Evaluator,
+        holdout: Evaluator,
         *,
         classes: tuple[str, ...],
         selection: Selection | None,
-        samples: ChosenSamples,
     ) -> None:
-        self._config, self._trainer, self._world, self._classes = config, trainer, world, classes
-        self._selection = selection
-        settings = (config.model.input, config.evaluation, config.loader, world)
-        train_split = split(config, "train")
-        self._test = Evaluator(split(config, "val"), *settings, train=train_split)
-        self._holdout = Evaluator(train_split, *settings, samples=samples.holdout)
+        self._config, self._trainer, self._world, self._classes = config, trainer, test.world, classes
+        self._test, self._holdout, self._selection = test, holdout, selection
         if selection is not None:
             selection.resume(trainer.step)
 
@@ -151,6 +147,14 @@ class Evaluations:
         return ClassifierDescription(model=config.model, classes=self._classes, stored=stored, ema=config.optimizer.ema)
 
 
+def evaluators(config: FinetuneConfig, world: World, samples: ChosenSamples) -> tuple[Evaluator, Evaluator]:
+    """The evaluators of the val split and of the holdout; all ranks must call this function."""
+    settings, train_split = (config.model.input, config.evaluation, config.loader, world), split(config, "train")
+    test = Evaluator(split(config, "val"), *settings, train=train_split, alike=look_alikes(config, "val", world))
+    alike = look_alikes(config, "train", world) if samples.holdout is not None else ()
+    return test, Evaluator(train_split, *settings, samples=samples.holdout, alike=alike)
+
+
 def common_classes(config: FinetuneConfig) -> tuple[str, ...]:
     """Return the classes, which must be the same in both splits.
 
@@ -172,18 +176,20 @@ def common_classes(config: FinetuneConfig) -> tuple[str, ...]:
     return train_classes
 
 
-def check_splits(config: FinetuneConfig) -> None:
-    """Check that every sample has a label, and warn of classes that only one split has.
+def check_splits(config: FinetuneConfig) -> tuple[str, ...]:
+    """Check the classes and that every sample has a label, warn of classes without samples, and return the classes.
 
     Raises:
-        ShardError: samples have no label, or a split has fewer than two classes.
+        UserError: as `common_classes`; samples have no label, or a split has fewer than two classes.
     """
+    classes = common_classes(config)
     train, val = split(config, "train"), split(config, "val")
     trained, tested = check_labels(train), check_labels(val)
     for name, numbers in (("val", trained - tested), ("train", tested - trained)):
         if numbers:
             named = ", ".join(train.classes[number] for number in sorted(numbers)[:5])
             logger.warning("%d classes have no samples in %s: %s", len(numbers), name, named)
+    return classes
 
 
 def inputs(config: FinetuneConfig) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from finetune.evaluation import FILE
 from finetune.export import load_classifier
 from finetune.models import published
 from finetune.stream import choose_samples, split
+from videomae.core.distributed import read_world
 from videomae.models.flops import count_flops
 from videomae.run.directory import RunDirectory
 
@@ -98,8 +100,10 @@ def about(config: BenchmarkConfig, *, commands: Sequence[str]) -> About:
     """Describe the data and the protocol for the report."""
     first = config.finetuning(config.rows[0], config.seeds[0])
     val_split = split(first, "val")
-    chosen = choose_samples(first)
-    clips = split(first, "train").samples if chosen.train is None else len(chosen.train) + len(chosen.holdout or ())
+    # Which clips look alike changes who is chosen, not how many.
+    labelled = replace(first, selection=None, data=replace(first.data, look_alikes=False))
+    chosen = choose_samples(labelled, read_world({})).train
+    clips = split(first, "train").samples if chosen is None else len(chosen)
     overrides = [f"{row.title}: {', '.join(row.settings)}" for row in config.rows if row.settings]
     selection, search = first.selection, config.search
     texts = [

@@ -9,6 +9,7 @@ from finetune.config import FinetuneConfig
 from finetune.evaluate import Evaluator
 from finetune.export import load_classifier
 from finetune.stream import split
+from finetune.subsets import find_look_alikes
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
 from videomae.core.files import write_json
@@ -59,7 +60,9 @@ def evaluate_on(config: BenchmarkConfig, row: FinetuneConfig, world: World) -> N
     module = classifier.module.to(world.device)
     for name, shards in todo.items():
         settings = (classifier.model.input, row.evaluation, row.loader, world)
-        result = Evaluator(tested_split(shards), *settings, train=split(row, "train"))(module)
+        tested = tested_split(shards)
+        alike = find_look_alikes(tested, world) if row.data.look_alikes else ()
+        result = Evaluator(tested, *settings, train=split(row, "train"), alike=alike)(module)
         if world.is_main:
             result.predictions.save(predictions_file(run.path, name))
             write_json(evaluation_file(run.path, name), result.to_dict())

@@ -78,14 +78,16 @@ def run_jobs(config: BenchmarkConfig, world: World, chosen: Chosen) -> None:
         UserError: the config does not fit the data, or `chosen` names what is not there.
     """
     chosen.check(config)
-    world.main_only(lambda: check_inputs(config, chosen))
+    check_inputs(config, chosen, _own(config, world))
     run_share(config, [trial for row in config.rows if chosen.has_row(row) for trial in trials(config, row)], world)
     world.main_only(lambda: None)  # every rank sees the trials' results
     run_share(config, [job for job in jobs(config) if chosen.has_row(job.row) and chosen.has_seed(job.seed)], world)
 
 
-def check_inputs(config: BenchmarkConfig, chosen: Chosen) -> None:
+def check_inputs(config: BenchmarkConfig, chosen: Chosen, world: World) -> None:
     """Check now what would stop a later run: classes, negatives, encoders, parts of the labels, holdouts.
+
+    All ranks must call this function: they may share the search for clips that look alike, which takes long.
 
     Raises:
         UserError: one of them does not fit.
@@ -97,7 +99,7 @@ def check_inputs(config: BenchmarkConfig, chosen: Chosen) -> None:
         for seed, labels in itertools.product(filter(chosen.has_seed, config.seeds), config.budgets(row)):
             run = config.finetuning(row, seed, labels=labels)
             if not run.directory.summary.is_file():
-                choose_samples(run)
+                choose_samples(run, world)
                 _ = run.model.input  # reads the encoder's config
 
 
@@ -140,14 +142,13 @@ def best_trial(config: BenchmarkConfig, row: RowConfig) -> Job | None:
 
 def run_share(config: BenchmarkConfig, todo: Sequence[Job], world: World) -> None:
     """Train the jobs with all ranks, or each rank some of them by itself."""
-    alone = config.share == "rows"
+    alone, own = config.share == "rows", _own(config, world)
     with handle_signals() as stop:
         for number, job in enumerate(todo):
             if alone and number % world.size != world.rank:
                 continue
             if world.is_main or alone:
                 logger.info("row %r, seed %d, labels: %s", job.row.title, job.seed, job.labels.name)
-            own = replace(world, rank=0, size=1) if alone else world
             try:
                 train(job.config, own)
             except RunOwnedError as error:  # by another process that works on this benchmark
@@ -162,6 +163,11 @@ def run_share(config: BenchmarkConfig, todo: Sequence[Job], world: World) -> Non
             if stop.reason is not None:
                 raise Stopped(f"stopped while waiting for the other rows: {stop.reason}")
             time.sleep(_POLL_SECONDS)  # collectives time out, and another rank's row may take hours
+
+
+def _own(config: BenchmarkConfig, world: World) -> World:
+    """The world that trains a row of this rank."""
+    return replace(world, rank=0, size=1) if config.share == "rows" else world
 
 
 def relative_run(job: Job, config: BenchmarkConfig) -> str:

@@ -1,21 +1,24 @@
 """A whole small benchmark in one process: search on the holdout, seeds, few labels, other data, rows one by one."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
+import yaml
 
 from finetune.benchmark.command import publish
 from finetune.benchmark.config import BenchmarkConfig
-from finetune.benchmark.protocol import Chosen, jobs, run_jobs, run_share
+from finetune.benchmark.protocol import Chosen, jobs, run_jobs
 from finetune.benchmark.results import read_rows
 from finetune.predictions import Predictions
-from tests.stages import finetune_settings
+from tests.processes import ROOT, run_processes
+from tests.stages import finetune_settings, losses
 from tests.tiny import world_of_one
-from videomae.core.config import parse
-from videomae.core.distributed import World
+from videomae.core.config import parse, to_dict
 from videomae.core.errors import UserError
 
 
@@ -111,12 +114,37 @@ def test_all_rows_of_a_seed_saw_the_same_videos(folder: Path) -> None:
     assert held[0] == held[1]
 
 
-def test_a_rank_trains_its_share_of_the_rows(shards: Path, tmp_path: Path) -> None:
-    config = settings(tmp_path, shards, share="rows", search=None, labels=None, seeds=[0])
-    todo = list(jobs(config))
-    run_share(config, todo[:1], world_of_one())  # what rank 0 does
-    run_share(config, todo, World(rank=1, size=2, local_rank=1, device=torch.device("cpu")))
-    assert [job.finished for job in todo] == [True, True]
+def two_rows(folder: Path, shards: Path) -> Path:
+    """The file of a benchmark of two rows."""
+    config = settings(folder / "run", shards, search=None, labels=None, seeds=[0], evaluate_on={})
+    (folder / "two.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    return folder / "two.yaml"
+
+
+def processes_of_the_rows(folder: Path) -> set[int]:
+    """The processes that trained the rows, each of them once, all in one report."""
+    rows = read_rows(folder)
+    assert sorted(row.title for row in rows) == ["Early fusion", "Single frame"]
+    assert [len(losses(folder / row.run)) for row in rows] == [2, 2]
+    (page,) = folder.glob("*.html")
+    assert all(row.title in page.read_text() for row in rows)
+    return {json.loads((folder / row.run / "status.json").read_text())["pid"] for row in rows}
+
+
+def test_two_ranks_share_the_rows(shards: Path, tmp_path: Path) -> None:
+    run_processes(2, "finetune.benchmark", two_rows(tmp_path, shards), "share=rows")
+    assert len(processes_of_the_rows(tmp_path / "run")) == 2
+
+
+@pytest.mark.long
+def test_two_processes_work_on_one_benchmark(shards: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "finetune.benchmark", str(two_rows(tmp_path, shards))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for one in both:
+        said = one.communicate(timeout=540)[1]
+        assert one.returncode == 0, said
+    assert processes_of_the_rows(tmp_path / "run") <= {one.pid for one in both}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from finetune.export import load_classifier
 from finetune.models import build
 from finetune.objective import Objective
 from finetune.predictions import Predictions
-from finetune.stream import LabelledBatch, open_stream
-from finetune.subsets import LabelledSamples
-from finetune.train import train
+from finetune.stream import ChosenSamples, LabelledBatch, open_stream
+from finetune.subsets import LabelledSamples, find_look_alikes
+from finetune.train import evaluators, train
 from tests.processes import call
 from tests.rank_threads import on_threads
 from tests.stages import at_step, crash, finetune_config, losses
@@ -99,6 +100,16 @@ def test_views_and_uneven_ranks_give_what_a_loop_by_hand_gives(finetuned: Path, 
         assert shared.predictions.keys == found.keys
         assert shared.confusion == alone.confusion
         assert shared.values == pytest.approx(alone.values, rel=1e-6, nan_ok=True)
+
+
+def test_videos_that_look_alike_are_one_source_of_the_intervals(shards: Path, tmp_path: Path) -> None:
+    config, world = finetune_config(tmp_path / "run", shards, "data.look_alikes=true"), world_of_one()
+    test, _ = evaluators(config, world, ChosenSamples())
+    assert test.alike == find_look_alikes(read_manifest(shards / "val"), world)
+    scores_SK, labels_S = np.full((8, 2), 0.5), np.arange(8) % 2
+    apart, joined = (replace(test, alike=pairs).summary(scores_SK, labels_S) for pairs in ((), ((0, 1), (1, 2))))
+    assert len(set(apart.predictions.sources)) == 8
+    assert len(set(joined.predictions.sources)) == 6
 
 
 def test_what_is_kept_of_a_batch_does_not_keep_its_clips(
@@ -241,8 +252,12 @@ def test_the_best_weights_on_the_holdout_are_the_result(
     keys = Predictions.load(tmp_path / "run" / "predictions-holdout.csv").keys
     assert len(keys) == 6
     assert copy.samples == 24
-    named, alike = (LabelledSamples.read(copy, look_alikes=choice).sources_S for choice in (False, True))
+    pairs = find_look_alikes(copy, world_of_one())
+    named, alike = (LabelledSamples.read(copy, chosen).sources_S for chosen in ((), pairs))
     assert len(np.unique(np.stack([named, alike]), axis=1).T) == len(np.unique(named))  # sources are joined, not split
+    for shared in on_threads(3, lambda world: find_look_alikes(copy, world)):
+        assert not isinstance(shared, Exception), shared
+        assert set(shared) == set(pairs)
     at_step(monkeypatch, stopped, crash)
     config = finetune_config(tmp_path / "again", shards, selection, *plan)
     with pytest.raises(KeyboardInterrupt):
