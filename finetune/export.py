@@ -6,13 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from finetune.config import FinetuneConfig
 from finetune.models import ModelConfig, build
 from finetune.models.videomae import VideomaeClassifier, VideomaeConfig
+from finetune.models.vivit import JointVivit
 from finetune.stored_clips import StoredClips, describe_clips
 from finetune.stream import split
 from videomae.core.config import configclass, load, parse, to_dict
@@ -20,15 +24,16 @@ from videomae.core.errors import UserError
 from videomae.core.files import atomic_path, write_json
 from videomae.engine.state.rank_file import EMA, MASTER
 from videomae.engine.state.reader import read_full
-from videomae.models.weights.convert import read_official, write_huggingface
-from videomae.models.weights.files import WeightsError, load_strictly, read_state
-from videomae.models.weights.huggingface import Form, to_preprocessor
+from videomae.models.weights.convert import read_official, write_huggingface, write_model_folder
+from videomae.models.weights.files import State, WeightsError, load_strictly, read_state
+from videomae.models.weights.huggingface import Form, to_huggingface, to_labels, to_preprocessor
 from videomae.models.weights.official import encoder_config, take_apart
 from videomae.run.checkpoint.inspection import pick_checkpoint
 from videomae.run.directory import RunDirectory
 
 TENSORS = "classifier.safetensors"
 DESCRIPTION = "classifier.json"
+_VIVIT_EMBEDDINGS = {"cls_token": "cls_token", "position_embeddings": "pos_embed"}  # transformers' names of ours
 
 
 @configclass
@@ -132,23 +137,66 @@ def import_classifier(
 
 
 def classifier_to_huggingface(source: Path, out: Path, *, form: Form) -> None:
-    """Write an exported VideoMAE classifier as a folder of transformers (`AutoModelForVideoClassification`).
+    """Write an exported VideoMAE or vivit_1 as a folder of transformers (`AutoModelForVideoClassification`).
 
-    transformers' norm before the head has an epsilon of 1e-5, ours and the official one 1e-6; logits differ by about
-    that much.
+    transformers' norm before the head of VideoMAE has an epsilon of 1e-5, ours and the official one 1e-6; logits differ
+    by about that much. The names of ViViT's keys are the same in versions 4 and 5, whatever the `form`.
 
     Raises:
         WeightsError: `source` is not an exported classifier, or is of another model.
     """
     classifier = load_classifier(source)
+    if isinstance(classifier.module, JointVivit):
+        state, settings = _vivit_to_huggingface(classifier.module)
+        # The processor of ViViT takes pixels of [-1, 1] to be normalised.
+        shape = classifier.module.input
+        scaled = [2 * mean - 1 for mean in shape.mean], [2 * std for std in shape.std]
+        preprocessor = to_preprocessor(shape.size, *scaled)
+        preprocessor |= {"image_processor_type": "VivitImageProcessor", "rescale_factor": 2 / 255, "offset": True}
+        write_model_folder(out, state, settings | to_labels(classifier.classes), preprocessor)
+        return
     if not isinstance(classifier.module, VideomaeClassifier):
-        raise WeightsError(f"{source} is a {classifier.model.name}; transformers has a counterpart of videomae alone")
+        raise WeightsError(
+            f"{source} is a {classifier.model.name}; transformers has counterparts of videomae and vivit_1 alone"
+        )
     own = classifier.module.state_dict()
     state = {key.removeprefix("encoder."): value for key, value in own.items()}
     shape = classifier.module.input
     preprocessor = to_preprocessor(shape.size, shape.mean, shape.std)
     config = classifier.module.encoder.config
     write_huggingface(state, config, out, form=form, preprocessor=preprocessor, classes=classifier.classes)
+
+
+def _vivit_to_huggingface(model: JointVivit) -> tuple[State, dict[str, Any]]:
+    """transformers' state and config of ViViT's model 1.
+
+    Its keys have a bias, which is zero here, and its patches span whole tubelets: of patches of the middle frame, the
+    weights of the other frames are zero.
+    """
+    config, state = model.config, model.state_dict()
+    embedding = {f"vivit.embeddings.{name}": state.pop(ours) for name, ours in _VIVIT_EMBEDDINGS.items()}
+    found = to_huggingface(state, form="v5")
+    found = {key.replace("videomae.", "vivit.", 1): value for key, value in found.items()} | embedding
+    for key in [key for key in found if key.endswith("query.bias")]:
+        found[key.replace("query", "key")] = torch.zeros_like(found[key])
+    patches = "vivit.embeddings.patch_embeddings.projection.weight"
+    if config.embedding == "uniform":
+        middle = config.tubelet // 2
+        found[patches] = functional.pad(found[patches], (0, 0, 0, 0, middle, config.tubelet - 1 - middle))
+    return found, {
+        "model_type": "vivit",
+        "architectures": ["VivitForVideoClassification"],
+        "image_size": config.size,
+        "num_frames": config.frames,
+        "tubelet_size": [config.tubelet, config.patch, config.patch],
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": round(config.dim * config.mlp_ratio),
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+    }
 
 
 def export_classifier(

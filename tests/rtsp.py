@@ -37,9 +37,10 @@ def number_of(frame_HWC: np.ndarray) -> int:
 
 
 class Camera:
-    """An RTSP camera at `address` that sends FPS pictures a second."""
+    """An RTSP camera at `address` that sends `fps` pictures a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, fps: int = FPS) -> None:
+        self._fps = fps
         self._clients: list[socket.socket] = []
         self._rtp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._rtp.bind(("127.0.0.1", 0))
@@ -101,12 +102,12 @@ class Camera:
         rtp = f"rtp://127.0.0.1:{self._rtp.getsockname()[1]}"
         options = {"tune": "zerolatency", "x264-params": "keyint=5:repeat-headers=1", "threads": "1"}
         with av.open(rtp, mode="w", format="rtp") as container:
-            stream = container.add_stream("libx264", rate=FPS, options=options)
+            stream = container.add_stream("libx264", rate=self._fps, options=options)
             stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
             start = time.monotonic()
-            while not self._ended.wait(max(0.0, start + (self.sent + 1) / FPS - time.monotonic())):
+            while not self._ended.wait(max(0.0, start + (self.sent + 1) / self._fps - time.monotonic())):
                 frame = VideoFrame.from_ndarray(np.ascontiguousarray(draw(self.sent + 1)), format="rgb24")
-                frame.pts, frame.time_base = self.sent + 1, Fraction(1, FPS)
+                frame.pts, frame.time_base = self.sent + 1, Fraction(1, self._fps)
                 self.sent += 1
                 container.mux(stream.encode(frame))
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from finetune.export import classifier_to_huggingface
 from finetune.models.two_stream import TwoStreamConfig
-from finetune.models.videomae import VideomaeConfig
 from launch.exports.source import ExportSource, read_source
 from videomae.core.errors import UserError
 from videomae.data.transforms.augment import IMAGENET_MEAN, IMAGENET_STD
@@ -25,6 +24,7 @@ from videomae.models.weights.convert import export_to_huggingface
 Form = Literal["onnx", "torchscript", "huggingface", "safetensors"]
 Run = Callable[[Tensor], Tensor]  # video_BCTHW -> logits_BK or tokens_BND
 _OPSET = 18
+_KNOWN_TO_TRANSFORMERS = ("videomae", "vivit_1")
 _ONE_FILE = 1_500_000_000  # bytes of weights; a protobuf file holds 2 GB
 
 
@@ -40,10 +40,10 @@ def refuse(source: ExportSource, form: Form) -> None:
             f"{name} cannot be exported to {form}: it computes optical flow with OpenCV, which no graph holds; "
             "use --to safetensors"
         )
-    if source.model is not None and not isinstance(source.model, VideomaeConfig) and form == "huggingface":
+    if source.model is not None and name not in _KNOWN_TO_TRANSFORMERS and form == "huggingface":
         raise UserError(
             f"{name} cannot be exported to huggingface: transformers has no such model, of this project's only "
-            "videomae; use --to onnx, torchscript or safetensors"
+            "videomae and vivit_1; use --to onnx, torchscript or safetensors"
         )
 
 

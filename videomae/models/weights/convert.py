@@ -128,8 +128,13 @@ def write_huggingface(
     """
     if config.positions != "sincos_1d":
         raise WeightsError(f"transformers' VideoMAE has sincos_1d positions, the encoder has {config.positions}")
+    write_model_folder(out, to_huggingface(state, form=form), to_config(config, state, classes), preprocessor)
+
+
+def write_model_folder(out: Path, state: State, config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> None:
+    """Write a folder of transformers: a state in its names, config.json and preprocessor_config.json."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.contiguous() for key, value in to_huggingface(state, form=form).items()}
+    tensors = {key: value.contiguous() for key, value in state.items()}
     write_atomic(out / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}), sync=True)
     write_json(out / "preprocessor_config.json", preprocessor)
-    write_json(out / "config.json", to_config(config, state, classes))
+    write_json(out / "config.json", config)

@@ -116,10 +116,15 @@ def to_config(encoder: EncoderConfig, state: Mapping[str, Tensor], classes: Sequ
     }
     if "head.weight" in state:
         names = tuple(classes) or tuple(f"LABEL_{number}" for number in range(len(state["head.weight"])))
-        numbers = {name: number for number, name in enumerate(names)}
-        labels = {"id2label": {str(number): name for name, number in numbers.items()}, "label2id": numbers}
+        labels = to_labels(names)
         return config | labels | {"architectures": ["VideoMAEForVideoClassification"], "use_mean_pooling": True}
     return config | {"architectures": ["VideoMAEModel"], "use_mean_pooling": False}
+
+
+def to_labels(classes: Sequence[str]) -> dict[str, Any]:
+    """The part of transformers' config.json that names the outputs of a head."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    return {"id2label": {str(number): name for name, number in numbers.items()}, "label2id": numbers}
 
 
 def to_preprocessor(size: int, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:

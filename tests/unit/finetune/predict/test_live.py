@@ -1,22 +1,15 @@
 """A live camera over RTSP: no picture is invented, none spans a loss, delay and memory are bounded."""
 
-import contextlib
-import io
 import itertools
-import os
 import socket
-import threading
 import time
 from collections.abc import Generator
-from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
-from av.video.frame import VideoFrame
 from torch import Tensor, nn
 
+from benchmarks.camera import watch
 from finetune.export import TrainedClassifier
 from finetune.models.examples import ExampleConfig
 from finetune.predict import Classifier
@@ -24,7 +17,7 @@ from finetune.predict.live import CameraReader, LiveConfig, LiveScore, Loss, pre
 from finetune.predict.windows import WindowConfig
 from finetune.stored_clips import StoredClips
 from tests.rtsp import FPS, Camera, number_of
-from videomae.data.video import CameraError, Picture, is_camera, masked
+from videomae.data.video import CameraError, is_camera, masked
 from videomae.data.video.camera import _Pace
 
 QUICK = LiveConfig(timeout=5, backoff=(0.2, 0.5))
@@ -115,42 +108,15 @@ def test_a_camera_that_never_answers() -> None:
     assert "secret" not in str(error.value)
 
 
-def endless_stream(server: socket.socket, *, frames: int, repeats: int) -> None:
-    """Send a stream of `frames` pictures again and again, as fast as it is read; its stamps jump back."""
-    file = io.BytesIO()
-    with av.open(file, mode="w", format="mpegts") as container:
-        stream = container.add_stream("mpeg4", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(frames):
-            picture = np.full((48, 64, 3), number % 256, np.uint8)
-            container.mux(stream.encode(VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    client, _ = server.accept()
-    with client, contextlib.suppress(OSError):
-        for _ in range(repeats):
-            client.sendall(file.getvalue())
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.long
-def test_memory_stays_flat_over_ten_thousand_windows() -> None:
-    model, sizes = classifier(), {}
-
-    def look(picture: Picture) -> None:
-        seen = reader.pictures
-        if seen in (5_000, 21_000):
-            sizes[seen] = resident_bytes()
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=endless_stream, args=(server,), kwargs={"frames": 1000, "repeats": 22}).start()
-        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-        reader = CameraReader(address, WINDOWS, model, QUICK, on_picture=look)
-        events = list(itertools.takewhile(lambda e: isinstance(e, LiveScore), until(reader, model, 100_000)))
-    assert reader.dropped + len(events) >= 10_000
-    assert sizes[21_000] < sizes[5_000] + 4_000_000
+def test_ten_thousand_windows_of_a_camera_that_is_cut_again_and_again() -> None:
+    found = watch(10_000, cuts=4)
+    assert found.windows >= 10_000
+    assert found.losses == 4
+    assert found.invented == found.spanning == 0
+    assert found.repeated < found.pictures / 100
+    assert found.longest_delay < 5
+    assert found.memory_at_the_end < found.memory_after_a_fifth + 4_000_000
 
 
 def test_packets_that_arrive_late_are_noticed_and_clocks_may_drift() -> None:
