@@ -35,6 +35,7 @@ from videomae.core.processes import ProcessId
 from videomae.run.directory import CODE_ROOT, PACKAGES, RunDirectory, git
 
 
+
 @dataclass(frozen=True)
 class LaunchRecord:
     """The last launch of a run."""

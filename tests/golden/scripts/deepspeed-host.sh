@@ -9,9 +9,6 @@ record='/shared/project/runs/it'"'"'s "one" $(touch pwned) `touch pwned` & * #1/
 run='/shared/project/runs/it'"'"'s "one" $(touch pwned) `touch pwned` & * #1'
 cd /shared/project
 
-# From the cluster file.
-export NCCL_SOCKET_IFNAME=eth0
-
 # The code as it was at the launch: a resumed run does not depend on later edits of the checkout.
 export PYTHONPATH="$record/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

@@ -36,7 +36,7 @@ rm -f "$run"/launch/saved
 code=0
 srun --nodes=1 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=16 --kill-on-bad-exit=1 \
     --output="$run"/logs/rank-%t.out --open-mode=append \
-    bash "$record"/task.sh "$run" || code=$?
+    apptainer exec --nv --bind /shared/project:/shared/project --bind /shared/data:/shared/data /shared/images/videomae.sif bash "$record"/task.sh "$run" || code=$?
 if [ "$code" = 0 ] && [ -e "$run"/launch/saved ]; then
     code=75
 fi

@@ -19,6 +19,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 mkdir -p "$run"/logs
 echo "$$ $(sed 's/.*) //' "/proc/$$/stat" | cut -d" " -f20)" > "$record/host-$node.pid"  # and its start time
 hosts=(node1 node2)
+processes=(8 8)
 # torchrun passes signals on to its processes and gives them 600 s to save; before torch 2.12, 30 s.
 wait=()
 if python3 -m torch.distributed.run --help | grep -e --shutdown-timeout >/dev/null; then
@@ -26,7 +27,7 @@ if python3 -m torch.distributed.run --help | grep -e --shutdown-timeout >/dev/nu
 fi
 # The rendezvous is static, because c10d waits forever for a first host that the network no longer reaches.
 exec python3 -m torch.distributed.run \
-    --nnodes=2 --nproc-per-node=8 \
+    --nnodes=2 --nproc-per-node="${processes[$node]}" \
     --rdzv-backend=static --rdzv-endpoint=node1:30129 --rdzv-id='it'"'"'s "one" $(touch pwned) `touch pwned` & * #1' \
     --node-rank="$node" --local-addr="${hosts[$node]}" \
     --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 "${wait[@]}" \
