@@ -43,6 +43,7 @@ class PretrainConfig(TrainingConfig):
     mask: MaskConfig = MaskConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     visualizations: int = 4  # clips rendered as original / masked / reconstructed at the end
+    visualize_every: str | None = None  # interval during training, such as 100 epochs; null: only at the end
     monitor: MonitorConfig | None = None  # fine-tune at intervals: accuracy against clips seen
 
     def __post_init__(self) -> None:

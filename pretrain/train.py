@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ from pretrain.objective import Objective
 from pretrain.reconstruct import reconstruct, write_visualizations
 from pretrain.stream import examples, open_stream
 from videomae.core.distributed import World
+from videomae.core.progress import logger
 from videomae.data.datasets import manifest_files, names
+from videomae.engine.schedule import Schedule, at_multiples, in_turn
 from videomae.models.weights.export import encoder_config, is_autoencoder, is_export, load_backbone, save_encoder
 from videomae.models.weights.files import load_strictly, read_state
 from videomae.run.directory import RunDirectory
@@ -46,6 +49,7 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
         objective = Objective(
             config.objective, encoder=config.encoder, device=world.device, compiled=config.engine.compile
         )
+        visualize = visualize_before_step(config, trainer, schedule)
         monitor = monitor_hook(
             config.monitor,
             trainer,
@@ -54,7 +58,7 @@ def train(config: PretrainConfig, world: World) -> RunDirectory:
             batch=config.batch,
             export=lambda folder: export_encoder(config, trainer, folder),
         )
-        for step, micro_batches in trainer.steps(stream.batches, before_step=monitor):
+        for step, micro_batches in trainer.steps(stream.batches, before_step=in_turn(visualize, monitor)):
             objective.measuring = trainer.should_log(step)
             result = trainer.train_step(step, micro_batches, objective)
             trainer.record(step, result, objective.measured())
@@ -93,6 +97,23 @@ def load_weights(model: MaskedAutoencoder, weights: str) -> None:
         load_strictly(model, read_state(Path(weights)), source=f"the autoencoder in {weights}")
 
 
+def visualize_before_step(config: PretrainConfig, trainer: Trainer, schedule: Schedule) -> Callable[[int], None]:
+    """Return the hook that draws reconstructions before each step at which they are due; all ranks must call it."""
+
+    def draw_now(step: int) -> None:
+        with trainer.exclude_time("visualizations"):
+            state = trainer.engine.full_state()
+            if trainer.engine.world.is_main:
+                try:
+                    draw(config, state, trainer, folder=f"{VISUALIZATIONS}/step-{step:08d}")
+                except OSError as error:  # an error on rank 0 alone would leave the other ranks waiting
+                    logger.error("step %d: no reconstructions: %s", step, error)
+
+    if config.visualize_every is None:
+        return lambda step: None
+    return at_multiples(schedule.interval(config.visualize_every, batch=config.batch), draw_now)
+
+
 def export(config: PretrainConfig, trainer: Trainer) -> None:
     """Write the encoder and reconstruction images to the run directory; all ranks must call this function.
 
@@ -100,7 +121,7 @@ def export(config: PretrainConfig, trainer: Trainer) -> None:
     """
     state = export_encoder(config, trainer, config.directory.export)
     if trainer.engine.world.is_main:
-        draw(config, state, trainer)
+        draw(config, state, trainer, folder=VISUALIZATIONS)
 
 
 def export_encoder(config: PretrainConfig, trainer: Trainer, folder: Path) -> dict[str, Tensor]:
@@ -114,13 +135,13 @@ def export_encoder(config: PretrainConfig, trainer: Trainer, folder: Path) -> di
     return state
 
 
-def draw(config: PretrainConfig, state: dict[str, Tensor], trainer: Trainer) -> None:
-    """Reconstruct the example clips with the weights in `state`; called on rank 0 only."""
+def draw(config: PretrainConfig, state: dict[str, Tensor], trainer: Trainer, *, folder: str) -> None:
+    """Reconstruct the example clips with the weights in `state` into `folder` of the run; called on rank 0 only."""
     batch = examples(config, config.visualizations) if config.visualizations else None
     if batch is not None:
         model = MaskedAutoencoder(config.encoder, config.decoder).eval()
         model.load_state_dict(state)
         objective = config.objective
         triples = reconstruct(model, batch, normalized=objective.normalize, share=objective.decoder_share)
-        paths = write_visualizations(triples, config.directory.path / VISUALIZATIONS)
-        trainer.log(VISUALIZATIONS, trainer.step, files=[f"{VISUALIZATIONS}/{path.name}" for path in paths])
+        paths = write_visualizations(triples, config.directory.path / folder)
+        trainer.log(VISUALIZATIONS, trainer.step, files=[f"{folder}/{path.name}" for path in paths])

@@ -31,6 +31,7 @@ TINY_RUN = (
 )
 PRETRAINING = (
     "checkpoint={every: 2 steps, keep: 9}",
+    "visualize_every=2 steps",
     "optimizer.ema=0.9",
 )  # of `pretrained`
 FINETUNING = (  # of the fixture `finetuned`

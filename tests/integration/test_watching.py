@@ -30,9 +30,10 @@ def test_a_pretraining_run_logs_both_errors_the_work_and_the_pictures(pretrained
     cost = json.loads((pretrained / "cost.json").read_text())
     assert {"encoder", "decoder"} == set(cost["training_gmacs_per_clip"])
     pictures = [(line["step"], line["files"]) for line in lines if line["kind"] == "reconstructions"]
-    assert [step for step, _ in pictures] == [6]
+    assert [step for step, _ in pictures] == [2, 4, 6]
     assert all((pretrained / file).is_file() for _, files in pictures for file in files)
     assert [line["step"] for line in lines if line["kind"] == "checkpoint"] == [2, 4, 6]
+    assert "visualizations_seconds" in train_lines[2]
 
 
 def test_the_view_of_a_finished_run(pretrained: Path) -> None:

@@ -98,6 +98,16 @@ def at_multiples(of: int, action: Callable[[int], object]) -> Callable[[int], No
     return hook
 
 
+def in_turn(*hooks: Callable[[int], object]) -> Callable[[int], None]:
+    """Return a hook that calls the `hooks` one after another."""
+
+    def hook(step: int) -> None:
+        for each in hooks:
+            each(step)
+
+    return hook
+
+
 def make_schedule(schedule: ScheduleConfig, *, peak_lr: float, steps_per_epoch: int, batch: int) -> Schedule:
     """Convert durations to steps for a data set of `steps_per_epoch` global batches of `batch` samples.
 

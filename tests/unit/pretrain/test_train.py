@@ -1,7 +1,11 @@
-"""What a pretraining run starts from."""
+"""What a pretraining run survives."""
 
 import dataclasses
+import logging
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -9,10 +13,27 @@ import torch
 
 import pretrain.train
 from pretrain.config import PretrainConfig
-from tests.tiny import TINY_DECODER, TINY_ENCODER
+from tests.tiny import TINY_DECODER, TINY_ENCODER, world_of_one
 from videomae.core.config import parse, to_dict
 from videomae.models.encoder import VideoEncoder
 from videomae.models.weights import WeightsError, save_encoder
+
+
+def test_pictures_that_a_disk_refuses_are_skipped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, folder: str, **__: Any) -> None:
+        raise OSError(28, "No space left on device", str(Path(folder)))
+
+    monkeypatch.setattr(pretrain.train, "draw", refuse)
+    monkeypatch.setattr(logging.getLogger("videomae"), "propagate", True)
+    config: Any = SimpleNamespace(visualize_every="2 steps", batch=1)
+    engine: Any = SimpleNamespace(world=world_of_one(), full_state=dict)
+    trainer: Any = SimpleNamespace(engine=engine, exclude_time=lambda name: nullcontext())
+    schedule: Any = SimpleNamespace(interval=lambda every, batch: 2)
+    visualize = pretrain.train.visualize_before_step(config, trainer, schedule)
+    visualize(2)
+    assert "step 2: no reconstructions" in caplog.text
 
 
 def test_a_run_can_start_from_an_exported_encoder(tmp_path: Path) -> None:
