@@ -56,6 +56,14 @@ def test_without_a_server_of_wandb_the_run_is_the_same(
     assert losses(tmp_path / "run") == losses(pretrained)
 
 
+def test_a_profiler_window_of_the_config_leaves_its_trace(shards: Path, tmp_path: Path) -> None:
+    config = pretrain_config(tmp_path / "run", shards, "metrics.profile={start: 2, steps: 2}", "visualizations=0")
+    train(config, world_of_one())
+    trace = json.loads((tmp_path / "run/profile/rank-0-steps-2-3.json").read_text())
+    assert any("attention" in event.get("name", "") for event in trace["traceEvents"])
+    assert "aten::" in (tmp_path / "run/profile/rank-0-steps-2-3.txt").read_text()
+
+
 def test_a_classifier_that_learns_nothing_is_told_and_evaluations_stand_apart(shards: Path, tmp_path: Path) -> None:
     overrides = ("optimizer.lr=1e-12", "schedule.duration=30 steps", "evaluation.every=20 steps", "layer_decay=0.5")
     run = finetune(finetune_config(tmp_path / "run", shards, *overrides), world_of_one())

@@ -1,12 +1,21 @@
-"""Configuration of metrics."""
+"""Configuration of metrics and profiling."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from videomae.core.config import configclass
+
+
+@configclass
+class ProfileConfig:
+    """The steps that torch.profiler records; there is no cost outside of them."""
+
+    start: NonNegativeInt  # 0-based step
+    steps: PositiveInt = 3
+    ranks: tuple[int, ...] = (0,)
 
 
 @configclass
@@ -17,3 +26,4 @@ class MetricsConfig:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"  # auto: online when logged in, else offline
     project: str = "videomae"
     peak_tflops: PositiveFloat | None = None  # of one device, for the MFU; None: looked up in metrics/peak.py
+    profile: ProfileConfig | None = None

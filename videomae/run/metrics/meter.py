@@ -60,12 +60,11 @@ class Meter:
         self._steps += 1
 
     @contextmanager
-    def data_wait(self) -> Iterator[Span]:
+    def data_wait(self) -> Iterator[None]:
         """Count the block as waiting for data."""
-        start, span = self.clock(), Span()
-        yield span
-        span.seconds = self.clock() - start
-        self._waited += span.seconds
+        start = self.clock()
+        yield
+        self._waited += self.clock() - start
 
     @contextmanager
     def exclude_time(self, name: str) -> Iterator[Span]:

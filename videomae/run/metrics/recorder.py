@@ -1,4 +1,4 @@
-"""Record the metrics of a training run: measure windows, write log lines, warn of plateaus.
+"""Record the metrics of a training run: measure windows, write log lines, warn of plateaus, profile.
 
 `cost.json` documents the basis of MFU: operations per clip by part of the model, the device's peak and its source.
 """
@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +26,7 @@ from videomae.run.metrics.log import count_lines
 from videomae.run.metrics.meter import Meter, Span, Workload, memory_gb
 from videomae.run.metrics.peak import peak_of
 from videomae.run.metrics.plateau import Plateau
+from videomae.run.metrics.profiler import ProfilerWindow
 
 _BETWEEN_STEPS = ("evaluation", "holdout", "reconstructions")  # kinds logged after the save of their step
 ExtraMetrics = Mapping[str, Tensor | Ratio]  # scalars of one rank, logged as their mean over ranks
@@ -41,6 +42,7 @@ class Recorder:
         peak = peak_of(world.device, precision=precision, given=metrics.peak_tflops)
         self._meter = Meter(batch=batch, devices=world.size, flops=self._workload.flops, peak=peak)
         self._log = MetricsLog(run, metrics, world=world)
+        self._profiler = ProfilerWindow(metrics.profile, folder=run.path / "profile", world=world)
         trivial = self._workload.trivial
         self._plateau = Plateau(trivial, schedule.warmup) if trivial is not None else None
         self._skipped: list[Tensor] = []
@@ -70,9 +72,12 @@ class Recorder:
         self._skipped = []
         self._meter.restart()
 
-    def data_wait(self) -> AbstractContextManager[Span]:
-        """Count the block as waiting for data."""
-        return self._meter.data_wait()
+    @contextmanager
+    def data_wait(self, step: int) -> Iterator[None]:
+        """The 0-based `step` begins with the block, which waits for its data."""
+        self._profiler.begin(step)
+        with self._meter.data_wait():
+            yield
 
     def exclude_time(self, name: str) -> AbstractContextManager[Span]:
         """Exclude the block from the training time; it is logged as `name`_seconds."""
@@ -84,6 +89,7 @@ class Recorder:
         self._skipped.append(result.skipped.detach())
         if self.should_log(step):
             self._write_line(step, result, extra_metrics)
+        self._profiler.end(step)
 
     def _write_line(self, step: int, result: StepResult, extra_metrics: ExtraMetrics) -> None:
         means, done = self._means(extra_metrics), step + 1
@@ -139,7 +145,8 @@ class Recorder:
         }
 
     def close(self, *, seconds: float = math.inf) -> None:
-        """Write the log, and let W&B finish for at most `seconds`."""
+        """Write the open profile and the log, and let W&B finish for at most `seconds`."""
+        self._profiler.close()
         self._log.close(seconds=seconds)
 
 

@@ -39,7 +39,7 @@ def update(loss: float, *, skipped: bool = False) -> StepResult:
 
 def train(recorder: Recorder, steps: range, *, loss: float = 0.5, skipped: tuple[int, ...] = ()) -> None:
     for step in steps:
-        with recorder.data_wait():
+        with recorder.data_wait(step):
             pass
         recorder.record(step, update(loss, skipped=step in skipped), {"normalized_loss": torch.tensor(loss)})
 
