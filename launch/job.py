@@ -44,6 +44,11 @@ def default_processes() -> int:
     return max(1, torch.cuda.device_count())
 
 
+def threads_each(processes: int) -> str:
+    """OMP_NUM_THREADS of each of `processes` on this machine: as it is set, else an equal share of the cores."""
+    return os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+
+
 @dataclass(frozen=True)
 class Job:
     """A stage's module, its config file and overrides."""
@@ -84,8 +89,7 @@ class Job:
             if count > 1:
                 raise UserError(f"--on local runs one process, got {count}; type --on torchrun")
             return Command([sys.executable, "-m", *stage])
-        cores = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-        threads = {"OMP_NUM_THREADS": cores}  # as it is set, else an equal share
+        threads = {"OMP_NUM_THREADS": threads_each(count)}
         if on == "torchrun":
             launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *torchrun_flags()]
             return Command([sys.executable, "-m", *launcher, "-m", *stage], threads)

@@ -121,12 +121,11 @@ def job_scripts(module: str, launch_dir: LaunchDir, cluster: ClusterConfig) -> d
     return {"job.sh": job, "task.sh": render("task.sh.jinja", launch_dir=launch_dir, cluster=cluster, module=module)}
 
 
-def _directives(launch_dir: LaunchDir, cluster: ClusterConfig) -> list[Shell]:
-    """The options of sbatch; those that are None are left to the cluster."""
+def resource_options(cluster: ClusterConfig) -> dict[str, object]:
+    """The options of sbatch and srun that ask for the cluster's nodes; those that are None are left out."""
     slurm = cluster.slurm
     gpus = f"{slurm.gpu_type}:{cluster.gpus_per_node}" if slurm.gpu_type else str(cluster.gpus_per_node)
     options = {
-        "job-name": launch_dir.run.name,
         "partition": slurm.partition,
         "account": slurm.account,
         "qos": slurm.qos,
@@ -138,12 +137,17 @@ def _directives(launch_dir: LaunchDir, cluster: ClusterConfig) -> list[Shell]:
         "gpus-per-node": gpus if cluster.gpus_per_node else None,
         "mem": slurm.memory,
     }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _directives(launch_dir: LaunchDir, cluster: ClusterConfig) -> list[Shell]:
+    options = {"job-name": launch_dir.run.name, **resource_options(cluster)}
     output = f"--output={quote_directive(launch_dir.run / 'logs')}/slurm-%j.log"
-    signal = f"--signal=USR1@{slurm.signal_seconds}"
+    signal = f"--signal=USR1@{cluster.slurm.signal_seconds}"
     return [
-        *(Shell(f"--{name}={quote_directive(value)}") for name, value in options.items() if value is not None),
+        *(Shell(f"--{name}={quote_directive(value)}") for name, value in options.items()),
         *map(Shell, (output, "--open-mode=append", "--requeue", signal)),
-        *map(quote_directive, slurm.extra),
+        *map(quote_directive, cluster.slurm.extra),
     ]
 
 

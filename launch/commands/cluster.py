@@ -184,25 +184,30 @@ def plan(config: Path, overrides: tuple[str, ...], *, as_json: bool, **options: 
 @click.command(
     epilog=examples(
         "videomae doctor",
-        "videomae doctor configs/demo/pretrain.yaml",
+        "videomae doctor configs/demo/pretrain.yaml --on torchrun --processes 2",
+        "videomae doctor CONFIG --cluster configs/cluster/two_hosts.yaml",
         "srun videomae doctor CONFIG",
         "torchrun --standalone --nproc-per-node 8 -m launch doctor CONFIG",
     )
 )
 @click.argument("config", type=PATH, required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--on", "launcher", type=click.Choice(["torchrun"]), help="Start one process per GPU on this machine.")
+@click.option("--cluster", type=PATH, metavar="FILE", help="A file below configs/cluster/: its hosts, or Slurm's.")
+@click.option("--nodes", type=COUNT, help="With --cluster; default: the file's number.")
+@click.option("--processes", type=COUNT, help="On each machine; default: one per GPU.")
 @click.option("--timeout", type=float, default=60.0, help="Seconds for all ranks to connect.")
+@click.option("--report", type=PATH, hidden=True)  # rank 0 writes its results there, for the doctor that started it
 @json_option
-def doctor(config: Path | None, overrides: tuple[str, ...], *, timeout: float, as_json: bool) -> int:
+def doctor(config: Path | None, overrides: tuple[str, ...], **options: Any) -> int:
     """Check that the machines can run a job.
 
     With CONFIG, also checks its shards, run directory and loader. Every rank checks its machine, and rank 0 prints one
-    table, with a remedy for each line that is not green. Start it with the launcher of the run, such as torchrun or
-    srun. The exit code is 1 if a line is red.
+    table, with a remedy for each line that is not green. The exit code is 1 if a line is red.
     """
-    from launch.doctor.runner import run_doctor
+    from launch.doctor.runner import DoctorOptions, run_doctor
 
-    return run_doctor(config, overrides, timeout=timeout, as_json=as_json)
+    return run_doctor(config, overrides, DoctorOptions(**options))
 
 
 def _log_to_console() -> None:

@@ -100,3 +100,18 @@ def test_a_rank_that_never_connects_is_a_red_line() -> None:
     assert seen["network"]["level"] == "red"
     assert "cannot connect to all 2 ranks" in seen["network"]["message"]
     assert seen["versions"]["level"] == "green", "rank 0 still shows its own results"
+
+
+def test_it_starts_the_processes_itself(shards: Path, tmp_path: Path) -> None:
+    words = [
+        *DOCTOR,
+        "--on",
+        "torchrun",
+        "--processes",
+        "2",
+        *LONG_TIMEOUT,
+        *pretrain_arguments(tmp_path / "run", shards),
+    ]
+    seen = results([(words, {})], expect=0)
+    assert "gloo" in seen["all-reduce"]["message"]
+    assert seen["shards"]["level"] == "green"
