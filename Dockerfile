@@ -6,7 +6,7 @@ FROM nvidia/cuda:13.0.1-devel-ubuntu24.04
 # CUDA 13.0 is that of the pinned PyTorch. devel and g++: DeepSpeed and torch.compile build kernels on first use.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ git openssh-client python3 python3-dev python3-venv \
+    && apt-get install -y --no-install-recommends g++ git openssh-client pdsh python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 ENV VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -17,7 +17,17 @@ import click
 from launch.job import Job
 from launch.record import launch_lock
 from launch.run_state import inspect_run
-from launch.submission import LaunchOptions, Submission, ensure_not_running, prepare, record, start, submit
+from launch.start import LaunchOptions
+from launch.submission import (
+    Submission,
+    describe_submission,
+    ensure_not_running,
+    format_submission,
+    prepare,
+    record,
+    start,
+    submit,
+)
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
 from videomae.run.directory import RunDirectory
@@ -31,8 +41,8 @@ def launch_chain(words: Sequence[str], options: LaunchOptions) -> int:
     """
     chain = _prepare(words, options)
     if options.dry_run:
-        values = [submission.to_dict() for submission in chain]
-        text = "\n\n".join(map(str, chain))
+        values = [describe_submission(submission) for submission in chain]
+        text = "\n\n".join(format_submission(submission) for submission in chain)
         click.echo(json.dumps(values, indent=1) if options.as_json else text)
     elif options.launcher != "slurm":
         return _run(chain, force=options.force)
@@ -65,8 +75,9 @@ def split_stages(words: Sequence[str]) -> list[tuple[Path, list[str]]]:
 
 
 def _prepare(words: Sequence[str], options: LaunchOptions) -> list[Submission]:
+    cluster = options.read_cluster()
     jobs = [Job.read(config, overrides) for config, overrides in split_stages(words)]
-    chain = [prepare(job, options) for job in jobs]
+    chain = [prepare(job, launcher=options.launcher, cluster=cluster, processes=options.processes) for job in jobs]
     runs = [str(submission.run) for submission in chain]
     if len(set(runs)) < len(runs):
         raise UserError(f"each stage needs a directory of its own, got {', '.join(runs)}; set run=PATH")
@@ -108,6 +119,7 @@ def _find_job(submission: Submission) -> tuple[bool, str | None]:
 
 def _run(chain: Sequence[Submission], *, force: bool) -> int:
     for submission in chain:  # check all of them before the first, which may take days
+        submission.commands()
         RunDirectory(submission.run).ensure_same_config(submission.settings)
     for submission in chain:
         with launch_lock(submission.run):

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from launch.record import read_launch
 from launch.run_state import active_run_dir, inspect_run
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
@@ -43,10 +44,19 @@ def log_file(run: Path, *, rank: int, raw: bool) -> Path | None:
         found = [
             path for folder in {run, active_run_dir(run)} for name in names for path in (folder / "logs").glob(name)
         ]
+        found += _array_logs(run) if names is raw_names else []
         nonempty = [path for path in found if path.stat().st_size]
         if nonempty:
             return max(nonempty, key=lambda path: path.stat().st_mtime)
     return None
+
+
+def _array_logs(run: Path) -> list[Path]:
+    """The output of the run's task of a Slurm array, which is in the folder of the array."""
+    launch = read_launch(run)
+    if launch is None or launch.job is None or "_" not in launch.job:
+        return []
+    return list((run.parent / "logs").glob(f"slurm-{launch.job}.log"))
 
 
 def tail(file: Path, count: int) -> list[str]:

@@ -5,7 +5,7 @@ RUN/launch/
   config.yaml       the resolved config that the processes read
   code/             a copy of the packages, so that a resumed run does not depend on later edits; snapshot.json holds
                     their git state, diff.patch their uncommitted changes
-  job.sh task.sh    the scripts of a Slurm job; host.sh, hostfile: those of other launchers
+  job.sh task.sh    the scripts of a Slurm job; host.sh, rank.sh, hostfile: those of other launchers
   host-N.pid        the first process on host N, and its start time
   exit              the last exit code of a Slurm job
   held              created by `stop`: the job is not requeued
@@ -32,8 +32,8 @@ from videomae.core.config import dump
 from videomae.core.errors import UserError
 from videomae.core.files import file_lock, write_json
 from videomae.core.processes import ProcessId
+from videomae.core.progress import logger
 from videomae.run.directory import CODE_ROOT, PACKAGES, RunDirectory, git
-
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,11 @@ class LaunchRecord:
     submitted: str  # ISO 8601, UTC
     host: str  # where it was typed
     process: ProcessId  # of `videomae launch`, which runs as long as the ranks do, except under Slurm
-    job: str | None = None  # Slurm's job id
+    job: str | None = None  # Slurm's job id; of a task of an array: ID_TASK
     hosts: tuple[str, ...] = ()  # of processes that were started over ssh
     ssh: tuple[str, ...] = ()  # the words that reach them
+    commit: str | None = None  # of the code
+    members: tuple[str, ...] = ()  # of an array: the run directories of its tasks
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class LaunchDir:
     def config(self) -> Path:
         return self.record / "config.yaml"
 
-    def make(self, settings: Any, scripts: Mapping[str, str]) -> None:
-        """Write config and scripts of a new launch; keep an earlier one as launch.N."""
+    def make(self, settings: Any, scripts: Mapping[str, str], *, code: bool = True) -> str | None:
+        """Write config, scripts and code of a new launch, keep an earlier one as launch.N; return the code's commit."""
         self.run.mkdir(parents=True, exist_ok=True)
         if self.record.exists():
             numbers = (count for count in range(1, 1_000_000) if not self.run.joinpath(f"launch.{count}").exists())
@@ -83,6 +85,7 @@ class LaunchDir:
         for name, text in scripts.items():
             (self.record / name).write_text(text)
             (self.record / name).chmod(0o755 if name.endswith(".sh") else 0o644)
+        return copy_packages(self.code) if code else None
 
     def note(self, kind: str, module: str, **values: Any) -> LaunchRecord:
         """Write launch.json for the processes or the job of this launch."""
@@ -109,11 +112,13 @@ def launch_lock(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         try:
-            held.enter_context(file_lock(run / ".launching", blocking=False, required=False))
+            held.enter_context(file_lock(run / ".launching", blocking=False))
         except BlockingIOError:
             raise UserError(
                 f"{run} is being launched by another process; wait, then type `videomae status {shlex.quote(str(run))}`"
             ) from None
+        except OSError as error:  # a file system without locks; the ranks also lock the run
+            logger.debug("%s cannot be locked: %s", run, error)
         yield
 
 
@@ -125,8 +130,8 @@ def read_launch(run: Path) -> LaunchRecord | None:
         return None
 
 
-def copy_packages(target: Path) -> None:
-    """Copy the packages of this project as they are on disk into the new folder `target`."""
+def copy_packages(target: Path) -> str | None:
+    """Copy the packages of this project as they are on disk into the new folder `target`; return their commit."""
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES)
     if listed is None:  # installed, not checked out
         found = [file for package in PACKAGES for file in (CODE_ROOT / package).rglob("*.*")]
@@ -148,3 +153,4 @@ def copy_packages(target: Path) -> None:
     write_json(target / "snapshot.json", state)
     patch = git("diff", "HEAD", "--", *PACKAGES)
     (target / "diff.patch").write_bytes(os.fsencode(f"{patch}\n" if patch else ""))
+    return state["commit"]

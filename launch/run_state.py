@@ -124,6 +124,8 @@ def _state(
         return ("waiting" if entry.startswith("PENDING") else "running"), f"Slurm's job {job}: {entry}"
     if _finished(run):
         return "finished", ""
+    if launch is not None and launch.members:
+        return "new", ""  # an array that has ended: its runs have states of their own
     if last is None or last.state == "running":
         detail = ""
         if isinstance(queue, slurm.SlurmError) and jobs:

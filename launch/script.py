@@ -64,7 +64,33 @@ def render(template: str, *, launch_dir: LaunchDir, cluster: ClusterConfig, **va
         run=launch_dir.run,
         setup=[Shell(line) for line in cluster.setup],
         environment=list(cluster.environment.items()),
-        python=quote_words(*cluster.interpreter),
+        container=container_prefix(launch_dir, cluster),
         **values,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def container_prefix(launch_dir: LaunchDir, cluster: ClusterConfig) -> Shell:
+    """The words that run a command in Apptainer's container, with a trailing blank; empty without one."""
+    container = cluster.container
+    if container.kind != "apptainer":
+        return Shell("")
+    binds = [word for mount in container_mounts(launch_dir, cluster) for word in ("--bind", mount)]
+    gpus = ["--nv"] if cluster.gpus_per_node else []
+    return Shell(quote_words("apptainer", "exec", *gpus, *binds, *container.options, container.image) + " ")
+
+
+def container_options(launch_dir: LaunchDir, cluster: ClusterConfig) -> list[str]:
+    """The options of srun that run its tasks in a container of pyxis; none without one."""
+    container = cluster.container
+    if container.kind != "pyxis":
+        return []
+    mounts = ",".join(container_mounts(launch_dir, cluster))
+    return [f"--container-image={container.image}", f"--container-mounts={mounts}", *container.options]
+
+
+def container_mounts(launch_dir: LaunchDir, cluster: ClusterConfig) -> list[str]:
+    """SOURCE:TARGET for the root, the run directory if it lies outside, and the configured mounts."""
+    root, run = launch_dir.root, launch_dir.run
+    folders = [root] if run.is_relative_to(root) else [root, run]
+    return [*(f"{folder}:{folder}" for folder in folders), *cluster.container.mounts]

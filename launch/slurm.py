@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launch.cluster import ClusterConfig
 from launch.record import LaunchDir
-from launch.script import Shell, quote_directive, quote_words, render
+from launch.script import Shell, container_options, quote_directive, quote_words, render
 from videomae.core.errors import UserError
 
 _INTERACTIVE = "4294967290"  # the step id of a shell of salloc
@@ -43,15 +43,17 @@ def read_queue(jobs: Sequence[str]) -> dict[str, str]:
     if not jobs:
         return {}
     try:
-        lines = _call(["squeue", "--noheader", f"--jobs={','.join(jobs)}", "--format=%A|%T|%R"])
+        lines = _call(["squeue", "--noheader", "--array", f"--jobs={','.join(jobs)}", "--format=%i|%A|%T|%R"])
     except SlurmError as error:
         if "Invalid job id" in str(error):  # what squeue answers for a single job that has long ended
             return {}
         raise
     found = {}
     for line in lines.splitlines():
-        job, state, why = line.split("|", 2)
-        found[job] = f"{state} {why if why.startswith('(') else f'({why})'}"
+        name, number, state, why = line.split("|", 3)
+        for job in {name, number, name.split("_")[0]} & set(jobs):  # the last: a whole array
+            if found.get(job, "PENDING").startswith("PENDING"):  # a running task of an array outranks pending ones
+                found[job] = f"{state} {why if why.startswith('(') else f'({why})'}"
     return found
 
 
@@ -99,26 +101,31 @@ def _call(words: Sequence[str]) -> str:
     return done.stdout.strip()
 
 
-def job_scripts(module: str, launch_dir: LaunchDir, cluster: ClusterConfig) -> dict[str, str]:
-    """The texts of job.sh and task.sh.
+def job_scripts(
+    module: str, launch_dir: LaunchDir, cluster: ClusterConfig, *, array_runs: Sequence[Path] = ()
+) -> dict[str, str]:
+    """The texts of job.sh and task.sh; with `array_runs`, of an array with one task for each of these run directories.
 
     Raises:
         UserError: a value cannot stand in a script.
     """
-    if "%" in str(launch_dir.run) or "\\" in str(launch_dir.run):
-        raise UserError(f"{launch_dir.run}: Slurm interprets % and \\ in the path of a job's output; rename the run")
+    for run in (launch_dir.run, *array_runs):
+        if "%" in str(run) or "\\" in str(run):
+            raise UserError(f"{run}: Slurm interprets % and \\ in the path of a job's output; rename the run")
     job = render(
         "job.sh.jinja",
         launch_dir=launch_dir,
         cluster=cluster,
         module=module,
+        array_runs=array_runs,
         nodes=cluster.nodes or 1,
         processes=cluster.processes,
         threads=cluster.slurm.cpus_per_task or 1,
-        directives=_directives(launch_dir, cluster),
-        srun=_srun(cluster),
+        directives=_directives(launch_dir, cluster, len(array_runs)),
+        srun=_srun(launch_dir, cluster),
     )
-    return {"job.sh": job, "task.sh": render("task.sh.jinja", launch_dir=launch_dir, cluster=cluster, module=module)}
+    stage = quote_words(cluster.interpreter, "-m", module)
+    return {"job.sh": job, "task.sh": render("task.sh.jinja", launch_dir=launch_dir, cluster=cluster, stage=stage)}
 
 
 def resource_options(cluster: ClusterConfig) -> dict[str, object]:
@@ -140,9 +147,11 @@ def resource_options(cluster: ClusterConfig) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _directives(launch_dir: LaunchDir, cluster: ClusterConfig) -> list[Shell]:
+def _directives(launch_dir: LaunchDir, cluster: ClusterConfig, tasks: int) -> list[Shell]:
     options = {"job-name": launch_dir.run.name, **resource_options(cluster)}
-    output = f"--output={quote_directive(launch_dir.run / 'logs')}/slurm-%j.log"
+    if tasks:
+        options["array"] = f"0-{tasks - 1}"
+    output = f"--output={quote_directive(launch_dir.run / 'logs')}/slurm-{'%A_%a' if tasks else '%j'}.log"
     signal = f"--signal=USR1@{cluster.slurm.signal_seconds}"
     return [
         *(Shell(f"--{name}={quote_directive(value)}") for name, value in options.items()),
@@ -151,9 +160,10 @@ def _directives(launch_dir: LaunchDir, cluster: ClusterConfig) -> list[Shell]:
     ]
 
 
-def _srun(cluster: ClusterConfig) -> Shell:
+def _srun(launch_dir: LaunchDir, cluster: ClusterConfig) -> Shell:
     nodes, processes = cluster.nodes or 1, cluster.processes
     words = ["srun", f"--nodes={nodes}", f"--ntasks={nodes * processes}", f"--ntasks-per-node={processes}"]
     if cluster.slurm.cpus_per_task is not None:  # srun does not inherit it from sbatch
         words.append(f"--cpus-per-task={cluster.slurm.cpus_per_task}")
-    return quote_words(*words, "--kill-on-bad-exit=1", *cluster.slurm.srun)
+    words += ["--kill-on-bad-exit=1", *container_options(launch_dir, cluster)]
+    return quote_words(*words, *cluster.slurm.srun)

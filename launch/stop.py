@@ -32,6 +32,9 @@ def stop(run: Path, *, now: bool = False) -> str:
         raise UserError(f"no run in {run}; `videomae status` lists them")
     if not found.alive:
         return f"nothing to stop: {found.message}"
+    launch = read_launch(run)
+    if launch is not None and launch.members and not now and found.state == "running":
+        return "\n".join(stop(Path(member)) for member in launch.members)
     if found.job is not None:
         (run / "launch").mkdir(exist_ok=True)
         (run / "launch" / "held").touch()  # so that it is not requeued

@@ -1,8 +1,7 @@
-"""A submission: a job with the machines and scripts that run it; prepared, printed, recorded and started."""
+"""A submission: a job with the machines and scripts that run it; prepared, recorded and started."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import socket
@@ -12,13 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
-
 from launch import local, slurm, ssh
-from launch.cluster import ClusterConfig, Launcher, read_cluster
+from launch.cluster import ClusterConfig, Host, Launcher
 from launch.job import Job, default_processes, ensure_fits
 from launch.local import Command
-from launch.record import LaunchDir, copy_packages, launch_lock
+from launch.record import LaunchDir
 from launch.run_state import inspect_run, newest_status
 from videomae.core.errors import UserError
 from videomae.core.progress import logger
@@ -27,23 +24,6 @@ from videomae.run.directory import RunDirectory
 from videomae.run.status import Status
 
 _LOCALHOST = ("localhost", "127.0.0.1", "::1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchOptions:
-    """What launching one config and launching a chain share.
-
-    `cluster` is a file below configs/cluster/; `nodes` and `processes` (per node) replace its numbers. `dry_run` prints
-    the commands and scripts. `force` starts a run that seems to be alive.
-    """
-
-    launcher: Launcher = "torchrun"
-    cluster: Path | None = None
-    nodes: int | None = None
-    processes: int | None = None
-    dry_run: bool = False
-    force: bool = False
-    as_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +35,7 @@ class Submission:
     settings: Any  # the resolved config
     launch_dir: LaunchDir
     cluster: ClusterConfig
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[Host, ...] = ()
     scripts: dict[str, str] = field(default_factory=dict)
     local_command: Command | None = None
 
@@ -64,88 +44,60 @@ class Submission:
         return self.launch_dir.run
 
     @property
+    def uses_pdsh(self) -> bool:
+        return self.launcher == "deepspeed" and self.cluster.deepspeed_ssh == "pdsh" and not self.on_this_machine
+
+    @property
     def on_this_machine(self) -> bool:
         """Whether no host needs ssh."""
-        return set(self.hosts) <= {*_LOCALHOST, socket.gethostname()}
+        return {host.name for host in self.hosts} <= {*_LOCALHOST, socket.gethostname()}
 
     def commands(self) -> list[Command]:
-        """The commands that start the run from here, once its scripts are written."""
+        """The commands that start the run from here, once its scripts are written.
+
+        Raises:
+            UserError: pdsh cannot take the cluster's ssh options.
+        """
         record = self.launch_dir.record
         if self.local_command is not None:
             return [self.local_command]
         if self.launcher == "slurm":
             return [Command(slurm.submit_words(record / "job.sh"))]
+        if self.uses_pdsh:
+            return [ssh.pdsh_command(self.launch_dir, self.cluster, self.hosts)]
         if self.on_this_machine:
             return [Command(["bash", str(record / "host.sh"), "0"])]
         return ssh.host_commands(self.launch_dir, self.cluster.ssh, self.hosts)
 
-    def to_dict(self) -> dict[str, object]:
-        """Values for JSON."""
-        commands = [command.words for command in self.commands()]
-        return {"run": str(self.run), "on": self.launcher, "commands": commands, "scripts": self.scripts}
 
-    def __str__(self) -> str:
-        """The commands, then each script below its path."""
-        blocks = []
-        for command in self.commands():
-            variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
-            blocks.append(" ".join([*variables, shlex.join(command.words)]))
-        for name, text in self.scripts.items():
-            blocks.append(f"\n# ---- {self.launch_dir.record / name}\n{text}".rstrip())
-        return "\n".join(blocks)
-
-
-def launch_run(config: Path, overrides: Sequence[str], options: LaunchOptions) -> int:
-    """Launch one config; returns the exit code.
-
-    Raises:
-        UserError: the config, the options or their combination cannot be launched.
-    """
-    submission = prepare(Job.read(config, overrides), options)
-    if options.dry_run:
-        click.echo(json.dumps(submission.to_dict(), indent=1) if options.as_json else str(submission))
-        return 0
-    queued = submission.launcher == "slurm" and not slurm.in_allocation(os.environ)
-    with launch_lock(submission.run):
-        finished = ensure_not_running(submission.run, submission.settings, force=options.force)
-        number = submit(submission) if queued and not finished else None
-        if not finished and not queued:
-            record(submission)
-    if finished and submission.local_command is not None:
-        # The stage checks that its inputs are unchanged. A run that was not launched here has no recorded config.
-        return local.run_with_signals(submission.job.command(on=options.launcher, processes=options.processes))
-    if number is not None:
-        run = str(submission.run)
-        shown = f"job {number}: videomae logs {shlex.quote(run)} -f"
-        click.echo(json.dumps({"run": run, "job": number}) if options.as_json else shown)
-    return 0 if finished or queued else start(submission)
-
-
-def prepare(job: Job, options: LaunchOptions) -> Submission:
+def prepare(job: Job, *, launcher: Launcher, cluster: ClusterConfig | None, processes: int | None) -> Submission:
     """Resolve everything and write nothing.
 
     Raises:
         UserError: the config, the cluster or their combination is invalid.
     """
-    cluster = read_cluster(options.cluster, nodes=options.nodes, processes=options.processes)
-    settings, launcher = job.settings(), options.launcher
+    settings = job.settings()
     root = (cluster or ClusterConfig()).root_dir
     launch_dir = LaunchDir(root, root / settings.run)
     if cluster is None:
-        command = _local_command(job, launch_dir, launcher, options.processes)
-        ensure_fits(settings, options.processes or default_processes())
+        command = _local_command(job, launch_dir, launcher, processes)
+        ensure_fits(settings, processes or default_processes())
         return Submission(job, launcher, settings, launch_dir, ClusterConfig(), local_command=command)
     if launcher == "slurm":
         ensure_fits(settings, (cluster.nodes or 1) * cluster.processes)
         scripts = slurm.job_scripts(job.module, launch_dir, cluster)
         return Submission(job, launcher, settings, launch_dir, cluster, scripts=scripts)
-    hosts = cluster.select_hosts() or ("localhost",)
-    processes = len(hosts) * cluster.processes
+    hosts = cluster.select_hosts() or (Host("localhost", cluster.processes),)
+    processes = sum(host.processes for host in hosts)
     if launcher == "local" and processes > 1:
         raise UserError("--on local runs one process on this machine; type --on torchrun, or --nodes 1 --processes 1")
     ensure_fits(settings, processes)
-    scripts = ssh.host_scripts(job.module, launch_dir, cluster, hosts=hosts, launcher=launcher)
-    return Submission(job, launcher, settings, launch_dir, cluster, hosts, scripts)
+    submission = Submission(job, launcher, settings, launch_dir, cluster, hosts)
+    if submission.uses_pdsh:
+        scripts = ssh.rank_scripts(job.module, launch_dir, cluster, hosts=hosts)
+    else:
+        scripts = ssh.host_scripts(job.module, launch_dir, cluster, hosts=hosts, launcher=launcher)
+    return replace(submission, scripts=scripts)
 
 
 def _local_command(job: Job, launch_dir: LaunchDir, launcher: Launcher, processes: int | None) -> Command:
@@ -170,29 +122,29 @@ def ensure_not_running(run: Path, settings: Any, *, force: bool = False) -> bool
     return found.state == "finished"
 
 
+def write(submission: Submission) -> str | None:
+    """Write code, config and scripts into the run directory; return the commit of the code."""
+    return submission.launch_dir.make(submission.settings, submission.scripts)
+
+
 def submit(submission: Submission, *, after: Sequence[str] = ()) -> str:
     """Write the record of a Slurm job, submit it and return its id."""
-    _write(submission)
+    commit = write(submission)
     job = slurm.submit(submission.launch_dir.record / "job.sh", after=after)
-    submission.launch_dir.note("slurm", submission.job.module, job=job)
+    submission.launch_dir.note("slurm", submission.job.module, job=job, commit=commit)
     return job
 
 
 def record(submission: Submission) -> None:
     """Write the record of a launch whose processes `start` runs."""
-    _write(submission)
-    remote = not submission.on_this_machine
+    commit, remote = write(submission), not submission.on_this_machine
     submission.launch_dir.note(
         submission.launcher,
         submission.job.module,
-        hosts=submission.hosts if remote else (),
+        commit=commit,
+        hosts=tuple(host.name for host in submission.hosts) if remote else (),
         ssh=tuple(ssh.ssh_words(submission.cluster.ssh, "HOST", [])[:-2]) if remote else (),
     )
-
-
-def _write(submission: Submission) -> None:
-    submission.launch_dir.make(submission.settings, submission.scripts)
-    copy_packages(submission.launch_dir.code)
 
 
 def start(submission: Submission) -> int:
@@ -216,6 +168,27 @@ def _run(submission: Submission) -> int:
     run = partial(local.run_with_stop_file, run=submission.run, stop_seconds=cluster.stop_seconds)
     if submission.launcher == "slurm":  # in an allocation
         return run([Command(["bash", str(launch_dir.record / "job.sh")])], folder=launch_dir.root)
-    if submission.on_this_machine:
+    if submission.on_this_machine or submission.uses_pdsh:
         return run(submission.commands(), folder=launch_dir.root)
     return run(submission.commands(), kill_remote=partial(ssh.kill_hosts, launch_dir, cluster.ssh, submission.hosts))
+
+
+def format_submission(submission: Submission) -> str:
+    """The commands, then each script below its path."""
+    blocks = []
+    for command in submission.commands():
+        variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
+        blocks.append(" ".join([*variables, shlex.join(command.words)]))
+    for name, text in submission.scripts.items():
+        blocks.append(f"\n# ---- {submission.launch_dir.record / name}\n{text}".rstrip())
+    return "\n".join(blocks)
+
+
+def describe_submission(submission: Submission) -> dict[str, object]:
+    """The same as values for JSON."""
+    return {
+        "run": str(submission.run),
+        "on": submission.launcher,
+        "commands": [command.words for command in submission.commands()],
+        "scripts": submission.scripts,
+    }

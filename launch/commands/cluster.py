@@ -45,20 +45,23 @@ def launch_options(function: F) -> F:
         "videomae launch configs/demo/pretrain.yaml --processes 2",
         "videomae launch CONFIG --on torchrun --cluster configs/cluster/two_hosts.yaml",
         "videomae launch CONFIG --on slurm --cluster configs/cluster/slurm.yaml --nodes 4",
+        "videomae launch CONFIG --on slurm --cluster configs/cluster/slurm.yaml --sweep seed=0,1,2",
     )
 )
 @config_arguments
+@click.option("--prepare", is_flag=True, help="Write the run directory, print the commands, and exit.")
+@click.option("--sweep", metavar="KEY=A,B,C", help="Submit an array of Slurm jobs, one for each value.")
 @launch_options
-def launch(config: Path, overrides: tuple[str, ...], **options: Any) -> int:
+def launch(config: Path, overrides: tuple[str, ...], *, prepare: bool, sweep: str | None, **options: Any) -> int:
     """Launch a run on this machine, on hosts or under Slurm.
 
     CONFIG is a YAML file of any stage, KEY=VALUE overrides one setting. Code, git state and resolved config are copied
     into the run directory, and the processes run from there. By default every GPU of this machine gets a process.
     """
-    from launch.submission import LaunchOptions, launch_run
+    from launch.start import LaunchOptions, launch_run
 
     _log_to_console()
-    return launch_run(config, overrides, LaunchOptions(**options))
+    return launch_run(config, overrides, LaunchOptions(**options), prepare_only=prepare, sweep=sweep)
 
 
 @click.command(
@@ -76,7 +79,7 @@ def chain(stages: tuple[str, ...], **options: Any) -> int:
     are submitted at once, each with an afterok dependency. Finished stages are skipped.
     """
     from launch.chain import launch_chain
-    from launch.submission import LaunchOptions
+    from launch.start import LaunchOptions
 
     _log_to_console()
     return launch_chain(stages, LaunchOptions(**options))

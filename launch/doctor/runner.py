@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from launch.cluster import ClusterConfig, read_cluster
+from launch.cluster import ClusterConfig, Host, read_cluster
 from launch.doctor import machine, network, storage
 from launch.doctor.check import (
     NETWORK,
@@ -35,6 +35,8 @@ from launch.doctor.check import (
 )
 from launch.job import default_processes, threads_each
 from launch.plan.model import read_config
+from launch.record import LaunchDir
+from launch.script import container_options, container_prefix
 from launch.slurm import resource_options
 from launch.ssh import ssh_words
 from videomae.command import guarded
@@ -133,7 +135,7 @@ def _check_ranks(path: Path | None, overrides: Sequence[str], options: DoctorOpt
         if cluster is None:
             commands = [_torchrun_command(options.processes or default_processes(), doctor)]
         else:
-            words = [*cluster.interpreter, *doctor]
+            words = [cluster.interpreter, *doctor]
             commands = _ssh_commands(cluster, hosts, words) if hosts else [_srun_command(cluster, words)]
         outputs = _run_together(commands, _CHECK_SECONDS + options.timeout)
         results: list[CheckResult] = []
@@ -141,7 +143,7 @@ def _check_ranks(path: Path | None, overrides: Sequence[str], options: DoctorOpt
             if code == _SSH_FAILED:
                 message = next((line for line in reversed(output.splitlines()) if line.strip()), "no answer")
                 remedy = "make this command work: ssh HOST true"
-                results += failed(f"{host}: {message}", remedy, check="reaching hosts")
+                results += failed(f"{host.name}: {message}", remedy, check="reaching hosts")
         if report.is_file() or not results:
             results += _read_report(report, outputs)
     _show(results, as_json=options.as_json)
@@ -179,24 +181,24 @@ def _torchrun_command(count: int, doctor: Sequence[str]) -> list[str]:
     return ["env", f"OMP_NUM_THREADS={threads_each(count)}", sys.executable, *launcher, *doctor]
 
 
-def _ssh_commands(cluster: ClusterConfig, hosts: Sequence[str], words: Sequence[str]) -> list[list[str]]:
+def _ssh_commands(cluster: ClusterConfig, hosts: Sequence[Host], words: Sequence[str]) -> list[list[str]]:
     """For each host the words that start its processes, with the variables that torchrun would set."""
-    commands = []
+    first_rank, commands = 0, []
     rendezvous = {
         "MASTER_ADDR": cluster.rendezvous_address(hosts),
         "MASTER_PORT": str(cluster.rendezvous_port(cluster.root_dir)),
-        "WORLD_SIZE": str(len(hosts) * cluster.processes),
-        "LOCAL_WORLD_SIZE": str(cluster.processes),
+        "WORLD_SIZE": str(sum(host.processes for host in hosts)),
     }
-    for number, host in enumerate(hosts):
+    for host in hosts:
         lines = [
-            *_preparation(cluster, rendezvous),
-            f"for local in $(seq 0 {cluster.processes - 1}); do",
-            f"RANK=$(({number * cluster.processes} + local)) LOCAL_RANK=$local {shlex.join(words)} &",
+            *_preparation(cluster, {**rendezvous, "LOCAL_WORLD_SIZE": str(host.processes)}),
+            f"for local in $(seq 0 {host.processes - 1}); do",
+            f"RANK=$(({first_rank} + local)) LOCAL_RANK=$local {_in_container(cluster, words)} &",
             "done",
             "wait",
         ]
-        commands.append(ssh_words(cluster.ssh, host, ["bash", "-c", "\n".join(lines)]))
+        commands.append(ssh_words(cluster.ssh, host.name, ["bash", "-c", "\n".join(lines)]))
+        first_rank += host.processes
     return commands
 
 
@@ -204,8 +206,8 @@ def _srun_command(cluster: ClusterConfig, words: Sequence[str]) -> list[str]:
     """The words of one srun, which waits for nodes or uses those of the current allocation."""
     tasks = (cluster.nodes or 1) * cluster.processes
     chosen = {**resource_options(cluster), "ntasks": tasks, "time": "00:15:00", "job-name": "doctor"}
-    options = [f"--{name}={value}" for name, value in chosen.items()]
-    lines = [*_preparation(cluster, {}), f"exec {shlex.join(words)}"]
+    options = [*(f"--{name}={value}" for name, value in chosen.items()), *container_options(_folder(cluster), cluster)]
+    lines = [*_preparation(cluster, {}), f"exec {_in_container(cluster, words)}"]
     return ["srun", *options, *cluster.slurm.extra, *cluster.slurm.srun, "bash", "-c", "\n".join(lines)]
 
 
@@ -214,6 +216,14 @@ def _preparation(cluster: ClusterConfig, variables: dict[str, str]) -> list[str]
     exported = {**cluster.environment, **variables}.items()
     exports = [f"export {name}={shlex.quote(value)}" for name, value in exported]
     return [f"cd {shlex.quote(str(cluster.root_dir))} || exit 1", *cluster.setup, *exports]
+
+
+def _in_container(cluster: ClusterConfig, words: Sequence[str]) -> str:
+    return f"{container_prefix(_folder(cluster), cluster)}{shlex.join(words)}"
+
+
+def _folder(cluster: ClusterConfig) -> LaunchDir:
+    return LaunchDir(root=cluster.root_dir, run=cluster.root_dir)
 
 
 def _show(results: Sequence[CheckResult], *, as_json: bool) -> None:

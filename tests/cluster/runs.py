@@ -28,15 +28,15 @@ class Run:
     cluster: dict[str, Any]
     overrides: tuple[str, ...] = ()
 
-    def words(self, launcher: str, *more: str | Path, command: str = "launch") -> list[str | Path]:
-        """The words of the command; `more` follow the config."""
+    def words(self, launcher: str, *more: str | Path, command: str = "launch", **cluster: Any) -> list[str | Path]:
+        """The words of the command: `more` follow the config, and `cluster` adds settings to the cluster file."""
         file = self.path.parent / f"{self.path.name}-{launcher}.yaml"
-        file.write_text(yaml.safe_dump({**self.cluster, "environment": {"OMP_NUM_THREADS": "1"}}))
+        file.write_text(yaml.safe_dump({**self.cluster, "environment": {"OMP_NUM_THREADS": "1"}, **cluster}))
         settings = two_process_arguments(self.path, self.shards, *self.overrides)
         return [*LAUNCH, command, *settings, *more, "--on", launcher, "--cluster", file]
 
-    def start(self, host: Host, launcher: str) -> Process:
-        return host.start(*self.words(launcher))
+    def start(self, host: Host, launcher: str, **cluster: Any) -> Process:
+        return host.start(*self.words(launcher, **cluster))
 
     @property
     def step(self) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.cluster.hosts import PATH, Network, network, until
 
-TOOLS = ("sshd", "ssh", "ssh-keygen")
+TOOLS = ("sshd", "ssh", "ssh-keygen", "pdsh")
 NAMES = ("n1", "n2")
 _SERVER = """HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/user_key.pub

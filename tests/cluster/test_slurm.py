@@ -1,6 +1,7 @@
 """Runs under a real Slurm of two nodes: signalled and killed, they are requeued and end with the same losses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,12 +55,15 @@ def test_a_chain_survives_all_that_befalls_it(slurm: Slurm, shards: Path, tmp_pa
     assert (tuned / "evaluation.json").exists()
 
 
-def test_a_stopped_run_does_not_come_back(slurm: Slurm, shards: Path, tmp_path: Path) -> None:
-    settings = ("engine={kind: local, zero_stage: 0}", "schedule.duration=100000 steps")
-    run = Run(tmp_path / "run", shards, {"nodes": 1}, settings)
-    job = json.loads(slurm.head.run(*run.words("slurm", "--json")))["job"]
-    run.reaches(5, over=lambda: slurm.ended(job))
-    slurm.head.run(*LAUNCH, "stop", run.path, "--wait", f"{DEADLINE}", seconds=2 * DEADLINE)
-    assert slurm.wait(job, "FAILED", seconds=DEADLINE)["ExitCode"] == f"{EXIT_STOPPED}:0"
-    (stopped,) = json.loads(slurm.head.run(*LAUNCH, "status", run.path, "--json"))
-    assert stopped["state"] == "stopped"
+def test_a_sweep_is_an_array_and_a_stopped_run_does_not_come_back(slurm: Slurm, shards: Path, tmp_path: Path) -> None:
+    runs = Run(tmp_path / "sweep", shards, {"nodes": 1}, ("engine={kind: local, zero_stage: 0}",))
+    values = ("--sweep", "schedule.duration=12 steps,100000 steps", "--json")
+    array = json.loads(slurm.head.run(*runs.words("slurm", *values)))["job"]
+    short, endless = (replace(runs, path=runs.path / name) for name in ("duration-12_steps", "duration-100000_steps"))
+    endless.reaches(5, over=lambda: slurm.ended(f"{array}_1"))
+    slurm.head.run(*LAUNCH, "stop", endless.path, "--wait", f"{DEADLINE}", seconds=2 * DEADLINE)
+    assert slurm.wait(f"{array}_1", "FAILED", seconds=DEADLINE)["ExitCode"] == f"{EXIT_STOPPED}:0"
+    slurm.wait(f"{array}_0", "COMPLETED", seconds=DEADLINE)
+    assert short.step == 12
+    stopped, finished = json.loads(slurm.head.run(*LAUNCH, "status", runs.path, "--json"))
+    assert (stopped["state"], finished["state"]) == ("stopped", "finished")

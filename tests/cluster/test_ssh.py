@@ -16,21 +16,22 @@ HANG = f"health.hang_seconds={HANG_SECONDS}"
 
 
 def test_a_run_goes_on_under_any_launcher(ssh: Network, shards: Path, tmp_path: Path, undisturbed: Path) -> None:
-    run = Run(tmp_path / "run", shards, {"hosts": ["n1", "n2"]}, (HANG,))
+    (tmp_path / "hostfile").write_text("n1 slots=1\nn2 slots=1\n")
+    run = Run(tmp_path / "run", shards, {"hostfile": str(tmp_path / "hostfile")}, (HANG,))
 
     # A slow network bounds the speed of the run, so that it cannot finish before it is stopped.
     with ssh["n2"].slowed("20mbit"):
-        deepspeed = run.start(ssh["n1"], "deepspeed")
-        run.reaches(20, over=lambda: not deepspeed.running())
+        over_pdsh = run.start(ssh["n1"], "deepspeed")
+        run.reaches(20, over=lambda: not over_pdsh.running())
         assert ssh["n2"].processes(" -m pretrain ")
-        deepspeed.signal(signal.SIGTERM)
-        _stopped(ssh, run, deepspeed)
+        over_pdsh.signal(signal.SIGTERM)
+        _stopped(ssh, run, over_pdsh)
 
-        deepspeed = run.start(ssh["n1"], "deepspeed")
-        run.reaches(50, over=lambda: not deepspeed.running())
+        without_pdsh = run.start(ssh["n1"], "deepspeed", deepspeed_ssh="none")
+        run.reaches(50, over=lambda: not without_pdsh.running())
     with ssh["n2"].slowed("2mbit"):  # a command typed on another host takes seconds
         ssh["n2"].run(*LAUNCH, "stop", run.path)
-        _stopped(ssh, run, deepspeed)
+        _stopped(ssh, run, without_pdsh)
 
     with ssh["n2"].slowed("20mbit"):
         torchrun = run.start(ssh["n1"], "torchrun")

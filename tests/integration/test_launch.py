@@ -12,7 +12,7 @@ import pytest
 
 from launch.cli import main as launch
 from tests.processes import ROOT
-from tests.stages import pretrain_arguments
+from tests.stages import losses, pretrain_arguments
 from videomae.run import status
 
 ENDLESS = "schedule.duration=1000000 steps"
@@ -91,3 +91,26 @@ def test_deepspeed_is_stopped_by_a_signal_to_the_launcher(shards: Path, tmp_path
     assert not (run / "STOP").exists()
     environment = json.loads((run / "environment.json").read_text())
     assert str(run / "launch/config.yaml") in environment["command"]
+
+
+def test_a_prepared_run_is_started_with_the_recorded_config(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The original config is deleted before the prepared command runs, in another folder."""
+    run, config = tmp_path / "a run", tmp_path / "config.yaml"
+    file, *overrides = pretrain_arguments(run, shards, "schedule={duration: 2 steps, warmup: 0 steps}")
+    config.write_text(Path(file).read_text())
+    words = ["launch", str(config), *overrides, "--on", "local", "--prepare"]
+    assert launch(words) == 0
+    capsys.readouterr()
+    assert launch(words) == 0
+    command = capsys.readouterr().out
+    assert "-m pretrain" in command
+    assert (run / "launch.1").is_dir()
+    assert not (run / "metrics.jsonl").exists()
+    config.unlink()
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert len(losses(run)) == 2
+    assert (run / "launch/config.yaml").read_text() == (run / "config.yaml").read_text()
+    assert launch(["stop", str(run)]) == 0
+    assert "is finished" in capsys.readouterr().out

@@ -104,7 +104,7 @@ def check_words(words: list[str]) -> bool:
         parse(cli, words[1:])
     elif words[0] == "make":
         assert [word for word in words[1:] if "=" not in word and not makes(word)] == []
-    elif words[0] in ("torchrun", "python", "deepspeed") and {"-m", "--module"} & set(words):
+    elif words[0] in ("torchrun", "python", "deepspeed", "mpirun") and {"-m", "--module"} & set(words):
         place = next(place for place, word in enumerate(words) if word in ("-m", "--module"))
         check_module(words[place + 1], words[place + 2 :])
     else:

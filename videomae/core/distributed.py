@@ -228,6 +228,8 @@ def init_distributed(world: World, *, timeout: float = _COLLECTIVE_TIMEOUT) -> N
     device = world.local_rank if world.device.index is None else world.device.index
     for name, value in (("RANK", world.rank), ("WORLD_SIZE", world.size), ("LOCAL_RANK", device)):
         os.environ[name] = str(value)
+    if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:  # DeepSpeed refuses one that differs from LOCAL_RANK
+        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = str(device)
     _allow_many_files()
     torch.distributed.init_process_group(
         backend="cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo",

@@ -3,10 +3,12 @@
 Pure functions of the environment. The first launcher whose variables are set is used, in this order:
 
     RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT       torchrun, deepspeed, or by hand
+    OMPI_COMM_WORLD_*, MV2_COMM_WORLD_*, PMI_*               mpirun, with MASTER_ADDR and MASTER_PORT beside them
     SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID          a task of srun; the rendezvous is derived if it is unset
     nothing                                                  one process
 
-A partial set is an error: the process would wait for ranks that never come.
+A partial set is an error: the process would wait for ranks that never come. srun --mpi=pmi2 sets a part of PMI_*, so a
+partial MPI set is considered after Slurm's.
 """
 
 from __future__ import annotations
@@ -18,6 +20,11 @@ from dataclasses import dataclass
 from videomae.core.errors import UserError
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_MPI = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+)
 _NO_TASK = {"4294967290", "4294967291", "4294967292"}  # numbers of steps that are shells: interactive, batch, extern
 _FIRST_PORT, _PORTS = 16384, 16000  # below the ports that systems hand out by themselves
 _HOSTS = re.compile(r"([^\[\],]+(?:\[[^\]]+\][^\[\],]*)*|(?:\[[^\]]+\][^\[\],]*)+)(?:,|$)")
@@ -43,8 +50,14 @@ def read_ranks(environment: Mapping[str, str]) -> Ranks:
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         return _by_launcher(environment)
+    for names in _MPI:
+        if all(name in environment for name in names):  # Slurm's variables describe the task of mpirun
+            return _by_mpi(environment, names)
     if "SLURM_PROCID" in environment or _number(environment, "SLURM_NTASKS", "1") > 1:
         return _by_slurm(environment)
+    for names in _MPI:
+        if any(name in environment for name in names[:2]):
+            return _by_mpi(environment, names)
     return Ranks(0, 1, 0)
 
 
@@ -106,6 +119,24 @@ def _by_slurm(environment: Mapping[str, str]) -> Ranks:
         )
     address = plain_address(environment.get("MASTER_ADDR") or first_host(nodes or ""))
     port = _number(environment, "MASTER_PORT", str(_FIRST_PORT + (16 * job + step) % _PORTS))
+    return _checked(Ranks(rank, size, local_rank, address, port, tasks_own_gpus=True))
+
+
+def _by_mpi(environment: Mapping[str, str], names: tuple[str, str, str]) -> Ranks:
+    missing = [name for name in names if name not in environment]
+    if missing:
+        there = [name for name in names if name in environment]
+        raise UserError(f"{', '.join(there)} set, but not {', '.join(missing)}; start with mpirun, or unset them all")
+    rank, size, local_rank = (_number(environment, name) for name in names)
+    if size == 1:
+        return Ranks(0, 1, 0)
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if missing:
+        raise UserError(
+            f"{size} processes of MPI, but {' and '.join(missing)} not set; "
+            "type mpirun -x MASTER_ADDR=FIRST_HOST -x MASTER_PORT=29500 ..."
+        )
+    address, port = plain_address(environment["MASTER_ADDR"]), _number(environment, "MASTER_PORT")
     return _checked(Ranks(rank, size, local_rank, address, port, tasks_own_gpus=True))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from launch import logs
 from launch.cli import main as launch
+from launch.record import LaunchDir
 from launch.run_state import RunState
 
 ALIVE = RunState("run", "running", 1, 9, "torchrun", None, "here", None, "run is running")
@@ -32,6 +33,22 @@ def test_the_last_lines_of_a_rank(run: Path, capsys: pytest.CaptureFixture[str])
     assert launch(["logs", str(run), "--rank", "5"]) == 2
     assert "no log of rank 5; " in capsys.readouterr().err
     assert launch(["logs", str(run / "none")]) == 2
+
+
+def test_the_raw_output_of_a_task_of_an_array_lies_with_the_array(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("logs", "seed-0/logs", "seed-1/logs", "seed-1/launch"):
+        (tmp_path / name).mkdir(parents=True)
+    LaunchDir(tmp_path, tmp_path / "seed-1").note("slurm", "pretrain", job="17_1")
+    for task, said in ((0, "zero\n"), (1, "no such module\n")):
+        (tmp_path / f"logs/slurm-17_{task}.log").write_text(said)
+    for words in (["--raw"], []):  # no process came to speak
+        assert launch(["logs", str(tmp_path / "seed-1"), *words]) == 0
+        assert capsys.readouterr().out == "no such module\n"
+    (tmp_path / "seed-1/logs/rank-0.log").write_text("one\n")
+    assert launch(["logs", str(tmp_path / "seed-1")]) == 0
+    assert capsys.readouterr().out == "one\n"
 
 
 def test_following_ends_with_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,13 +108,13 @@ def test_a_run_on_another_machine_is_alive_while_it_has_a_heartbeat(tmp_path: Pa
 
 
 def test_slurm_is_asked_once_for_all_runs(tmp_path: Path, slurm_says: Callable[..., None]) -> None:
-    slurm_says(squeue="17|RUNNING|n[1-2]\\n18|PENDING|(Priority)\\n", sacct="NODE_FAIL\\n")
-    for job in ("17", "18", "20"):
+    slurm_says(squeue="17|17|RUNNING|n[1-2]\\n18_0|19|PENDING|(Priority)\\n", sacct="NODE_FAIL\\n")
+    for job in ("17", "18_0", "20"):
         write_launch(tmp_path / job, job=job)
-    found = inspect_runs([tmp_path / job for job in ("17", "18", "20")])
+    found = inspect_runs([tmp_path / job for job in ("17", "18_0", "20")])
     assert [one.state for one in found] == ["running", "waiting", "broken"]
     assert "Slurm's job 17: RUNNING (n[1-2])" in found[0].message
-    assert "Slurm's job 18: PENDING (Priority)" in found[1].message
+    assert "Slurm's job 18_0: PENDING (Priority)" in found[1].message
     assert "Slurm's job 20: NODE_FAIL" in found[2].message
     assert (tmp_path / "bin/squeue.told").read_text().count("\n") == 1
     slurm_says(squeue="")
@@ -125,7 +125,7 @@ def test_slurm_is_asked_once_for_all_runs(tmp_path: Path, slurm_says: Callable[.
 
 
 def test_a_run_that_went_on_by_hand_is_found_in_its_newer_job(tmp_path: Path, slurm_says: Callable[..., None]) -> None:
-    slurm_says(squeue="30|RUNNING|n1\n", scancel="")
+    slurm_says(squeue="30|30|RUNNING|n1\n", scancel="")
     write_launch(tmp_path / "run", job="17")
     write_status(tmp_path / "run", "running", host="n1", job="30")
     assert (inspect_run(tmp_path / "run").state, inspect_run(tmp_path / "run").job) == ("running", "30")
@@ -151,14 +151,14 @@ def test_where_slurm_is_not_its_runs_are_judged_by_their_status(
 def test_stopping_under_slurm_holds_the_job_back(tmp_path: Path, slurm_says: Callable[..., None]) -> None:
     run = tmp_path / "run"
     write_launch(run)
-    slurm_says(squeue="17|RUNNING|n1\\n", scancel="")
+    slurm_says(squeue="17|17|RUNNING|n1\\n", scancel="")
     assert "the run saves after its current step and exits" in stop(run)
     assert (run / "STOP").exists()
     assert (run / "launch/held").exists()
     assert not (tmp_path / "bin/scancel.told").exists()
     stop(run, now=True)
     assert (tmp_path / "bin/scancel.told").read_text() == "17\n"
-    slurm_says(squeue="17|PENDING|(Dependency)\\n")
+    slurm_says(squeue="17|17|PENDING|(Dependency)\\n")
     assert "is cancelled" in stop(run)
 
 

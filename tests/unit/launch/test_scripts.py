@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.cluster import ClusterConfig, SlurmConfig
+from launch.cluster import ClusterConfig, ContainerConfig, Host, SlurmConfig
 from launch.record import LaunchDir
 from launch.script import quote, quote_directive
 from launch.slurm import job_scripts
-from launch.ssh import host_scripts, kill_words
+from launch.ssh import host_scripts, kill_words, pdsh_command, rank_scripts
 from tests.processes import ROOT
 from videomae.core.config import load
 from videomae.core.processes import descendants, stat_fields
@@ -39,12 +39,17 @@ def shipped(name: str) -> ClusterConfig:
 def generated() -> dict[str, str]:
     """Every kind of script, by the name of its golden file."""
     place, odd = LaunchDir(SHARED, SHARED / "runs/vit_base"), LaunchDir(SHARED, SHARED / "runs" / EVIL)
-    hosts = shipped("two_hosts")
+    hosts, alone = shipped("two_hosts"), shipped("two_hosts_no_ssh")
     made = {
         "slurm": job_scripts("pretrain", odd, replace(shipped("slurm"), nodes=4)),
+        "slurm-pyxis": job_scripts("pretrain", place, shipped("slurm_pyxis")),
         "slurm-apptainer": job_scripts("finetune", place, shipped("slurm_apptainer")),
+        "slurm-sweep": job_scripts(
+            "finetune", place, shipped("slurm"), array_runs=[place.run / "seed-0", odd.run / "seed-1"]
+        ),
         "torchrun": host_scripts("pretrain", odd, hosts, hosts=hosts.select_hosts(), launcher="torchrun"),
-        "deepspeed": host_scripts("pretrain", odd, hosts, hosts=hosts.select_hosts(), launcher="deepspeed"),
+        "deepspeed": host_scripts("pretrain", odd, alone, hosts=alone.select_hosts(), launcher="deepspeed"),
+        "deepspeed-pdsh": rank_scripts("pretrain", place, hosts, hosts=hosts.select_hosts()),
     }
     return {f"{kind}-{name}": text for kind, scripts in made.items() for name, text in scripts.items()}
 
@@ -78,6 +83,11 @@ def test_every_value_is_quoted() -> None:
         job_scripts("pretrain", LaunchDir(SHARED, SHARED / "a\nb"), ClusterConfig())
     with pytest.raises(ValueError, match="Slurm interprets %"):
         job_scripts("pretrain", LaunchDir(SHARED, SHARED / "100%"), ClusterConfig())
+    with pytest.raises(ValueError, match="passes words to pdsh unquoted"):
+        rank_scripts("pretrain", LaunchDir(SHARED, SHARED / EVIL), ClusterConfig(), hosts=())
+    pyxis = ClusterConfig(container=ContainerConfig(kind="pyxis", image="a"))
+    with pytest.raises(ValueError, match="pyxis works under Slurm only"):
+        rank_scripts("pretrain", LaunchDir(SHARED, SHARED), pyxis, hosts=())
 
 
 class Stage:
@@ -87,12 +97,12 @@ class Stage:
         self.folder = folder
         self.place = LaunchDir(folder, folder / EVIL)
         cluster = ClusterConfig(
-            python=quote(folder / "my python"),
+            python=str(folder / "my python"),
             environment={"VALUE": EVIL},
             setup=('export SET_UP="by a line"',),
             slurm=SlurmConfig(srun=(f"--comment={EVIL}",)),
         )
-        self.place.make(cluster, job_scripts("pretrain", self.place, cluster))
+        self.place.make(cluster, job_scripts("pretrain", self.place, cluster), code=False)
         self._command(
             "my python",
             'printf "%s|" "$@" "$VALUE" "$SET_UP" "$PYTHONPATH" "$MASTER_ADDR:$MASTER_PORT" >told; exit "$CODE"',
@@ -149,13 +159,14 @@ def test_a_stop_holds_no_later_job_back(tmp_path: Path) -> None:
 
 
 def test_an_address_of_ipv6_is_set_off_from_the_port() -> None:
-    hosts = ("fd00::1", "fd00::2")
+    hosts = (Host("fd00::1", 1), Host("fd00::2", 1))
     for address in (None, "[fd00::1]"):
-        cluster = ClusterConfig(hosts=hosts, address=address, port=5000)
+        cluster = ClusterConfig(hosts=("fd00::1", "fd00::2"), address=address, port=5000)
         text = host_scripts("pretrain", LaunchDir(SHARED, SHARED / "run"), cluster, hosts=hosts, launcher="torchrun")[
             "host.sh"
         ]
         assert "--rdzv-endpoint='[fd00::1]:5000'" in text
+        assert "--master_addr=fd00::1" in pdsh_command(LaunchDir(SHARED, SHARED / "run"), cluster, hosts).words
 
 
 @pytest.mark.parametrize("number", ["of the process", "of another, which began at another time"])
@@ -163,8 +174,8 @@ def test_what_a_host_started_is_ended_and_nothing_else(tmp_path: Path, number: s
     place = LaunchDir(tmp_path, tmp_path / EVIL)
     (tmp_path / "my python").write_text("#!/bin/bash\nsleep 300 &\ntouch up\nwait\nexit 1\n")
     (tmp_path / "my python").chmod(0o755)
-    cluster = ClusterConfig(python=quote(tmp_path / "my python"))
-    place.make(cluster, host_scripts("pretrain", place, cluster, hosts=["n1"], launcher="local"))
+    cluster = ClusterConfig(python=str(tmp_path / "my python"))
+    place.make(cluster, host_scripts("pretrain", place, cluster, hosts=[Host("n1", 1)], launcher="local"), code=False)
     process = subprocess.Popen(["bash", str(place.record / "host.sh"), "0"], start_new_session=True)
     try:
         while not (tmp_path / "up").exists():

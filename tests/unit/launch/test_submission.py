@@ -15,7 +15,9 @@ from launch.chain import split_stages
 from launch.cli import main
 from launch.cluster import SshConfig
 from launch.record import launch_lock, read_launch
+from launch.run_state import inspect_run
 from launch.ssh import ssh_words
+from launch.stop import stop
 from launch.submission import run_exit_code
 from tests.processes import ROOT
 from tests.stages import finetune_settings
@@ -69,10 +71,11 @@ def test_a_submission_makes_the_run_directory(
 def test_two_do_not_submit_a_run_at_once(
     cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with launch_lock(tmp_path / "r"):
-        assert main(["launch", PRETRAIN, "run=r", *cluster]) == 2
-        assert main(["chain", PRETRAIN, "run=r", *cluster]) == 2
-    assert capsys.readouterr().err.count("is being launched by another process") == 2
+    for words in (["run=r"], ["--sweep", "seed=0,1", "run=r"]):
+        with launch_lock(tmp_path / "r"):
+            assert main(["launch", PRETRAIN, *words, *cluster]) == 2
+            assert main(["chain", PRETRAIN, "run=r", *cluster]) == 2
+        assert capsys.readouterr().err.count("is being launched by another process") == 2
     assert not (tmp_path / "bin/sbatch.told").exists()
     assert main(["launch", PRETRAIN, "run=r", *cluster]) == 0
 
@@ -80,6 +83,8 @@ def test_two_do_not_submit_a_run_at_once(
 def test_what_would_submit_more_than_was_asked_is_refused(
     cluster: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["launch", PRETRAIN, "run=r", "--prepare", "--sweep", "seed=0,1", *cluster]) == 2
+    assert "type --dry-run to see" in capsys.readouterr().err
     assert main(["chain", PRETRAIN, "run=r", "--force", *cluster]) == 2
     assert "--force would submit every stage again" in capsys.readouterr().err
     assert not (tmp_path / "bin/sbatch.told").exists()
@@ -156,6 +161,8 @@ def test_what_does_not_go_with_the_processes_is_said_before_anything_is_submitte
     ):
         assert main([*words, *settings, *cluster]) == 2
         assert message in capsys.readouterr().err
+    assert main(["launch", PRETRAIN, "run=third", "data.repeated_aug=1", "--sweep", "batch=8,7", *cluster]) == 2
+    assert "batch=7 must be a multiple of the 2 processes" in capsys.readouterr().err
     assert not (tmp_path / "bin/sbatch.told").exists()
 
 
@@ -184,6 +191,33 @@ def test_overrides_belong_to_the_config_before_them() -> None:
     assert split_stages(["a.yaml", "x=1", "y=2", "b.yaml"]) == [(Path("a.yaml"), ["x=1", "y=2"]), (Path("b.yaml"), [])]
     with pytest.raises(ValueError, match="got 'x=1' before the first config"):
         split_stages(["x=1", "a.yaml"])
+
+
+def test_a_sweep_is_an_array_of_runs(
+    cluster: list[str], told: Callable[[], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["launch", PRETRAIN, "run=s", "--sweep", "optimizer.lr=1e-3,3e-3", *cluster]) == 0
+    assert len(told()) == 1
+    assert "#SBATCH --array=0-1" in (tmp_path / "s/launch/job.sh").read_text()
+    second = tmp_path / "s/lr-3e-3"
+    assert yaml.safe_load((second / "launch/config.yaml").read_text())["optimizer"]["lr"] == 3e-3
+    found = read_launch(second)
+    assert found is not None
+    assert found.job == "100_1"
+    squeue = tmp_path / "bin/squeue"
+    squeue.write_text("#!/bin/bash\necho '100_0|101|RUNNING|n1'; echo '100_1|100|PENDING|(Resources)'\n")
+    for words in (["--sweep", "seed=0,1"], []):
+        assert main(["launch", PRETRAIN, "run=s", *words, *cluster]) == 2
+        assert "s is running at its start: Slurm's job 100: RUNNING (n1)" in capsys.readouterr().err
+    assert "s/lr-1e-3/STOP is created" in stop(tmp_path / "s")
+    assert "s/lr-3e-3: Slurm's job 100_1 is cancelled" in stop(tmp_path / "s")
+    squeue.write_text("#!/bin/bash\n")
+    assert inspect_run(tmp_path / "s").state == "new"
+    assert main(["launch", PRETRAIN, "run=s", "--sweep", "seed=0,1", *cluster]) == 0
+    assert main(["launch", PRETRAIN, "--sweep", "seed=0,0", *cluster]) == 2
+    assert "the values of a sweep must differ" in capsys.readouterr().err
+    assert main(["launch", PRETRAIN, "--sweep", "seed=0,1"]) == 2
+    assert "needs --on slurm" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,14 @@ def test_ranks_without_a_gpu_among_others_are_named() -> None:
 
 
 @pytest.mark.usefixtures("joining")
-def test_joining_settles_open_files() -> None:
+def test_joining_settles_open_files_and_the_local_rank_that_deepspeed_compares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "5")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
     try:
         init_distributed(world_of_one())
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+        assert os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] == os.environ["LOCAL_RANK"]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -10,6 +10,8 @@ from videomae.core.ranks import Ranks, first_host, read_ranks
 JOB = {"SLURM_JOB_ID": "1041", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "4", "SLURM_NODEID": "0"}
 BATCH = {**JOB, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 TASK = {**JOB, "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
+MPICH = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}
 MEETING = {"MASTER_ADDR": "n9", "MASTER_PORT": "29500"}
 
 
@@ -31,6 +33,7 @@ def test_a_task_of_srun_derives_where_to_meet() -> None:
         {},
         {**JOB, "SLURM_NTASKS": "1"},
         {**TASK, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+        {**OPEN_MPI, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"},
     ],
 )
 def test_one_process(environment: dict[str, str]) -> None:
@@ -43,15 +46,31 @@ def test_a_shell_of_slurm_is_not_taken_for_a_task(environment: dict[str, str]) -
         read_ranks(environment)
 
 
-@pytest.mark.parametrize("environment", [TASK, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}])
+@pytest.mark.parametrize("environment", [OPEN_MPI, MPICH])
+def test_mpi(environment: dict[str, str]) -> None:
+    assert (read_ranks(environment | MEETING).rank, read_ranks(environment | MEETING).size) == (1, 2)
+    with pytest.raises(ValueError, match="mpirun -x MASTER_ADDR"):
+        read_ranks(environment)
+    with pytest.raises(ValueError, match="set, but not"):
+        read_ranks(dict(list(environment.items())[:2]) | MEETING)
+
+
+def test_mpirun_inside_slurm_counts_first() -> None:
+    assert read_ranks({**TASK, **OPEN_MPI, **MEETING}).size == 2
+    assert read_ranks({**BATCH, **MPICH, **MEETING}).size == 2
+    half = {name: value for name, value in MPICH.items() if name != "MPI_LOCALRANKID"}  # as srun --mpi=pmi2 sets them
+    assert read_ranks({**TASK, **half}) == read_ranks(TASK)
+
+
+@pytest.mark.parametrize("environment", [TASK, OPEN_MPI, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}])
 def test_an_address_of_ipv6_loses_its_brackets(environment: dict[str, str]) -> None:
     for address in ("fd00::1", "[fd00::1]"):
         assert read_ranks({**environment, **MEETING, "MASTER_ADDR": address}).address == "fd00::1"
 
 
-def test_torchrun_inside_slurm_counts_first() -> None:
+def test_torchrun_inside_slurm_or_mpi_counts_first() -> None:
     inner = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
-    assert read_ranks({**TASK, **inner}) == Ranks(0, 2, 0, "here", 1)
+    assert read_ranks({**TASK, **OPEN_MPI, **inner}) == Ranks(0, 2, 0, "here", 1)
 
 
 @pytest.mark.parametrize(
