@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -13,18 +14,20 @@ from rich.table import Table
 
 from finetune.models import names, parse_model
 from finetune.models.tables import Figure, LayerRow, ModelRow, layer_rows, model_rows
+from pretrain import cost
 from videomae.core.config import set_value
 from videomae.core.errors import UserError
 from videomae.core.progress import print_wide
 
 
 def show_models(*, as_json: bool) -> None:
-    """Print every model beside its published figures."""
-    rows = model_rows()
+    """Print every model beside its published figures, and the cost of pretraining by encoder size."""
+    models, pretraining = model_rows(), cost.rows()
     if as_json:
-        _print_json({"models": [row.to_dict() for row in rows]})
-    else:
-        print_wide(_model_table(rows), *(f"{row.name}: {row.note}" for row in rows if row.note))
+        _print_json({"models": [row.to_dict() for row in models], "pretraining": pretraining})
+        return
+    notes = [f"{row.name}: {row.note}" for row in models if row.note]
+    print_wide(_model_table(models), *notes, _pretraining_table(pretraining))
 
 
 def show_layers(name: str, overrides: Sequence[str], *, classes: int, fields: bool, as_json: bool) -> None:
@@ -34,7 +37,9 @@ def show_layers(name: str, overrides: Sequence[str], *, classes: int, fields: bo
         UserError: the model or a setting is unknown.
     """
     if name not in names():
-        raise UserError(f"no model is called {name!r}; the models are {', '.join(names())}")
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the models are {', '.join(names())}"
+        raise UserError(f"no model is called {name!r}; {hint}")
     values: dict[str, Any] = {"name": name}
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -59,6 +64,18 @@ def _model_table(rows: Sequence[ModelRow]) -> Table:
     for row in rows:
         setting = (f"{row.frames}x{row.size}x{row.size}", str(row.classes))
         table.add_row(row.name, *setting, *_figure(row.parameters), *_figure(row.gmacs), row.source)
+    return table
+
+
+def _pretraining_table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="VideoMAE by size (16x224x224): measured, published, deviation", title_justify="left")
+    columns = [key for key in rows[0] if key != "size"]
+    table.add_column("size")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        figures = (Figure(measured=row[key]["measured"], published=row[key]["published"]) for key in columns)
+        table.add_row(row["size"], *(" ".join(_figure(figure)) for figure in figures))
     return table
 
 

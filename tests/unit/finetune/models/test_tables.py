@@ -123,7 +123,7 @@ def test_receptive_fields_follow_factorised_attention(capsys: pytest.CaptureFixt
 
 def test_a_wrong_name_or_setting_is_one_clear_line(capsys: pytest.CaptureFixture[str]):
     for arguments, words in (
-        (["single_fram"], "no model is called 'single_fram'; the models are "),
+        (["single_fram"], "did you mean single_frame"),
         (["s3d", "size=5"], "at least 8 frames of 17 x 17"),
         (["s3d", "sise=5"], "did you mean 'size'"),
         (["s3d", "size"], "key=value"),
@@ -132,7 +132,26 @@ def test_a_wrong_name_or_setting_is_one_clear_line(capsys: pytest.CaptureFixture
         assert words in capsys.readouterr().err
 
 
-def test_the_whole_table(rows: dict[str, ModelRow], monkeypatch: pytest.MonkeyPatch):
+def test_the_whole_table_prints_videomae_by_size_within_one_percent(
+    rows: dict[str, ModelRow], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("launch.model_tables.model_rows", lambda: list(rows.values()))
     table = json.loads(call("models", "--json"))
     assert {row["name"] for row in table["models"]} == set(names())
+    published = {
+        row["size"]: [figure["published"] for key, figure in row.items() if key != "size"]
+        for row in table["pretraining"]
+    }
+    assert published == {
+        "small": [21.88, 2.15, 56.9, 11.5, 7.8],
+        "base": [86.23, 7.98, 180.3, 35.4, 25.8],
+        "large": [303.86, 39.14, 596.8, 142.6, 99.3],
+        "huge": [631.61, 60.88, 1191, 237.6, 176.1],
+        "giant": [1011.6, 13.9, 2543, 262.4, 240.7],
+    }
+    for row in table["pretraining"]:
+        for key, figure in row.items():
+            if "pretraining" in key or "dual" in key:  # the last decoder block computes the predicted tokens alone
+                assert 0.8 * figure["published"] < figure["measured"] < 1.01 * figure["published"], (row["size"], key)
+            elif key != "size":
+                assert figure["measured"] == pytest.approx(figure["published"], rel=0.01), (row["size"], key)
