@@ -53,8 +53,8 @@ shards = LazyGroup(
 )
 checkpoint = LazyGroup(
     "checkpoint",
-    {"Commands": _from("launch.commands.checkpoint", "ls", "verify", "export")},
-    help="List, check and export the checkpoints of a run.",
+    {"Commands": _from("launch.commands.checkpoint", "ls", "verify", "export", "convert")},
+    help="List, check and convert the checkpoints of a run.",
 )
 weights = LazyGroup(
     "weights",

@@ -29,7 +29,8 @@ from videomae.trainer import Trainer
 FOLDER = "monitor"  # in the run directory
 RESULT = "evaluation.json"  # that fine-tuning writes
 _LIMIT = 1500.0  # seconds; a collective, in which the other ranks wait, fails after 1800
-_LAUNCHERS = tuple("RANK WORLD_SIZE LOCAL_RANK MASTER_ GROUP_ ROLE_ TORCHELASTIC_ OMPI_ PMI_ MV2_ SLURM_".split())
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_")
+_LAUNCHERS = (*_TORCHRUN, "OMPI_", "PMI_", "MV2_", "SLURM_")
 
 
 @configclass

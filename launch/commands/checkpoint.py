@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from videomae.run.checkpoint.inspection import CheckpointInfo
 
+step_option = click.option("--step", type=int, help="Step of the checkpoint; default: the latest valid one.")
+
 
 @click.command(
     epilog=examples("videomae checkpoint ls runs/NAME", "videomae checkpoint ls runs/NAME/checkpoints --json")
@@ -54,7 +56,7 @@ def verify(path: Path, *, as_json: bool) -> int:
 )
 @click.argument("path", type=PATH)
 @click.argument("out", type=PATH)
-@click.option("--step", type=int, help="Step of the checkpoint; default: the latest valid one.")
+@step_option
 @click.option("--weights", type=click.Choice(["master", "ema"]), default="master", help="Weights, or their average.")
 @json_option
 def export(path: Path, out: Path, *, step: int | None, weights: str, as_json: bool) -> None:
@@ -64,13 +66,46 @@ def export(path: Path, out: Path, *, step: int | None, weights: str, as_json: bo
     weights=FILE; `videomae export` writes the encoder or classifier alone.
     """
     from videomae.core.progress import log_to
-    from videomae.run.checkpoint.inspection import export_weights, pick_checkpoint
+    from videomae.run.checkpoint.inspection import pick_checkpoint
+    from videomae.run.checkpoint.transfer import export_weights
 
     log_to(None)
     checkpoint = pick_checkpoint(path, step)
     tensors = export_weights(checkpoint, out, weights=weights)
     result = {"out": str(out), "step": checkpoint.step, "weights": weights, "tensors": tensors}
     text = f"{out}: {tensors} tensors, {weights} of step {checkpoint.step}"
+    click.echo(json.dumps(result) if as_json else text)
+
+
+@click.command(
+    epilog=examples(
+        "videomae checkpoint convert runs/NAME resharded --ranks 4",
+        "videomae checkpoint convert runs/NAME checkpoint.pt",
+    )
+)
+@click.argument("path", type=PATH)
+@click.argument("out", type=PATH)
+@step_option
+@click.option("--ranks", type=int, default=1, help="Number of files to write.")
+@json_option
+def convert(path: Path, out: Path, *, step: int | None, ranks: int, as_json: bool) -> None:
+    """Convert a checkpoint to another number of files, or to one file for torch.load.
+
+    PATH is a run directory, its checkpoints folder, or one checkpoint. OUT is a folder, or a file that ends in .pt.
+    """
+    from videomae.core.progress import log_to
+    from videomae.run.checkpoint.inspection import pick_checkpoint
+    from videomae.run.checkpoint.transfer import convert_to_ranks, convert_to_torch
+
+    log_to(None)
+    checkpoint = pick_checkpoint(path, step)
+    if out.suffix in (".pt", ".pth"):
+        convert_to_torch(checkpoint, out)
+        text = f"{out}: step {checkpoint.step}; read it with torch.load(PATH, weights_only=True)"
+    else:
+        convert_to_ranks(checkpoint, out, ranks=ranks)
+        text = f"{out}: step {checkpoint.step} in {ranks} files; resume from it with checkpoint.resume=PATH"
+    result = {"out": str(out), "step": checkpoint.step, "from": str(checkpoint.folder)}
     click.echo(json.dumps(result) if as_json else text)
 
 

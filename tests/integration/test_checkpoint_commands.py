@@ -1,4 +1,4 @@
-"""Checkpoint commands: list, verify, export, fork a run, measure the cost of a save."""
+"""Checkpoint commands: list, verify, export, convert, fork a run, measure the cost of a save."""
 
 import json
 import shutil
@@ -17,6 +17,7 @@ from tests.stages import losses, pretrain_config
 from tests.tiny import world_of_one
 from videomae.engine.state.reader import read_full
 from videomae.models.weights.export import load_encoder
+from videomae.run.checkpoint import find_fault
 
 
 @pytest.fixture
@@ -62,6 +63,8 @@ def test_verify_sees_what_ls_does_not(run: Path, tmp_path: Path, capsys: pytest.
 def test_mistakes_end_in_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "no checkpoint at" in say(capsys, "ls", tmp_path, expect=2)
     assert "ends in .safetensors" in say(capsys, "export", run, tmp_path / "out.bin", expect=2)
+    assert "got 0 ranks" in say(capsys, "convert", run, tmp_path / "out", "--ranks", "0", expect=2)
+    assert "exists already" in say(capsys, "convert", run, tmp_path, expect=2)
 
 
 def test_exported_weights_are_those_of_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -104,13 +107,33 @@ def test_a_classifier_from_the_middle_of_a_run(finetuned: Path, tmp_path: Path) 
     )
 
 
-def test_a_fork_continues_to_the_same_end(run: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_converted_checkpoint_continues_to_the_same_end(
+    run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    say(capsys, "convert", run, tmp_path / "three", "--ranks", "3", "--step", "4")
+    assert find_fault(tmp_path / "three") is None
+    assert len(list((tmp_path / "three").glob("rank-*.safetensors"))) == 3
+    say(capsys, "convert", tmp_path / "three", tmp_path / "one", "--ranks", "1")
+    ours, theirs = tmp_path / "one", run / "checkpoints" / "step-00000004"
+    for key in ("master", "exp_avg", "exp_avg_sq", "ema"):
+        a, b = read_full(ours, key), read_full(theirs, key)
+        assert all(torch.equal(a[name], b[name]) for name in b)
     fork = tmp_path / "fork"
-    resume = f"checkpoint={{every: 2 steps, resume: {run / 'checkpoints' / 'step-00000004'}}}"
+    resume = f"checkpoint={{every: 2 steps, resume: {tmp_path / 'three'}}}"
     train(pretrain_config(fork, shards, resume, "optimizer.ema=0.9"), world_of_one())
     assert losses(fork) == losses(run)[4:]
     final, forked = (load_encoder(of / "export").state for of in (run, fork))
     assert all(torch.equal(final[name], forked[name]) for name in final)
+
+
+def test_one_file_for_plain_pytorch(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "torch.load" in say(capsys, "convert", run, tmp_path / "all.pt")
+    content = torch.load(tmp_path / "all.pt", weights_only=True)
+    assert content.keys() == {"model", "ema", "exp_avg", "exp_avg_sq", "steps", "progress"}
+    assert content["progress"]["step"] == 6
+    assert set(content["steps"].values()) == {6.0}
+    last = read_full(run / "checkpoints" / "step-00000006")
+    assert all(torch.equal(content["model"][name], value) for name, value in last.items())
 
 
 def test_the_benchmark_of_saves_measures_both_kinds_and_cleans_up(tmp_path: Path) -> None:

@@ -47,9 +47,7 @@ def test_its_rows_give_the_plan_a_measured_mfu(tmp_path: Path, capsys: pytest.Ca
     assert row["forms"]["ours"]["loss"] == pytest.approx(row["forms"]["official"]["loss"], rel=1e-4)
     mfu = choose_mfu(DEVICES["cpu"], "demo", precision="fp32", measured=tmp_path / "step.json")
     assert mfu.value == row["mfu"]
-    assert (
-        choose_mfu(DEVICES["cpu"], "demo", precision="bf16", measured=tmp_path / "step.json").value == ASSUMED_MFU
-    )
+    assert choose_mfu(DEVICES["cpu"], "demo", precision="bf16", measured=tmp_path / "step.json").value == ASSUMED_MFU
 
 
 def test_a_frozen_encoder_is_measured_at_the_size_of_the_one_fine_tuned() -> None:

@@ -3,7 +3,7 @@
 store.py     folders, the commit, removal of old ones       staging.py     each rank's part of a save
 saver.py     regular, asynchronous and final saves          manifest.py    sizes and SHA-256 of the files
 loading.py   the latest valid one, damaged ones             resume.py      auto, must, never or a path
-inspection.py  listing, export of weights
+inspection.py  listing                                      transfer.py    export and conversion
 """
 
 from videomae.run.checkpoint.config import CheckpointConfig

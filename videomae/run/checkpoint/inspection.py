@@ -1,25 +1,19 @@
-"""List the checkpoints at a path, pick one, and export its weights."""
+"""List the checkpoints at a path, and pick one for export."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
-from videomae.core.config import read_values
-from videomae.core.files import atomic_path
-from videomae.engine.state.rank_file import MASTER
-from videomae.engine.state.reader import read_full
 from videomae.run.checkpoint.loading import CheckpointError
 from videomae.run.checkpoint.manifest import MANIFEST, PROGRESS, find_fault
 from videomae.run.checkpoint.resume import CHECKPOINTS
 from videomae.run.checkpoint.staging import STAGING
 from videomae.run.checkpoint.store import ABANDONED, DAMAGED, Checkpoint, step_name, step_names
-from videomae.run.directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,29 +63,6 @@ def pick_checkpoint(path: Path, step: int | None = None) -> Checkpoint:
     raise CheckpointError(f"no valid checkpoint{of_step} at {path} ({found})")
 
 
-def export_weights(checkpoint: Checkpoint, out: Path, *, weights: str = MASTER) -> int:
-    """Write the full float32 `weights` (master or ema) with the buffers to `out`; returns the number of tensors.
-
-    Of a pretraining run, the file's metadata has the config of the encoder, so that later stages can start from it.
-
-    Raises:
-        UserError: `out` is no .safetensors file name, or the checkpoint has no such weights.
-    """
-    if out.suffix != ".safetensors":
-        raise CheckpointError(f"got {out} to export to, expected a file name that ends in .safetensors")
-    state = read_full(checkpoint.folder, weights)
-    info = {"step": str(checkpoint.step), "weights": weights}
-    recorded = RunDirectory(checkpoint.folder.absolute().parent.parent)
-    if recorded.config.is_file():
-        info["run"] = recorded.path.name
-        encoder = read_values(recorded.config).get("encoder")
-        info |= {"encoder": json.dumps(encoder)} if encoder else {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out) as part:
-        safetensors.torch.save_file(state, part, metadata=info)
-    return len(state)
-
-
 def _is_candidate(folder: Path, path: Path) -> bool:
     return folder == path or not folder.name.startswith((DAMAGED, ABANDONED, "."))
 
@@ -113,12 +84,16 @@ def _read_info(folder: Path, hashes: bool) -> CheckpointInfo:
         fault: str | None = "a save in progress, or interrupted"
     else:
         fault = find_fault(folder, hashes=hashes)
+    saved = manifest.get("saved")
+    if saved is None and (folder / MANIFEST).exists():
+        written = (folder / MANIFEST).stat().st_mtime
+        saved = datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds")
     return CheckpointInfo(
         name=folder.name,
         folder=str(folder),
         step=progress.get("step"),
         bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-        saved=manifest.get("saved"),
+        saved=saved,
         engine=progress.get("engine"),
         fault=fault,
     )
