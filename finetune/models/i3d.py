@@ -1,19 +1,28 @@
-"""I3D: torchvision's image ResNet inflated over time, optionally with non-local blocks."""
+"""I3D: torchvision's image ResNet inflated over time, optionally with non-local blocks.
+
+Inflation (Carreira and Zisserman 2017, arXiv 1705.07750, section 2.4.1): each 2D kernel is repeated over its frames and
+divided by their number, and time is padded by replicating the first and last frame. On a still video, the inflated
+network therefore returns what the image network returns for its frame.
+
+Shapes: B batch, C channels, T frames, H height, W width, N = T * H * W positions, M positions after subsampling.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch.nn import functional
 
-from finetune.models.inflation import inflate_resnet
 from finetune.models.interface import Published, WeightsConfig
-from finetune.models.non_local import NonLocal, Similarity
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.files import load_strictly
 from videomae.models.weights.torchvision import torchvision_state
+
+_TIME_KERNEL = 3
 
 
 @configclass
@@ -22,12 +31,6 @@ class I3dConfig(WeightsConfig):
 
     name: Literal["i3d", "i3d_non_local"] = "i3d"
     resnet: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
-    time_kernel: int = 3
-    similarity: Similarity = "embedded_gaussian"  # of i3d_non_local
-
-    def __post_init__(self) -> None:
-        if self.time_kernel < 1 or self.time_kernel % 2 == 0:
-            raise UserError(f"time_kernel must be odd, got {self.time_kernel}")
 
     @property
     def pretrained(self) -> str:
@@ -45,33 +48,105 @@ class I3d(nn.Module):
         if initialise and config.weights is not None:
             state = torchvision_state(config.resnet, config.weights)
             load_strictly(flat, state, source=f"weights {config.weights}", fresh=["fc."])
-        self.network = inflate_resnet(flat, time_kernel=config.time_kernel)
+        self.network = inflate_resnet(flat)
         self.network.fc = nn.Linear(self.network.fc.in_features, classes)
         if config.name == "i3d_non_local":
-            _insert_non_local(self.network, config.similarity)
+            for stage in ("layer2", "layer3"):
+                self.network.add_module(stage, _with_non_local(self.network.get_submodule(stage)))
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         return self.network(video_BCTHW)
 
 
-def _insert_non_local(network: models.ResNet, similarity: Similarity) -> None:
-    """Insert a non-local block after every second residual block of the second and third stage."""
-    for stage in ("layer2", "layer3"):
-        blocks = list(network.get_submodule(stage).children())
-        channels = [_channels(block) for block in blocks]
-        extended = nn.Sequential()
-        for index, (block, width) in enumerate(zip(blocks, channels, strict=True)):
-            extended.append(block)
-            if index % 2:
-                extended.append(NonLocal(width, similarity=similarity))
-        network.add_module(stage, extended)
+class InflatedConv(nn.Conv3d):
+    """A 3D convolution with replicate padding along time."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """maps_BCTHW in and out."""
+        margin = self.kernel_size[0] // 2
+        if margin:
+            input = functional.pad(input, (0, 0, 0, 0, margin, margin), mode="replicate")
+        return super().forward(input)
 
 
-def _channels(block: nn.Module) -> int:
-    """Output channels of a residual block: those of its last norm."""
-    norms = [layer for name, layer in block.named_children() if name.startswith("bn")]
-    assert isinstance(norms[-1], nn.BatchNorm3d)
-    return norms[-1].num_features
+def inflate_resnet(network: models.ResNet) -> models.ResNet:
+    """Turn a torchvision ResNet into one over maps_BCTHW in place and inflate its weights.
+
+    Kernels of 3 x 3 and 7 x 7 get three frames, those of 1 x 1 one frame. A strided convolution has the same stride in
+    time and space, except in the stem.
+    """
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Conv2d):
+            inflated: nn.Module = _inflated_conv(layer, stem=name == "conv1")
+        elif isinstance(layer, nn.BatchNorm2d):
+            inflated = nn.BatchNorm3d(layer.num_features)
+            inflated.load_state_dict(layer.state_dict())
+        else:
+            continue
+        parent, _, child = name.rpartition(".")
+        network.get_submodule(parent).add_module(child, inflated.train(layer.training))
+    network.add_module("maxpool", nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
+    network.add_module("avgpool", nn.AdaptiveAvgPool3d(1))
+    return network
+
+
+def _inflated_conv(layer: nn.Conv2d, *, stem: bool) -> InflatedConv:
+    size, stride = layer.kernel_size[0], layer.stride[0]
+    frames = _TIME_KERNEL if size > 1 else 1
+    inflated = InflatedConv(
+        layer.in_channels,
+        layer.out_channels,
+        (frames, size, size),
+        stride=(1 if stem else stride, stride, stride),
+        padding=(0, size // 2, size // 2),
+        bias=False,
+    )
+    with torch.no_grad():
+        inflated.weight.copy_(repeat(layer.weight, "o i h w -> o i t h w", t=frames) / frames)
+    return inflated
+
+
+class NonLocal(nn.Module):
+    """x + BN(W(y)), where y_i is the mean of g(x_j) weighted by softmax_j(theta(x_i) . phi(x_j)); maps_BCTHW in and out.
+
+    Wang et al. 2018, arXiv 1711.07971, the embedded Gaussian of section 3.2. The weight of the batch norm starts at
+    zero, so that a new block is the identity and can be inserted into a pretrained network (section 4.1). Keys and
+    values are subsampled by 2 x 2 max pooling over space.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = channels // 2
+        self.theta = nn.Conv3d(channels, inner, 1)
+        self.phi = nn.Conv3d(channels, inner, 1)
+        self.g = nn.Conv3d(channels, inner, 1)
+        self.subsample = nn.MaxPool3d((1, 2, 2), ceil_mode=True)
+        self.out = nn.Conv3d(inner, channels, 1)
+        self.norm = nn.BatchNorm3d(channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def weights(self, maps_BCTHW: Tensor) -> Tensor:
+        """Attention weights_BNM of position i over positions j."""
+        queries, keys = self.theta(maps_BCTHW), self.phi(self.subsample(maps_BCTHW))
+        return torch.softmax(queries.flatten(2).transpose(1, 2) @ keys.flatten(2), dim=-1)
+
+    def forward(self, maps_BCTHW: Tensor) -> Tensor:
+        values_BMC = self.g(self.subsample(maps_BCTHW)).flatten(2).transpose(1, 2)
+        mixed_BNC = self.weights(maps_BCTHW) @ values_BMC
+        time, height = maps_BCTHW.shape[2:4]
+        mixed = rearrange(mixed_BNC, "b (t h w) c -> b c t h w", t=time, h=height)
+        return maps_BCTHW + self.norm(self.out(mixed))
+
+
+def _with_non_local(stage: nn.Module) -> nn.Sequential:
+    """The blocks of a stage of an inflated ResNet, every second of them followed by a non-local block."""
+    channels = max(layer.num_features for layer in stage.modules() if isinstance(layer, nn.BatchNorm3d))
+    extended = nn.Sequential()
+    for index, block in enumerate(stage.children()):
+        extended.append(block)
+        if index % 2:
+            extended.append(NonLocal(channels))
+    return extended
 
 
 PUBLISHED = {
