@@ -30,7 +30,7 @@ DOORS = {
     "av": "videomae/data/video/",
     "torchvision": "videomae/core/torchvision_compat.py",
     "timm": "videomae/models/weights/image_vit.py",
-    "cv2": ("finetune/models/optical_flow.py", "videomae/data/synthetic/"),
+    "cv2": ("finetune/models/two_stream.py", "videomae/data/synthetic/"),
     "sklearn": "finetune/",
 }
 MOST_LINES = 300

@@ -1,4 +1,8 @@
-"""CNN-Mamba: selective state-space layers over the features of each frame (Gu and Dao 2023)."""
+"""CNN-Mamba: selective state-space layers over the features of each frame (Gu and Dao 2023, arXiv 2312.00752).
+
+Shapes: B batch, C channels, T frames, which are the steps of the recurrence, H height, W width, D features, E = expand
+* D inner channels, N state size per channel, R rank of the step size, K classes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from torch.nn import functional
 
 from finetune.models import resnet
 from finetune.models.interface import Published, WeightsConfig
-from finetune.models.selective_scan import SelectiveScan
 from videomae.core.config import configclass
 
 
@@ -24,6 +27,25 @@ class CnnMambaConfig(WeightsConfig):
     expand: int = 2
     state: int = 16
     kernel: int = 4
+
+
+class CnnMamba(nn.Module):
+    """(video_BCTHW) -> logits_BK."""
+
+    def __init__(self, config: CnnMambaConfig, classes: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        self.input = config.input
+        self.network = resnet.resnet18(weights=config.weights if initialise else None)
+        self.layers = nn.Sequential(*(MambaLayer(resnet.WIDTH, config) for _ in range(config.layers)))
+        self.norm = nn.RMSNorm(resnet.WIDTH, eps=1e-5)
+        self.classifier = nn.Linear(resnet.WIDTH, classes)
+
+    def states(self, video_BCTHW: Tensor) -> Tensor:
+        """states_BTD; a state depends on no later frame."""
+        return self.norm(self.layers(resnet.frame_features(self.network, video_BCTHW)))
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        return self.classifier(self.states(video_BCTHW).mean(1))
 
 
 class MambaLayer(nn.Module):
@@ -58,23 +80,48 @@ class MambaLayer(nn.Module):
         return tokens_BTD + self.project(y_BTE * functional.silu(gate_BTE))
 
 
-class CnnMamba(nn.Module):
-    """(video_BCTHW) -> logits_BK."""
+class SelectiveScan(nn.Module):
+    """A linear recurrence (section 3) whose step size, input and output maps depend on the input:
 
-    def __init__(self, config: CnnMambaConfig, classes: int, *, initialise: bool = True) -> None:
+        h_t = exp(delta_t A) h_(t-1) + delta_t B_t x_t        y_t = C_t h_t + D x_t
+
+    A and D are learned. It computes in float32 in any surrounding precision.
+    """
+
+    def __init__(self, channels: int, state: int) -> None:
         super().__init__()
-        self.input = config.input
-        self.network = resnet.resnet18(weights=config.weights if initialise else None)
-        self.layers = nn.Sequential(*(MambaLayer(resnet.WIDTH, config) for _ in range(config.layers)))
-        self.norm = nn.RMSNorm(resnet.WIDTH, eps=1e-5)
-        self.classifier = nn.Linear(resnet.WIDTH, classes)
+        # A starts at -1 .. -N for every channel (S4D-Real); learned as a logarithm, so that A stays negative.
+        self.log_decay = nn.Parameter(torch.arange(1, state + 1).float().log().repeat(channels, 1))
+        self.skip = nn.Parameter(torch.ones(channels))
 
-    def states(self, video_BCTHW: Tensor) -> Tensor:
-        """states_BTD; a state depends on no later frame."""
-        return self.norm(self.layers(resnet.frame_features(self.network, video_BCTHW)))
+    def forward(self, x_BTE: Tensor, delta_BTE: Tensor, b_BTN: Tensor, c_BTN: Tensor) -> Tensor:
+        """y_BTE, in the type of `x_BTE`; `delta_BTE` is positive."""
+        a_EN, x = -self.log_decay.float().exp(), x_BTE.float()
+        y_BTE = scan(x, delta_BTE.float(), a_EN, b_BTN=b_BTN.float(), c_BTN=c_BTN.float())
+        return (y_BTE + self.skip * x).to(x_BTE.dtype)
 
-    def forward(self, video_BCTHW: Tensor) -> Tensor:
-        return self.classifier(self.states(video_BCTHW).mean(1))
+    def extra_multiply_adds(self, x_BTE: Tensor, delta_BTE: Tensor, b_BTN: Tensor, c_BTN: Tensor) -> int:
+        """delta A, delta B x and the recurrence for each state value, delta x and D x for each channel.
+
+        C h is a matrix product, which the counter sees.
+        """
+        return x_BTE.numel() * (3 * b_BTN.shape[-1] + 2)
+
+
+def scan(x_BTE: Tensor, delta_BTE: Tensor, a_EN: Tensor, *, b_BTN: Tensor, c_BTN: Tensor) -> Tensor:
+    """y_BTE without the skip term, computed step by step in the dtype of the inputs.
+
+    Time is split by `unbind`, whose backward is one stack: indexing with `h[:, t]` would allocate a full-size gradient
+    per step.
+    """
+    decay_BTEN = torch.exp(delta_BTE[..., None] * a_EN)
+    drive_BTEN = (delta_BTE * x_BTE)[..., None] * b_BTN[:, :, None]
+    state_BEN = torch.zeros_like(drive_BTEN[:, 0])
+    states = []
+    for decay_BEN, drive_BEN in zip(decay_BTEN.unbind(1), drive_BTEN.unbind(1), strict=True):
+        state_BEN = decay_BEN * state_BEN + drive_BEN
+        states.append(state_BEN)
+    return (torch.stack(states, dim=1) @ c_BTN[..., None])[..., 0]
 
 
 PUBLISHED = {

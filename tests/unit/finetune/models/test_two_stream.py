@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune.models import optical_flow
+from finetune.models import two_stream
 from finetune.models.two_stream import TemporalStream, TwoStream, TwoStreamConfig
 from videomae.core.torchvision_compat import models
 
@@ -25,7 +25,7 @@ def moving(x: int, y: int, frames: int = 3) -> Tensor:
 
 @pytest.mark.parametrize(("x", "y"), [(3, 0), (0, -2), (-4, 1)])
 def test_flow_points_where_the_texture_goes(x: int, y: int):
-    field = optical_flow.optical_flow(moving(x, y))
+    field = two_stream.optical_flow(moving(x, y))
     assert field.shape == (1, 2, 2, 64, 64)
     inner = field[0, :, :, 16:48, 16:48].flatten(2).median(-1).values
     assert np.allclose(inner, [[x, y], [x, y]], atol=0.3)
@@ -34,16 +34,16 @@ def test_flow_points_where_the_texture_goes(x: int, y: int):
 def test_stacked_flow_is_centred_cut_and_ordered_by_pair_then_axis():
     grey = moving(3, 0).float() / 255
     video_BCTHW = (grey[:, None].expand(-1, 3, -1, -1, -1) - 0.5) / 0.25
-    stacked = optical_flow.stacked_flow(video_BCTHW, (0.5,) * 3, (0.25,) * 3)
+    stacked = two_stream.stacked_flow(video_BCTHW, (0.5,) * 3, (0.25,) * 3)
     assert stacked.shape == (1, 4, 64, 64)
     assert stacked.abs().max() <= 1
-    expected = optical_flow.optical_flow(moving(3, 0)).flatten(1, 2)
+    expected = two_stream.optical_flow(moving(3, 0)).flatten(1, 2)
     expected = (expected - expected.mean((2, 3), keepdim=True)).clamp(-20, 20) / 20
     torch.testing.assert_close(stacked, expected)
 
 
 def test_the_operator_is_well_formed():
-    torch.library.opcheck(optical_flow.optical_flow, (moving(1, 1),))
+    torch.library.opcheck(two_stream.optical_flow, (moving(1, 1),))
 
 
 def test_the_temporal_stream_has_two_channels_a_pair_and_starts_from_the_mean_over_colours(tmp_path: Path):

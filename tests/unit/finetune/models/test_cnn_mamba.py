@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.models import selective_scan
-from finetune.models.cnn_mamba import CnnMamba, CnnMambaConfig
-from finetune.models.selective_scan import SelectiveScan, scan
+from finetune.models.cnn_mamba import CnnMamba, CnnMambaConfig, MambaLayer, SelectiveScan, scan
 
 
 def inputs(steps: int, *, channels: int = 3, state: int = 2) -> dict[str, Tensor]:
@@ -68,17 +66,6 @@ def test_half_precision_goes_through_float32():
     torch.testing.assert_close(y, exact.bfloat16())
 
 
-def test_the_kernel_package_is_called_in_its_own_layout(monkeypatch: pytest.MonkeyPatch):
-    def kernel(x_BET: Tensor, delta_BET: Tensor, a: Tensor, b_BNT: Tensor, c_BNT: Tensor, *, D: Tensor) -> Tensor:
-        x, delta, b, c = (tensor.transpose(1, 2) for tensor in (x_BET, delta_BET, b_BNT, c_BNT))
-        return (scan(x, delta, a, b_BTN=b, c_BTN=c) + D * x).transpose(1, 2)
-
-    module = SelectiveScan(4, 3)
-    values = tuple(torch.rand(2, 5, width) for width in (4, 4, 3, 3))
-    by_kernel = selective_scan._by_kernel(kernel, values, -module.log_decay.exp(), module.skip)
-    torch.testing.assert_close(by_kernel, module(*values))
-
-
 @torch.no_grad()
 def test_states_of_the_model_never_see_the_future():
     model = CnnMamba(CnnMambaConfig(frames=4, size=33, layers=2), 3).eval()
@@ -111,7 +98,6 @@ def test_a_long_sequence_is_read_in_linear_time():
 
 def test_mamba_mixer_equals_transformers():
     import videomae.core.torchvision_compat  # transformers imports torchvision
-    from finetune.models.cnn_mamba import MambaLayer
 
     assert videomae
     from transformers import MambaConfig
