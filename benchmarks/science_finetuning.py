@@ -32,7 +32,7 @@ from finetune.layer_decay import layer_lr_scales
 from finetune.linear_probe import fit
 from finetune.models.interface import ModelInput
 from finetune.models.probes import ProbeConfig, StatisticsPool
-from finetune.models.s3d import S3dConfig
+from finetune.models.torchvision_video import TorchvisionVideoConfig
 from finetune.models.time_fusion import SlowFusionConfig
 from finetune.models.videomae import VideomaeConfig
 from finetune.statistics.intervals import wilson
@@ -66,7 +66,7 @@ def list_rows(out: Path, size: Size) -> list[Row]:
     frames, side = size.encoder.frames, size.encoder.size
     rows = [
         Row("VideoMAE, from scratch", VideomaeConfig(encoder=size.encoder, drop_path=0.1)),
-        Row("S3D, from scratch", S3dConfig(frames=frames, size=side)),
+        Row("S3D, from scratch", TorchvisionVideoConfig(name="s3d", frames=frames, size=side)),
         Row("Small 3D CNN, from scratch", SlowFusionConfig(frames=frames, size=side)),
     ]
     for title, folder in ENCODERS.items():

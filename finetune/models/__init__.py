@@ -19,7 +19,6 @@ from finetune.models import (
     examples,
     i3d,
     probes,
-    s3d,
     time_fusion,
     torchvision_video,
     two_stream,
@@ -41,7 +40,6 @@ ModelConfig = Annotated[
     | cnn_lstm.CnnLstmConfig
     | cnn_mamba.CnnMambaConfig
     | c3d.C3dConfig
-    | s3d.S3dConfig
     | i3d.I3dConfig
     | torchvision_video.TorchvisionVideoConfig
     | two_stream.TwoStreamConfig
@@ -62,7 +60,6 @@ _FAMILIES: dict[type, Any] = {
     cnn_lstm.CnnLstmConfig: cnn_lstm.CnnLstm,
     cnn_mamba.CnnMambaConfig: cnn_mamba.CnnMamba,
     c3d.C3dConfig: c3d.C3d,
-    s3d.S3dConfig: s3d.S3d,
     i3d.I3dConfig: i3d.I3d,
     torchvision_video.TorchvisionVideoConfig: torchvision_video.TorchvisionVideo,
     two_stream.TwoStreamConfig: two_stream.build,
@@ -74,7 +71,7 @@ _FAMILIES: dict[type, Any] = {
 _PUBLISHED: dict[str, Published] = {
     name: figures
     for family in (
-        *(time_fusion, examples, cnn_lstm, cnn_mamba, c3d, s3d, i3d),
+        *(time_fusion, examples, cnn_lstm, cnn_mamba, c3d, i3d),
         *(torchvision_video, two_stream, vivit_config, videomae, probes),
     )
     for name, figures in family.PUBLISHED.items()

@@ -19,8 +19,7 @@ from torch.nn import functional
 from finetune.models.interface import Published, WeightsConfig
 from videomae.core.config import configclass
 from videomae.core.torchvision_compat import models
-from videomae.models.weights.files import load_strictly
-from videomae.models.weights.torchvision import torchvision_state
+from videomae.models.weights.torchvision import load_torchvision
 
 _TIME_KERNEL = 3
 
@@ -46,8 +45,7 @@ class I3d(nn.Module):
         flat = models.get_model(config.resnet, weights=None)
         assert isinstance(flat, models.ResNet)
         if initialise and config.weights is not None:
-            state = torchvision_state(config.resnet, config.weights)
-            load_strictly(flat, state, source=f"weights {config.weights}", fresh=["fc."])
+            load_torchvision(flat, config.resnet, config.weights, head="fc.")
         self.network = inflate_resnet(flat)
         self.network.fc = nn.Linear(self.network.fc.in_features, classes)
         if config.name == "i3d_non_local":

@@ -7,8 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videomae.core.torchvision_compat import models
-from videomae.models.weights.files import load_strictly
-from videomae.models.weights.torchvision import torchvision_state
+from videomae.models.weights.torchvision import load_torchvision
 
 WIDTH = 512
 
@@ -25,7 +24,7 @@ def resnet18(*, weights: str | None, conv1_frames: int = 1, flow_fields: int = 0
     """
     network = models.resnet18(num_classes=WIDTH)
     if weights is not None:
-        load_strictly(network, torchvision_state("resnet18", weights), source=f"weights {weights}", fresh=["fc."])
+        load_torchvision(network, "resnet18", weights, head="fc.")
     kernel = network.conv1.weight.detach()
     if flow_fields:
         start = kernel.mean(1, keepdim=True).repeat(1, 2 * flow_fields, 1, 1)

@@ -9,10 +9,11 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
+from torch import nn
 
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.export import is_export
-from videomae.models.weights.files import State, WeightsError, read_state, strip_wrappers
+from videomae.models.weights.files import State, WeightsError, load_strictly, read_state, strip_wrappers
 
 _TAGS = {"imagenet": "IMAGENET1K_V1", "kinetics": "KINETICS400_V1"}
 _LABELS = {"imagenet": "ImageNet", "kinetics": "Kinetics-400"}
@@ -49,3 +50,12 @@ def torchvision_state(architecture: str, source: str) -> State:
             f"the {source} weights of {architecture} are not in the cache and cannot be downloaded from "
             f"{published.url} ({error}); put the file at {cache}, or set model.weights=PATH or model.weights=null"
         ) from None
+
+
+def load_torchvision(network: nn.Module, architecture: str, source: str, *, head: str) -> None:
+    """Load `torchvision_state` into `network`, all but its `head`; unused and missing keys are errors.
+
+    Raises:
+        WeightsError: see `torchvision_state`; or the weights do not fit.
+    """
+    load_strictly(network, torchvision_state(architecture, source), source=f"weights {source}", fresh=[head])
