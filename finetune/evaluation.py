@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from finetune.predictions import Predictions
 from finetune.statistics import metrics
@@ -51,12 +50,6 @@ class Evaluation:
         """Cross-entropy of the mean probabilities."""
         return metrics.value(metrics.loss, self.scores)
 
-    @property
-    def confusion(self) -> list[list[int]]:
-        """Numbers of videos by true class (rows) and predicted class (columns)."""
-        numbers = range(len(self.classes))
-        return confusion_matrix(self.scores.labels_S, self.scores.predictions, labels=numbers).tolist()
-
     @functools.cached_property
     def values(self) -> Mapping[str, float]:
         """Every metric without its interval; nan where it is not defined."""
@@ -85,7 +78,7 @@ class Evaluation:
             "total": self.total,
             "loss": self.loss,
             "classes": list(self.classes),
-            "confusion": self.confusion,
+            "confusion": self.predictions.confusion,
             "views": self.views,
             "sources": len(set(self.predictions.sources)),
             "metrics": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
@@ -135,6 +128,6 @@ def describe(result: Evaluation) -> str:
         "confusion, rows true, columns predicted:",
         " " * (width + 2) + "  ".join(f"{name:>{width}}" for name in result.classes),
     ]
-    for name, counts in zip(result.classes, result.confusion, strict=True):
+    for name, counts in zip(result.classes, result.predictions.confusion, strict=True):
         lines.append(f"  {name:<{width}}" + "  ".join(f"{count:>{width}}" for count in counts))
     return "\n".join(lines) + "\n"

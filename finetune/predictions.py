@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import confusion_matrix
 
 from finetune.statistics.metrics import Floats, Scores
 from finetune.statistics.operating import positive_class
@@ -53,6 +54,12 @@ class Predictions:
     def source_numbers(self) -> npt.NDArray[np.int64]:
         """The source of each video as a number (S,)."""
         return np.unique(np.array(self.sources), return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def confusion(self) -> list[list[int]]:
+        """Numbers of videos by true class (rows) and predicted class (columns)."""
+        numbers = range(len(self.classes))
+        return confusion_matrix(self.labels_S, self.probabilities_SK.argmax(axis=1), labels=numbers).tolist()
 
     def where(self, chosen_S: npt.NDArray[np.bool_]) -> Predictions:
         """The predictions of the chosen videos."""

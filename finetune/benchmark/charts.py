@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
 
-from finetune.benchmark.curves import Axes, IntervalPoint, Points, draw, draw_intervals
-from finetune.benchmark.results import read_curve
+from finetune.benchmark.curves import Axes, Points, draw
 from finetune.benchmark.summary import Model
 from finetune.benchmark.tables import percent
 from finetune.negatives import FILE as ALARMS
 from finetune.statistics.operating import precision_recall_points, reliability, roc_points
-
-_CURVE_POINTS = 200
+from videomae.run.metrics import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +28,47 @@ class Chart:
     missing: str = ""
 
 
+def draw_chart(
+    title: str,
+    names: Sequence[str],
+    series: Sequence[Points],
+    axes: Axes,
+    *,
+    words: Sequence[str] | None = None,
+    note: str = "",
+) -> Chart:
+    """A line for each name; `words` describe them, by default by their first and last values."""
+    empty = [name for name, points in zip(names, series, strict=True) if not points]
+    gap = f"No values for: {', '.join(empty)}." if empty else ""
+    if len(empty) == len(names):
+        return Chart(title=title, missing=gap)
+    if words is None:
+        form = percent if axes.percent else "{:.3g}".format
+        words = [f"from {form(points[0][1])} to {form(points[-1][1])}" if points else "" for points in series]
+    text = "; ".join(f"{name} {word}".strip() for name, word, points in zip(names, words, series, strict=True) if points)
+    svg = Markup(draw(title.lower().replace(" ", "-"), series, axes))
+    return Chart(title=title, description=text, note=" ".join(filter(None, [note, gap])), svg=svg)
+
+
+def read_curve(run: Path, *, kind: str, value: str) -> list[tuple[float, ...]]:
+    """The (epoch, value) pairs of all records of `kind` in the run's metrics.jsonl; without an epoch, the step."""
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if line.get("kind") == kind]
+    return [(line.get("epoch", line["step"]), line[value]) for line in lines if value in line]
+
+
 def training_charts(folder: Path, models: Sequence[Model], chance: float | None) -> list[Chart]:
     """The learning curves of the first seed of each model; accuracy on the holdout where there is one."""
-    runs = [folder / model.first.run for model in models]
+    runs, names = [folder / model.first.run for model in models], [model.title for model in models]
     held = [read_curve(run, kind="holdout", value="accuracy") for run in runs]
     accuracies = [
         curve or read_curve(run, kind="evaluation", value="accuracy") for run, curve in zip(runs, held, strict=True)
     ]
     where = "holdout" if any(held) else "validation clips"
-    names = [model.title for model in models]
     shares = Axes(x="epoch", y="accuracy", percent=True, level=chance)
     losses = [read_curve(run, kind="train", value="loss") for run in runs]
     return [
-        line_chart(f"Accuracy on the {where}", names, accuracies, shares),
-        line_chart("Loss in training", names, losses, Axes(x="epoch", y="cross-entropy")),
+        draw_chart(f"Accuracy on the {where}", names, accuracies, shares),
+        draw_chart("Loss in training", names, losses, Axes(x="epoch", y="cross-entropy")),
     ]
 
 
@@ -56,43 +81,39 @@ def cost_charts(models: Sequence[Model], chance: float | None) -> list[Chart]:
     ]
     charts = []
     for name, axis, cost in costs:
-        found = [(model, value) for model in models if (value := cost(model)) is not None and value > 0]
-        if not found:
-            continue
-        series: list[list[IntervalPoint]] = [
-            [(value, model.accuracy, *model.interval)] if (value := cost(model)) else [] for model in models
-        ]
-        axes = Axes(x=axis, y="accuracy", percent=True, level=chance, log_x=True)
-        words = "; ".join(f"{model.title} {percent(model.accuracy)} at {value:.3g}" for model, value in found)
-        svg = Markup(draw_intervals(f"accuracy-{name}", series, axes))
-        charts.append(Chart(title=f"Accuracy against {name}", description=words, svg=svg))
+        values = [cost(model) for model in models]
+        series = [[(x, model.accuracy, *model.interval)] if x else [] for model, x in zip(models, values, strict=True)]
+        if any(series):
+            axes = Axes(x=axis, y="accuracy", percent=True, level=chance, log_x=True)
+            words = [f"{percent(model.accuracy)} at {x:.3g}" if x else "" for model, x in zip(models, values, strict=True)]
+            titles = [model.title for model in models]
+            charts.append(draw_chart(f"Accuracy against {name}", titles, series, axes, words=words))
     return charts
 
 
 def score_charts(models: Sequence[Model]) -> list[Chart]:
     """ROC and precision-recall curves of two classes, and the reliability, of each model's first seed."""
     scores = [model.predictions[0].scores() if model.predictions else None for model in models]
-    names = [model.title for model in models]
-    charts = []
-    if all(each is None or each.classes == 2 for each in scores):
-        roc = [roc_points(each) if each is not None else [] for each in scores]
-        axes = Axes(x="false-positive rate", y="recall", percent=True, percent_x=True, diagonal=True)
-        values = [_area(model, "roc_auc") for model in models]
-        charts.append(line_chart("ROC", names, roc, axes, ends=values, limit=_CURVE_POINTS))
-        curves = [precision_recall_points(each) if each is not None else [] for each in scores]
-        axes = Axes(x="recall", y="precision", percent=True, percent_x=True)
-        values = [_area(model, "average_precision") for model in models]
-        charts.append(line_chart("Precision and recall", names, curves, axes, ends=values, limit=_CURVE_POINTS))
-    bins = [[(b.confidence, b.accuracy) for b in reliability(each)] if each is not None else [] for each in scores]
-    axes = Axes(x="highest probability", y="accuracy", percent=True, percent_x=True, diagonal=True)
-    values = [_area(model, "calibration_error") for model in models]
-    charts.append(line_chart("Reliability", names, bins, axes, ends=values))
-    return charts
+    names, known = [model.title for model in models], [each for each in scores if each is not None]
+    if not known:
+        return []
 
+    def curve(title: str, metric: str, points: Callable[..., Points], axes: Axes) -> Chart:
+        values = [model.metric(metric) for model in models]
+        words = ["" if value is None else f"{metric.replace('_', ' ')} {value:.3f}" for value in values]
+        return draw_chart(title, names, [points(each) if each else [] for each in scores], axes, words=words)
 
-def _area(model: Model, name: str) -> str:
-    value = model.metric(name)
-    return "" if value is None else f"{name.replace('_', ' ')} {value:.3f}"
+    recall = Axes(x="false-positive rate", y="recall", percent=True, percent_x=True, diagonal=True)
+    precision = Axes(x="recall", y="precision", percent=True, percent_x=True)
+    sureness = Axes(x="highest probability", y="accuracy", percent=True, percent_x=True, diagonal=True)
+    found = [curve("Reliability", "calibration_error", reliability, sureness)]
+    if any(each.classes > 2 for each in known):
+        return found
+    ranked = [
+        curve("ROC", "roc_auc", roc_points, recall),
+        curve("Precision and recall", "average_precision", precision_recall_points, precision),
+    ]
+    return ranked + found
 
 
 def label_chart(models: Sequence[Model], chance: float | None) -> Chart | None:
@@ -102,66 +123,33 @@ def label_chart(models: Sequence[Model], chance: float | None) -> Chart | None:
         return None
     by_number = any(row.labels_per_class is not None for row in parts)
     titles = list(dict.fromkeys(model.title for model in models))
-    series: list[list[IntervalPoint]] = []
-    for title in titles:
-        points = []
-        for model in models:
-            x = model.first.labels_per_class if by_number else model.first.label_fraction
-            if model.title == title and x is not None:
-                points.append((float(x), model.accuracy, *model.interval))
-        series.append(sorted(points))
-    axis = "labelled clips per class" if by_number else "share of the labels"
+    curves: dict[str, list[tuple[float, ...]]] = {title: [] for title in titles}
+    for model in models:
+        x = model.first.labels_per_class if by_number else model.first.label_fraction
+        if x is not None:
+            curves[model.title].append((x, model.accuracy, *model.interval))
+    series = [sorted(points) for points in curves.values()]
+    words = [", ".join(f"{percent(y)} at {x:g}" for x, y, *_ in points) for points in series]
     axes = Axes(
-        x=axis, y="accuracy", percent=True, percent_x=not by_number, level=chance, log_x=True, ticks_at_points=True
+        x="labelled clips per class" if by_number else "share of the labels",
+        y="accuracy",
+        percent=True,
+        percent_x=not by_number,
+        level=chance,
+        log_x=True,
+        ticks_at_points=True,
     )
-    shown = [(title, points) for title, points in zip(titles, series, strict=True) if len(points) > 1 or by_number]
-    words = "; ".join(
-        f"{title}: " + ", ".join(f"{percent(y)} at {x:g}" for x, y, *_ in points) for title, points in shown if points
-    )
-    svg = Markup(draw_intervals("few-labels", series, axes))
-    return Chart(title="Accuracy with few labels", description=words, svg=svg)
+    return draw_chart("Accuracy with few labels", titles, series, axes, words=words)
 
 
 def alarm_chart(runs: Sequence[Path], names: Sequence[str]) -> Chart | None:
     """False alarms an hour at each threshold; None if no run has been tried on videos without the positive class."""
     found = [json.loads((run / ALARMS).read_text()) if (run / ALARMS).is_file() else None for run in runs]
-    if not any(found):
+    hours = [each["hours"] for each in found if each]
+    if not hours:
         return None
-    series = [
-        [(point["threshold"], point["alarms_per_hour"]) for point in each["curve"]] if each is not None else []
-        for each in found
-    ]
-    hours = max(each["hours"] for each in found if each is not None)
-    ends = [f"on {each['hours']:.3g} hours" if each is not None else "" for each in found]
-    chart = line_chart("False alarms an hour", names, series, Axes(x="threshold", y="alarms an hour"), ends=ends)
-    note = " ".join(filter(None, [f"On {hours:.3g} hours of video without the positive class.", chart.note]))
-    return replace(chart, note=note)
-
-
-def line_chart(
-    title: str,
-    names: Sequence[str],
-    series: Sequence[Points],
-    axes: Axes,
-    *,
-    ends: Sequence[str] | None = None,
-    limit: int | None = None,
-) -> Chart:
-    """A line for each name; `ends` describes them in words, by default their first and last values."""
-    empty = [name for name, points in zip(names, series, strict=True) if not points]
-    if len(empty) == len(names):
-        source = "predictions.csv is missing" if ends is not None else "metrics.jsonl has no such values"
-        return Chart(title=title, missing=f"{source} for: {', '.join(names)}.")
-    words = ends if ends is not None else [_describe(points, axes) if points else "" for points in series]
-    text = "; ".join(f"{name} {word}" for name, word, points in zip(names, words, series, strict=True) if points)
-    note = f"No values for: {', '.join(empty)}." if empty else ""
-    key = title.lower().replace(" ", "-")
-    svg = Markup(draw(key, series, axes, **({} if limit is None else {"limit": limit})))
-    return Chart(title=title, description=text, note=note, svg=svg)
-
-
-def _describe(points: Points, axes: Axes) -> str:
-    first, last = points[0][1], points[-1][1]
-    if axes.percent:
-        return f"from {percent(first)} to {percent(last)}"
-    return f"from {first:.3g} to {last:.3g}"
+    series = [[(p["threshold"], p["alarms_per_hour"]) for p in each["curve"]] if each else [] for each in found]
+    words = [f"on {each['hours']:.3g} hours" if each else "" for each in found]
+    note = f"On {max(hours):.3g} hours of video without the positive class."
+    axes = Axes(x="threshold", y="alarms an hour")
+    return draw_chart("False alarms an hour", names, series, axes, words=words, note=note)

@@ -13,8 +13,8 @@ import torch
 
 from finetune.benchmark.config import ALL, BenchmarkConfig
 from finetune.benchmark.cross_data import evaluation_file
-from finetune.benchmark.protocol import Job, jobs, relative_run
-from finetune.benchmark.results import About, BenchmarkRow, RecordedAccuracy, RecordedEstimate
+from finetune.benchmark.protocol import Job, jobs
+from finetune.benchmark.results import About, BenchmarkRow, RecordedAccuracy
 from finetune.benchmark.speed import read_or_measure
 from finetune.evaluation import FILE
 from finetune.export import load_classifier
@@ -25,75 +25,56 @@ from videomae.models.flops import count_flops
 from videomae.run.directory import RunDirectory
 
 
-def collect(config: BenchmarkConfig, device: torch.device) -> tuple[list[BenchmarkRow], list[Job]]:
-    """Return a row for each finished run, and the jobs that are not finished."""
+def collect(config: BenchmarkConfig, device: torch.device) -> tuple[list[BenchmarkRow], int]:
+    """Return a row for each finished run, and the number of runs that are not finished."""
     listed = list(jobs(config))
     rows = [describe(job, config, device) for job in listed if job.finished]
-    return rows, [job for job in listed if not job.finished]
+    return rows, len(listed) - len(rows)
 
 
 def describe(job: Job, config: BenchmarkConfig, device: torch.device) -> BenchmarkRow:
     """Describe a finished run; measures its speed unless it has been measured on this device."""
     run, model = job.config.directory, job.config.model
-    evaluation = json.loads((run.path / FILE).read_text())
+    evaluation, cost = json.loads((run.path / FILE).read_text()), json.loads((run.path / "cost.json").read_text())
     summary = json.loads(run.summary.read_text())
     module = load_classifier(run.export).module
     counted = count_flops(module, torch.zeros(1, *model.input.shape))
-    precision = job.config.engine.precision
-    speed = read_or_measure(run.path, module, model.input.shape, device=device, precision=precision)
+    speed = read_or_measure(
+        run.path, module, model.input.shape, device=device, precision=job.config.engine.precision
+    )
     figures = published(model.name) if config.published else None
+    others = {name: evaluation_file(run.path, name) for name in config.evaluate_on}
     return BenchmarkRow(
+        **_accuracy(evaluation),
         model=model.name,
         title=job.row.title,
         pretrained=model.pretrained,
         params=counted.parameters,
         gmacs=round(counted.gmacs, 4),
-        accuracy=evaluation["accuracy"],
-        interval=tuple(evaluation["interval"]),
-        correct=evaluation["correct"],
-        total=evaluation["total"],
         clips_per_second=speed.clips_per_second,
         seconds=summary["seconds"],
         seed=job.seed,
         published=figures.rwf2000 if figures else None,
         published_pretrained=figures.pretrained if figures else None,
-        run=relative_run(job, config),
+        run=str(run.path.relative_to(config.run)),
         labels=job.labels.name,
         label_fraction=1.0 if job.labels == ALL else job.labels.fraction,
         labels_per_class=job.labels.per_class or (job.config.data.labels_per_class if job.labels == ALL else None),
         lr=job.config.optimizer.lr,
-        metrics={name: RecordedEstimate(**values) for name, values in evaluation.get("metrics", {}).items()},
-        clean=_accuracy(evaluation.get("clean")),
-        cross=_cross(run.path, config.evaluate_on),
+        metrics=evaluation["metrics"],
+        clean=RecordedAccuracy(**evaluation["clean"]) if "clean" in evaluation else None,
+        cross={name: RecordedAccuracy(**_accuracy(json.loads(file.read_text()))) for name, file in others.items() if file.is_file()},
         latency_ms=speed.latency_ms,
         memory_gb=speed.memory_gb,
         precision=speed.precision,
         device=speed.device,
-        **_cost(run.path, summary, job),
+        training_gmacs=round(sum(cost["training_gmacs_per_clip"].values()), 4),
+        trained_clips=summary["steps"] * job.config.batch,
     )
 
 
-def _cost(run: Path, summary: dict[str, Any], job: Job) -> dict[str, Any]:
-    """What training took: multiply-adds per clip, and clips."""
-    file = run / "cost.json"
-    parts = json.loads(file.read_text())["training_gmacs_per_clip"] if file.is_file() else {}
-    return {
-        "training_gmacs": round(sum(parts.values()), 4) if parts else None,
-        "trained_clips": summary["steps"] * job.config.batch,
-    }
-
-
-def _cross(run: Path, names: Sequence[str] | dict[str, str]) -> dict[str, RecordedAccuracy]:
-    files = {name: evaluation_file(run, name) for name in names}
-    found = {name: _accuracy(json.loads(file.read_text())) for name, file in files.items() if file.is_file()}
-    return {name: accuracy for name, accuracy in found.items() if accuracy is not None}
-
-
-def _accuracy(values: dict[str, Any] | None) -> RecordedAccuracy | None:
-    if values is None:
-        return None
-    names = ("accuracy", "correct", "total")
-    return RecordedAccuracy(interval=tuple(values["interval"]), **{name: values[name] for name in names})
+def _accuracy(evaluation: dict[str, Any]) -> dict[str, Any]:
+    return {name: evaluation[name] for name in ("accuracy", "interval", "correct", "total")}
 
 
 def about(config: BenchmarkConfig, *, commands: Sequence[str]) -> About:
@@ -129,7 +110,6 @@ def about(config: BenchmarkConfig, *, commands: Sequence[str]) -> About:
         protocol=" ".join(texts),
         train_clips=clips,
         commands=tuple(commands),
-        class_names=val_split.classes,
         shards=first.data.shards,
         evaluate_on=config.evaluate_on,
         pretraining=_pretraining(config) or About.read(Path(config.run)).pretraining,

@@ -1,7 +1,8 @@
-"""The command `videomae benchmark`: train, gather, compare, and print the table."""
+"""The command `videomae benchmark`: train, gather, compare, print the table, and send it to W&B."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -9,23 +10,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from finetune.benchmark import report
 from finetune.benchmark.collect import about, collect
 from finetune.benchmark.config import BenchmarkConfig
 from finetune.benchmark.cross_data import tested_split
-from finetune.benchmark.pictures import make_pictures
+from finetune.benchmark.pictures import FOLDER, make_pictures
 from finetune.benchmark.protocol import Chosen, run_jobs
 from finetune.benchmark.results import RESULT, ReportError
 from finetune.benchmark.summary import summarize
 from finetune.benchmark.tables import TextTable
-from finetune.benchmark.upload import upload
 from videomae.core.config import load
 from videomae.core.distributed import World, distributed_context
-from videomae.core.files import file_lock, write_json
-from videomae.core.progress import console, log_to, logger
+from videomae.core.files import file_lock, write_atomic, write_json
+from videomae.core.progress import log_to, logger, print_wide
+from videomae.run.directory import RunDirectory
+from videomae.run.metrics.config import MetricsConfig
+from videomae.run.metrics.wandb_sync import start_wandb_sync
 
 
 def run_benchmark(config: Path, overrides: Sequence[str], chosen: Chosen, *, as_json: bool) -> None:
@@ -39,8 +41,7 @@ def run_benchmark(config: Path, overrides: Sequence[str], chosen: Chosen, *, as_
         if as_json and world.is_main:
             sys.stdout.write((Path(settings.run) / RESULT).read_text())
         elif world.is_main:
-            for table in tables:
-                Console(width=None if console.is_terminal else 160).print(_rich(table))
+            print_wide(*map(_rich, tables))
 
 
 def publish(config: BenchmarkConfig, world: World, command: str) -> list[TextTable]:
@@ -53,15 +54,30 @@ def publish(config: BenchmarkConfig, world: World, command: str) -> list[TextTab
         if not rows:
             raise ReportError(f"no run of {folder} is finished; give the same command again when one is")
         if missing:
-            logger.info("%d of %d runs are finished", len(rows), len(rows) + len(missing))
+            logger.info("%d of %d runs are finished", len(rows), len(rows) + missing)
         write_json(folder / RESULT, [asdict(row) for row in rows])
         runs = [f"videomae finetune {folder / row.run}/config.yaml" for row in rows]
         known = about(config, commands=[command, *runs])
         make_pictures(folder, summarize(folder, rows), tested_split(known.shards or ""))
         tables = report.write(folder, about=known)
         logger.info("report: %s", folder / report.PAGE)
-        upload(folder, rows, tables, config.finetuning(config.rows[0], config.seeds[0]).metrics)
+        _upload(folder, tables, config.finetuning(config.rows[0], config.seeds[0]).metrics, step=len(rows))
     return tables
+
+
+def _upload(folder: Path, tables: Sequence[TextTable], metrics: MetricsConfig, *, step: int) -> None:
+    """Write FOLDER/metrics.jsonl with the tables and pictures and let W&B follow it, if it is used.
+
+    `step` is the number of finished runs, so that a benchmark that has grown is sent again.
+    """
+    shown = {table.title: {"columns": table.head, "data": table.rows} for table in tables}
+    files = sorted(str(file.relative_to(folder)) for file in (folder / FOLDER).glob("*.jpg"))
+    run = RunDirectory(folder)
+    line = {"kind": "benchmark", "step": step, "tables": shown, "files": files}
+    write_atomic(run.metrics, json.dumps(line) + "\n")
+    sync = start_wandb_sync(run, metrics)
+    if sync is not None:
+        sync.close()
 
 
 def _rich(table: TextTable) -> Table:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import matplotlib.axes
+import numpy as np
 from matplotlib.figure import Figure
 
 SERIES = 8  # number of series colours that the page defines, --series-0 to --series-7
 DASHES = ("", "6 2.2", "1.6 1.6", "7 2 1.6 2", "3.2 1.4")  # dash patterns that distinguish series in addition to colour
-MAX_POINTS = 40
+MAX_POINTS = 100
 _INK, _GRID = "#5e00aa", "#5e00bb"
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -38,8 +39,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelcolor": _INK,
 }
 
-Points = Sequence[tuple[float, float]]
-IntervalPoint = tuple[float, float, float, float]  # x, y, and the interval of y
+Points = Sequence[tuple[float, ...]]  # x and y, or x, y and the ends of y's interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Axes:
 
     `percent` and `percent_x` format values in [0, 1] as 0 to 100 %. `level` is the y value of a dashed reference line,
     `diagonal` draws one from corner to corner. `log_x` has a logarithmic x axis. With `ticks_at_points`, x is labelled
-    at the points with intervals.
+    at the points.
     """
 
     x: str
@@ -61,36 +61,49 @@ class Axes:
     ticks_at_points: bool = False
 
 
-def draw(name: str, series: Sequence[Points], axes: Axes, *, limit: int = MAX_POINTS) -> str:
+def draw(name: str, series: Sequence[Points], axes: Axes) -> str:
     """Draw `series` as an `<svg>` element, series i in colour i; `name` makes its element ids unique in the page.
 
-    A series of more than `limit` points is thinned.
+    A line joins the points of a series, which is thinned if it has more than MAX_POINTS.
     """
-    return _chart(name, axes, lambda plot: _draw_lines(plot, [thin(points, limit) for points in series]))
-
-
-def draw_intervals(name: str, series: Sequence[Sequence[IntervalPoint]], axes: Axes) -> str:
-    """Draw points with their intervals, those of a series joined by a line; otherwise as `draw`."""
-    places = sorted({x for points in series for x, *_ in points}) if axes.ticks_at_points else None
-    return _chart(name, axes, lambda plot: _draw_intervals(plot, series), places=places)
-
-
-def _chart(
-    name: str, axes: Axes, fill: Callable[[matplotlib.axes.Axes], None], *, places: Sequence[float] | None = None
-) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.0, 2.9), layout="constrained")
         plot = figure.add_subplot()
         plot.grid(axis="y")
         plot.set_axisbelow(True)
         plot.tick_params(length=0, which="both")
-        fill(plot)
+        for number, points in enumerate(series):
+            _draw_series(plot, number, thin(points))
         _dress(plot, axes)
-        if places is not None:
-            plot.set_xticks(places)
+        if axes.ticks_at_points:
+            plot.set_xticks(sorted({point[0] for points in series for point in points}))
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(name, file.getvalue())
+
+
+def thin(points: Points) -> Points:
+    """Reduce to at most MAX_POINTS points, each the mean of consecutive points."""
+    if len(points) <= MAX_POINTS:
+        return points
+    length = -(-len(points) // MAX_POINTS)
+    return [tuple(np.mean(points[start : start + length], axis=0)) for start in range(0, len(points), length)]
+
+
+def _draw_series(plot: matplotlib.axes.Axes, number: int, points: Points) -> None:
+    colour, dashes = f"#5e000{number % SERIES}", [float(part) for part in DASHES[number % len(DASHES)].split()]
+    intervals = [point for point in points if len(point) == 4]
+    for x, _, low, high in intervals:
+        plot.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.55, solid_capstyle="butt")
+    plot.plot(
+        [point[0] for point in points],
+        [point[1] for point in points],
+        color=colour,
+        linewidth=1.8,
+        linestyle=(0, dashes) if dashes else "-",
+        solid_capstyle="round",
+        marker="o" if len(points) == 1 or intervals else "",
+    )
 
 
 def _dress(plot: matplotlib.axes.Axes, axes: Axes) -> None:
@@ -111,40 +124,6 @@ def _dress(plot: matplotlib.axes.Axes, axes: Axes) -> None:
         plot.axhline(axes.level, color=_INK, linewidth=0.9, linestyle=(0, (2, 3)))
     if axes.diagonal:
         plot.plot([0, 1], [0, 1], color=_INK, linewidth=0.9, linestyle=(0, (2, 3)))
-
-
-def _draw_lines(plot: matplotlib.axes.Axes, series: Sequence[Points]) -> None:
-    for number, points in enumerate(series):
-        _draw_series(plot, number, points)
-
-
-def _draw_intervals(plot: matplotlib.axes.Axes, series: Sequence[Sequence[IntervalPoint]]) -> None:
-    for number, points in enumerate(series):
-        colour = f"#5e000{number % SERIES}"
-        for x, _, low, high in points:
-            plot.plot([x, x], [low, high], color=colour, linewidth=1.2, alpha=0.55, solid_capstyle="butt")
-        _draw_series(plot, number, [(x, y) for x, y, _, _ in points])
-        plot.plot([x for x, *_ in points], [y for _, y, *_ in points], color=colour, linestyle="", marker="o")
-
-
-def thin(points: Points, limit: int = MAX_POINTS) -> list[tuple[float, float]]:
-    """Reduce to at most `limit` points, each the mean of consecutive points."""
-    length = -(-len(points) // limit)
-    chunks = [points[start : start + length] for start in range(0, len(points), max(1, length))]
-    return [(sum(x for x, _ in chunk) / len(chunk), sum(y for _, y in chunk) / len(chunk)) for chunk in chunks]
-
-
-def _draw_series(plot: matplotlib.axes.Axes, number: int, points: Points) -> None:
-    dashes = [float(part) for part in DASHES[number % len(DASHES)].split()]
-    plot.plot(
-        [x for x, _ in points],
-        [y for _, y in points],
-        color=f"#5e000{number % SERIES}",
-        linewidth=1.8,
-        linestyle=(0, dashes) if dashes else "-",
-        solid_capstyle="round",
-        marker="o" if len(points) == 1 else "",
-    )
 
 
 def _inline(name: str, text: str) -> str:

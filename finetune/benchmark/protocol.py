@@ -168,8 +168,3 @@ def run_share(config: BenchmarkConfig, todo: Sequence[Job], world: World) -> Non
 def _own(config: BenchmarkConfig, world: World) -> World:
     """The world that trains a row of this rank."""
     return replace(world, rank=0, size=1) if config.share == "rows" else world
-
-
-def relative_run(job: Job, config: BenchmarkConfig) -> str:
-    """The run directory relative to the benchmark's."""
-    return str(job.config.directory.path.relative_to(Path(config.run)))

@@ -9,45 +9,31 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
 from finetune.benchmark.charts import (
     Chart,
     alarm_chart,
     cost_charts,
+    draw_chart,
     label_chart,
-    line_chart,
+    read_curve,
     score_charts,
     training_charts,
 )
 from finetune.benchmark.curves import DASHES, SERIES, Axes
 from finetune.benchmark.pictures import read_pictures
-from finetune.benchmark.results import (
-    About,
-    BenchmarkRow,
-    RecordedEvaluation,
-    read_curve,
-    read_environment,
-    read_evaluation,
-    read_rows,
-    read_visualizations,
-)
-from finetune.benchmark.summary import Model, Pair, compare, summarize
-from finetune.benchmark.tables import (
-    TextTable,
-    count,
-    figure,
-    initial_weights,
-    markdown,
-    percent,
-    tables,
-)
+from finetune.benchmark.results import About, read_rows
+from finetune.benchmark.summary import Model, Pair, compare, on_all_labels, summarize
+from finetune.benchmark.tables import TextTable, count, figure, initial_weights, markdown, percent, tables
 from videomae.core.files import write_atomic
 from videomae.core.progress import duration
 
@@ -59,12 +45,23 @@ MAX_CONFUSIONS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """The confusion matrix of a row, or in `missing` why there is none; `confusions` are (true, predicted, clips)."""
+    """The confusion matrix of a model's first seed; without predictions it has no classes."""
 
     title: str
-    evaluation: RecordedEvaluation | None = None
-    confusions: Sequence[tuple[str, str, int]] = ()
-    missing: str = ""
+    run: str
+    classes: tuple[str, ...] = ()
+    counts: Sequence[Sequence[int]] = ()  # of clips, by true class (rows) and predicted class (columns)
+
+    @property
+    def confusions(self) -> list[tuple[int, str, str]]:
+        """The most frequent ones: number of clips, true class, predicted class."""
+        cells = [
+            (clips, self.classes[true], self.classes[predicted])
+            for true, line in enumerate(self.counts)
+            for predicted, clips in enumerate(line)
+            if clips and true != predicted
+        ]
+        return sorted(cells, reverse=True)[:MAX_CONFUSIONS]
 
 
 def write(folder: Path, *, about: About | None = None, pretraining: str | None = None) -> list[TextTable]:
@@ -94,13 +91,10 @@ def render(
     folder: Path, models: Sequence[Model], about: About, pairs: Sequence[Pair], text: Sequence[TextTable]
 ) -> str:
     """Render the report as HTML."""
-    whole = [model for model in models if model.first.labels == "all"] or list(models)
+    whole = on_all_labels(models)
     runs = [folder / model.first.run for model in whole]
-    evaluations = [read_evaluation(run) for run in runs]
-    chance = majority_accuracy(evaluations)
+    chance = majority_accuracy(whole)
     pretraining = folder / about.pretraining if about.pretraining else None
-    few = label_chart(models, chance)
-    pictures = {kind: _uris(read_pictures(folder, kind), "jpeg") for kind in ("hardest", "attention")}
     page = _page()
     script = page.get_template("sort.js").render()
     return page.get_template("report.html.jinja").render(
@@ -111,18 +105,19 @@ def render(
         dashes=DASHES,
         series=SERIES,
         text={table.title: table for table in text},
-        cost=cost_charts(whole, chance),
-        training=training_charts(folder, whole, chance),
-        scores=score_charts(whole) if any(model.predictions for model in whole) else [],
-        few=few,
+        charts=[
+            *cost_charts(whole, chance),
+            *training_charts(folder, whole, chance),
+            *score_charts(whole),
+            *filter(None, [alarm_chart(runs, [model.title for model in whole]), label_chart(models, chance)]),
+        ],
         pairs=pairs,
-        alarms=alarm_chart(runs, [model.title for model in whole]),
         pretraining=_pretraining_chart(pretraining),
-        matrices=[_matrix(model.first, found) for model, found in zip(whole, evaluations, strict=True)],
+        matrices=[_matrix(model) for model in whole],
         max_classes=MAX_CLASSES,
-        pictures=pictures,
+        pictures={kind: _uris(read_pictures(folder, kind), "jpeg") for kind in ("hardest", "attention")},
         reconstructions=_reconstructions(pretraining),
-        environment=_environment(read_environment([folder, *runs])),
+        environment=_environment([folder, *runs]),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -136,23 +131,26 @@ def _page() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters |= {
-        "percent": percent,
-        "count": count,
-        "duration": duration,
-        "figure": figure,
-        "initial_weights": initial_weights,
-    }
+    filters = (percent, count, duration, figure, initial_weights)
+    page.filters |= {function.__name__: function for function in filters}
     return page
 
 
-def majority_accuracy(evaluations: Sequence[RecordedEvaluation | str]) -> float | None:
-    """Return the accuracy of always predicting the most frequent class; None without a confusion matrix."""
-    for found in evaluations:
-        if isinstance(found, RecordedEvaluation):
-            counts = [sum(row) for row in found.confusion]
-            return max(counts) / sum(counts) if sum(counts) else None
+def majority_accuracy(models: Sequence[Model]) -> float | None:
+    """Return the accuracy of always predicting the most frequent class; None without predictions."""
+    for model in models:
+        if model.predictions:
+            labels_S = model.predictions[0].labels_S
+            return float(np.bincount(labels_S).max() / len(labels_S))
     return None
+
+
+def _matrix(model: Model) -> Matrix:
+    title, run = model.title, model.first.run
+    if not model.predictions:
+        return Matrix(title=title, run=run)
+    first = model.predictions[0]
+    return Matrix(title=title, run=run, classes=first.classes, counts=first.confusion)
 
 
 def _pretraining_chart(run: Path | None) -> Chart:
@@ -160,31 +158,13 @@ def _pretraining_chart(run: Path | None) -> Chart:
     if run is None:
         return Chart(title=title, missing="No pretraining run belongs to this benchmark.")
     curve = read_curve(run, kind="train", value="loss")
-    return line_chart(title, [run.name], [curve], Axes(x="epoch", y="mean squared error of hidden patches"))
+    return draw_chart(title, [run.name], [curve], Axes(x="epoch", y="mean squared error of hidden patches"))
 
 
-def _matrix(row: BenchmarkRow, found: RecordedEvaluation | str) -> Matrix:
-    if isinstance(found, str):
-        return Matrix(title=row.title, missing=f"{found} ({row.run})")
-    names = found.classes
-    cells = [
-        (line[j], names[i], names[j]) for i, line in enumerate(found.confusion) for j in range(len(names)) if i != j
-    ]
-    largest = sorted((cell for cell in cells if cell[0]), reverse=True)[:MAX_CONFUSIONS]
-    return Matrix(
-        title=row.title, evaluation=found, confusions=[(true, predicted, clips) for clips, true, predicted in largest]
-    )
-
-
-def _reconstructions(pretraining: Path | None) -> dict[str, Any]:
-    """Return `images` (data URIs by name), `skipped` (number of images left out) and `missing` (why there are none)."""
-    if pretraining is None:
-        return {"images": {}, "skipped": 0, "missing": "No pretraining run belongs to this benchmark."}
-    found = read_visualizations(pretraining)
-    shown = dict(list(found.items())[:MAX_IMAGES])
-    uris = _uris(shown, "png")
-    missing = "" if found else f"The pretraining run {pretraining.name} has no images in reconstructions/."
-    return {"images": uris, "skipped": len(found) - len(shown), "missing": missing}
+def _reconstructions(pretraining: Path | None) -> dict[str, str]:
+    """Data URIs by name."""
+    files = sorted((pretraining / "reconstructions").glob("*.png")) if pretraining is not None else []
+    return _uris({file.stem: file.read_bytes() for file in files[:MAX_IMAGES]}, "png")
 
 
 def _uris(images: dict[str, bytes], kind: str) -> dict[str, str]:
@@ -192,15 +172,15 @@ def _uris(images: dict[str, bytes], kind: str) -> dict[str, str]:
     return {name: f"data:image/{kind};base64,{base64.b64encode(data).decode()}" for name, data in images.items()}
 
 
-def _environment(found: dict[str, Any]) -> dict[str, str]:
-    """Return the facts needed to judge speed and reproduce a run, without private data such as host or user names."""
-    packages = found.get("packages") or {}
-    git = found.get("git") or {}
+def _environment(folders: Sequence[Path]) -> dict[str, str]:
+    """The facts of the first environment.json needed to judge speed and reproduce a run, without host or user names."""
+    files = [folder / "environment.json" for folder in folders]
+    found: dict[str, Any] = next((json.loads(file.read_text()) for file in files if file.is_file()), {})
+    git, packages = found.get("git") or {}, found.get("packages") or {}
     changed = f", {git['changed_files']} files changed" if git.get("changed_files") else ""
+    cpus = [f"{found['cpus']} CPUs"] if found.get("cpus") else []
     facts = {
-        "Machine": ", ".join(
-            filter(None, [", ".join(found.get("devices") or []), f"{found['cpus']} CPUs" if found.get("cpus") else ""])
-        ),
+        "Machine": ", ".join([*(found.get("devices") or []), *cpus]),
         "System": found.get("system"),
         "Processes": found.get("processes"),
         "Python": found.get("python"),

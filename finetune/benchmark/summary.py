@@ -60,40 +60,49 @@ class Model:
 
     def metric(self, name: str) -> float | None:
         """The mean of a metric over the seeds; None if a run lacks it."""
-        found = [row.metrics[name].value if name in row.metrics else None for row in self.rows]
-        values = [value for value in found if value is not None]
-        return statistics.fmean(values) if len(values) == len(found) else None
+        return _mean([row.metrics.get(name, {}).get("value") for row in self.rows])
 
     def clean(self) -> tuple[float, int] | None:
         """The mean accuracy without the videos of the train split, and the number of the others."""
-        found = [row.clean for row in self.rows if row.clean is not None]
-        if len(found) < len(self.rows):
-            return None
-        return statistics.fmean(each.accuracy for each in found), found[0].total
+        share = _mean([row.clean.accuracy if row.clean else None for row in self.rows])
+        return None if share is None or self.first.clean is None else (share, self.first.clean.total)
 
     def cross(self, name: str) -> float | None:
         """The mean accuracy on another data set; None if a run lacks it."""
-        found = [row.cross[name].accuracy for row in self.rows if name in row.cross]
-        return statistics.fmean(found) if len(found) == len(self.rows) else None
+        return _mean([row.cross[name].accuracy if name in row.cross else None for row in self.rows])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
 
 
 def summarize(folder: Path, rows: Sequence[BenchmarkRow]) -> list[Model]:
     """Join the rows that differ in the seed alone, in the order of the first ones."""
-    keys = list(dict.fromkeys(row.key for row in rows))
-    return [_model(folder, tuple(row for row in rows if row.key == key)) for key in keys]
+    joined: dict[tuple[str, str], list[BenchmarkRow]] = {}
+    for row in rows:
+        joined.setdefault((row.title, row.labels), []).append(row)
+    return [_model(folder, tuple(seeds)) for seeds in joined.values()]
+
+
+def on_all_labels(models: Sequence[Model]) -> list[Model]:
+    """The models that were trained on all labels; without any, those on parts of them."""
+    return [model for model in models if model.first.labels == "all"] or list(models)
 
 
 def _model(folder: Path, rows: tuple[BenchmarkRow, ...]) -> Model:
-    accuracy = statistics.fmean(row.accuracy for row in rows)
     try:
         found = tuple(Predictions.load(folder / row.run / FILE) for row in rows)
     except PredictionsError:
         found = ()
-    if not found or len(rows) == 1 or len({each.keys for each in found}) > 1:
-        return Model(rows, found if len({each.keys for each in found}) == 1 else (), accuracy, rows[0].interval)
-    sources = found[0].source_numbers
-    means_B = mean(mean_correct(found), source_weights(sources))
-    return Model(rows, found, accuracy, share_interval(accuracy, means_B, len(np.unique(sources))))
+    accuracy, interval = statistics.fmean(row.accuracy for row in rows), rows[0].interval
+    if len({each.keys for each in found}) > 1:
+        found = ()
+    if len(found) > 1:
+        sources = found[0].source_numbers
+        means_B = mean(mean_correct(found), source_weights(sources))
+        interval = share_interval(accuracy, means_B, len(np.unique(sources)))
+    return Model(rows, found, accuracy, interval)
 
 
 def mean_correct(predictions: Sequence[Predictions]) -> Floats:
@@ -132,15 +141,15 @@ def compare(models: Sequence[Model]) -> list[Pair]:
     p_boots, p_tests = holm([each.p for each in boots]), holm([each.p for each in tests])
     return [
         Pair(
-            first=found[i][0].title,
-            second=found[i][1].title,
-            difference=boots[i].estimate.value,
-            low=boots[i].estimate.low,
-            high=boots[i].estimate.high,
-            p_bootstrap=p_boots[i],
-            p_mcnemar=p_tests[i],
-            first_only=tests[i].first_only,
-            second_only=tests[i].second_only,
+            first=first.title,
+            second=second.title,
+            difference=boot.estimate.value,
+            low=boot.estimate.low,
+            high=boot.estimate.high,
+            p_bootstrap=p_boot,
+            p_mcnemar=p_test,
+            first_only=test.first_only,
+            second_only=test.second_only,
         )
-        for i in range(len(found))
+        for (first, second), boot, test, p_boot, p_test in zip(found, boots, tests, p_boots, p_tests, strict=True)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from finetune.benchmark.results import About
-from finetune.benchmark.summary import Model, Pair
+from finetune.benchmark.summary import Model, Pair, on_all_labels
 from videomae.core.progress import duration
 
 METRICS = (
@@ -28,7 +28,7 @@ class TextTable:
 
 def tables(models: Sequence[Model], pairs: Sequence[Pair], about: About) -> list[TextTable]:
     """The tables that have rows: results, metrics, paired tests, few labels, other data."""
-    whole = [model for model in models if model.first.labels == "all"] or list(models)
+    whole = on_all_labels(models)
     found = [_results(whole), _metrics(whole), _paired(pairs)]
     if any(model.first.labels != "all" for model in models):
         found.append(_few_labels(models))
@@ -80,7 +80,7 @@ def _few_labels(models: Sequence[Model]) -> TextTable:
     order = sorted(
         parts.values(), key=lambda row: (row.labels == "all", row.label_fraction or row.labels_per_class or 0)
     )
-    cells = {model.first.key: f"{percent(model.accuracy)} ({_interval(model)})" for model in models}
+    cells = {(model.title, model.first.labels): f"{percent(model.accuracy)} ({_interval(model)})" for model in models}
     titles = dict.fromkeys(model.title for model in models if model.first.labels != "all")
     rows = [(title, *(cells.get((title, row.labels), _NONE) for row in order)) for title in titles]
     head = ("model", *(row.labels for row in order))

@@ -63,20 +63,9 @@ def _roc(scores: Scores) -> tuple[Floats, Floats, Floats]:
     )
 
 
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Videos whose highest probability lies in one bin: their number, mean probability and accuracy."""
-
-    count: int
-    confidence: float
-    accuracy: float
-
-
-def reliability(scores: Scores, *, bins: int = 10) -> list[ReliabilityBin]:
-    """The bins, of equal width, that hold videos."""
+def reliability(scores: Scores, *, bins: int = 10) -> list[tuple[float, float]]:
+    """(mean of the highest probability, accuracy) of the videos in each bin of equal width that holds some."""
     confidence_S, correct_S = scores.probabilities_SK.max(axis=1), scores.correct
     bins_S = np.clip(np.ceil(confidence_S * bins) - 1, 0, bins - 1).astype(int)
-    return [
-        ReliabilityBin(int(mine.sum()), float(confidence_S[mine].mean()), float(correct_S[mine].mean()))
-        for mine in (bins_S == number for number in np.unique(bins_S))
-    ]
+    members = [bins_S == number for number in np.unique(bins_S)]
+    return [(float(confidence_S[mine].mean()), float(correct_S[mine].mean())) for mine in members]

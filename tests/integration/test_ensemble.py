@@ -40,7 +40,7 @@ def test_a_run_averaged_with_itself_is_that_run(runs: list[Path]):
     run = FinishedRun.read(runs[0])
     alone = run.evaluate()
     twice = fuse([run, run], "average")
-    assert twice.confusion == alone.confusion
+    assert twice.predictions.confusion == alone.predictions.confusion
     assert twice.loss == pytest.approx(alone.loss, rel=1e-6)
 
 

@@ -98,7 +98,7 @@ def test_views_and_uneven_ranks_give_what_a_loop_by_hand_gives(finetuned: Path, 
     for shared in on_threads(3, evaluate):
         assert isinstance(shared, Evaluation), shared
         assert shared.predictions.keys == found.keys
-        assert shared.confusion == alone.confusion
+        assert shared.predictions.confusion == alone.predictions.confusion
         assert shared.values == pytest.approx(alone.values, rel=1e-6, nan_ok=True)
 
 

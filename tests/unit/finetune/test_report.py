@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from finetune.benchmark import report
-from finetune.benchmark.curves import MAX_POINTS, Axes, draw, draw_intervals, thin
+from finetune.benchmark.curves import MAX_POINTS, Axes, draw, thin
 from finetune.benchmark.pictures import FILE as PICTURES
 from finetune.benchmark.results import About, ReportError, read_rows
 from finetune.benchmark.summary import compare, summarize
@@ -119,10 +120,7 @@ def write_lines(file: Path, lines: list[dict[str, object]]) -> None:
 
 def make_run(folder: Path, classes: tuple[str, str]) -> None:
     folder.mkdir(parents=True)
-    confusion = [[8, 2], [3, 7]]
-    (folder / "evaluation.json").write_text(
-        json.dumps({"accuracy": 0.75, "classes": classes, "confusion": confusion, "views": 1})
-    )
+    replace(predictions(wrong=5), classes=classes).save(folder / PREDICTIONS)
     train = [{"kind": "train", "step": n, "epoch": n / 10, "loss": 1 / (1 + n)} for n in range(100)]
     tests = [{"kind": "evaluation", "step": n, "epoch": n / 10, "accuracy": n / 100, "loss": 1} for n in (30, 60, 90)]
     write_lines(folder / "metrics.jsonl", [*train, *tests])
@@ -229,6 +227,9 @@ def test_pictures_and_charts_have_words(folder: Path) -> None:
         "Accuracy against computation",
         "Accuracy on the validation clips",
         "Loss in training",
+        "ROC",
+        "Precision and recall",
+        "Reliability",
         "Loss in pretraining",
     ]
     assert "S3D from 30.0 % to 90.0 %" in charts[2]
@@ -248,11 +249,17 @@ def test_user_texts_are_escaped(folder: Path) -> None:
 
 
 def test_many_classes_are_told_by_their_worst_confusions(folder: Path) -> None:
-    classes = [f"class-{number}" for number in range(30)]
-    confusion = [[0] * 30 for _ in classes]
-    confusion[3][7] = 5
-    confusion[4][8] = 9
-    (folder / "runs/s3d/evaluation.json").write_text(json.dumps({"classes": classes, "confusion": confusion}))
+    labels_S, predicted_S = np.array([3] * 5 + [4] * 9), np.array([7] * 5 + [8] * 9)
+    many = Predictions(
+        classes=tuple(f"class-{number}" for number in range(30)),
+        keys=tuple(map(str, range(14))),
+        sources=tuple(map(str, range(14))),
+        labels_S=labels_S,
+        probabilities_SK=np.eye(30)[predicted_S],
+        clip_hits_S2=np.zeros((14, 2)),
+        duplicate_S=np.zeros(14, dtype=bool),
+    )
+    many.save(folder / "runs/s3d" / PREDICTIONS)
     text = " ".join(Elements(made(folder)).text.split())
     assert "class-4 predicted as class-8: 9 class-3 predicted as class-7: 5" in text
 
@@ -279,31 +286,14 @@ def remove_environment(folder: Path) -> None:
     (folder / "environment.json").unlink()
 
 
-def damage_evaluation(folder: Path) -> None:
-    (folder / "runs/s3d/evaluation.json").write_text('{"classes": ["a", "b"], "confusion": [[1]]}')
-
-
-def damage_panels(folder: Path) -> None:
-    for file in folder.glob("pretraining/reconstructions/*.png"):
-        file.write_bytes(b"not a picture")
-
-
-def damage_metrics(folder: Path) -> None:
-    (folder / "runs/s3d/metrics.jsonl").write_text('[1]\n{"kind": "train", "loss": "high"}\n{"kind": "tr')
-
-
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
         (remove_metrics, "No values for: S3D."),
-        (damage_metrics, "No values for: S3D."),
-        (remove_runs, "evaluation.json is missing (runs/s3d)"),
-        (remove_runs, "metrics.jsonl has no such values for: S3D, Single frame."),
-        (remove_pretraining, "The pretraining run pretraining has no images in reconstructions/."),
+        (remove_runs, "predictions.csv is missing (runs/s3d)"),
+        (remove_runs, "No values for: S3D, Single frame."),
+        (remove_pretraining, "No reconstructions of the pretraining run were found."),
         (remove_environment, "environment.json is missing"),
-        (damage_evaluation, "evaluation.json is invalid: got"),
-        (damage_evaluation, "2 classes need a confusion matrix of 2 x 2"),
-        (damage_panels, "has no images"),
     ],
 )
 def test_a_missing_piece_is_named(folder: Path, harm: Callable[[Path], None], says: str) -> None:
@@ -325,10 +315,10 @@ def test_without_words_and_pretraining_the_page_says_so(folder: Path) -> None:
         ("{", r"Invalid JSON"),
         (
             json.dumps([row(), {k: v for k, v in row().items() if k != "gmacs"}]),
-            r"row 2: gmacs is missing; make it again",
+            r"1: gmacs: .*; make it again",
         ),
-        (json.dumps([row(accuracy="high")]), r"row 1: accuracy: got 'high'"),
-        (json.dumps([row(interval=[0.1])]), r"row 1: interval"),
+        (json.dumps([row(accuracy="high")]), r"0: accuracy: .*got 'high'"),
+        (json.dumps([row(interval=[0.1])]), r"0: interval"),
     ],
 )
 def test_results_that_cannot_be_used_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
@@ -349,7 +339,7 @@ def test_the_command_makes_the_same_page_again(folder: Path, capsys: pytest.Capt
     assert main(["report", str(folder)]) == 0
     assert (folder / "report.html").read_text() == first
     assert main(["report", str(folder), "--pretraining", "elsewhere"]) == 0
-    assert "The pretraining run elsewhere has no images" in (folder / "report.html").read_text()
+    assert "No reconstructions of the pretraining run" in (folder / "report.html").read_text()
     assert main(["report", str(folder / "nowhere")]) == 2
     assert "no results at" in capsys.readouterr().err
 
@@ -376,7 +366,7 @@ def test_everything_stands_on_the_page_and_in_the_markdown(full: Path) -> None:
         attributes["aria-label"] or "" for _, attributes in Elements(page).tags if attributes.get("role") == "img"
     ]
     assert any(chart.startswith("ROC: S3D") for chart in charts)
-    assert any(chart == "Accuracy with few labels: S3D: 75.0 % at 0.1, 87.5 % at 1" for chart in charts)
+    assert any(chart == "Accuracy with few labels: S3D 75.0 % at 0.1, 87.5 % at 1; Single frame 52.5 % at 1" for chart in charts)
     written = (full / "report.md").read_text()
     for part in (
         "| S3D | from scratch | 87.5 %",
@@ -426,7 +416,7 @@ def test_thinning_keeps_short_curves_and_averages_long_ones() -> None:
 
 def test_a_curve_of_values_that_are_not_numbers_is_drawn() -> None:
     axes = Axes(x="epoch", y="loss")
-    assert draw_intervals("b", [[(1.0, 0.5, 0.2, 0.8)], []], Axes(x="clips", y="share", log_x=True)).startswith("<svg")
+    assert draw("b", [[(1.0, 0.5, 0.2, 0.8)], []], Axes(x="clips", y="share", log_x=True)).startswith("<svg")
     assert draw("a", [[(0.0, float("nan")), (1.0, float("inf"))], [], [(0.0, 1.0)]], axes).startswith("<svg")
 
 
@@ -447,9 +437,9 @@ def test_a_browser_shows_the_page(folder: Path) -> None:
     document = browse(folder / "report.html", "--dump-dom")
     tags = [tag for tag, _ in Elements(document).tags]
     assert tags.count("h2") == 5
-    assert tags.count("svg") == 5 + 2  # charts and the legend's lines
+    assert tags.count("svg") == 8 + 2  # charts and the legend's lines
     assert tags.count("img") == 2
-    assert tags.count("table") == 3
+    assert tags.count("table") == 4
     assert "S3D" in document
 
 
