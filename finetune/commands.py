@@ -79,7 +79,7 @@ def benchmark(
 @click.argument("run", type=PATH)
 @click.option("--negatives", type=PATH, help="Count false alarms on this folder of videos without the positive class.")
 @click.option("--false-alarms", type=float, default=1.0, help="False alarms a day that the threshold may give.")
-@click.option("--clips", type=int, help="Temporal views per video; default: those of the run.")
+@click.option("--clips", type=click.IntRange(1), help="Temporal views per video; default: those of the run.")
 @click.option("--crops", type=click.Choice([1, 3]), help="Spatial views per video; default: those of the run.")
 @json_option
 def evaluate(

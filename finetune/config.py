@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field, NonNegativeInt, PositiveInt
+
 from finetune.mixup import MixupConfig
 from finetune.models import ModelConfig
 from videomae.core.config import configclass
@@ -24,18 +26,14 @@ class FinetuneDataConfig(ClipsConfig):
     random_erasing: float = 0.0  # probability of erasing one box, the same in all frames; the official recipe uses 0.25
     # Train on a part of the labels, drawn from the run's seed: a number or a fraction of the samples of each class.
     # Whole source videos are taken; a smaller part is contained in every larger one.
-    labels_per_class: int | None = None
-    label_fraction: float | None = None
+    labels_per_class: PositiveInt | None = None
+    label_fraction: float | None = Field(None, gt=0, le=1)
     # Clips that look alike count as one source, for few labels, the holdout and intervals. It decodes every clip once.
     look_alikes: bool = False
 
     def __post_init__(self) -> None:
         if self.labels_per_class is not None and self.label_fraction is not None:
             raise UserError("labels_per_class and label_fraction exclude each other; remove one")
-        if self.labels_per_class is not None and self.labels_per_class < 1:
-            raise UserError(f"labels_per_class must be at least 1, got {self.labels_per_class}")
-        if self.label_fraction is not None and not 0 < self.label_fraction <= 1:
-            raise UserError(f"label_fraction must lie in (0, 1], got {self.label_fraction}")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise UserError(f"scale must be a range within (0, 1], got {self.scale}")
 
@@ -47,16 +45,10 @@ class EvaluationConfig:
     """
 
     every: str = "5 epochs"  # interval; the run is also evaluated at the end
-    clips: int = 2  # temporal views per video; probabilities are averaged over views
-    crops: int = 1  # spatial views per clip: 1 is the centre crop, 3 are spread along the long side
-    batch: int = 16  # clips per forward pass
+    clips: PositiveInt = 2  # temporal views per video; probabilities are averaged over views
+    crops: PositiveInt = 1  # spatial views per clip: 1 is the centre crop, 3 are spread along the long side
+    batch: PositiveInt = 16  # clips per forward pass
     positive: str | None = None  # the positive one of two classes; default: the first whose name is not No... or Normal
-
-    def __post_init__(self) -> None:
-        if self.clips < 1 or self.crops < 1 or self.batch < 1:
-            raise UserError(
-                f"clips, crops and batch must be at least 1, got {self.clips}, {self.crops} and {self.batch}"
-            )
 
     @property
     def views(self) -> int:
@@ -73,12 +65,8 @@ class EvaluationConfig:
 class ReduceLrConfig:
     """Multiply the learning rate by `factor` after more than `patience` evaluations without a better one."""
 
-    factor: float = 0.1
-    patience: int = 2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.factor < 1 or self.patience < 0:
-            raise UserError(f"factor must lie in (0, 1) and patience be at least 0, got {self.factor}, {self.patience}")
+    factor: float = Field(0.1, gt=0, lt=1)
+    patience: NonNegativeInt = 2
 
 
 @configclass
@@ -90,15 +78,10 @@ class SelectionConfig:
 
     by: Literal["accuracy", "f1", "auc", "loss"] = "accuracy"
     split: Literal["holdout"] = "holdout"
-    fraction: float = 0.2  # of the train split; sources stay whole and the classes balanced, so it is approximate
-    patience: int | None = None  # stop after this many evaluations without a better one; None: train to the end
+    # Of the train split; sources stay whole and the classes balanced, so it is approximate.
+    fraction: float = Field(0.2, gt=0, le=0.5)
+    patience: PositiveInt | None = None  # stop after this many evaluations without a better one; None: train to the end
     reduce_lr: ReduceLrConfig | None = None  # multiplies the rate of the schedule; often with {kind: wsd, decay: 0 %}
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 0.5:
-            raise UserError(f"selection.fraction must lie in (0, 0.5], got {self.fraction}")
-        if self.patience is not None and self.patience < 1:
-            raise UserError(f"selection.patience must be at least 1, got {self.patience}")
 
 
 @configclass
@@ -109,7 +92,8 @@ class FinetuneConfig(TrainingConfig):
     data: FinetuneDataConfig
     model: ModelConfig
     mixup: MixupConfig = MixupConfig()
-    layer_decay: float = 1.0  # learning rate factor per layer; the official recipe uses 0.75, small data sets 0.7
+    # Learning rate factor per layer; the official recipe uses 0.75, small data sets 0.7.
+    layer_decay: float = Field(1.0, gt=0, le=1)
     evaluation: EvaluationConfig = EvaluationConfig()
     selection: SelectionConfig | None = None  # None: the weights of the last step are the result
 
@@ -119,7 +103,5 @@ class FinetuneConfig(TrainingConfig):
                 "engine.zero_stage=3 cannot evaluate: ranks have different numbers of videos, but its forward pass "
                 "is a collective operation; set engine.zero_stage=2 or less"
             )
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"layer_decay must lie in (0, 1], got {self.layer_decay}")
         if self.batch % self.data.repeated_aug:
             raise UserError(f"batch={self.batch} must be a multiple of data.repeated_aug={self.data.repeated_aug}")

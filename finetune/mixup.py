@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional
 
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
 from videomae.data.batch import weighted_mean
 
 
@@ -23,16 +23,9 @@ from videomae.data.batch import weighted_mean
 class MixupConfig:
     """Strengths; zero disables a part."""
 
-    mixup: float = 0.0  # alpha of the beta distribution; official 0.8
-    cutmix: float = 0.0  # alpha; official 1.0
-    smoothing: float = 0.0  # of the labels; official 0.1
-
-    def __post_init__(self) -> None:
-        if self.mixup < 0 or self.cutmix < 0 or not 0 <= self.smoothing < 1:
-            raise UserError(
-                f"mixup and cutmix must not be negative and smoothing must lie in [0, 1), "
-                f"got {self.mixup}, {self.cutmix} and {self.smoothing}"
-            )
+    mixup: NonNegativeFloat = 0.0  # alpha of the beta distribution; official 0.8
+    cutmix: NonNegativeFloat = 0.0  # alpha; official 1.0
+    smoothing: float = Field(0.0, ge=0, lt=1)  # of the labels; official 0.1
 
 
 def soft_labels(label_B: Tensor, *, classes: int, smoothing: float) -> Tensor:

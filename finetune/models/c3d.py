@@ -6,11 +6,11 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from finetune.models.interface import HALF, FramesConfig, ModelInput, Published
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
 
 _WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
 _POOLED_AFTER = (1, 2, 4, 6, 8)  # the first pool halves space only
@@ -21,18 +21,10 @@ class C3dConfig(FramesConfig):
     """16 frames of 112 x 112; `shrink` divides all widths, for tests."""
 
     name: Literal["c3d"] = "c3d"
-    size: int = 112
+    frames: int = Field(16, ge=16)  # time and space are halved at least four times
+    size: int = Field(112, ge=16)
     dropout: float = 0.5
-    shrink: int = 1
-
-    def __post_init__(self) -> None:
-        if self.frames < 16 or self.size < 16:
-            raise UserError(
-                f"c3d halves time and space at least four times and needs at least 16 frames of 16 x 16, "
-                f"got frames={self.frames}, size={self.size}"
-            )
-        if not 1 <= self.shrink <= 64:
-            raise UserError(f"shrink must lie between 1 and 64, got {self.shrink}")
+    shrink: int = Field(1, ge=1, le=64)
 
     @property
     def input(self) -> ModelInput:

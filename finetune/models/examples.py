@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,15 +22,12 @@ class ExampleConfig(FramesConfig):
     """Selects one of the three networks."""
 
     name: Literal["example_late", "example_early", "example_3d"] = "example_late"
-    frames: int = 20
-    size: int = 64
+    frames: PositiveInt = 20
+    size: int = Field(64, ge=4)
 
     def __post_init__(self) -> None:
-        if self.size < 4 or (self.name == "example_3d" and self.frames < 4):
-            raise UserError(
-                f"the example networks pool by 4: size, and frames of example_3d, must be at least 4, "
-                f"got frames={self.frames}, size={self.size}"
-            )
+        if self.name == "example_3d" and self.frames < 4:
+            raise UserError(f"example_3d pools time by 4: frames must be at least 4, got {self.frames}")
 
 
 class Example(nn.Module):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import PositiveInt
 from torch import Tensor
 
 from videomae.core.config import configclass
@@ -43,12 +44,6 @@ class ModelInput:
     frame_sampling: FrameSampling = "video"
     stride: int = 1
 
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.size < 1 or self.stride < 1:
-            raise UserError(
-                f"frames, size and stride must be at least 1, got {self.frames}, {self.size}, {self.stride}"
-            )
-
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(channels, frames, height, width) of one sample."""
@@ -73,8 +68,8 @@ class FramesConfig:
     """Base config of models on frames of any number and size that have no pretrained weights."""
 
     name: str
-    frames: int = 16
-    size: int = 224
+    frames: PositiveInt = 16
+    size: PositiveInt = 224
 
     @property
     def input(self) -> ModelInput:

@@ -13,13 +13,13 @@ from typing import Literal, Self
 
 import torch
 from einops import rearrange
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.models.interface import Published
 from finetune.models.videomae import EncoderModelConfig, encoder_label
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
 from videomae.models.encoder import VideoEncoder
 from videomae.models.transformer import initialize
 from videomae.models.weights.export import encoder_config, load_backbone
@@ -30,11 +30,7 @@ class ProbeConfig(EncoderModelConfig):
     """A frozen encoder and the probe `name`; without weights, the features are random."""
 
     name: Literal["videomae_linear", "videomae_attentive"] = "videomae_linear"
-    penalty: float = 0.01  # of the linear probe: times the sum of its squared weights
-
-    def __post_init__(self) -> None:
-        if not self.penalty >= 0:
-            raise UserError(f"penalty must be at least 0, got {self.penalty}")
+    penalty: NonNegativeFloat = 0.01  # of the linear probe: times the sum of its squared weights
 
     @property
     def pretrained(self) -> str:

@@ -16,13 +16,13 @@ from typing import Literal
 
 import torch
 from einops import rearrange
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from finetune.models import resnet
 from finetune.models.interface import FramesConfig, Published, WeightsConfig
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
 
 
 @configclass
@@ -96,15 +96,9 @@ class SlowFusionConfig(FramesConfig):
     """Four stages of 1, 2, 4 and 8 times `width` channels."""
 
     name: Literal["slow_fusion"] = "slow_fusion"
-    size: int = 112
-    width: int = 32
-
-    def __post_init__(self) -> None:
-        if self.frames < 4 or self.size < 8 or self.width < 1:
-            raise UserError(
-                f"slow_fusion halves time twice and space 3 times and needs at least 4 frames of "
-                f"8 x 8 and a width of 1, got frames={self.frames}, size={self.size}, width={self.width}"
-            )
+    frames: int = Field(16, ge=4)  # time is halved twice, space three times
+    size: int = Field(112, ge=8)
+    width: PositiveInt = 32
 
 
 class SlowFusion(nn.Module):
@@ -133,10 +127,7 @@ class MultiResolutionConfig(WeightsConfig):
     """Two ResNet-18 on frames of half the size -> 1024 -> 128 -> classes."""
 
     name: Literal["multi_resolution"] = "multi_resolution"
-
-    def __post_init__(self) -> None:
-        if self.size % 2:
-            raise UserError(f"size must be even, since the fovea is half of it; got {self.size}, try {self.size + 1}")
+    size: int = Field(224, multiple_of=2)  # the fovea is half of it
 
 
 class MultiResolution(nn.Module):

@@ -15,13 +15,13 @@ from typing import Any, Literal, cast
 import cv2
 import numpy as np
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from finetune.models import resnet
 from finetune.models.interface import ModelInput, Published, WeightsConfig
 from finetune.models.time_fusion import SingleFrame, SingleFrameConfig
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
 
 BOUND = 20.0  # pixels per frame; larger displacements are clipped (section 5)
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -32,12 +32,9 @@ class TwoStreamConfig(WeightsConfig):
     """ResNet-18 -> 512 -> 128 -> classes on the flow; `two_stream` has another one on the frames."""
 
     name: Literal["temporal_stream", "two_stream"] = "two_stream"
-    frames: int = 11  # ten flow fields, as in the paper
-    stride: int = 1
-
-    def __post_init__(self) -> None:
-        if self.frames < 2 or self.size < 16:
-            raise UserError(f"flow needs at least 2 frames of 16 x 16, got frames={self.frames}, size={self.size}")
+    frames: int = Field(11, ge=2)  # ten flow fields, as in the paper
+    size: int = Field(224, ge=16)
+    stride: PositiveInt = 1
 
     @property
     def input(self) -> ModelInput:

@@ -10,12 +10,11 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from finetune.models.interface import ModelInput, Published
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
 from videomae.models.encoder import EncoderConfig, VideoEncoder
 from videomae.models.transformer import initialize
 from videomae.models.weights.export import describe_encoder, encoder_config, load_backbone
@@ -51,8 +50,8 @@ class VideomaeConfig(EncoderModelConfig):
     """A fine-tuned encoder with a linear head."""
 
     name: Literal["videomae"] = "videomae"
-    drop_path: float = 0.1
-    head_dropout: float = 0.0
+    drop_path: float = Field(0.1, ge=0, lt=1)
+    head_dropout: float = Field(0.0, ge=0, lt=1)
     # Of the frames, from a random start (VideoMAE on Kinetics-400: 4); None: spread evenly.
     stride: PositiveInt | None = None
 
@@ -60,11 +59,6 @@ class VideomaeConfig(EncoderModelConfig):
     def input(self) -> ModelInput:
         sampling = "video" if self.stride is None else "clip"
         return ModelInput(frames=self.frames, size=self.size, frame_sampling=sampling, stride=self.stride or 1)
-
-    def __post_init__(self) -> None:
-        for name in ("drop_path", "head_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
 
 class VideomaeClassifier(nn.Module):

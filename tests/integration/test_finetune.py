@@ -176,7 +176,7 @@ def test_overfitting_one_batch_brings_the_loss_down(shards: Path, tmp_path: Path
     ("override", "complaint"),
     [
         ("model.name=resnet", "resnet"),
-        ("layer_decay=0", "layer_decay must lie in"),
+        ("layer_decay=0", "layer_decay: got 0; Input should be greater than 0"),
         ("data.shards=/nowhere", "no manifest.json"),
         ("data.partial=fill", "data.partial: got 'fill'; Input should be 'drop' or 'pad'"),
         ("model.weights=/nowhere/export", "no encoder.json in /nowhere/export"),

@@ -57,5 +57,5 @@ def test_a_run_fits_the_head_at_once(shards: Path, tmp_path: Path) -> None:
 
 
 def test_a_negative_penalty_is_refused(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="penalty must be at least 0"):
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
         finetune_config(tmp_path / "run", shards, "model={name: videomae_linear, penalty: -1}")
