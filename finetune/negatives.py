@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from finetune.config import FinetuneConfig
-from finetune.predict.alarms import AlarmRule, TimedScore, find_alarms, threshold_for
+from finetune.predict.alarms import OFF_RATIO, AlarmRule, TimedScore, find_alarms, threshold_for
 from finetune.predict.classifier import Classifier
 from finetune.predict.files import FileOptions, list_videos, predict_files
 from finetune.predict.timeline import timed_scores
@@ -26,7 +26,6 @@ from videomae.run.directory import RunDirectory
 
 FILE = "negatives.json"
 FOLDER = "negatives"
-OFF_RATIO = 0.8
 _POINTS = 101  # thresholds of the curve
 
 
@@ -75,7 +74,7 @@ def count_false_alarms(run: Path, folder: Path, *, per_day: float = 1.0) -> Fals
 
 def summarize(recordings: Sequence[Sequence[TimedScore]], *, positive: str, per_day: float) -> FalseAlarms:
     """Count the alarms in the scores of each recording at thresholds from 0 to 1. Raises UserError."""
-    rule, rate = threshold_for(recordings, per_day=per_day, off_ratio=OFF_RATIO, seconds=0.0)
+    rule, rate = threshold_for(recordings, per_day=per_day, seconds=0.0)
     hours = rate.seconds / 3600
     curve = []
     for threshold in np.linspace(0, 1, _POINTS).round(6).tolist():

@@ -13,6 +13,7 @@ from scipy.stats import chi2
 from videomae.core.errors import UserError
 
 DAY = 86400.0
+OFF_RATIO = 0.8  # of a threshold that is chosen by false alarms: where an alarm ends
 _CANDIDATES = 500  # thresholds that are tried
 _CONTINUES = 1.001  # two windows further apart than the longer of them do not belong to one alarm
 
@@ -42,6 +43,14 @@ class AlarmRule:
             raise UserError(
                 f"got alarms from {self.on:g} to {self.off:g} after {self.seconds:g} s; wanted 0 <= off <= on <= 1"
             )
+
+
+@dataclass(frozen=True)
+class AlarmConfig:
+    """The class that raises alarms, and the rule."""
+
+    name: str
+    rule: AlarmRule
 
 
 @dataclass(frozen=True)
@@ -121,14 +130,13 @@ class AlarmRate:
 
 
 def threshold_for(
-    recordings: Sequence[Sequence[TimedScore]], *, per_day: float, off_ratio: float, seconds: float
+    recordings: Sequence[Sequence[TimedScore]], *, per_day: float, seconds: float
 ) -> tuple[AlarmRule, AlarmRate]:
     """Return the rule with the lowest `on` from which no higher one gives more than `per_day` false alarms a day.
 
     Args:
         recordings: the scores of videos in which nothing happens, each in order of time.
         per_day: false alarms a day that are accepted.
-        off_ratio: `off` as a fraction of `on`.
         seconds: the minimal duration of the rule.
 
     Raises:
@@ -142,7 +150,7 @@ def threshold_for(
     places = np.linspace(0, len(values) - 1, min(len(values), _CANDIDATES)).round().astype(int)
     best: tuple[AlarmRule, AlarmRate] | None = None
     for on in [above, *(float(value) for value in values[places][::-1])]:
-        rule = AlarmRule(on=on, off=on * off_ratio, seconds=seconds)
+        rule = AlarmRule(on=on, off=on * OFF_RATIO, seconds=seconds)
         rate = AlarmRate(sum(len(find_alarms(recording, rule)) for recording in recordings), watched)
         if rate.per_day > per_day:
             break

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.predict.alarms import AlarmRule, threshold_for
+from finetune.predict.alarms import OFF_RATIO, AlarmConfig, AlarmRule, threshold_for
 from finetune.predict.annotate import clock
 from finetune.predict.classifier import Classifier
-from finetune.predict.files import AlarmConfig, FileOptions, find_class, list_videos, predict_files
+from finetune.predict.files import FileOptions, find_class, list_videos, predict_files
 from finetune.predict.live import LiveConfig
 from finetune.predict.timeline import Timeline, read_scores
 from finetune.predict.watch import WatchOptions, watch_camera
@@ -20,7 +20,6 @@ from videomae.core.signals import handle_signals
 from videomae.data.video import is_camera
 
 _ON = 0.5
-_OFF_RATIO = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,14 +111,10 @@ def alarm_config(classifier: Classifier, options: PredictOptions) -> AlarmConfig
     name = find_class(classifier.classes, options.alarm_class)
     if options.negatives is None:
         on = _ON if options.on is None else options.on
-        off = on * _OFF_RATIO if options.off is None else options.off
+        off = on * OFF_RATIO if options.off is None else options.off
         return AlarmConfig(name, AlarmRule(on=on, off=off, seconds=options.min_seconds))
-    rule, rate = threshold_for(
-        read_scores(options.negatives, name),
-        per_day=options.false_alarms,
-        off_ratio=_OFF_RATIO,
-        seconds=options.min_seconds,
-    )
+    scores = read_scores(options.negatives, name)
+    rule, rate = threshold_for(scores, per_day=options.false_alarms, seconds=options.min_seconds)
     logger.info(
         "alarms from %.4f: %d on %.3g hours of negatives, %.3g a day; with 95 %% confidence at most %.3g a day",
         *(rule.on, rate.alarms, rate.seconds / 3600, rate.per_day, rate.upper_per_day),
@@ -134,4 +129,5 @@ def describe(timeline: Timeline) -> Iterator[str]:
     yield f"{prediction.source}   {prediction.label} {prediction.score:.1%}{windows}"
     for alarm in timeline.alarms:
         period = f"{clock(alarm.start)} to {clock(alarm.end)}"
-        yield f"  alarm: {timeline.alarm_class} from {period}, peak {alarm.peak:.1%}"
+        assert timeline.alarm is not None
+        yield f"  alarm: {timeline.alarm.name} from {period}, peak {alarm.peak:.1%}"

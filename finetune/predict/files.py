@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.predict.alarms import AlarmRule, find_alarms
+from finetune.predict.alarms import AlarmConfig, find_alarms
 from finetune.predict.annotate import annotate_video
 from finetune.predict.classifier import Classifier, Prediction, Score
 from finetune.predict.timeline import SUMMARY, Timeline, timed_scores, write_timeline
@@ -15,14 +15,6 @@ from finetune.predictions import write_csv
 from videomae.core.errors import UserError
 from videomae.core.progress import logger, track
 from videomae.data.video import SUFFIXES, VideoError
-
-
-@dataclass(frozen=True)
-class AlarmConfig:
-    """The class that raises alarms, and the rule."""
-
-    name: str
-    rule: AlarmRule
 
 
 @dataclass(frozen=True)
@@ -68,13 +60,9 @@ def list_videos(sources: Sequence[str]) -> list[VideoSourceFile]:
 
 
 def predict_files(
-    classifier: Classifier,
-    videos: Sequence[VideoSourceFile],
-    options: FileOptions,
-    *,
-    done: Callable[[Timeline], None] = lambda timeline: None,
+    classifier: Classifier, videos: Sequence[VideoSourceFile], options: FileOptions
 ) -> list[Timeline]:
-    """Predict on every file and write its results; `done` gets each timeline as soon as it is complete.
+    """Predict on every file and write its results.
 
     Among several files, one that cannot be read is logged and left out.
 
@@ -86,15 +74,11 @@ def predict_files(
     with track("Predicting", total=len(videos), show=len(videos) > 1) as task:
         for video in videos:
             try:
-                timeline = predict_file(classifier, video, options, progress=len(videos) == 1)
+                timelines.append(predict_file(classifier, video, options, progress=len(videos) == 1))
             except VideoError as error:
-                if len(videos) == 1:
-                    raise
                 errors.append(error)
-                logger.error("%s", error)
-            else:
-                timelines.append(timeline)
-                done(timeline)
+                if len(videos) > 1:
+                    logger.error("%s", error)
             task.advance(note=video.name)
     if not timelines:
         raise errors[0]
@@ -115,10 +99,10 @@ def predict_file(
             found.append(score)
             task.advance()
     prediction = Prediction(str(video.path), classifier.classes, tuple(found))
-    timeline = Timeline(prediction)
-    if options.alarm is not None:
-        name, rule = options.alarm.name, options.alarm.rule
-        timeline = Timeline(prediction, name, rule, tuple(find_alarms(timed_scores(prediction, name), rule)))
+    alarm, alarms = options.alarm, []
+    if alarm is not None:
+        alarms = find_alarms(timed_scores(prediction, alarm.name), alarm.rule)
+    timeline = Timeline(prediction, alarm, alarms)
     if options.out is not None:
         stem = options.out / Path(video.name).with_suffix("")
         write_timeline(timeline, stem)

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 
-from finetune.predict.alarms import Alarm, AlarmRule, TimedScore
+from finetune.predict.alarms import Alarm, AlarmConfig, TimedScore
 from finetune.predict.classifier import Prediction, Score
 from finetune.predictions import write_csv
 from videomae.core.errors import UserError
@@ -27,9 +27,8 @@ class Timeline:
     """The prediction of one file, and the alarms in it where an alarm class is chosen."""
 
     prediction: Prediction
-    alarm_class: str | None = None
-    rule: AlarmRule | None = None
-    alarms: tuple[Alarm, ...] = ()
+    alarm: AlarmConfig | None = None
+    alarms: Sequence[Alarm] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the JSON file."""
@@ -38,31 +37,33 @@ class Timeline:
             "source": prediction.source,
             "label": prediction.label,
             "score": round(prediction.score, 6),
-            "scores": {name: round(value, 6) for name, value in prediction.scores.items()},
-            "alarm": None if self.rule is None else {"class": self.alarm_class, **vars(self.rule)},
+            "scores": by_class(prediction.classes, prediction.probabilities),
+            "alarm": None if self.alarm is None else {"class": self.alarm.name, **vars(self.alarm.rule)},
             "alarms": [alarm.to_dict() for alarm in self.alarms],
             "windows": [
-                {"start": round(window.start, 3), "end": round(window.end, 3)}
-                | {
-                    "scores": {
-                        name: round(value, 6)
-                        for name, value in zip(prediction.classes, window.probabilities, strict=True)
-                    }
+                {
+                    "start": round(window.start, 3),
+                    "end": round(window.end, 3),
+                    "scores": by_class(prediction.classes, window.probabilities),
                 }
                 for window in prediction.windows
             ],
         }
 
 
-def write_timeline(timeline: Timeline, stem: Path) -> list[Path]:
+def by_class(classes: Sequence[str], probabilities: Sequence[float]) -> dict[str, float]:
+    """Rounded probabilities by class."""
+    return {name: round(value, 6) for name, value in zip(classes, probabilities, strict=True)}
+
+
+def write_timeline(timeline: Timeline, stem: Path) -> None:
     """Write STEM.json, STEM.csv and STEM.png."""
-    files = [stem.with_name(stem.name + suffix) for suffix in (".json", ".csv", ".png")]
+    json_file, csv_file, png_file = (stem.with_name(stem.name + suffix) for suffix in (".json", ".csv", ".png"))
     stem.parent.mkdir(parents=True, exist_ok=True)
-    write_json(files[0], timeline.to_dict())
+    write_json(json_file, timeline.to_dict())
     classes = timeline.prediction.classes
-    write_csv(files[1], csv_header(classes), (csv_row(window, classes) for window in timeline.prediction.windows))
-    draw_timeline(timeline, files[2])
-    return files
+    write_csv(csv_file, csv_header(classes), (csv_row(window, classes) for window in timeline.prediction.windows))
+    draw_timeline(timeline, png_file)
 
 
 def csv_header(classes: Sequence[str]) -> list[str]:
@@ -77,10 +78,10 @@ def csv_row(window: Score, classes: Sequence[str]) -> list[str]:
 
 def draw_timeline(timeline: Timeline, file: Path) -> None:
     """Draw the probability over time: of the alarm's class with its thresholds and alarms, or of every class."""
-    prediction, rule = timeline.prediction, timeline.rule
+    prediction, alarmed = timeline.prediction, timeline.alarm
     figure = matplotlib.figure.Figure(figsize=(10, 3), layout="constrained")
     plot = figure.add_subplot()
-    names = prediction.classes if timeline.alarm_class is None else (timeline.alarm_class,)
+    names = prediction.classes if alarmed is None else (alarmed.name,)
     for name in names:
         column = prediction.classes.index(name)
         points = [(window.start, window.end, window.probabilities[column]) for window in prediction.windows]
@@ -88,7 +89,8 @@ def draw_timeline(timeline: Timeline, file: Path) -> None:
         plot.plot(times, values, label=name, linewidth=1.5)
     for alarm in timeline.alarms:
         plot.axvspan(alarm.start, alarm.end, color="tab:red", alpha=0.2, linewidth=0)
-    if rule is not None:
+    if alarmed is not None:
+        rule = alarmed.rule
         plot.axhline(rule.on, color="tab:red", linestyle="--", linewidth=1, label=f"on from {rule.on:.3g}")
         plot.axhline(rule.off, color="tab:grey", linestyle=":", linewidth=1, label=f"off below {rule.off:.3g}")
     plot.set(xlabel="seconds", ylabel="probability", ylim=(-0.02, 1.02), title=_printable(prediction.source))

@@ -15,12 +15,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from finetune.predict.alarms import Alarm, AlarmState, TimedScore
+from finetune.predict.alarms import Alarm, AlarmConfig, AlarmState, TimedScore
 from finetune.predict.annotate import annotate
 from finetune.predict.classifier import Classifier, Prediction, Score
-from finetune.predict.files import AlarmConfig
 from finetune.predict.live import CameraReader, LiveConfig, LiveScore, Loss, predict_live
-from finetune.predict.timeline import Timeline, csv_header, csv_row, draw_timeline
+from finetune.predict.timeline import Timeline, by_class, csv_header, csv_row, draw_timeline
 from finetune.predict.windows import WindowConfig
 from videomae.core.progress import logger
 from videomae.data.video import Picture, VideoWriter, masked, open_writer
@@ -117,7 +116,7 @@ class _Watch:
             "event": "window",
             "time": _time(score.end),
             "label": self._classes[best],
-            "scores": {name: round(p, 6) for name, p in zip(self._classes, score.probabilities, strict=True)},
+            "scores": by_class(self._classes, score.probabilities),
             "behind": round(live.behind, 3),
             "dropped": live.dropped,
         }
@@ -144,8 +143,7 @@ class _Watch:
             for alarm in self._alarms
             if alarm.end > began
         )
-        alarm = self._options.alarm
-        timeline = Timeline(prediction, alarm and alarm.name, alarm and alarm.rule, tuple(alarms))
+        timeline = Timeline(prediction, self._options.alarm, tuple(alarms))
         draw_timeline(timeline, self._options.out / "camera.png")
 
     def _follow(self, score: Score) -> Iterator[Event]:

@@ -1,16 +1,8 @@
-"""Fusion of scores: the average, and a linear SVM."""
+"""Fusion of scores by a linear SVM."""
 
 import numpy as np
-import pytest
 
-from finetune.ensemble import FusionError, average, features, fit_svm, svm_probabilities
-
-
-def test_the_average_is_the_mean_of_probabilities():
-    one, other = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.3, 0.7], [0.4, 0.6]])
-    assert np.allclose(average([one, other]), [[0.6, 0.4], [0.3, 0.7]])
-    with pytest.raises(FusionError, match="same videos and classes"):
-        average([one, other[:1]])
+from finetune.ensemble import features, fit_svm, svm_probabilities
 
 
 def test_the_svm_trusts_the_model_that_is_right():
@@ -18,7 +10,7 @@ def test_the_svm_trusts_the_model_that_is_right():
     labels_S = rng.integers(3, size=200)
     right = np.eye(3)[labels_S] * 0.5 + 0.5 / 3
     wrong = rng.dirichlet(np.full(3, 0.3), size=200)
-    seen_SF = features([wrong, right])
+    seen_SF = features(np.stack([wrong, right]))
     svm = fit_svm(seen_SF[:100], labels_S[:100])
     assert (svm_probabilities(svm, seen_SF[100:]).argmax(1) == labels_S[100:]).all()
     weights_KF = svm[-1].coef_
@@ -27,7 +19,7 @@ def test_the_svm_trusts_the_model_that_is_right():
 
 def test_two_classes_give_probabilities_of_both():
     labels_S = np.array([0, 1] * 10)
-    seen_SF = features([np.eye(2)[labels_S] * 0.8 + 0.1])
+    seen_SF = features(np.eye(2)[labels_S][None] * 0.8 + 0.1)
     probabilities_SK = svm_probabilities(fit_svm(seen_SF, labels_S), seen_SF)
     assert probabilities_SK.shape == (20, 2)
     assert np.allclose(probabilities_SK.sum(axis=1), 1)

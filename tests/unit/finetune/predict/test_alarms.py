@@ -40,7 +40,7 @@ def test_the_threshold_keeps_to_the_accepted_rate() -> None:
     rng = np.random.default_rng(0)
     negatives = [recording(rng.beta(2, 5, 3000).tolist()) for _ in range(4)]
     seconds = 4 * 3001
-    rules = [threshold_for(negatives, per_day=per_day, off_ratio=0.8, seconds=0)[0] for per_day in (0, 50, 500, 5000)]
+    rules = [threshold_for(negatives, per_day=per_day, seconds=0)[0] for per_day in (0, 50, 500, 5000)]
     assert [rule.on for rule in rules] == sorted((rule.on for rule in rules), reverse=True)
     assert rules[0].on > max(score.score for scores in negatives for score in scores)
     for rule, per_day in zip(rules, (0, 50, 500, 5000), strict=True):
@@ -57,8 +57,8 @@ def test_no_alarm_in_an_hour_proves_little() -> None:
 
 def test_negatives_without_scores_and_impossible_rules_are_refused() -> None:
     with pytest.raises(UserError, match="no scores"):
-        threshold_for([[]], per_day=1, off_ratio=0.8, seconds=0)
+        threshold_for([[]], per_day=1, seconds=0)
     with pytest.raises(UserError, match="no threshold"):
-        threshold_for([recording([1.0, 0.0] * 50)], per_day=1, off_ratio=0.8, seconds=0)
+        threshold_for([recording([1.0, 0.0] * 50)], per_day=1, seconds=0)
     with pytest.raises(UserError, match="0 <= off <= on <= 1"):
         AlarmRule(on=0.5, off=0.6)
