@@ -5,32 +5,30 @@ Both run in this process, on one device, and resume or reuse what `out` holds. S
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
+from typing import Any
 
 from finetune import train as finetuning
 from finetune.config import FinetuneConfig
 from finetune.predict import Classifier
 from pretrain import train as pretraining
 from pretrain.config import PretrainConfig
-from videomae.core.config import parse, set_value
+from videomae.core.config import parse, read_values, set_value
 from videomae.core.distributed import read_world
 from videomae.core.errors import UserError
 from videomae.data.shards.manifest import MANIFEST
 
-T = TypeVar("T")
 _DEFAULTS: dict[str, Any] = {
     "batch": 16,
     "engine": {"kind": "local"},
     "metrics": {"wandb": "disabled"},
     "loader": {"workers": 2},
 }
-_PRETRAIN = {"schedule": {"duration": "100 epochs", "warmup": "10 epochs"}}
-_FINETUNE = {"schedule": {"duration": "20 epochs", "warmup": "2 epochs"}, "model": {"name": "videomae"}}
+_PRETRAIN = _DEFAULTS | {"schedule": {"duration": "100 epochs", "warmup": "10 epochs"}}
+_FINETUNE = _DEFAULTS | {"schedule": {"duration": "20 epochs", "warmup": "2 epochs"}, "model": {"name": "videomae"}}
 
 
 def pretrain(*, data: Path | str, out: Path | str, config: Path | str | None = None, **settings: Any) -> Path:
@@ -98,12 +96,7 @@ def _values(
     config: Path | str | None, defaults: dict[str, Any], given: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Return plain config values: the file or the defaults, under the settings, under what the arguments give."""
-    values: dict[str, Any] = {}
-    if config is None:
-        _merge(values, _DEFAULTS)
-        _merge(values, defaults)
-    else:
-        _merge(values, yaml.safe_load(Path(config).read_text()))
+    values = copy.deepcopy(defaults) if config is None else read_values(Path(config))
     _merge(values, settings)
     for key, value in given.items():
         set_value(values, key, value)
@@ -114,8 +107,7 @@ def _merge(values: dict[str, Any], more: dict[str, Any]) -> None:
     """Set the values of `more`, section by section; a section of another `name` replaces the old one."""
     for key, value in more.items():
         old = values.get(key)
-        replaced = isinstance(value, dict) and value.get("name", (old or {}).get("name")) != (old or {}).get("name")
-        if isinstance(value, dict) and isinstance(old, dict) and not replaced:
+        if isinstance(value, dict) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name"):
             _merge(old, value)
         else:
-            values[key] = dict(value) if isinstance(value, dict) else value
+            values[key] = copy.deepcopy(value)
