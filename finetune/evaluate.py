@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,19 +32,8 @@ from videomae.data.shards.manifest import Manifest
 from videomae.data.transforms.augment import normalize
 from videomae.run.directory import RunDirectory
 
-T = TypeVar("T")
+Pace = Callable[..., Iterable[LabelledBatch]]  # (batches, most=...) yields batches, of which no rank has more
 _TOP = (1, 5)  # a view hits if its label is among so many classes
-
-
-class Pace(Protocol):
-    """Iterates over batches, of which no rank has more than `most`; may raise between two batches."""
-
-    def __call__(self, batches: Iterable[T], *, most: int) -> Iterable[T]: ...
-
-
-def unpaced(batches: Iterable[T], *, most: int) -> Iterable[T]:
-    """Return `batches` unchanged."""
-    return batches
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ class Evaluator:
     train: Manifest | None = None
     alike: Pairs = ()
 
-    def __call__(self, module: nn.Module, pace: Pace = unpaced) -> Evaluation:
+    def __call__(self, module: nn.Module, pace: Pace | None = None) -> Evaluation:
         """Evaluate `module` and return the same result on every rank; `pace` may raise between two batches.
 
         Raises:
@@ -73,19 +61,23 @@ class Evaluator:
         """
         return self.summary(*self._scores(module, pace))
 
-    def probabilities(self, module: nn.Module, pace: Pace = unpaced) -> tuple[np.ndarray, np.ndarray]:
+    def probabilities(self, module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
         """Return mean probabilities (S, K) over the views of each video and labels (S,), the same on every rank."""
-        probabilities_SK, labels_S, _ = self._scores(module, pace)
+        probabilities_SK, labels_S, _ = self._scores(module)
         return probabilities_SK, labels_S
 
-    def _scores(self, module: nn.Module, pace: Pace) -> tuple[np.ndarray, ...]:
+    def _scores(self, module: nn.Module, pace: Pace | None = None) -> tuple[np.ndarray, ...]:
         """Mean probabilities (S, K), labels (S,) and the share of views (S, 2) that hit; the same on every rank."""
         was_training = module.training
         module.eval()
         try:
             views = EvaluationViews(self.evaluation, self.input)
-            batches = evaluation_batches(self.manifest, views, self.world, loader=self.loader, samples=self.samples)
-            batches = pace(batches, most=math.ceil(math.ceil(self._count / self.world.size) / self.evaluation.videos))
+            batches: Iterable[LabelledBatch] = evaluation_batches(
+                self.manifest, views, self.world, loader=self.loader, samples=self.samples
+            )
+            if pace is not None:
+                most = math.ceil(math.ceil(self._count / self.world.size) / self.evaluation.videos)
+                batches = pace(batches, most=most)
             shares = self.world.all_gather_object([self._probabilities(module, batch) for batch in batches])
         finally:
             module.train(was_training)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -73,8 +74,7 @@ class TrainingClips:
         self, sample: Sample, rngs: Sequence[np.random.Generator], alloc: AllocClip | None = None
     ) -> list[LabelledClip]:
         index_RT = np.stack([self._index(sample.frames, rng) for rng in rngs])
-        frames_NHWC = decode(sample.video, index_RT.reshape(-1))  # decode the video once for all clips
-        frames_RTHWC = frames_NHWC.reshape(*index_RT.shape, *frames_NHWC.shape[1:])
+        frames_RTHWC = _decode(sample, index_RT)
         return [
             LabelledClip(self._alter(frames_THWC, rng), sample.label, sample.weight)
             for frames_THWC, rng in zip(frames_RTHWC, rngs, strict=True)
@@ -94,6 +94,12 @@ class TrainingClips:
         return random_erasing(frames_TCHW, rng, probability=data.random_erasing)
 
 
+def _decode(sample: Sample, index_RT: Indices) -> npt.NDArray[np.uint8]:
+    """frames_RTHWC of all clips; the video is decoded once."""
+    frames_NHWC = decode(sample.video, index_RT.reshape(-1))
+    return frames_NHWC.reshape(*index_RT.shape, *frames_NHWC.shape[1:])
+
+
 @dataclass(frozen=True)
 class EvaluationViews:
     """Transform a sample into clips x crops views, each a labelled clip; deterministic."""
@@ -106,8 +112,7 @@ class EvaluationViews:
     ) -> list[LabelledClip]:
         stride = None if self.input.frame_sampling == "video" else self.input.stride
         index_RT = multi_view_clips(sample.frames, self.input.frames, stride, self.evaluation.clips)
-        frames_NHWC = decode(sample.video, index_RT.reshape(-1))
-        frames_RTHWC = frames_NHWC.reshape(*index_RT.shape, *frames_NHWC.shape[1:])
+        frames_RTHWC = _decode(sample, index_RT)
         return [
             LabelledClip(crop_TCHW, sample.label)
             for frames_THWC in frames_RTHWC
