@@ -24,7 +24,6 @@ from finetune.models import (
     two_stream,
     videomae,
     vivit,
-    vivit_config,
 )
 from finetune.models.interface import InputError, ModelInput, Published
 from videomae.core.config import parse
@@ -43,7 +42,7 @@ ModelConfig = Annotated[
     | i3d.I3dConfig
     | torchvision_video.TorchvisionVideoConfig
     | two_stream.TwoStreamConfig
-    | vivit_config.VivitConfig
+    | vivit.VivitConfig
     | videomae.VideomaeConfig
     | probes.ProbeConfig,
     pydantic.Field(discriminator="name"),
@@ -63,7 +62,7 @@ _FAMILIES: dict[type, Any] = {
     i3d.I3dConfig: i3d.I3d,
     torchvision_video.TorchvisionVideoConfig: torchvision_video.TorchvisionVideo,
     two_stream.TwoStreamConfig: two_stream.build,
-    vivit_config.VivitConfig: vivit.build,
+    vivit.VivitConfig: vivit.build,
     videomae.VideomaeConfig: videomae.VideomaeClassifier,
     probes.ProbeConfig: probes.Probe,
 }
@@ -72,7 +71,7 @@ _PUBLISHED: dict[str, Published] = {
     name: figures
     for family in (
         *(time_fusion, examples, cnn_lstm, cnn_mamba, c3d, i3d),
-        *(torchvision_video, two_stream, vivit_config, videomae, probes),
+        *(torchvision_video, two_stream, vivit, videomae, probes),
     )
     for name, figures in family.PUBLISHED.items()
 }

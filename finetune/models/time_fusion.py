@@ -127,7 +127,7 @@ class MultiResolutionConfig(WeightsConfig):
     """Two ResNet-18 on frames of half the size -> 1024 -> 128 -> classes."""
 
     name: Literal["multi_resolution"] = "multi_resolution"
-    size: int = Field(224, multiple_of=2)  # the fovea is half of it
+    size: int = Field(224, gt=0, multiple_of=2)  # the fovea is half of it
 
 
 class MultiResolution(nn.Module):

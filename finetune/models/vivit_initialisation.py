@@ -9,15 +9,19 @@ initialisation. Key biases of an image ViT are dropped: they shift all scores of
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from finetune.models.vivit_config import VivitConfig
 from videomae.models.encoder import sincos_table
 from videomae.models.weights.export import load_encoder
 from videomae.models.weights.files import State, WeightsError, load_strictly
 from videomae.models.weights.image_vit import image_vit_state
+
+if TYPE_CHECKING:
+    from finetune.models.vivit import VivitConfig
 
 _FRESH = ("head.", "temporal_")
 

@@ -10,7 +10,7 @@ from torch import nn
 import videomae.core.torchvision_compat  # timm and transformers import torchvision
 from finetune.models import vivit
 from finetune.models.interface import HALF
-from finetune.models.vivit_config import VivitConfig
+from finetune.models.vivit import VivitConfig
 from finetune.models.vivit_initialisation import inflate
 from videomae.data.transforms.augment import IMAGENET_MEAN
 from videomae.models.encoder import EncoderConfig, VideoEncoder
