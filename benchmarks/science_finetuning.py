@@ -32,8 +32,8 @@ from finetune.layer_decay import layer_lr_scales
 from finetune.linear_probe import fit
 from finetune.models.interface import ModelInput
 from finetune.models.probes import ProbeConfig, StatisticsPool
-from finetune.models.torchvision_video import TorchvisionVideoConfig
 from finetune.models.time_fusion import SlowFusionConfig
+from finetune.models.torchvision_video import TorchvisionVideoConfig
 from finetune.models.videomae import VideomaeConfig
 from finetune.statistics.intervals import wilson
 from finetune.subsets import Ids, cut_holdout, few_labels

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from videomae.data.shards.manifest import Manifest
 from videomae.data.transforms.augment import normalize
 from videomae.run.directory import RunDirectory
 
-Pace = Callable[..., Iterable[LabelledBatch]]  # (batches, most=...) yields batches, of which no rank has more
+Pace = Callable[..., Iterable[Any]]  # (batches, most=N) yields the batches, of which no rank has more than N
 _TOP = (1, 5)  # a view hits if its label is among so many classes
 
 

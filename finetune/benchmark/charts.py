@@ -45,7 +45,9 @@ def draw_chart(
     if words is None:
         form = percent if axes.percent else "{:.3g}".format
         words = [f"from {form(points[0][1])} to {form(points[-1][1])}" if points else "" for points in series]
-    text = "; ".join(f"{name} {word}".strip() for name, word, points in zip(names, words, series, strict=True) if points)
+    text = "; ".join(
+        f"{name} {word}".strip() for name, word, points in zip(names, words, series, strict=True) if points
+    )
     svg = Markup(draw(title.lower().replace(" ", "-"), series, axes))
     return Chart(title=title, description=text, note=" ".join(filter(None, [note, gap])), svg=svg)
 
@@ -85,7 +87,9 @@ def cost_charts(models: Sequence[Model], chance: float | None) -> list[Chart]:
         series = [[(x, model.accuracy, *model.interval)] if x else [] for model, x in zip(models, values, strict=True)]
         if any(series):
             axes = Axes(x=axis, y="accuracy", percent=True, level=chance, log_x=True)
-            words = [f"{percent(model.accuracy)} at {x:.3g}" if x else "" for model, x in zip(models, values, strict=True)]
+            words = [
+                f"{percent(model.accuracy)} at {x:.3g}" if x else "" for model, x in zip(models, values, strict=True)
+            ]
             titles = [model.title for model in models]
             charts.append(draw_chart(f"Accuracy against {name}", titles, series, axes, words=words))
     return charts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,14 @@ def collect(config: BenchmarkConfig, device: torch.device) -> tuple[list[Benchma
 def describe(job: Job, config: BenchmarkConfig, device: torch.device) -> BenchmarkRow:
     """Describe a finished run; measures its speed unless it has been measured on this device."""
     run, model = job.config.directory, job.config.model
-    evaluation, cost = json.loads((run.path / FILE).read_text()), json.loads((run.path / "cost.json").read_text())
-    summary = json.loads(run.summary.read_text())
+    results = (run.path / FILE, run.path / "cost.json", run.summary)
+    evaluation, cost, summary = (json.loads(file.read_text()) for file in results)
     module = load_classifier(run.export).module
     counted = count_flops(module, torch.zeros(1, *model.input.shape))
-    speed = read_or_measure(
-        run.path, module, model.input.shape, device=device, precision=job.config.engine.precision
-    )
+    speed = read_or_measure(run.path, module, model.input.shape, device=device, precision=job.config.engine.precision)
     figures = published(model.name) if config.published else None
-    others = {name: evaluation_file(run.path, name) for name in config.evaluate_on}
+    files = {name: evaluation_file(run.path, name) for name in config.evaluate_on}
+    others = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
     return BenchmarkRow(
         **_accuracy(evaluation),
         model=model.name,
@@ -51,7 +50,6 @@ def describe(job: Job, config: BenchmarkConfig, device: torch.device) -> Benchma
         pretrained=model.pretrained,
         params=counted.parameters,
         gmacs=round(counted.gmacs, 4),
-        clips_per_second=speed.clips_per_second,
         seconds=summary["seconds"],
         seed=job.seed,
         published=figures.rwf2000 if figures else None,
@@ -63,11 +61,8 @@ def describe(job: Job, config: BenchmarkConfig, device: torch.device) -> Benchma
         lr=job.config.optimizer.lr,
         metrics=evaluation["metrics"],
         clean=RecordedAccuracy(**evaluation["clean"]) if "clean" in evaluation else None,
-        cross={name: RecordedAccuracy(**_accuracy(json.loads(file.read_text()))) for name, file in others.items() if file.is_file()},
-        latency_ms=speed.latency_ms,
-        memory_gb=speed.memory_gb,
-        precision=speed.precision,
-        device=speed.device,
+        cross={name: RecordedAccuracy(**_accuracy(result)) for name, result in others.items()},
+        **asdict(speed),
         training_gmacs=round(sum(cost["training_gmacs_per_clip"].values()), 4),
         trained_clips=summary["steps"] * job.config.batch,
     )

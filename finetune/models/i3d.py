@@ -105,7 +105,7 @@ def _inflated_conv(layer: nn.Conv2d, *, stem: bool) -> InflatedConv:
 
 
 class NonLocal(nn.Module):
-    """x + BN(W(y)), where y_i is the mean of g(x_j) weighted by softmax_j(theta(x_i) . phi(x_j)); maps_BCTHW in and out.
+    """x + BN(W(y)), where y_i = sum_j softmax_j(theta(x_i) . phi(x_j)) g(x_j); maps_BCTHW in and out.
 
     Wang et al. 2018, arXiv 1711.07971, the embedded Gaussian of section 3.2. The weight of the batch norm starts at
     zero, so that a new block is the identity and can be inserted into a pretrained network (section 4.1). Keys and

@@ -29,7 +29,7 @@ _HEADS = {"s3d": "classifier.", "r2plus1d_18": "fc.", "mvit_v2_s": "head.1."}
 
 @configclass
 class TorchvisionVideoConfig(WeightsConfig):
-    """16 frames, of S3D spread over the video, else 2 apart; torchvision trained R(2+1)D at 112 x 112, the others at 224."""
+    """16 frames, of S3D spread over the video, else 2 apart; torchvision trained R(2+1)D at 112, the others at 224."""
 
     name: Literal["s3d", "r2plus1d_18", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"] = "s3d"
     dropout: float = 0.2  # of s3d

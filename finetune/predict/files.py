@@ -59,9 +59,7 @@ def list_videos(sources: Sequence[str]) -> list[VideoSourceFile]:
     return found
 
 
-def predict_files(
-    classifier: Classifier, videos: Sequence[VideoSourceFile], options: FileOptions
-) -> list[Timeline]:
+def predict_files(classifier: Classifier, videos: Sequence[VideoSourceFile], options: FileOptions) -> list[Timeline]:
     """Predict on every file and write its results.
 
     Among several files, one that cannot be read is logged and left out.

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.models.vivit import build
-from finetune.models.vivit import VivitConfig
+from finetune.models.vivit import VivitConfig, build
 from pretrain.autoencoder import MaskedAutoencoder
 from tests.engine_cases import Reference
 from tests.engine_runs import make_engine, micro_batches, run_steps
