@@ -6,7 +6,11 @@ Shapes: B batch, C channels, T frames, which are the steps of the recurrence, H 
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -85,7 +89,8 @@ class SelectiveScan(nn.Module):
 
         h_t = exp(delta_t A) h_(t-1) + delta_t B_t x_t        y_t = C_t h_t + D x_t
 
-    A and D are learned. It computes in float32 in any surrounding precision.
+    A and D are learned. It computes in float32 in any surrounding precision. CUDA tensors use the kernel of the package
+    `mamba_ssm` where it is installed.
     """
 
     def __init__(self, channels: int, state: int) -> None:
@@ -96,9 +101,13 @@ class SelectiveScan(nn.Module):
 
     def forward(self, x_BTE: Tensor, delta_BTE: Tensor, b_BTN: Tensor, c_BTN: Tensor) -> Tensor:
         """y_BTE, in the type of `x_BTE`; `delta_BTE` is positive."""
-        a_EN, x = -self.log_decay.float().exp(), x_BTE.float()
-        y_BTE = scan(x, delta_BTE.float(), a_EN, b_BTN=b_BTN.float(), c_BTN=c_BTN.float())
-        return (y_BTE + self.skip * x).to(x_BTE.dtype)
+        a_EN = -self.log_decay.float().exp()
+        inputs = (x_BTE.float(), delta_BTE.float(), b_BTN.float(), c_BTN.float())
+        kernel = _kernel() if x_BTE.is_cuda else None
+        if kernel is not None:
+            return by_kernel(kernel, inputs, a_EN, self.skip).to(x_BTE.dtype)
+        y_BTE = scan(inputs[0], inputs[1], a_EN, b_BTN=inputs[2], c_BTN=inputs[3])
+        return (y_BTE + self.skip * inputs[0]).to(x_BTE.dtype)
 
     def extra_multiply_adds(self, x_BTE: Tensor, delta_BTE: Tensor, b_BTN: Tensor, c_BTN: Tensor) -> int:
         """delta A, delta B x and the recurrence for each state value, delta x and D x for each channel.
@@ -122,6 +131,21 @@ def scan(x_BTE: Tensor, delta_BTE: Tensor, a_EN: Tensor, *, b_BTN: Tensor, c_BTN
         state_BEN = decay_BEN * state_BEN + drive_BEN
         states.append(state_BEN)
     return (torch.stack(states, dim=1) @ c_BTN[..., None])[..., 0]
+
+
+def by_kernel(
+    kernel: Callable[..., Tensor], inputs: tuple[Tensor, Tensor, Tensor, Tensor], a_EN: Tensor, skip_E: Tensor
+) -> Tensor:
+    """y_BTE by the kernel, which expects time last: x and delta as (B, E, T), B and C as (B, N, T)."""
+    x, delta, b, c = (tensor.transpose(1, 2).contiguous() for tensor in inputs)
+    return kernel(x, delta, a_EN, b, c, D=skip_E.float()).transpose(1, 2)
+
+
+@functools.cache
+def _kernel() -> Callable[..., Tensor] | None:
+    if importlib.util.find_spec("mamba_ssm") is None:
+        return None
+    return importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
 
 
 PUBLISHED = {

@@ -21,6 +21,7 @@ from videomae.core.config import configclass
 from videomae.core.torchvision_compat import models
 from videomae.models.weights.torchvision import load_torchvision
 
+Similarity = Literal["gaussian", "embedded_gaussian", "dot_product"]
 _TIME_KERNEL = 3
 
 
@@ -30,6 +31,7 @@ class I3dConfig(WeightsConfig):
 
     name: Literal["i3d", "i3d_non_local"] = "i3d"
     resnet: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    similarity: Similarity = "embedded_gaussian"  # of i3d_non_local
 
     @property
     def pretrained(self) -> str:
@@ -50,7 +52,7 @@ class I3d(nn.Module):
         self.network.fc = nn.Linear(self.network.fc.in_features, classes)
         if config.name == "i3d_non_local":
             for stage in ("layer2", "layer3"):
-                self.network.add_module(stage, _with_non_local(self.network.get_submodule(stage)))
+                self.network.add_module(stage, _with_non_local(self.network.get_submodule(stage), config.similarity))
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         return self.network(video_BCTHW)
@@ -105,18 +107,22 @@ def _inflated_conv(layer: nn.Conv2d, *, stem: bool) -> InflatedConv:
 
 
 class NonLocal(nn.Module):
-    """x + BN(W(y)), where y_i = sum_j softmax_j(theta(x_i) . phi(x_j)) g(x_j); maps_BCTHW in and out.
+    """x + BN(W(y)), where y_i is the mean of g(x_j) weighted by the similarity f(x_i, x_j); maps_BCTHW in and out.
 
-    Wang et al. 2018, arXiv 1711.07971, the embedded Gaussian of section 3.2. The weight of the batch norm starts at
-    zero, so that a new block is the identity and can be inserted into a pretrained network (section 4.1). Keys and
-    values are subsampled by 2 x 2 max pooling over space.
+    Similarities (Wang et al. 2018, arXiv 1711.07971, section 3.2): `gaussian` exp(x_i . x_j), `embedded_gaussian`
+    exp(theta(x_i) . phi(x_j)), both normalised over j (a softmax); `dot_product` theta(x_i) . phi(x_j) / M.
+
+    The weight of the batch norm starts at zero, so that a new block is the identity and can be inserted into a
+    pretrained network (section 4.1). Keys and values are subsampled by 2 x 2 max pooling over space.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, similarity: Similarity) -> None:
         super().__init__()
+        self.similarity: Similarity = similarity
         inner = channels // 2
-        self.theta = nn.Conv3d(channels, inner, 1)
-        self.phi = nn.Conv3d(channels, inner, 1)
+        if similarity != "gaussian":
+            self.theta = nn.Conv3d(channels, inner, 1)
+            self.phi = nn.Conv3d(channels, inner, 1)
         self.g = nn.Conv3d(channels, inner, 1)
         self.subsample = nn.MaxPool3d((1, 2, 2), ceil_mode=True)
         self.out = nn.Conv3d(inner, channels, 1)
@@ -125,8 +131,11 @@ class NonLocal(nn.Module):
 
     def weights(self, maps_BCTHW: Tensor) -> Tensor:
         """Attention weights_BNM of position i over positions j."""
-        queries, keys = self.theta(maps_BCTHW), self.phi(self.subsample(maps_BCTHW))
-        return torch.softmax(queries.flatten(2).transpose(1, 2) @ keys.flatten(2), dim=-1)
+        queries, keys = maps_BCTHW, self.subsample(maps_BCTHW)
+        if self.similarity != "gaussian":
+            queries, keys = self.theta(queries), self.phi(keys)
+        scores_BNM = queries.flatten(2).transpose(1, 2) @ keys.flatten(2)
+        return scores_BNM / scores_BNM.shape[-1] if self.similarity == "dot_product" else scores_BNM.softmax(-1)
 
     def forward(self, maps_BCTHW: Tensor) -> Tensor:
         values_BMC = self.g(self.subsample(maps_BCTHW)).flatten(2).transpose(1, 2)
@@ -136,14 +145,14 @@ class NonLocal(nn.Module):
         return maps_BCTHW + self.norm(self.out(mixed))
 
 
-def _with_non_local(stage: nn.Module) -> nn.Sequential:
+def _with_non_local(stage: nn.Module, similarity: Similarity) -> nn.Sequential:
     """The blocks of a stage of an inflated ResNet, every second of them followed by a non-local block."""
     channels = max(layer.num_features for layer in stage.modules() if isinstance(layer, nn.BatchNorm3d))
     extended = nn.Sequential()
     for index, block in enumerate(stage.children()):
         extended.append(block)
         if index % 2:
-            extended.append(NonLocal(channels))
+            extended.append(NonLocal(channels, similarity=similarity))
     return extended
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.models.cnn_mamba import CnnMamba, CnnMambaConfig, MambaLayer, SelectiveScan, scan
+from finetune.models.cnn_mamba import CnnMamba, CnnMambaConfig, MambaLayer, SelectiveScan, by_kernel, scan
 
 
 def inputs(steps: int, *, channels: int = 3, state: int = 2) -> dict[str, Tensor]:
@@ -64,6 +64,16 @@ def test_half_precision_goes_through_float32():
     assert y.dtype == torch.bfloat16
     exact = module(*(tensor.bfloat16().float() for tensor in (x, delta, b, c)))
     torch.testing.assert_close(y, exact.bfloat16())
+
+
+def test_the_kernel_package_is_called_in_its_own_layout():
+    def kernel(x_BET: Tensor, delta_BET: Tensor, a: Tensor, b_BNT: Tensor, c_BNT: Tensor, *, D: Tensor) -> Tensor:
+        x, delta, b, c = (tensor.transpose(1, 2) for tensor in (x_BET, delta_BET, b_BNT, c_BNT))
+        return (scan(x, delta, a, b_BTN=b, c_BTN=c) + D * x).transpose(1, 2)
+
+    module = SelectiveScan(4, 3)
+    values = tuple(torch.rand(2, 5, width) for width in (4, 4, 3, 3))
+    torch.testing.assert_close(by_kernel(kernel, values, -module.log_decay.exp(), module.skip), module(*values))
 
 
 @torch.no_grad()

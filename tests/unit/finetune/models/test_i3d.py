@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.models.i3d import I3d, I3dConfig, NonLocal, inflate_resnet
+from finetune.models.i3d import I3d, I3dConfig, NonLocal, Similarity, inflate_resnet
 from videomae.core.torchvision_compat import models
+
+SIMILARITIES: tuple[Similarity, ...] = ("gaussian", "embedded_gaussian", "dot_product")
 
 
 def trained(architecture: str) -> models.ResNet:
@@ -46,9 +48,10 @@ def test_i3d_takes_the_weights_of_the_image_network(tmp_path: Path):
     assert config.pretrained == "file resnet18.pth, inflated"
 
 
+@pytest.mark.parametrize("similarity", SIMILARITIES)
 @torch.no_grad()
-def test_a_fresh_non_local_block_changes_nothing_and_a_trained_one_sees_everywhere():
-    block = NonLocal(8)
+def test_a_fresh_non_local_block_changes_nothing_and_a_trained_one_sees_everywhere(similarity: Similarity):
+    block = NonLocal(8, similarity=similarity)
     maps = torch.randn(2, 8, 3, 5, 4)
     for mode in (True, False):
         assert torch.equal(block.train(mode)(maps), maps)
@@ -59,15 +62,18 @@ def test_a_fresh_non_local_block_changes_nothing_and_a_trained_one_sees_everywhe
     assert ((block(other) - before)[:, :, 2, 4, 3].abs() > 0).any()
 
 
+@pytest.mark.parametrize("similarity", SIMILARITIES)
 @torch.no_grad()
-def test_non_local_weights_are_those_of_the_paper():
-    block = NonLocal(6).double()
+def test_non_local_weights_are_those_of_the_paper(similarity: Similarity):
+    block = NonLocal(6, similarity=similarity).double()
     maps = torch.randn(1, 6, 2, 4, 4, dtype=torch.float64)
     weights_NM = block.weights(maps)[0]
     assert weights_NM.shape == (32, 8)
-    queries, keys = block.theta(maps), block.phi(block.subsample(maps))
+    sampled = block.subsample(maps)
+    queries, keys = (maps, sampled) if similarity == "gaussian" else (block.theta(maps), block.phi(sampled))
     row = torch.stack([queries[0, :, 1, 2, 3] @ keys[0, :, t, h, w] for t in (0, 1) for h in (0, 1) for w in (0, 1)])
-    torch.testing.assert_close(weights_NM[1 * 16 + 2 * 4 + 3], row.exp() / row.exp().sum())
+    expected = row / 8 if similarity == "dot_product" else row.exp() / row.exp().sum()
+    torch.testing.assert_close(weights_NM[1 * 16 + 2 * 4 + 3], expected)
 
 
 @torch.no_grad()
