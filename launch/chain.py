@@ -20,9 +20,7 @@ from launch.run_state import inspect_run
 from launch.start import LaunchOptions
 from launch.submission import (
     Submission,
-    describe_submission,
     ensure_not_running,
-    format_submission,
     prepare,
     record,
     start,
@@ -41,8 +39,8 @@ def launch_chain(words: Sequence[str], options: LaunchOptions) -> int:
     """
     chain = _prepare(words, options)
     if options.dry_run:
-        values = [describe_submission(submission) for submission in chain]
-        text = "\n\n".join(format_submission(submission) for submission in chain)
+        values = [submission.to_dict() for submission in chain]
+        text = "\n\n".join(map(str, chain))
         click.echo(json.dumps(values, indent=1) if options.as_json else text)
     elif options.launcher != "slurm":
         return _run(chain, force=options.force)

@@ -60,9 +60,9 @@ weights = LazyGroup(
     "weights",
     {
         "Commands": {
-            "import": "launch.commands.weights:import_weights",
+            "import": "launch.commands.checkpoint:import_weights",
             "import-classifier": "finetune.commands:import_classifier",
-            "export": "launch.commands.weights:export_weights",
+            "export": "launch.commands.checkpoint:export_weights",
         }
     },
     help="Exchange weights with VideoMAE and transformers.",
@@ -78,7 +78,7 @@ SECTIONS: Mapping[str, Table] = {
     },
     "Clusters": _from("launch.commands.cluster", "plan", "doctor", "launch", "chain", "status", "logs", "stop"),
     "Runs and models": {
-        **_from("launch.commands.runs", "watch", "sync"),
+        **_from("launch.commands.cluster", "watch", "sync"),
         "checkpoint": checkpoint,
         "export": "launch.commands.stages:export",
         "weights": weights,

@@ -32,7 +32,6 @@ from videomae.core.config import dump
 from videomae.core.errors import UserError
 from videomae.core.files import file_lock, write_json
 from videomae.core.processes import ProcessId
-from videomae.core.progress import logger
 from videomae.run.directory import CODE_ROOT, PACKAGES, RunDirectory, git
 
 
@@ -49,7 +48,6 @@ class LaunchRecord:
     job: str | None = None  # Slurm's job id; of a task of an array: ID_TASK
     hosts: tuple[str, ...] = ()  # of processes that were started over ssh
     ssh: tuple[str, ...] = ()  # the words that reach them
-    commit: str | None = None  # of the code
     members: tuple[str, ...] = ()  # of an array: the run directories of its tasks
 
 
@@ -72,8 +70,8 @@ class LaunchDir:
     def config(self) -> Path:
         return self.record / "config.yaml"
 
-    def make(self, settings: Any, scripts: Mapping[str, str], *, code: bool = True) -> str | None:
-        """Write config, scripts and code of a new launch, keep an earlier one as launch.N; return the code's commit."""
+    def make(self, settings: Any, scripts: Mapping[str, str], *, code: bool = True) -> None:
+        """Write config, scripts and code of a new launch, keep an earlier one as launch.N."""
         self.run.mkdir(parents=True, exist_ok=True)
         if self.record.exists():
             numbers = (count for count in range(1, 1_000_000) if not self.run.joinpath(f"launch.{count}").exists())
@@ -85,7 +83,8 @@ class LaunchDir:
         for name, text in scripts.items():
             (self.record / name).write_text(text)
             (self.record / name).chmod(0o755 if name.endswith(".sh") else 0o644)
-        return copy_packages(self.code) if code else None
+        if code:
+            copy_packages(self.code)
 
     def note(self, kind: str, module: str, **values: Any) -> LaunchRecord:
         """Write launch.json for the processes or the job of this launch."""
@@ -112,13 +111,11 @@ def launch_lock(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         try:
-            held.enter_context(file_lock(run / ".launching", blocking=False))
+            held.enter_context(file_lock(run / ".launching", blocking=False, required=False))
         except BlockingIOError:
             raise UserError(
                 f"{run} is being launched by another process; wait, then type `videomae status {shlex.quote(str(run))}`"
             ) from None
-        except OSError as error:  # a file system without locks; the ranks also lock the run
-            logger.debug("%s cannot be locked: %s", run, error)
         yield
 
 
@@ -130,8 +127,8 @@ def read_launch(run: Path) -> LaunchRecord | None:
         return None
 
 
-def copy_packages(target: Path) -> str | None:
-    """Copy the packages of this project as they are on disk into the new folder `target`; return their commit."""
+def copy_packages(target: Path) -> None:
+    """Copy the packages of this project as they are on disk into the new folder `target`."""
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES)
     if listed is None:  # installed, not checked out
         found = [file for package in PACKAGES for file in (CODE_ROOT / package).rglob("*.*")]
@@ -153,4 +150,3 @@ def copy_packages(target: Path) -> str | None:
     write_json(target / "snapshot.json", state)
     patch = git("diff", "HEAD", "--", *PACKAGES)
     (target / "diff.patch").write_bytes(os.fsencode(f"{patch}\n" if patch else ""))
-    return state["commit"]

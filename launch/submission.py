@@ -69,6 +69,21 @@ class Submission:
             return [Command(["bash", str(record / "host.sh"), "0"])]
         return ssh.host_commands(self.launch_dir, self.cluster.ssh, self.hosts)
 
+    def to_dict(self) -> dict[str, object]:
+        """Values for JSON."""
+        commands = [command.words for command in self.commands()]
+        return {"run": str(self.run), "on": self.launcher, "commands": commands, "scripts": self.scripts}
+
+    def __str__(self) -> str:
+        """The commands, then each script below its path."""
+        blocks = []
+        for command in self.commands():
+            variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
+            blocks.append(" ".join([*variables, shlex.join(command.words)]))
+        for name, text in self.scripts.items():
+            blocks.append(f"\n# ---- {self.launch_dir.record / name}\n{text}".rstrip())
+        return "\n".join(blocks)
+
 
 def prepare(job: Job, *, launcher: Launcher, cluster: ClusterConfig | None, processes: int | None) -> Submission:
     """Resolve everything and write nothing.
@@ -122,26 +137,26 @@ def ensure_not_running(run: Path, settings: Any, *, force: bool = False) -> bool
     return found.state == "finished"
 
 
-def write(submission: Submission) -> str | None:
-    """Write code, config and scripts into the run directory; return the commit of the code."""
-    return submission.launch_dir.make(submission.settings, submission.scripts)
+def write(submission: Submission) -> None:
+    """Write code, config and scripts into the run directory."""
+    submission.launch_dir.make(submission.settings, submission.scripts)
 
 
 def submit(submission: Submission, *, after: Sequence[str] = ()) -> str:
     """Write the record of a Slurm job, submit it and return its id."""
-    commit = write(submission)
+    write(submission)
     job = slurm.submit(submission.launch_dir.record / "job.sh", after=after)
-    submission.launch_dir.note("slurm", submission.job.module, job=job, commit=commit)
+    submission.launch_dir.note("slurm", submission.job.module, job=job)
     return job
 
 
 def record(submission: Submission) -> None:
     """Write the record of a launch whose processes `start` runs."""
-    commit, remote = write(submission), not submission.on_this_machine
+    write(submission)
+    remote = not submission.on_this_machine
     submission.launch_dir.note(
         submission.launcher,
         submission.job.module,
-        commit=commit,
         hosts=tuple(host.name for host in submission.hosts) if remote else (),
         ssh=tuple(ssh.ssh_words(submission.cluster.ssh, "HOST", [])[:-2]) if remote else (),
     )
@@ -171,24 +186,3 @@ def _run(submission: Submission) -> int:
     if submission.on_this_machine or submission.uses_pdsh:
         return run(submission.commands(), folder=launch_dir.root)
     return run(submission.commands(), kill_remote=partial(ssh.kill_hosts, launch_dir, cluster.ssh, submission.hosts))
-
-
-def format_submission(submission: Submission) -> str:
-    """The commands, then each script below its path."""
-    blocks = []
-    for command in submission.commands():
-        variables = [f"{name}={shlex.quote(value)}" for name, value in command.environment.items()]
-        blocks.append(" ".join([*variables, shlex.join(command.words)]))
-    for name, text in submission.scripts.items():
-        blocks.append(f"\n# ---- {submission.launch_dir.record / name}\n{text}".rstrip())
-    return "\n".join(blocks)
-
-
-def describe_submission(submission: Submission) -> dict[str, object]:
-    """The same as values for JSON."""
-    return {
-        "run": str(submission.run),
-        "on": submission.launcher,
-        "commands": [command.words for command in submission.commands()],
-        "scripts": submission.scripts,
-    }

@@ -13,7 +13,6 @@ The stage supplies the data stream, the model and the loss; this module is indep
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
@@ -195,10 +194,9 @@ class Trainer:
         return self._recorder.exclude_time(name)
 
     def _next(self, batches: Iterator[list[T]]) -> list[T] | None:
-        began = time.perf_counter()
-        with self._recorder.data_wait(self.step):
+        with self._recorder.data_wait(self.step) as wait:
             micro_batches = self._load(lambda: next(batches))
-        self._stragglers.add_data_wait(time.perf_counter() - began)
+        self._stragglers.add_data_wait(wait.seconds)
         return micro_batches
 
     def _load(self, load: Callable[[], T]) -> T | None:

@@ -60,11 +60,12 @@ class Meter:
         self._steps += 1
 
     @contextmanager
-    def data_wait(self) -> Iterator[None]:
+    def data_wait(self) -> Iterator[Span]:
         """Count the block as waiting for data."""
-        start = self.clock()
-        yield
-        self._waited += self.clock() - start
+        start, span = self.clock(), Span()
+        yield span
+        span.seconds = self.clock() - start
+        self._waited += span.seconds
 
     @contextmanager
     def exclude_time(self, name: str) -> Iterator[Span]:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
@@ -72,12 +72,10 @@ class Recorder:
         self._skipped = []
         self._meter.restart()
 
-    @contextmanager
-    def data_wait(self, step: int) -> Iterator[None]:
+    def data_wait(self, step: int) -> AbstractContextManager[Span]:
         """The 0-based `step` begins with the block, which waits for its data."""
         self._profiler.begin(step)
-        with self._meter.data_wait():
-            yield
+        return self._meter.data_wait()
 
     def exclude_time(self, name: str) -> AbstractContextManager[Span]:
         """Exclude the block from the training time; it is logged as `name`_seconds."""
