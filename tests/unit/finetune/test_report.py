@@ -407,7 +407,7 @@ def test_a_curve_by_number_of_labels_ends_at_all_of_them(folder: Path) -> None:
     parts = [("all", 30, 1.0), ("10 per class", 10, None), ("2 per class", 2, None)]
     rows = [row(labels=name, labels_per_class=count, label_fraction=share) for name, count, share in parts]
     (folder / "benchmark.json").write_text(json.dumps(rows))
-    assert "Accuracy with few labels: S3D: 75.0 % at 2, 75.0 % at 10, 75.0 % at 30" in made(folder)
+    assert "Accuracy with few labels: S3D 75.0 % at 2, 75.0 % at 10, 75.0 % at 30" in made(folder)
     assert "| model | 2 per class | 10 per class | all |" in (folder / "report.md").read_text()
 
 
