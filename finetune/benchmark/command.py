@@ -83,7 +83,7 @@ def _upload(folder: Path, tables: Sequence[TextTable], metrics: MetricsConfig, *
 def _rich(table: TextTable) -> Table:
     found = Table(title=table.title, caption=table.note or None)
     for number, heading in enumerate(table.head):
-        found.add_column(heading, justify="right" if number else "left")
+        found.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in table.rows:
         found.add_row(*row)
     return found

@@ -59,7 +59,7 @@ def pick_checkpoint(path: Path, step: int | None = None) -> Checkpoint:
                 return Checkpoint(folder, json.loads((folder / PROGRESS).read_text()))
             skipped.append(f"{folder.name}: {fault}")
     of_step = "" if step is None else f" of step {step}"
-    found = "; ".join(skipped) or "see: videomae checkpoint ls"
+    found = "; ".join(skipped) or f"the run has saved none there; see: videomae checkpoint ls {path}"
     raise CheckpointError(f"no valid checkpoint{of_step} at {path} ({found})")
 
 
