@@ -24,7 +24,7 @@ def show_models(*, as_json: bool) -> None:
     """Print every model beside its published figures, and the cost of pretraining by encoder size."""
     models, pretraining = model_rows(), cost.rows()
     if as_json:
-        _print_json({"models": [row.to_dict() for row in models], "pretraining": pretraining})
+        _print_json({"models": [dataclasses.asdict(row) for row in models], "pretraining": pretraining})
         return
     notes = [f"{row.name}: {row.note}" for row in models if row.note]
     print_wide(_model_table(models), *notes, _pretraining_table(pretraining))
@@ -74,8 +74,7 @@ def _pretraining_table(rows: Sequence[dict[str, Any]]) -> Table:
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     for row in rows:
-        figures = (Figure(measured=row[key]["measured"], published=row[key]["published"]) for key in columns)
-        table.add_row(row["size"], *(" ".join(_figure(figure)) for figure in figures))
+        table.add_row(row["size"], *(" ".join(_figure(row[key])) for key in columns))
     return table
 
 
@@ -90,6 +89,6 @@ def _layer_table(name: str, rows: Sequence[LayerRow]) -> Table:
 
 
 def _figure(figure: Figure) -> tuple[str, str, str]:
-    if figure.published is None or figure.deviation is None:
-        return f"{figure.measured:.2f}", "-", "-"
-    return f"{figure.measured:.2f}", f"{figure.published:g}", f"{figure.deviation:+.1%}"
+    if figure["published"] is None:
+        return f"{figure['measured']:.2f}", "-", "-"
+    return f"{figure['measured']:.2f}", f"{figure['published']:g}", f"{figure['deviation']:+.1%}"

@@ -8,9 +8,7 @@ elsewhere, independent of weights.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,39 +17,31 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReceptiveField:
-    """Extent in pixels of the input, clipped at its borders."""
-
-    frames: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        """T x H x W, or a dash if no gradient reaches the input (optical flow)."""
-        return "-" if not self.frames else f"{self.frames}x{self.height}x{self.width}"
-
-
-def receptive_fields(module: nn.Module, shape: tuple[int, ...]) -> dict[str, ReceptiveField]:
+def receptive_fields(module: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
     """The receptive field of the central output of every called submodule, by dotted name.
 
-    Args:
-        shape: (channels, frames, height, width) of one video.
+    It is T x H x W in pixels of the input, clipped at its borders, or "-" if no gradient reaches the input, as through
+    optical flow. `shape` is (channels, frames, height, width) of one video.
     """
     module = copy.deepcopy(module).double().eval().requires_grad_(False)
     video_BCTHW = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
     outputs: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        for name, layer in module.named_modules():
-            stack.enter_context(_kept(name, layer, outputs))
-        stack.enter_context(_Paths())
+
+    def keep(name: str, output: Any) -> None:
+        tensor = output[0] if isinstance(output, (tuple, list)) else output
+        if isinstance(tensor, Tensor):
+            outputs[name] = tensor
+
+    for name, layer in module.named_modules():
+        layer.register_forward_hook(lambda layer, inputs, output, name=name: keep(name, output))
+    with _Paths():
         module(video_BCTHW)
     of_tensor = {id(output): _extent(output, video_BCTHW) for output in {id(o): o for o in outputs.values()}.values()}
     return {name: of_tensor[id(output)] for name, output in outputs.items()}
 
 
 class _Paths(TorchFunctionMode):
-    """Reindices layers by sums while the model runs."""
+    """Replaces layers by sums while the model runs."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         replacement = _REPLACED.get(func)
@@ -150,35 +140,13 @@ _REPLACED: dict[Any, Callable[..., Tensor]] = {
 }
 
 
-@contextmanager
-def _kept(name: str, layer: nn.Module, outputs: dict[str, Tensor]) -> Iterator[None]:
-    def keep(_: nn.Module, inputs: Any, output: Any) -> None:
-        tensor = output[0] if isinstance(output, (tuple, list)) else output
-        if isinstance(tensor, Tensor):
-            outputs[name] = tensor
-
-    handle = layer.register_forward_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _middle(output: Tensor) -> Tensor:
-    """The value at the centre of every axis; the sums over channels make it depend on all channels there."""
-    return output[tuple(size // 2 for size in output.shape)]
-
-
-def _extent(output: Tensor, video_BCTHW: Tensor) -> ReceptiveField:
-    """Extent along each axis of the pixels that reach the centre of `output`; zero if none does."""
+def _extent(output: Tensor, video_BCTHW: Tensor) -> str:
+    """Extent along each axis of the pixels that reach the centre of `output`, of which all channels are summed."""
     if not output.requires_grad:
-        return ReceptiveField(frames=0, height=0, width=0)
-    (gradient,) = torch.autograd.grad(
-        _middle(output), video_BCTHW, retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    reached_THW = (gradient[0] != 0).any(0)
-    spans = []
-    for others in ((1, 2), (0, 2), (0, 1)):
-        indices = reached_THW.any(others[1]).any(others[0]).nonzero()
-        spans.append(int(indices.max() - indices.min()) + 1 if len(indices) else 0)
-    return ReceptiveField(frames=spans[0], height=spans[1], width=spans[2])
+        return "-"
+    middle = output[tuple(size // 2 for size in output.shape)]
+    (gradient,) = torch.autograd.grad(middle, video_BCTHW, retain_graph=True, allow_unused=True, materialize_grads=True)
+    places_N3 = (gradient[0] != 0).any(0).nonzero()
+    if not len(places_N3):
+        return "-"
+    return "x".join(str(int(span) + 1) for span in places_N3.amax(0) - places_N3.amin(0))
