@@ -17,8 +17,8 @@ import click
 from launch.job import Job
 from launch.record import launch_lock
 from launch.run_state import inspect_run
-from launch.start import LaunchOptions
 from launch.submission import (
+    LaunchOptions,
     Submission,
     ensure_not_running,
     prepare,
@@ -73,9 +73,8 @@ def split_stages(words: Sequence[str]) -> list[tuple[Path, list[str]]]:
 
 
 def _prepare(words: Sequence[str], options: LaunchOptions) -> list[Submission]:
-    cluster = options.read_cluster()
     jobs = [Job.read(config, overrides) for config, overrides in split_stages(words)]
-    chain = [prepare(job, launcher=options.launcher, cluster=cluster, processes=options.processes) for job in jobs]
+    chain = [prepare(job, options) for job in jobs]
     runs = [str(submission.run) for submission in chain]
     if len(set(runs)) < len(runs):
         raise UserError(f"each stage needs a directory of its own, got {', '.join(runs)}; set run=PATH")

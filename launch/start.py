@@ -20,12 +20,12 @@ from typing import Any
 import click
 
 from launch import slurm
-from launch.cluster import ClusterConfig, Launcher, read_cluster
 from launch.job import Job, ensure_fits
 from launch.local import run_with_signals
 from launch.record import LaunchDir, launch_lock
 from launch.run_state import inspect_run
 from launch.submission import (
+    LaunchOptions,
     Submission,
     ensure_not_running,
     prepare,
@@ -35,26 +35,6 @@ from launch.submission import (
     write,
 )
 from videomae.core.errors import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class LaunchOptions:
-    """What launching one config and launching a chain share.
-
-    `cluster` is a file below configs/cluster/; `nodes` and `processes` (per node) replace its numbers. `dry_run` prints
-    the commands and scripts. `force` starts a run that seems to be alive.
-    """
-
-    launcher: Launcher = "torchrun"
-    cluster: Path | None = None
-    nodes: int | None = None
-    processes: int | None = None
-    dry_run: bool = False
-    force: bool = False
-    as_json: bool = False
-
-    def read_cluster(self) -> ClusterConfig | None:
-        return read_cluster(self.cluster, nodes=self.nodes, processes=self.processes)
 
 
 def launch_run(
@@ -72,8 +52,7 @@ def launch_run(
     Raises:
         UserError: the config, the options or their combination cannot be launched.
     """
-    job, cluster = Job.read(config, overrides), options.read_cluster()
-    submission = prepare(job, launcher=options.launcher, cluster=cluster, processes=options.processes)
+    submission = prepare(Job.read(config, overrides), options)
     if sweep is None:
         return _launch(submission, options, prepare_only=prepare_only)
     if prepare_only:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launch import local, slurm, ssh
-from launch.cluster import ClusterConfig, Host, Launcher
+from launch.cluster import ClusterConfig, Host, Launcher, read_cluster
 from launch.job import Job, default_processes, ensure_fits
 from launch.local import Command
 from launch.record import LaunchDir
@@ -24,6 +24,23 @@ from videomae.run.directory import RunDirectory
 from videomae.run.status import Status
 
 _LOCALHOST = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """What launching one config and launching a chain share.
+
+    `cluster` is a file below configs/cluster/; `nodes` and `processes` (per node) replace its numbers. `dry_run` prints
+    the commands and scripts. `force` starts a run that seems to be alive.
+    """
+
+    launcher: Launcher = "torchrun"
+    cluster: Path | None = None
+    nodes: int | None = None
+    processes: int | None = None
+    dry_run: bool = False
+    force: bool = False
+    as_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,18 +102,19 @@ class Submission:
         return "\n".join(blocks)
 
 
-def prepare(job: Job, *, launcher: Launcher, cluster: ClusterConfig | None, processes: int | None) -> Submission:
+def prepare(job: Job, options: LaunchOptions) -> Submission:
     """Resolve everything and write nothing.
 
     Raises:
         UserError: the config, the cluster or their combination is invalid.
     """
-    settings = job.settings()
+    cluster = read_cluster(options.cluster, nodes=options.nodes, processes=options.processes)
+    settings, launcher = job.settings(), options.launcher
     root = (cluster or ClusterConfig()).root_dir
     launch_dir = LaunchDir(root, root / settings.run)
     if cluster is None:
-        command = _local_command(job, launch_dir, launcher, processes)
-        ensure_fits(settings, processes or default_processes())
+        command = _local_command(job, launch_dir, launcher, options.processes)
+        ensure_fits(settings, options.processes or default_processes())
         return Submission(job, launcher, settings, launch_dir, ClusterConfig(), local_command=command)
     if launcher == "slurm":
         ensure_fits(settings, (cluster.nodes or 1) * cluster.processes)

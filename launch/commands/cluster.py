@@ -59,7 +59,8 @@ def launch(config: Path, overrides: tuple[str, ...], *, prepare: bool, sweep: st
     CONFIG is a YAML file of any stage, KEY=VALUE overrides one setting. Code, git state and resolved config are copied
     into the run directory, and the processes run from there. By default every GPU of this machine gets a process.
     """
-    from launch.start import LaunchOptions, launch_run
+    from launch.start import launch_run
+    from launch.submission import LaunchOptions
 
     _log_to_console()
     return launch_run(config, overrides, LaunchOptions(**options), prepare_only=prepare, sweep=sweep)
@@ -80,7 +81,7 @@ def chain(stages: tuple[str, ...], **options: Any) -> int:
     are submitted at once, each with an afterok dependency. Finished stages are skipped.
     """
     from launch.chain import launch_chain
-    from launch.start import LaunchOptions
+    from launch.submission import LaunchOptions
 
     _log_to_console()
     return launch_chain(stages, LaunchOptions(**options))

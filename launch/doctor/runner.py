@@ -39,8 +39,8 @@ from launch.record import LaunchDir
 from launch.script import container_options, container_prefix
 from launch.slurm import resource_options
 from launch.ssh import ssh_words
-from videomae.command import guarded
-from videomae.core.distributed import World, end_process, init_distributed, read_world
+from videomae.command import finish, guarded
+from videomae.core.distributed import World, init_distributed, read_world
 from videomae.core.errors import UserError
 from videomae.core.progress import print_wide
 
@@ -78,10 +78,7 @@ def run_doctor(config: Path | None, overrides: Sequence[str], options: DoctorOpt
         check = _check_ranks if options.launcher or options.cluster else _check_this_rank
         results.extend(check(config, overrides, options))
 
-    code = guarded(act) or int(worst_level(results) == "red" and not options.report)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        end_process(code)
-    return code
+    return finish(guarded(act) or int(worst_level(results) == "red" and not options.report))
 
 
 def _check_this_rank(path: Path | None, overrides: Sequence[str], options: DoctorOptions) -> list[CheckResult]:

@@ -50,14 +50,6 @@ class World:
         if self.size > 1:
             torch.distributed.barrier()
 
-    def all_reduce_mean(self, value: Tensor) -> Tensor:
-        """Return the mean of a scalar over all ranks, on this rank's device."""
-        if self.size == 1:
-            return value
-        total = value.detach().clone().float()
-        torch.distributed.all_reduce(total)
-        return total / self.size
-
     def all_gather_scalar(self, value: Tensor) -> Tensor:
         """Return every rank's scalar as float32 in rank order, on this rank's device, without synchronizing it."""
         values = value.new_zeros(self.size, dtype=torch.float32)

@@ -118,9 +118,8 @@ class Recorder:
         names = sorted(extra_metrics)
         if not names:
             return {}
-        means_N2 = self._world.all_reduce_mean(
-            torch.stack([_numerator_and_denominator(extra_metrics[name]) for name in names])
-        )
+        means_N2 = torch.stack([_numerator_and_denominator(extra_metrics[name]) for name in names]).detach()
+        self._world.average_tensors([means_N2])
         return dict(zip(names, (means_N2[:, 0] / means_N2[:, 1]).tolist(), strict=True))
 
     def _warn_of_plateau(self, done: int, line: dict[str, Any]) -> None:
