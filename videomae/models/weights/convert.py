@@ -127,7 +127,10 @@ def write_huggingface(
         WeightsError: the encoder has positions that transformers' VideoMAE lacks.
     """
     if config.positions != "sincos_1d":
-        raise WeightsError(f"transformers' VideoMAE has sincos_1d positions, the encoder has {config.positions}")
+        raise WeightsError(
+            f"transformers' VideoMAE has sincos_1d positions, the encoder has {config.positions}; export it with "
+            "videomae export --to onnx, torchscript or safetensors"
+        )
     write_model_folder(out, to_huggingface(state, form=form), to_config(config, state, classes), preprocessor)
 
 
