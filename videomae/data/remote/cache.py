@@ -60,10 +60,12 @@ class ShardCache:
             ChangedError: The remote file does not match `sha256`.
         """
         path = self.folder / name
-        if (found := _opened(path)) is not None:
+        found = _opened(path)
+        if found is not None:
             return found
         with self._alone(name, size):
-            if (found := _opened(path)) is not None:
+            found = _opened(path)
+            if found is not None:
                 return found
             with self._room.reserved(path, size):  # no process evicts the file while it is reserved
                 self._download(name, size=size, sha256=sha256)

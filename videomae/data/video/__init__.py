@@ -1,7 +1,7 @@
 """Decode, probe and encode videos: bytes or files to uint8 frames and back. The only package that imports PyAV."""
 
 from videomae.data.video.camera import CameraError, is_camera, masked, read_camera
-from videomae.data.video.container import MAX_FRAMES, SUFFIXES, VideoError, naming
+from videomae.data.video.container import MAX_FRAMES, MAX_PIXELS, SUFFIXES, VideoError, VideoSource, naming
 from videomae.data.video.cropping import FrameHWC, FramesTHWC
 from videomae.data.video.decoding import (
     VideoInfo,
@@ -19,6 +19,7 @@ from videomae.data.video.writer import VideoWriter, open_writer
 
 __all__ = [
     "MAX_FRAMES",
+    "MAX_PIXELS",
     "SUFFIXES",
     "Box",
     "CameraError",
@@ -30,6 +31,7 @@ __all__ = [
     "Timeline",
     "VideoError",
     "VideoInfo",
+    "VideoSource",
     "VideoWriter",
     "decode",
     "decode_boxes",

@@ -285,6 +285,7 @@ def test_the_command_reports_and_fails_cleanly(
     [
         (["--compact", "--crf", "30"], 24, 1),
         (["--short-side", "0", "--fps", "0", "--samples-per-shard", "3"], 32, 3),
+        (["--samples-per-shard", "1", "--workers", "2"], 24, 8),
     ],
 )
 def test_every_kind_of_shards_the_command_makes_is_whole_and_read(
