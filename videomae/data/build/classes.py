@@ -9,7 +9,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,17 +69,13 @@ def parse_label(value: object, place: str) -> Label | None:
     return text
 
 
-def resolve_classes(labels: Iterable[tuple[Label | None, str]], given: Sequence[str] = ()) -> Classes:
-    """The classes of labels, each with the place where it occurs; `given` names all classes in order.
+def resolve_classes(places: Mapping[Label, str], given: Sequence[str] = ()) -> Classes:
+    """The classes of the labels that occur. `places` says where each occurs; `given` names all classes in order.
 
     Raises:
         LabelError: labels mix names and numbers, are none of the given classes, or are too far apart to be class
             numbers.
     """
-    places: dict[Label, str] = {}
-    for label, place in labels:
-        if label is not None:
-            places.setdefault(label, place)
     names = sorted(label for label in places if isinstance(label, str))
     numbers = sorted(label for label in places if isinstance(label, int))
     if names and numbers:
