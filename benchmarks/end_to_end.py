@@ -37,7 +37,7 @@ KEYS = ("samples_per_second", "step_seconds", "data_percent", "mfu")
 
 def draw_shards(folder: Path, *, videos: int, width: int, height: int) -> Path:
     """Draw `videos` labelled videos of two seconds, or a few more, and build shards; returns the train split."""
-    drawn = LabelledConfig(per_class=-(-videos // 8), val_per_class=1, fps=(15, 30), width=width, height=height)
+    drawn = LabelledConfig(train=-(-videos // 8) * 8, val=8, fps=(15, 30), width=width, height=height)
     workers = os.cpu_count() or 1
     synthesize(folder / "videos", drawn, workers=workers)
     build(

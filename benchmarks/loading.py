@@ -219,7 +219,7 @@ def _bench_folder(given: argparse.Namespace) -> None:
         source = given.source
         if source is None:
             source = Path(folder) / "videos"
-            drawn = LabelledConfig(per_class=-(-given.clips // 8), val_per_class=1, fps=(15, 30), width=640, height=360)
+            drawn = LabelledConfig(train=-(-given.clips // 8) * 8, val=8, fps=(15, 30), width=640, height=360)
             synthesize(source, drawn, workers=os.cpu_count() or 1)
         result = bench(source, clips=given.clips, rounds=given.rounds, workers=workers, official=official)
     print(json.dumps(result.to_json()) if given.json else "\n".join(result.lines()))

@@ -230,16 +230,7 @@ def _prepare(folder: Path, shards: Path | None) -> Path:
     if shards is None:
         shards = folder / "shards"
         run_command(
-            "launch",
-            "shards",
-            "synthesize",
-            folder / "videos",
-            "--per-class",
-            "2",
-            "--val-per-class",
-            "1",
-            "--workers",
-            "1",
+            "launch", "shards", "synthesize", folder / "videos", "--train", "16", "--val", "8", "--workers", "1"
         )
         build = ("--short-side", "48", "--fps", "10", "--workers", "1")
         run_command("launch", "shards", "build", folder / "videos", shards, *build)

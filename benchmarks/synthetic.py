@@ -86,7 +86,7 @@ def single_frame(clips: int) -> dict[str, float]:
 
 def _encoded(clips: int) -> tuple[Tensor, Tensor]:
     """Clips as `videomae shards synthesize` writes them, decoded and shrunk: videos_NTCHW, label_N."""
-    config = LabelledConfig()
+    config = LabelledConfig(train=8, val=8)
     videos = []
     with progress.track("Encoding", total=clips) as task:
         for number in range(clips):

@@ -55,7 +55,7 @@ def _pack(videos: Path, data: Path | None, shards: Path) -> list[Command]:
     """The commands that write the shards: from `data`, or from labelled clips of eight motions."""
     if data:
         return [_videomae("shards", "build", data, shards, "--short-side", "96", "--fps", "10")]
-    clips = ["--per-class", "30", "--val-per-class", "50", "--size", "64", "64", "--fps", "4", "4"]
+    clips = ["--per-class", "30", "--val-per-class", "50", "--size", "64x64", "--fps", "4"]
     return [
         _videomae("shards", "synthesize", videos, *clips),
         _videomae("shards", "build", videos, shards, "--short-side", "32", "--fps", "0"),

@@ -18,8 +18,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it to
 
 JOB = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 SURVEILLANCE = Path(__file__).parent.parent.parent / "shared" / "data" / "surveillance-fights"
-SYNTHESIZED = ("--classes", "left,right", "--per-class", "12", "--val-per-class", "4")
-SYNTHESIZED += ("--size", "160", "120", "--fps", "15", "30")
+SYNTHESIZED = ("--classes", "left,right", "--train", "24", "--val", "8", "--size", "160x120", "--fps", "15..30")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

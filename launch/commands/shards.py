@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,41 +25,70 @@ INTERRUPTED = 130
 CPUS = len(os.sched_getaffinity(0))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def _pair(separator: str, wanted: str, *, single: bool) -> Callable[[Any, Any, str | None], tuple[int, int] | None]:
+    """A parser of two numbers, such as 160x120 or 15..30; with `single`, one number stands for both."""
+
+    def parse(_context: Any, _parameter: Any, text: str | None) -> tuple[int, int] | None:
+        if text is None:
+            return None
+        low, found, high = text.lower().partition(separator)
+        try:
+            return int(low), int(high if found or not single else low)
+        except ValueError:
+            raise click.BadParameter(f"got {text!r}, wanted {wanted}") from None
+
+    return parse
 
 
 @click.command(
     epilog=examples(
         "videomae shards synthesize videos",
         "videomae shards synthesize videos --per-class 30 --val-per-class 50",
-        "videomae shards synthesize videos --classes left,right,grow,shrink --size 96 96 --fps 12 12",
+        "videomae shards synthesize videos --classes left,right,grow,shrink --size 96x96 --fps 12",
     ),
 )
 @click.argument("out", type=PATH)
 @click.option("--classes", default="", help="Some of the motions, separated by commas.", show_default="all eight")
-@click.option("--per-class", type=int, default=30, help="Training clips of each class.")
-@click.option("--val-per-class", type=int, default=15, help="Validation clips of each class.")
+@click.option("--train", type=int, default=240, help="Training clips, all classes together.")
+@click.option("--val", type=int, default=120, help="Validation clips, all classes together.")
+@click.option("--per-class", type=int, help="Training clips of each class, in place of --train.")
+@click.option("--val-per-class", type=int, help="Validation clips of each class, in place of --val.")
 @click.option("--seed", type=int, default=0, help="Seed of all clips.")
 @click.option("--seconds", type=float, default=2.0, help="Length of a clip.")
-@click.option("--fps", type=(int, int), default=(8, 8), help="Lowest and highest frame rate of a clip.")
-@click.option("--size", type=(int, int), default=(64, 64), help="Width and height in pixels.")
+@click.option(
+    "--fps",
+    callback=_pair("..", "a frame rate like 25 or a range like 15..30", single=True),
+    help="Frame rate, or range of frame rates.",
+    show_default="8",
+)
+@click.option(
+    "--size",
+    callback=_pair("x", "WIDTHxHEIGHT like 160x120", single=False),
+    help="Width x height in pixels.",
+    show_default="64x64",
+)
 @click.option("--workers", type=int, default=CPUS, show_default="number of CPUs", help="Processes.")
-def synthesize(out: Path, *, workers: int, classes: str, size: tuple[int, int], **options: Any) -> None:
+def synthesize(out: Path, *, workers: int, **options: Any) -> None:
     """Generate a small labelled set of synthetic H.264 videos: an object moves in one of eight ways.
 
     OUT is the folder to write: train|val / class / *.mp4, with groups.csv and synthetic.json.
     """
     from videomae.core.config import parse
     from videomae.core.progress import log_to, logger
-    from videomae.data.synthetic.synthesize import LabelledConfig, synthesize
+    from videomae.data.synthetic.synthesize import CLASSES, LabelledConfig, synthesize
 
     log_to(None)
-    values = {"classes": _names(classes), "width": size[0], "height": size[1], **options}
+    classes = tuple(name.strip() for name in options["classes"].split(",") if name.strip())
+    count = len(classes or CLASSES)
+    per_class = {"train": options["per_class"], "val": options["val_per_class"]}
+    values = {name: options[name] for name in ("train", "val", "seed", "seconds")}
+    values |= {split: number * count for split, number in per_class.items() if number is not None}
+    values |= {"classes": classes} | ({"fps": options["fps"]} if options["fps"] else {})
+    values |= dict(zip(("width", "height"), options["size"] or (), strict=False))
     config = parse(LabelledConfig, values, source="synthesize")
     made = synthesize(out, config, workers=workers)
     verb = "wrote" if made else "reused, as the options are the same:"
-    logger.info("%s %d train and %d val clips a class in %s", verb, config.per_class, config.val_per_class, out)
+    logger.info("%s %d train and %d val clips in %s", verb, config.train, config.val, out)
 
 
 @click.command(
@@ -72,9 +102,13 @@ def synthesize(out: Path, *, workers: int, classes: str, size: tuple[int, int], 
 @click.argument("out", type=PATH)
 @click.option("--short-side", type=int, default=256, help="Pixels of the shorter side; 0 keeps the source's.")
 @click.option("--fps", type=float, default=15.0, help="Stored frame rate, never raised; 0 keeps the source's.")
+@click.option("--jpeg", is_flag=True, help="Store every frame as a JPEG instead of H.264.")
+@click.option("--gop", type=int, default=32, help="Frames from one keyframe to the next.")
 @click.option("--crf", type=int, default=23, help="x264's constant rate factor; lower is better and larger.")
+@click.option("--preset", default="veryfast", help="x264's preset.")
 @click.option("--compact", is_flag=True, help="Write smaller files that decode more slowly.")
 @click.option("--samples-per-shard", type=int, default=1000, help="Samples after which a shard is closed.")
+@click.option("--bytes-per-shard", type=float, help="Bytes of video after which a shard is closed, such as 2e8.")
 @click.option("--frames-fps", type=float, default=30.0, help="Frame rate at which frame folders were extracted.")
 @click.option("--unlabelled", is_flag=True, help="Take every video below SOURCE or in the lists, without classes.")
 @click.option("--train-list", type=PATH, help="File of `path label` lines or a CSV, paths relative to SOURCE.")
@@ -97,15 +131,18 @@ def build(source: Path, out: Path, *, workers: int, overwrite: bool, as_json: bo
     from videomae.data.build.build import BuildConfig, build
 
     log_to(None)
+    encoding = {
+        "short_side": options["short_side"] or None,
+        "fps": options["fps"] or None,
+        "codec": "jpeg" if options["jpeg"] else "h264",
+        "fast_decode": not options["compact"],
+        **{name: options[name] for name in ("gop", "crf", "preset")},
+    }
+    limit = options["bytes_per_shard"]
     values = {
-        "encoding": {
-            "short_side": options["short_side"] or None,
-            "fps": options["fps"] or None,
-            "crf": options["crf"],
-            "fast_decode": not options["compact"],
-        },
-        "samples_per_shard": options["samples_per_shard"],
-        "frames_fps": options["frames_fps"],
+        "encoding": encoding,
+        "bytes_per_shard": None if limit is None else int(limit),
+        **{name: options[name] for name in ("samples_per_shard", "frames_fps")},
     }
     config = parse(BuildConfig, values, source="build options")
     try:
@@ -138,7 +175,8 @@ def _print_split(manifest: Manifest) -> None:
     counts = manifest.counts
     click.echo(
         f"{manifest.split}: {counts['samples']} samples in {counts['shards']} shard(s), {counts['classes']} classes,"
-        f" {counts['bytes'] / 1e6:.1f} MB, {counts['skipped']} skipped, {counts['remarks']} with a remark"
+        f" {counts['bytes'] / 1e6:.1f} MB, {counts['skipped']} skipped, {counts['remarks']} with a remark,"
+        f" {counts['duplicates']} also in another split"
     )
     for skipped in manifest.skipped:
         click.echo(f"  skipped {skipped.source}: {skipped.reason}")
@@ -174,7 +212,8 @@ def index(folder: Path, classes: str, *, workers: int, as_json: bool) -> None:
     from videomae.data.build.external_tars import index_folder
 
     log_to(None)
-    manifests = index_folder(folder, classes=_names(classes), workers=workers)
+    names = [name.strip() for name in classes.split(",") if name.strip()]
+    manifests = index_folder(folder, classes=names, workers=workers)
     if as_json:
         click.echo(json.dumps({"splits": {manifest.split: manifest.counts for manifest in manifests}}))
         return
@@ -229,7 +268,7 @@ def show(folder: Path, *, sheet: Path | None, clips: int, as_json: bool) -> None
     FOLDER is a folder or URL of shards, or of one split.
     """
     from videomae.core.progress import log_to
-    from videomae.data.build.dataset_card import card_lines, dataset_card, write_contact_sheet
+    from videomae.data.build.dataset_card import dataset_card, write_contact_sheet
     from videomae.data.shards.reader import read_manifests
 
     log_to(None)
@@ -239,7 +278,7 @@ def show(folder: Path, *, sheet: Path | None, clips: int, as_json: bool) -> None
         sheets.append((sheet / manifest.split if sheet else manifest.folder) / "contact-sheet.png")
         write_contact_sheet(manifest, sheets[-1], clips=clips)
     if as_json:
-        click.echo(json.dumps({"splits": cards, "sheets": [str(path) for path in sheets]}))
+        click.echo(json.dumps({"splits": [asdict(each) for each in cards], "sheets": [str(path) for path in sheets]}))
         return
     for each, path in zip(cards, sheets, strict=True):
-        click.echo("\n".join([*card_lines(each), f"  sheet       {path}"]))
+        click.echo("\n".join([*each.lines(), f"  sheet       {path}"]))

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import json
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tests.splits import write_split
+from videomae.core.files import file_sha256
 from videomae.data.errors import ShardError
-from videomae.data.shards.index import tar_samples
+from videomae.data.shards.index import index_tar
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.video import (
+    MAX_FRAMES,
     EncodingConfig,
     VideoError,
     decode,
@@ -32,6 +36,7 @@ from videomae.data.video import (
 )
 
 SECONDS_PER_CASE = 20
+STRANGE = (None, -1, 0, 1, 1.5, 1e300, 2**40, 2**80, float("inf"), "x", [], {}, True)
 _STORED = EncodingConfig(short_side=None, fps=None)
 
 
@@ -79,13 +84,15 @@ def fuzz_tars(count: int, seed: int, folder: Path) -> Counter[str]:
         path.write_bytes(content)
         faulthandler.dump_traceback_later(SECONDS_PER_CASE, exit=True)
         try:
-            videos = [sample.video for sample in tar_samples(path) if sample.video]
+            index = index_tar(path)
         except ShardError:
             outcomes["refused"] += 1
             continue
-        changed = sum(video not in known for _, video in videos)
+        entries = [index[place] for place in range(len(index))]
+        videos = [content[entry.offset : entry.offset + entry.size] for entry in entries]
+        changed = sum(video not in known for video in videos)
         assert changed <= 4, f"case {case}: {changed} samples that were never written"  # one for each mutation
-        assert all(content[start : start + len(video)] == video for start, video in videos), case
+        assert all(len(video) == entry.size for video, entry in zip(videos, entries, strict=True)), case
         outcomes["data changed" if changed else "read"] += 1
     return outcomes
 
@@ -118,6 +125,33 @@ def fuzz_reading(count: int, seed: int, folder: Path) -> Counter[str]:
     return outcomes
 
 
+def fuzz_signed(count: int, seed: int, folder: Path) -> Counter[str]:
+    """Read shards whose index is mutated, and its checksum in the manifest with it: whole samples, or an error."""
+    manifest, videos = noise(folder, seed)
+    file = folder / "000000.index.json"
+    whole = file.read_bytes()
+    outcomes: Counter[str] = Counter()
+    for case in range(count):
+        rng = np.random.default_rng([seed, case])
+        columns = json.loads(whole)
+        columns[rng.choice(list(columns))][int(rng.integers(6))] = STRANGE[int(rng.integers(len(STRANGE)))]
+        file.write_bytes(mutate(whole, rng) if case % 2 else json.dumps(columns).encode())
+        shard = replace(manifest.shards[0], index_sha256=file_sha256(file))
+        reader = ShardReader(replace(manifest, shards=(shard,)))
+        faulthandler.dump_traceback_later(SECONDS_PER_CASE, exit=True)
+        for number in range(6):
+            try:
+                sample = reader.read(number)
+            except ShardError:
+                outcomes["refused"] += 1
+                continue
+            assert sample.video in videos, case
+            assert sample.label in (-1, 0), case
+            assert 0 < sample.frames <= MAX_FRAMES, case
+            outcomes["read"] += 1
+    return outcomes
+
+
 def fuzz_videos(count: int, seed: int) -> Counter[str]:
     """Probe, decode and transcode mutated videos; what comes out has the shape that was asked for."""
     rng = np.random.default_rng(seed)
@@ -126,6 +160,7 @@ def fuzz_videos(count: int, seed: int) -> Counter[str]:
     videos = [
         encode(smooth, 10, _STORED),
         encode(smooth, 10, EncodingConfig(short_side=None, fast_decode=False, b_frames=2, gop=5)),
+        encode(smooth, 10, EncodingConfig(codec="jpeg")),
     ]
     outcomes: Counter[str] = Counter()
     for case in range(count):
@@ -160,6 +195,8 @@ def main() -> None:
         print("tars", dict(fuzz_tars(arguments.tars, arguments.seed, Path(folder))), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         print("with a manifest", dict(fuzz_reading(arguments.tars, arguments.seed, Path(folder))), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        print("with a signed index", dict(fuzz_signed(arguments.tars, arguments.seed, Path(folder))), flush=True)
     print("videos", dict(fuzz_videos(arguments.videos, arguments.seed)), flush=True)
     faulthandler.cancel_dump_traceback_later()
 

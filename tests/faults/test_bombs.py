@@ -171,3 +171,46 @@ def test_a_container_that_hides_huge_pictures_is_refused() -> None:
     hiding = hidden(black(8704, 4640), 8704, 4640)
     assert parse_mp4(hiding) is not None
     refused(hiding, "pixels|not a readable video|could not be decoded", actions=ACTIONS[1:3])
+
+
+def skipping(width: int, height: int, frames: int, format: str) -> bytes:
+    """A picture, and then `frames` - 1 of a few bytes each that repeat it: one endless group."""
+    first = black(width, height, 2)
+    file = io.BytesIO()
+    with av.open(io.BytesIO(first), "r") as source, av.open(file, "w", format=format) as output:
+        track = source.streams.video[0]
+        whole, repeat = [packet for packet in source.demux(track) if packet.size]
+        target = output.add_stream_from_template(track)
+        for number in range(frames):
+            packet = av.Packet(bytes(repeat if number else whole))
+            packet.pts = packet.dts = number * (repeat.pts or 1)
+            packet.stream, packet.is_keyframe = target, not number
+            output.mux(packet)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska"])
+def test_a_clip_that_takes_hours_of_decoding_is_refused(format: str) -> None:
+    bomb = skipping(3840, 2160, 10_000, format)
+    assert len(bomb) < 2 << 20
+    assert (parse_mp4(bomb) is not None) == (format == "mp4")
+    assert probe(bomb).frames == 10_000
+    assert decode(bomb, [0]).shape == (1, 2160, 3840, 3)
+    refused(bomb, r"needs \d+ decoded frames of 3840x2160", actions=(lambda video: decode(video, [9_999]),))
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska"])
+def test_the_work_is_counted_by_the_pictures_not_by_what_the_container_says(
+    monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    monkeypatch.setattr(container, "MAX_DECODED_PIXELS", 20 * 3840 * 2160)
+    bomb = skipping(3840, 2160, 60, format)
+    assert decode(bomb, [0, 19]).shape[0] == 2
+    refused(bomb, "60 decoded frames of 3840x2160", actions=(lambda video: decode(video, [59]),))
+    monkeypatch.setattr(container, "MAX_DECODED_PIXELS", 20 * 640 * 360)
+    counted = black(640, 360, 60, "avi")
+    assert decode(counted, [19]).shape[0] == 1
+    refused(counted, "60 decoded frames of 640x360", actions=(lambda video: decode(video, [59]),))
+    hiding = hidden(skipping(640, 360, 200, "mp4"), 640, 360)
+    assert parse_mp4(hiding) is not None
+    refused(hiding, "needs more than \\d+ decoded pixels", actions=(lambda video: decode(video, [199]),))

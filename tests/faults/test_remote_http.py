@@ -205,8 +205,12 @@ def as_list(items: list[tuple[str, int]], alloc: AllocClip | None) -> list[tuple
     return items
 
 
-@pytest.mark.parametrize("way", ["busy", "good"])
-def test_workers_stream_from_afar_as_from_disk(server: str, published: Path, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize(("start_method", "way"), [("fork", "busy"), ("spawn", "good")])
+def test_workers_stream_from_afar_as_from_disk(
+    server: str, published: Path, tmp_path: Path, start_method: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDEOMAE_CACHE", str(tmp_path / "cache"))  # spawned workers make their own config
+
     def batches(place: str, workers: int) -> list[list[tuple[str, int]]]:
         reader = ShardReader(read_manifest(place))
         stream = train_stream(
@@ -214,7 +218,7 @@ def test_workers_stream_from_afar_as_from_disk(server: str, published: Path, tmp
             Order.of(reader.manifest, 6, OrderConfig()),
             Pipeline(look, as_list),
             RankSlice(micro_batch=3),
-            config=LoaderConfig(workers=workers),
+            config=LoaderConfig(workers=workers, start_method=start_method),  # pyright: ignore[reportArgumentType]
             quarantine=tmp_path / "quarantine.jsonl",
         )
         return list(itertools.islice(stream, 25))

@@ -134,7 +134,7 @@ def test_a_signal_during_the_imports_is_remembered(shards: Path, tmp_path: Path)
 def test_a_ctrl_c_before_the_first_step_is_obeyed(shards: Path, tmp_path: Path, phase: str) -> None:
     """A terminal sends it to the workers too, and a launcher in between once more; the first batch never comes."""
     run = tmp_path / "run"
-    words = finetune(run, shards, engine("local"), "loader={workers: 1}")
+    words = finetune(run, shards, engine("local"), "loader={workers: 1, start_method: spawn}")
     with running(run, words, on="local", seconds={"build": 2.0, "batch": 1e6}) as started:
         started.wait_for(phase)
         for _ in range(2):

@@ -30,7 +30,7 @@ def clips(sample: Sample, rngs: tuple[np.random.Generator, ...], alloc: AllocCli
     return [resize(frames_THWC, 64, alloc) for frames_THWC in decode_boxes(sample.video, index_T, boxes)]
 
 
-@pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 1}])
+@pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 1}, {"workers": 1, "start_method": "spawn"}])
 def test_memory_stays_flat_over_many_epochs(shards: Path, tmp_path: Path, options: dict[str, object]) -> None:
     reader = ShardReader(read_manifest(shards / "train"))
     order = Order.of(reader.manifest, 8, OrderConfig())
@@ -69,7 +69,7 @@ def stream(manifest: Manifest, **options: object) -> Iterator[torch.Tensor]:
     )
 
 
-@pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 2}])
+@pytest.mark.parametrize("options", [{"workers": 0}, {"workers": 2}, {"workers": 1, "start_method": "spawn"}])
 def test_what_is_held_is_never_overwritten(
     shards: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
 ) -> None:

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import PositiveFloat, PositiveInt
 
 from videomae.core import progress
 from videomae.core.config import configclass, to_dict
 from videomae.core.errors import UserError
 from videomae.core.files import file_lock
-from videomae.data.build.build_log import BUILD_RECORD, BuildRecord, read_build_record, remove_log, resume_log
+from videomae.data.build.build_log import BUILD_RECORD, BuildLog, BuildRecord, read_build_record
 from videomae.data.build.packing import pack_all
 from videomae.data.build.sources import Listing, Source
 from videomae.data.build.split_writer import SplitWriter
@@ -47,8 +46,13 @@ class BuildConfig:
     """The options that determine the bytes of the shards."""
 
     encoding: EncodingConfig = EncodingConfig()
-    samples_per_shard: PositiveInt = 1000
-    frames_fps: PositiveFloat = 30.0  # the frame rate at which frame folders were extracted
+    samples_per_shard: int = 1000
+    bytes_per_shard: int | None = None  # of video; a shard is closed at whichever limit it reaches first
+    frames_fps: float = 30.0  # the frame rate at which frame folders were extracted
+
+    def __post_init__(self) -> None:
+        if self.samples_per_shard < 1 or (self.bytes_per_shard or 1) < 1 or self.frames_fps <= 0:
+            raise UserError("samples_per_shard, bytes_per_shard and frames_fps must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,10 +141,12 @@ def _prepare(staging: Path, record: BuildRecord) -> None:
 
 
 def _write_all(folder: Path, listing: Listing, config: BuildConfig, *, workers: int) -> None:
-    finished = resume_log(folder)
+    log = BuildLog(folder)
+    finished = log.read_finished()
+    log.rewrite(finished)
     total = sum(len(sources) for sources in listing.splits.values())
     splits = {
-        split: SplitWriter(folder / split, [record for record in finished if record.split == split])
+        split: SplitWriter(folder / split, log, [record for record in finished if record.split == split])
         for split in listing.splits
     }
     done = sum(writer.consumed for writer in splits.values())
@@ -151,7 +157,7 @@ def _write_all(folder: Path, listing: Listing, config: BuildConfig, *, workers: 
             sources = _shuffled(listing.splits[split])
             with writer:
                 for result in pack_all(sources[writer.consumed :], config.encoding, config.frames_fps, workers=workers):
-                    writer.add(result, max_samples=config.samples_per_shard)
+                    writer.add(result, max_samples=config.samples_per_shard, max_bytes=config.bytes_per_shard)
                     task.advance(1, note=f"{len(writer.skipped)} skipped" if writer.skipped else "")
                 writer.finish_shard()
             if not writer.samples:
@@ -159,8 +165,9 @@ def _write_all(folder: Path, listing: Listing, config: BuildConfig, *, workers: 
                 raise BuildError(f"none of the {len(sources)} videos of {split}/ could be read: {reasons}")
     for split, writer in splits.items():
         _warn_of_empty_classes(split, writer, listing)
-        writer.write_manifest(listing.classes)
-    remove_log(folder)
+        others = {name: other.source_by_digest for name, other in splits.items() if name != split}
+        writer.write_manifest(listing.classes, others)
+    log.remove()
 
 
 def _warn_of_empty_classes(split: str, writer: SplitWriter, listing: Listing) -> None:

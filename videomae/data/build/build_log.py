@@ -11,15 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from videomae.core.files import write_atomic
 from videomae.data.build.sources import Listing
 from videomae.data.errors import ShardError
 from videomae.data.shards.manifest import FORMAT, Remark, Shard, SkippedSource
 
 BUILD_RECORD = "build.json"
-_LOG = "build_log.jsonl"
+BUILD_LOG = "build_log.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +39,8 @@ class BuildRecord:
         return cls(options=options, files=files, left_out=listing.left_out_by_reason())
 
     def write(self, folder: Path) -> None:
-        (folder / BUILD_RECORD).write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n")
+        values = asdict(self)
+        (folder / BUILD_RECORD).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
 
     def differences(self, other: BuildRecord) -> list[str]:
         """Describe how `other` differs; empty if both builds give the same bytes."""
@@ -52,10 +50,13 @@ class BuildRecord:
             for name in sorted(old.keys() | new.keys())
             if old.get(name) != new.get(name)
         ]
-        names = self.files.keys() | other.files.keys()
-        changed = [name for name in names if self.files.get(name) != other.files.get(name)]
-        if changed:
-            found.append(f"{len(changed)} source file(s) added, removed or changed, such as {min(changed)}")
+        for change, names in (
+            ("added", other.files.keys() - self.files.keys()),
+            ("removed", self.files.keys() - other.files.keys()),
+            ("changed", {name for name in self.files if other.files.get(name, self.files[name]) != self.files[name]}),
+        ):
+            if names:
+                found.append(f"{len(names)} source file(s) {change}, such as {min(names)}")
         return found
 
 
@@ -63,8 +64,9 @@ def read_build_record(folder: Path) -> BuildRecord:
     """Read build.json. Raises ShardError if it is missing or damaged."""
     file = folder / BUILD_RECORD
     try:
-        return TypeAdapter(BuildRecord).validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
+        values = json.loads(file.read_text())
+        return BuildRecord(options=values["options"], files=values["files"], left_out=values.get("left_out", {}))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{file} cannot be read ({error}); pass --overwrite to build again") from None
 
 
@@ -76,46 +78,64 @@ def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """A shard of a split, and how many of the split's sources are consumed after it."""
+    """A finished shard of a split, its samples, and how many of the split's sources are consumed after it."""
 
     split: str
     consumed: int
-    shard: Shard | None = None  # None if all remaining sources of a split were skipped
-    skipped: list[SkippedSource] = field(default_factory=list)
-    remarks: list[Remark] = field(default_factory=list)
+    shard: Shard | None  # None if all remaining sources of a split were skipped
+    digests: dict[str, str] = field(default_factory=dict)  # sample key -> SHA-256 of its source
+    sources: dict[str, str] = field(default_factory=dict)  # sample key -> name of its source
+    skipped: tuple[SkippedSource, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
-    def append_to_log(self, folder: Path) -> None:
-        """Append the record of a finished shard to the log of the build in `folder`, and sync it to disk."""
-        with (folder / _LOG).open("a") as file:
-            file.write(json.dumps(asdict(self), sort_keys=True) + "\n")
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> ShardRecord:
+        shard, skipped, remarks = (values.pop(name) for name in ("shard", "skipped", "remarks"))
+        return cls(
+            **values,
+            shard=Shard(**shard) if shard else None,
+            skipped=tuple(SkippedSource(**source) for source in skipped),
+            remarks=tuple(Remark(**remark) for remark in remarks),
+        )
+
+
+class BuildLog:
+    """The records of finished shards, appended and synced to disk one by one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def append(self, record: ShardRecord) -> None:
+        with (self._folder / BUILD_LOG).open("a") as file:
+            file.write(json.dumps(asdict(record), sort_keys=True) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
+    def read_finished(self) -> list[ShardRecord]:
+        """The records up to the first whose shard is not on disk with the recorded size."""
+        file = self._folder / BUILD_LOG
+        finished: list[ShardRecord] = []
+        for line in file.read_text().splitlines() if file.is_file() else ():
+            try:
+                record = ShardRecord.from_values(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                break  # a line that was cut when the build was killed
+            if record.shard and not self._exists(record.split, record.shard):
+                break
+            finished.append(record)
+        return finished
 
-def resume_log(folder: Path) -> list[ShardRecord]:
-    """Read the log up to the first shard that is not on disk with the recorded size, and cut it there."""
-    file = folder / _LOG
-    finished: list[ShardRecord] = []
-    adapter = TypeAdapter(ShardRecord)
-    lines = file.read_text().splitlines() if file.is_file() else []
-    for line in lines:
-        try:
-            record = adapter.validate_json(line)
-        except ValidationError:
-            break  # a line that was cut when the build was killed
-        if record.shard and not _exists(folder / record.split, record.shard):
-            break
-        finished.append(record)
-    write_atomic(file, "".join(f"{line}\n" for line in lines[: len(finished)]))
-    return finished
+    def rewrite(self, records: list[ShardRecord]) -> None:
+        """Replace the log by `records`."""
+        self.remove()
+        for record in records:
+            self.append(record)
 
+    def remove(self) -> None:
+        (self._folder / BUILD_LOG).unlink(missing_ok=True)
 
-def remove_log(folder: Path) -> None:
-    (folder / _LOG).unlink()
-
-
-def _exists(folder: Path, shard: Shard) -> bool:
-    tar = folder / shard.name
-    return tar.is_file() and (folder / shard.index_name).is_file() and tar.stat().st_size == shard.bytes
+    def _exists(self, split: str, shard: Shard) -> bool:
+        tar, index = self._folder / split / shard.name, self._folder / split / shard.index_name
+        return tar.is_file() and index.is_file() and tar.stat().st_size == shard.bytes

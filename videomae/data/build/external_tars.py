@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -18,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from videomae.core import progress
+from videomae.core.files import file_sha256, write_atomic
 from videomae.data.build.classes import UNLABELLED, Classes, Label, LabelError, parse_label, resolve_classes
-from videomae.data.build.packing import require_frames, spawn_pool
+from videomae.data.build.packing import MIN_FRAMES, spawn_pool
 from videomae.data.errors import ShardError
-from videomae.data.shards.index import Entry, Index, SampleMeta, TarSample, tar_samples
-from videomae.data.shards.manifest import Manifest, Remark, SkippedSource
-from videomae.data.shards.writer import write_index
+from videomae.data.shards.index import Entry, Index, TarSample, tar_samples
+from videomae.data.shards.manifest import Manifest, Remark, Shard, SkippedSource
 from videomae.data.video import SUFFIXES, VideoError, probe
 
-_TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|lzma|lz4|zst|z))$", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
@@ -71,16 +73,17 @@ def index_folder(folder: Path, *, classes: Sequence[str] = (), workers: int = 1)
 
 def _find_tars(folder: Path) -> dict[Path, list[Path]]:
     """The tars of each split: those of `folder`, or of its subfolders. Others are warned of. Raises ShardError."""
-    own = sorted(path for path in folder.glob("*.tar") if path.is_file())
     below = {path: sorted(path.glob("*.tar")) for path in sorted(folder.glob("*/")) if any(path.glob("*.tar"))}
+    own = sorted(path for path in folder.glob("*.tar") if path.is_file())
     splits = {folder: own} if own else below
-    taken = {tar for tars in splits.values() for tar in tars}
-    others = [path for suffix in _TAR_SUFFIXES for path in folder.rglob(f"*{suffix}") if path not in taken]
+    packed = [path for place in (folder, *below) for path in sorted(place.glob("*")) if _COMPRESSED.search(path.name)]
     if not splits:
-        hint = f"; unpack compressed ones such as {others[0].name} first" if others else ""
+        hint = f": unpack {packed[0].name} and the like first, which cannot be read by offset" if packed else ""
         raise ShardError(f"no .tar files in {folder}{hint or '; name the folder that holds them'}")
-    if others:
-        _log.warning("%d compressed or nested tars are not indexed, such as %s", len(others), min(others))
+    for path in below if own else ():
+        _log.warning("%s holds tars too, which are not indexed; index that folder by itself", path)
+    if packed:
+        _log.warning("%d compressed tars are not indexed, such as %s; unpack them first", len(packed), packed[0])
     return splits
 
 
@@ -102,7 +105,7 @@ def _write_split(
     folder: Path, found: dict[Path, list[_Labelled]], classes: Classes, skipped: list[SkippedSource]
 ) -> Manifest:
     shards = tuple(
-        write_index(tar, Index([replace(each.entry, label=classes.index(each.label)) for each in entries]))
+        _write_index(tar, Index([replace(each.entry, label=classes.index(each.label)) for each in entries]))
         for tar, entries in found.items()
         if entries
     )
@@ -172,23 +175,26 @@ def _split_videos(sample: TarSample) -> Iterator[TarSample]:
 def _read_entry(sample: TarSample, place: str) -> _Labelled:
     if sample.video is None:
         raise VideoError(f"no video among its members: {', '.join(sample.parts)}")
-    _, video = sample.video
+    offset, video = sample.video
     info = probe(video, decode=True)
-    require_frames(info.frames)
+    if info.frames < MIN_FRAMES:
+        raise VideoError(f"{info.frames} frame(s); a video needs at least {MIN_FRAMES}")
     meta = _read_meta(sample)
     folder, slash, base = sample.key.rpartition("/")
-    described = SampleMeta(
+    entry = Entry(
+        key=sample.key,
+        offset=offset,
+        size=len(video),
+        crc32=zlib.crc32(video),
         label=UNLABELLED,
-        class_name="",
         group=str(meta.get("group", folder + slash + base.partition(".")[0])),
         frames=info.frames,
         fps=info.fps,
         width=info.width,
         height=info.height,
         sha256=hashlib.sha256(video).hexdigest(),
-        source=place,
     )
-    return _Labelled(Entry.of(sample, described), _read_label(sample, meta, place), place, info.remarks)
+    return _Labelled(entry, _read_label(sample, meta, place), place, info.remarks)
 
 
 def _read_label(sample: TarSample, meta: dict[str, Any], place: str) -> Label | None:
@@ -206,3 +212,15 @@ def _read_meta(sample: TarSample) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise VideoError(f"invalid JSON: {error}") from None
     return meta if isinstance(meta, dict) else {}
+
+
+def _write_index(tar: Path, index: Index) -> Shard:
+    path = tar.with_name(tar.name.removesuffix(".tar") + ".index.json")
+    write_atomic(path, index.to_json())
+    return Shard(
+        name=tar.name,
+        samples=len(index),
+        bytes=tar.stat().st_size,
+        sha256=file_sha256(tar),
+        index_sha256=file_sha256(path),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import multiprocessing
 import signal
 from collections import deque
@@ -16,13 +17,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from videomae.data.build.classes import UNLABELLED
 from videomae.data.build.sources import Source
 from videomae.data.shards.index import SampleMeta
 from videomae.data.shards.manifest import SkippedSource
 from videomae.data.shards.reader import Sample
 from videomae.data.video import EncodingConfig, FrameHWC, Timeline, VideoError, encode, probe, transcode
 
-_MIN_FRAMES = 2
+MIN_FRAMES = 2
 _QUEUED = 4  # tasks submitted ahead for each worker
 
 
@@ -43,10 +45,11 @@ def pack(source: Source, encoding: EncodingConfig, frames_fps: float) -> Packed 
         if source.path.is_dir():
             video = _encode_frames(source, encoding, frames_fps)
         else:
-            require_frames(probe(source.path).frames)
+            found = probe(source.path)
+            _require_frames(found.frames)
             video = transcode(source.path, encoding, remark=remarks.append)
         stored = probe(video)
-        require_frames(stored.frames)
+        _require_frames(stored.frames)
     except (VideoError, OSError, Image.DecompressionBombError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         return SkippedSource(source=source.name, reason=reason or str(error))
@@ -79,7 +82,10 @@ def stored_sample(path: Path, encoding: EncodingConfig) -> Sample:
     return Sample(
         id=0,
         key=path.stem,
+        shard="",
         video=video,
+        label=UNLABELLED,
+        group="",
         frames=found.frames,
         fps=found.fps,
         width=found.width,
@@ -136,8 +142,9 @@ def _pack_one_by_one(
         try:
             yield pool.submit(pack, source, encoding, frames_fps).result()
         except BrokenProcessPool:
-            reason = "the process that decoded it died: the file is damaged, or memory ran out"
-            yield SkippedSource(source=source.name, reason=reason)
+            yield SkippedSource(
+                source=source.name, reason="the process that decoded it died: the file is damaged, or memory ran out"
+            )
             pool = spawn_pool(1)
     pool.shutdown()
 
@@ -152,6 +159,7 @@ def spawn_pool(workers: int) -> ProcessPoolExecutor:
 
 def _encode_frames(source: Source, encoding: EncodingConfig, fps: float) -> bytes:
     files = source.files
+    _require_frames(len(files))
     if encoding.fps is not None and encoding.fps < fps:
         rate = Fraction(fps).limit_denominator(1001)
         times = Timeline(starts=list(range(len(files))), end=Fraction(len(files)), unit=1 / rate, rate=rate)
@@ -185,9 +193,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
-def require_frames(frames: int) -> None:
-    if frames < _MIN_FRAMES:
-        raise VideoError(f"{frames} frame(s); a video needs at least {_MIN_FRAMES}")
+def _require_frames(frames: int) -> None:
+    if frames < MIN_FRAMES:
+        raise VideoError(f"{frames} frame(s); a video needs at least {MIN_FRAMES}")
 
 
 def _digest(source: Source) -> str:
@@ -195,6 +203,6 @@ def _digest(source: Source) -> str:
     digest = hashlib.sha256()
     for file in source.files:
         with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
+            for block in itertools.takewhile(bool, iter(lambda: stream.read(1 << 20), None)):
                 digest.update(block)
     return digest.hexdigest()

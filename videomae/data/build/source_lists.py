@@ -151,6 +151,7 @@ def _listing(folder: Path, rows: Mapping[str, Sequence[_Row]], classes: tuple[st
             Source(
                 path=folder / path,
                 name=path,
+                split=split,
                 class_name=name,
                 label=numbers.get(name, UNLABELLED),
                 group=_group(Path(path).stem if is_video_name(path) else Path(path).name, name),

@@ -50,8 +50,10 @@ class SourceTree:
                     folders.append(path)
                 elif entry.is_file():
                     files.append(path)
+                elif entry.is_symlink():
+                    self.leave_out(path, "a link whose target is missing")
                 else:
-                    self.leave_out(path, "a link whose target is missing, or neither a file nor a folder")
+                    self.leave_out(path, "neither a file nor a folder")
         return folders, files
 
     def walk(self, folder: Path, *, above: tuple[Path, ...] = ()) -> SourceTree:

@@ -7,10 +7,9 @@ import errno
 import json
 import logging
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from pydantic import Field, NonNegativeInt
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
@@ -26,8 +25,13 @@ class BadSampleError(UserError):
 class QuotaConfig:
     """The number of distinct bad samples, over all ranks of a run, beyond which the run ends."""
 
-    samples: NonNegativeInt = 1000
-    fraction: float = Field(0.05, ge=0, le=1)  # of the data set
+    samples: int = 1000
+    fraction: float = 0.05  # of the data set
+    per_shard: int = 200
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or not 0 <= self.fraction <= 1 or self.per_shard < 0:
+            raise UserError("quotas must not be negative, and fraction at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,8 @@ class Quarantine:
         """Read the lines added since the last call; an incomplete last line is left for the next call."""
         try:
             with self._file.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:  # the file was truncated
+                    self._offset = 0
                 file.seek(self._offset)
                 lines = file.read()
         except OSError as error:
@@ -101,13 +107,16 @@ class Quarantine:
             os.close(file)
 
     def _check(self) -> None:
-        bad, quota = len(self._known), self._quota
-        for allowed, name in (
-            (quota.samples, "quota.samples"),
-            (max(1, int(quota.fraction * self._samples)), f"quota.fraction={quota.fraction} of {self._samples}"),
+        bad = len(self._known)
+        shard, in_shard = Counter(shard for shard, _ in self._known).most_common(1)[0]
+        quota = self._quota
+        for found, allowed, quota_name in (
+            (bad, quota.samples, "quota.samples"),
+            (bad, max(1, int(quota.fraction * self._samples)), f"quota.fraction={quota.fraction} of {self._samples}"),
+            (in_shard, quota.per_shard, f"quota.per_shard in {shard}"),
         ):
-            if bad > allowed:
+            if found > allowed:
                 raise BadSampleError(
-                    f"{bad} bad samples, {allowed} allowed by {name}; {self._file} lists them:"
+                    f"{found} bad samples, {allowed} allowed by {quota_name}; {self._file} lists them:"
                     " repair the shards, or raise the quota"
                 )

@@ -9,6 +9,7 @@ sparse, anonymous file: nothing is left behind however the processes end, and th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import mmap
@@ -17,6 +18,7 @@ import pickle
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.reduction import DupFd
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -36,10 +38,14 @@ class SharedBatchPool:
     """`count` buffers. The process that creates the pool acquires them and opens the batches; workers fill them."""
 
     def __init__(self, count: int) -> None:
-        self._file = os.memfd_create("batches")
-        os.ftruncate(self._file, count * BUFFER_BYTES)
-        self._bytes = _map_file(self._file)
-        self._free = list(range(count))[::-1]
+        self._bytes: npt.NDArray[np.uint8] | None = None
+        self._file: int | None = None
+        # Not Linux, or too little address space: there are no buffers, and batches travel as in any `DataLoader`.
+        with contextlib.suppress(AttributeError, OSError):
+            self._file = os.memfd_create("batches")
+            os.ftruncate(self._file, count * BUFFER_BYTES)
+            self._bytes = _map_file(self._file)
+        self._free = list(range(count if self._bytes is not None else 0))[::-1]
         self._id, self._process = id(self), os.getpid()
         _pools[self._id] = self
 
@@ -79,10 +85,22 @@ class SharedBatchPool:
         weakref.finalize(lease, self._free.append, index).atexit = False
 
     def _buffer_bytes(self, index: int) -> npt.NDArray[np.uint8]:
+        assert self._bytes is not None
         return self._bytes[index * BUFFER_BYTES : (index + 1) * BUFFER_BYTES]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that is being started; it maps the same file."""
+        file = None if self._file is None or self._bytes is None else DupFd(self._file)
+        return {"id": self._id, "process": self._process, "file": file}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._id, self._process, self._free = state["id"], state["process"], []
+        self._file = None if state["file"] is None else state["file"].detach()
+        self._bytes = None if self._file is None else _map_file(self._file)
+
     def __del__(self) -> None:
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +148,8 @@ class BatchBuffer:
     def holds(self, tensor: Tensor) -> bool:
         """Whether the tensor lies in the buffer."""
         assert self._bytes_N is not None
+        if tensor.layout != torch.strided or tensor.is_nested:
+            return False
         return tensor.untyped_storage().data_ptr() == self._bytes_N.data_ptr()
 
     def _take(self, count: int) -> Tensor | None:
@@ -149,10 +169,25 @@ class _Pickler(pickle.Pickler):
         self._buffer = buffer
 
     def persistent_id(self, obj: Any) -> Any:
-        if type(obj) is not Tensor:
+        if not _is_plain(obj):
             return None
         placed = self._buffer.place(obj)
         return placed and (obj.dtype, tuple(obj.shape), *placed)
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Tensor) and self._buffer.holds(obj):  # pickle its own values, not the whole buffer's
+            return obj.clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return NotImplemented
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether offset, dtype, shape and strides describe the tensor completely."""
+    return (
+        type(value) is Tensor
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.requires_grad or value.is_quantized or value.is_nested or value.is_conj() or value.is_neg())
+    )
 
 
 class _Unpickler(pickle.Unpickler):

@@ -53,9 +53,12 @@ class RemoteFolder:
         self._scheme = url.partition("://")[0]
         self._system: tuple[int, Any] | None = None
 
-    def read(self, name: str) -> bytes:
-        """Return the content of a small file. Raises RemoteError if the read fails."""
-        return self._patiently(name, lambda: self._files().cat_file(self._path(name)))
+    def read(self, name: str, *, most: int = 1 << 28) -> bytes:
+        """Return the content of a small file. Raises RemoteError if the read fails or the file exceeds `most` bytes."""
+        content = self._patiently(name, lambda: self._files().cat_file(self._path(name), start=0, end=most + 1))
+        if len(content) > most:
+            raise RemoteError(f"{self.url}/{name}: more than {most} bytes, which no manifest or index needs")
+        return content
 
     def download(self, name: str, target: Path, *, size: int, sha256: str) -> None:
         """Download a file of known size and hash to `target`, and resume an earlier, interrupted download.
@@ -130,6 +133,9 @@ class RemoteFolder:
 
     def _path(self, name: str) -> str:
         return f"{self.url}/{name}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_system": None}
 
 
 def _timeout(seconds: float) -> Any:

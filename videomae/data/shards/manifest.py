@@ -11,9 +11,6 @@ import itertools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field, TypeAdapter, ValidationError
 
 from videomae.core.files import write_atomic
 from videomae.data.errors import ShardError
@@ -29,14 +26,18 @@ class Shard:
     """A tar shard: its file name, number of samples, size, and the checksums of the tar and of its index."""
 
     name: str
-    samples: Annotated[int, Field(ge=0)]
-    bytes: Annotated[int, Field(ge=0)]
+    samples: int
+    bytes: int
     sha256: str
     index_sha256: str
 
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name or not self.name.endswith(".tar") or self.name.startswith("."):
             raise ShardError(f"got the shard name {self.name!r}; wanted a plain file name that ends in .tar")
+        if not (type(self.samples) is type(self.bytes) is int and self.samples >= 0 and self.bytes >= 0):
+            raise ShardError(
+                f"shard {self.name} declares {self.samples} samples in {self.bytes} bytes; build the shards again"
+            )
 
     @property
     def index_name(self) -> str:
@@ -60,6 +61,15 @@ class Remark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Duplicate:
+    """A sample whose source file is identical to one of another split."""
+
+    key: str
+    other_split: str
+    other_source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The shards of one split. `folder` is not stored, so shards can be moved.
 
@@ -71,6 +81,7 @@ class Manifest:
     classes: tuple[str, ...]
     shards: tuple[Shard, ...]
     skipped: tuple[SkippedSource, ...] = ()
+    duplicates: tuple[Duplicate, ...] = ()
     remarks: tuple[Remark, ...] = ()
     url: str = ""
     format: str = FORMAT
@@ -91,7 +102,7 @@ class Manifest:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The size of the split, and the number of sources that were skipped or have a remark."""
+        """The size of the split, and the number of sources that were skipped, have a remark, or are duplicates."""
         return {
             "samples": self.samples,
             "shards": len(self.shards),
@@ -99,6 +110,7 @@ class Manifest:
             "bytes": sum(shard.bytes for shard in self.shards),
             "skipped": len(self.skipped),
             "remarks": len({remark.source for remark in self.remarks}),
+            "duplicates": len(self.duplicates),
         }
 
     def locate(self, sample: int) -> tuple[int, int]:
@@ -124,8 +136,25 @@ class Manifest:
         if not isinstance(values, dict) or values.get("format") not in (FORMAT, OLD_FORMAT):
             raise ShardError(f"{source}: not a manifest of format {FORMAT}; build the shards again")
         try:
-            return TypeAdapter(cls).validate_python({**values, "folder": folder, "url": url})
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise ShardError(f"{source}: {place}: {first['msg']}; build the shards again") from None
+            return cls(
+                folder=folder,
+                url=url,
+                format=values["format"],
+                split=str(values["split"]),
+                classes=_class_names(values["classes"]),
+                shards=tuple(Shard(**shard) for shard in values["shards"]),
+                skipped=tuple(SkippedSource(**source) for source in values["skipped"]),
+                duplicates=tuple(Duplicate(**duplicate) for duplicate in values["duplicates"]),
+                remarks=tuple(Remark(**remark) for remark in values.get("remarks", ())),
+            )
+        except (KeyError, TypeError) as error:
+            raise ShardError(f"{source}: {error} is missing or invalid; build the shards again") from None
+
+
+def _class_names(values: object) -> tuple[str, ...]:
+    """The class names of a manifest. Raises TypeError."""
+    if not isinstance(values, list) or not all(isinstance(name, str) for name in values):
+        raise TypeError("the list of class names")
+    if len(set(values)) < len(values):
+        raise TypeError("the list of class names, of which one stands twice,")
+    return tuple(values)

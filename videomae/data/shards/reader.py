@@ -1,6 +1,7 @@
 """Read manifests, and samples by id, of shards in a local folder or behind a URL.
 
-A sample takes one `pread` at the offset that the index gives, and its checksum is verified.
+A sample takes one `pread` at the offset that the index gives, and its checksum is verified. Readers can be pickled to
+worker processes: files are opened in the process that reads them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from videomae.core.files import file_sha256
 from videomae.data.errors import RemoteError, ShardError
@@ -31,10 +33,10 @@ class Sample:
 
     id: int
     key: str
+    shard: str
     video: bytes
-    shard: str = ""
-    label: int = -1
-    group: str = ""
+    label: int
+    group: str
     frames: int
     fps: float
     width: int
@@ -161,6 +163,12 @@ class ShardReader:
         """Close deleted files: they take disk space until they are closed."""
         for shard in [shard for shard, file in self._files.items() if shard != but and not os.fstat(file).st_nlink]:
             os.close(self._files.pop(shard))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"manifest": self.manifest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["manifest"])
 
     def __del__(self) -> None:
         if hasattr(self, "_files"):

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import NonNegativeInt, PositiveInt
 
 from videomae.core import progress
 from videomae.core.config import configclass, to_dict
@@ -45,15 +44,15 @@ CLASSES = tuple(motion.value for motion in Motion)
 
 @configclass
 class LabelledConfig:
-    """Size of the data set and of its clips. `fps` is the range from which the rate of a clip is drawn.
+    """Size of the data set and of its clips. `train` and `val` count clips of all classes; `fps` is a range.
 
     A clip that is not square is the middle of a square one.
     """
 
     classes: tuple[str, ...] = ()  # some of the motions; empty: all eight
-    per_class: PositiveInt = 30  # clips to train
-    val_per_class: PositiveInt = 15
-    seed: NonNegativeInt = 0
+    train: int = 240
+    val: int = 120
+    seed: int = 0
     seconds: float = 2.0
     fps: tuple[int, int] = (8, 8)
     width: int = 64
@@ -61,14 +60,22 @@ class LabelledConfig:
 
     def __post_init__(self) -> None:
         self._check_classes()
+        for name, count in (("train", self.train), ("val", self.val)):
+            if count < 1 or count % len(self.names):
+                raise UserError(
+                    f"{name} must be a number of clips that {len(self.names)} classes can share equally, "
+                    f"at least {len(self.names)}, got {count}"
+                )
         if not 1 <= self.fps[0] <= self.fps[1] <= 120:
             raise UserError(
-                f"fps must be two rates from 1 to 120, the lower first, got {self.fps[0]} and {self.fps[1]}"
+                f"fps must be a rate or a range like 15..30 within 1..120, got {self.fps[0]}..{self.fps[1]}"
             )
         if self.seconds * self.fps[0] < 2:
             raise UserError(f"a clip needs two frames; {self.seconds} s at {self.fps[0]} frames per second give fewer")
         if min(self.width, self.height) < 32 or self.width % 2 or self.height % 2:
-            raise UserError(f"size must be two even numbers from 32 up, like 160 120, got {self.width} {self.height}")
+            raise UserError(f"size must be two even numbers from 32 up, like 160x120, got {self.width}x{self.height}")
+        if self.seed < 0:
+            raise UserError(f"seed must be 0 or more, got {self.seed}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,9 +127,8 @@ def synthesize(folder: Path, config: LabelledConfig, *, workers: int) -> bool:
 def list_clips(config: LabelledConfig) -> Iterator[ClipSpec]:
     """Yield every clip in the order of groups.csv."""
     names = itertools.cycle(config.names)
-    train, val = (count * len(config.names) for count in (config.per_class, config.val_per_class))
-    for group in range(train + val):
-        yield ClipSpec(split="train" if group < train else "val", class_name=next(names), group=group)
+    for group in range(config.train + config.val):
+        yield ClipSpec(split="train" if group < config.train else "val", class_name=next(names), group=group)
 
 
 def render_clip(spec: ClipSpec, config: LabelledConfig) -> tuple[np.ndarray, int]:

@@ -1,6 +1,6 @@
 """What the numbers of decoded frames mean, and the one form in which frames are stored.
 
-Frames are stored as BT.601 with limited range and tagged so; decoders that ignore the tags assume
+Frames are stored as BT.601 with limited range (JPEG: full range) and tagged so; decoders that ignore the tags assume
 the same. Frames are read by their own tags. Where these are missing, FFmpeg's rules hold: YUV is BT.601 of limited
 range, whatever its size; grey, RGB and JPEG have full range. Primaries and transfer curves are not converted.
 """
@@ -61,8 +61,9 @@ def with_known_matrix(frame: VideoFrame) -> VideoFrame:
 class StoredForm:
     """Converts frames to the size, layout and colours in which they are stored."""
 
-    def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
+    def __init__(self, width: int, height: int, format: str) -> None:
+        self.width, self.height, self._format = width, height, format
+        self._range = ColorRange.JPEG if format == "yuvj420p" else ColorRange.MPEG
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
@@ -71,9 +72,9 @@ class StoredForm:
             as_plain(with_known_matrix(frame)),
             width=self.width,
             height=self.height,
-            format="yuv420p",
+            format=self._format,
             dst_colorspace=Colorspace.SMPTE170M,
-            dst_color_range=ColorRange.MPEG,
+            dst_color_range=self._range,
             interpolation=Interpolation.BICUBIC,
             threads=1,
         )

@@ -12,6 +12,7 @@ import av.error
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from videomae.core.errors import UserError
@@ -22,6 +23,9 @@ SUFFIXES = (
 )  # fmt: skip
 MAX_PIXELS = 8192 * 4608
 MAX_FRAMES = 1_000_000
+# Pixels decoded for one request, returned or not: 33,000 full-HD frames, one or two minutes on one core. A video that
+# needs more, such as a long one without keyframes, must be re-encoded first; building shards has no limit.
+MAX_DECODED_PIXELS = 1 << 36
 _DEFAULT_BONUS = 5_000_000  # pixels that the default stream may be smaller than another: FFmpeg's
 _PACKET_SLACK = 1 << 20  # bytes of packets allowed beyond twice the file size: headers that the demuxer adds
 DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}  # the stream may declare larger frames than its container does
@@ -33,6 +37,27 @@ VideoSource = bytes | Path
 
 class VideoError(UserError):
     """A video that cannot be used; the message says why."""
+
+
+class DecodeBudget:
+    """Limits the pixels decoded for one request to MAX_DECODED_PIXELS. Its methods raise VideoError beyond that."""
+
+    def __init__(self) -> None:
+        self._decoded = 0
+
+    def check(self, frames: int, width: int, height: int) -> None:
+        """Check that `frames` more frames fit, by the frame size that the container declares."""
+        if self._decoded + frames * width * height > MAX_DECODED_PIXELS:
+            raise VideoError(
+                f"this request needs {frames} decoded frames of {width}x{height}; at most {MAX_DECODED_PIXELS} pixels"
+                " are decoded: re-encode the video with more keyframes, as building shards does"
+            )
+
+    def charge(self, decoder: VideoCodecContext) -> None:
+        """Count one decoded packet, by the decoder's frame size, which may exceed the one the container declares."""
+        self._decoded += decoder.width * decoder.height
+        if self._decoded > MAX_DECODED_PIXELS:
+            raise VideoError(f"this request needs more than {MAX_DECODED_PIXELS} decoded pixels")
 
 
 @contextlib.contextmanager
@@ -59,8 +84,10 @@ def open_video(source: VideoSource) -> Iterator[tuple[InputContainer, VideoStrea
             stream.codec_context.thread_count = 1
             stream.codec_context.options = dict(DECODER_OPTIONS)
             yield container, stream
-    except (av.error.FFmpegError, OSError, UnicodeError, OverflowError) as error:
-        raise VideoError(f"not a readable video: {getattr(error, 'strerror', None) or error}") from None
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"not a readable video: {error.strerror or error}") from None
+    except (UnicodeError, OverflowError) as error:
+        raise VideoError(f"not a readable video: {error}") from None
 
 
 def _shown_stream(streams: Sequence[VideoStream]) -> VideoStream:
@@ -74,6 +101,15 @@ def _shown_stream(streams: Sequence[VideoStream]) -> VideoStream:
         return stream.width * stream.height + _DEFAULT_BONUS * bool(stream.disposition & Disposition.default)
 
     return max(known, key=rank) if known else moving[0]
+
+
+def other_streams(container: InputContainer, stream: VideoStream) -> list[str]:
+    """The sizes of the other video streams, which are not shown."""
+    return [
+        f"{other.width}x{other.height}"
+        for other in container.streams.video
+        if other is not stream and other.codec_context is not None and not other.disposition & Disposition.attached_pic
+    ]
 
 
 def _check_limits(container: InputContainer, stream: VideoStream, file_bytes: int) -> None:

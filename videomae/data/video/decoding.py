@@ -7,8 +7,7 @@ Shapes: T frames, H height, W width, C = 3 (RGB).
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +24,7 @@ from av.video.stream import VideoStream
 from videomae.data.video.color import with_known_matrix
 from videomae.data.video.container import (
     DECODER_OPTIONS,
+    DecodeBudget,
     VideoError,
     VideoSource,
     iter_packets,
@@ -122,18 +122,16 @@ def decode_with_demuxer(
         numbered = _number_packets(container, stream)
         if not wanted or min(wanted) < 0 or max(wanted) >= numbered.frames:
             raise VideoError(f"got frame numbers {wanted[:1]}..{wanted[-1:]} of a video of {numbered.frames} frames")
-        opened = (stream.width, stream.height)
+        budget, opened = DecodeBudget(), (stream.width, stream.height)
         crops: CropCollector | None = None
-        if numbered.timed:
-            pending = set(wanted)
-            runs = _packet_runs(numbered.packets, pending)
-            frames = (each for run in runs for each in _decode_run(stream.codec_context, run, pending))
-            for index, frame in frames:
-                if crops is None and (frame.width, frame.height) != opened:  # the first frame tells the size
-                    break
-                crops = crops or CropCollector(wanted, boxes, Display.of(stream, frame))
-                crops.add(index, frame)
+        select = _select_by_number if numbered.timed else _select_by_count
+        for index, frame in select(stream, numbered.packets, set(wanted), budget):
+            if crops is None and (frame.width, frame.height) != opened:  # the first frame tells the size
+                break
+            crops = crops or CropCollector(wanted, boxes, Display.of(stream, frame))
+            crops.add(index, frame)
     if crops is None or crops.missing:  # streams with intra-refresh mark keyframes that cannot be decoded alone
+        budget.check(numbered.frames, stream.width, stream.height)
         crops = _decode_from_start(source, wanted, boxes)
     if crops.missing:
         raise VideoError(
@@ -183,14 +181,23 @@ def _decode_mp4(track: Mp4Track, wanted: list[int], boxes: Sequence[Box] | None)
 
 
 def _select_from_mp4(track: Mp4Track, wanted: set[int], decoder: VideoCodecContext) -> Iterator[tuple[int, VideoFrame]]:
-    """Yield the wanted frames with their numbers, without decoding other non-reference frames: none depends on them."""
+    """Like `_select_by_number`, but drops non-reference frames that are not wanted: no other frame depends on them."""
     decoder.extradata, decoder.thread_count, decoder.options = track.extradata, 1, dict(DECODER_OPTIONS)
     times = sorted(packet.pts for packet in track.packets)
-    index_of = {times[index]: index for index in wanted}
-    for run in _packet_runs(track.packets, set(index_of)):
-        needed = [packet for packet in run if packet.pts in index_of or track.is_reference(packet)]
-        for time, frame in _decode_run(decoder, (_av_packet(track, packet) for packet in needed), index_of):
-            yield index_of[time], frame
+    index_of, budget = {times[index]: index for index in wanted}, DecodeBudget()
+    runs = [
+        [packet for packet in run if packet.pts in index_of or track.is_reference(packet)]
+        for run in _packet_runs(track.packets, set(index_of))
+    ]
+    budget.check(sum(map(len, runs)), track.width, track.height)
+    for run in runs:
+        for packet in [*run, None]:
+            for frame in decoder.decode(packet and _av_packet(track, packet)):
+                if frame.pts in index_of:
+                    yield index_of[frame.pts], frame
+            if packet is not None:
+                budget.charge(decoder)
+        decoder.flush_buffers()
 
 
 def _av_packet(track: Mp4Track, stored: Mp4Packet) -> Packet:
@@ -222,15 +229,20 @@ def _number_packets(container: InputContainer, stream: VideoStream) -> _Numbered
     return _Numbered(packets=packets, timed=numbering.by_packet is not None, frames=frames)
 
 
-def _decode_run(
-    decoder: VideoCodecContext, packets: Iterable[Packet], pending: Container[int]
+def _select_by_number(
+    stream: VideoStream, packets: list[Packet], pending: set[int], budget: DecodeBudget
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode packets from a keyframe on; yield the frames whose times are pending."""
-    for packet in itertools.chain(packets, (None,)):
-        for frame in decoder.decode(packet):
-            if frame.pts is not None and frame.pts in pending:
-                yield frame.pts, frame
-    decoder.flush_buffers()
+    """Decode from keyframes to the pending frames; yield each with its number."""
+    runs = _packet_runs(packets, pending)
+    budget.check(sum(map(len, runs)), stream.width, stream.height)
+    for run in runs:
+        for packet in [*run, None]:
+            for frame in stream.codec_context.decode(packet):
+                if frame.pts in pending:
+                    yield frame.pts, frame
+            if packet is not None:
+                budget.charge(stream.codec_context)
+        stream.codec_context.flush_buffers()
 
 
 def _packet_runs(packets: list[AnyPacket], pending: set[int]) -> list[list[AnyPacket]]:
@@ -250,3 +262,20 @@ def _packet_runs(packets: list[AnyPacket], pending: set[int]) -> list[list[AnyPa
             start = min(start, runs.pop()[0])
         runs.append((start, position + 1))
     return [packets[start:stop] for start, stop in runs]
+
+
+def _select_by_count(
+    stream: VideoStream, packets: list[Packet], wanted: set[int], budget: DecodeBudget
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decode from the start and count, for containers without usable timestamps."""
+    count, last = 0, max(wanted)
+    budget.check(last + 1, stream.width, stream.height)
+    for packet in [*packets, None]:
+        for frame in stream.codec_context.decode(packet):
+            if count in wanted:
+                yield count, frame
+            count += 1
+            if count > last:
+                return
+        if packet is not None:
+            budget.charge(stream.codec_context)

@@ -15,9 +15,9 @@ from av.container import OutputContainer
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
-from pydantic import Field, PositiveInt
 
 from videomae.core.config import configclass
+from videomae.core.errors import UserError
 from videomae.data.video.color import STORED_MATRIX, StoredForm
 from videomae.data.video.container import (
     MAX_FRAMES,
@@ -38,13 +38,27 @@ class EncodingConfig:
     With `fast_decode`, B-frames are non-reference frames, so a reader that samples with a stride skips most of them.
     """
 
-    short_side: int | None = Field(256, ge=16)  # pixels; None keeps the source's size; never upscaled
-    fps: float | None = Field(15.0, gt=0, le=1000)  # recipes sample 15 or less; None keeps the source's; never raised
-    gop: PositiveInt = 32  # frames from one keyframe to the next; 16 takes more bytes and decodes no faster
-    b_frames: int = Field(3, ge=0, le=16)  # between two other frames
-    crf: int = Field(23, ge=0, le=51)  # x264's constant rate factor; lower is better and larger
+    short_side: int | None = 256  # pixels; None keeps the source's size; never upscaled
+    fps: float | None = 15.0  # recipes sample clips at 15 fps or less; None keeps the source's rate; never raised
+    codec: Literal["h264", "jpeg"] = "h264"  # jpeg: intra-coded frames, many times the bytes
+    gop: int = 32  # h264: frames from one keyframe to the next; 16 takes more bytes and decodes no faster
+    b_frames: int = 3  # h264: between two other frames
+    crf: int = 23  # h264: x264's constant rate factor; lower is better and larger
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower"] = "veryfast"
-    fast_decode: bool = True  # a third more bytes, two thirds of the decoding time
+    jpeg_quantizer: int = 3  # jpeg: from 2 (best) to 31
+    fast_decode: bool = True  # h264: a third more bytes, two thirds of the decoding time
+
+    def __post_init__(self) -> None:
+        if self.short_side is not None and self.short_side < 16:
+            raise UserError(f"short_side must be at least 16 pixels, got {self.short_side}")
+        if self.fps is not None and not (0 < self.fps <= 1000):
+            raise UserError(f"fps must be between 0 and 1000, got {self.fps}")
+        if not 2 <= self.jpeg_quantizer <= 31:
+            raise UserError(f"jpeg_quantizer must be from 2 to 31, got {self.jpeg_quantizer}")
+        if not 0 <= self.b_frames <= 16:
+            raise UserError(f"b_frames must be from 0 to 16, got {self.b_frames}")
+        if self.gop < 1 or not 0 <= self.crf <= 51:
+            raise UserError(f"gop must be at least 1 and crf from 0 to 51, got gop={self.gop} crf={self.crf}")
 
 
 def encode(frames: Iterable[FrameHWC], fps: float, config: EncodingConfig) -> bytes:
@@ -88,9 +102,9 @@ def _mux(frames: Iterable[VideoFrame], fps: Fraction, config: EncodingConfig, di
     file = io.BytesIO()
     options = {"fflags": "+bitexact", "movflags": "-write_colr"}  # the tags are in the stream, where `parse_mp4` reads
     with av.open(file, mode="w", format="mp4", options=options) as container:
-        stream = _h264_stream(container, fps, config)
+        stream = _output_stream(container, fps, config)
         stream.width, stream.height = display.orientation.size(width, height)
-        form = StoredForm(width, height)
+        form = StoredForm(width, height, str(stream.pix_fmt))
         for number, frame in enumerate(_stored(frames, form, display)):
             frame.pts, frame.time_base = number, 1 / fps
             frame.pict_type = PictureType.NONE
@@ -111,6 +125,12 @@ def _stored(frames: Iterable[VideoFrame], form: StoredForm, display: Display) ->
         yield converted
 
 
+def _output_stream(container: OutputContainer, fps: Fraction, config: EncodingConfig) -> VideoStream:
+    stream = _jpeg_stream(container, fps, config) if config.codec == "jpeg" else _h264_stream(container, fps, config)
+    stream.codec_context.colorspace = STORED_MATRIX
+    return stream
+
+
 def _h264_stream(container: OutputContainer, fps: Fraction, config: EncodingConfig) -> VideoStream:
     options = {
         "crf": str(config.crf),
@@ -129,6 +149,18 @@ def _h264_stream(container: OutputContainer, fps: Fraction, config: EncodingConf
         options["x264-params"] += ":b-adapt=0:b-pyramid=none:weightb=0:aq-mode=0"
     stream = container.add_stream("libx264", rate=fps, options=options)
     stream.pix_fmt = "yuv420p"
-    stream.codec_context.colorspace = STORED_MATRIX
     stream.codec_context.color_range = ColorRange.MPEG
+    return stream
+
+
+def _jpeg_stream(container: OutputContainer, fps: Fraction, config: EncodingConfig) -> VideoStream:
+    options = {
+        "threads": "1",
+        "flags": "+bitexact",
+        "qmin": str(config.jpeg_quantizer),
+        "qmax": str(config.jpeg_quantizer),
+    }
+    stream = container.add_stream("mjpeg", rate=fps, options=options)
+    stream.pix_fmt = "yuvj420p"
+    stream.codec_context.color_range = ColorRange.JPEG
     return stream

@@ -22,7 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from videomae.data.video.color import hdr_curve
-from videomae.data.video.container import VideoError, VideoSource, iter_packets, open_video
+from videomae.data.video.container import VideoError, VideoSource, iter_packets, open_video, other_streams
 from videomae.data.video.display import Display, require_same_aspect, square_or
 from videomae.data.video.timing import Timeline, timeline
 
@@ -44,9 +44,14 @@ class Stamp:
 
     @classmethod
     def of(cls, packet: Packet, codec: str) -> Stamp:
-        hidden = codec == "vp8" and not memoryview(packet)[0] & 16  # only a reference (RFC 6386, section 9.1)
+        hidden = codec == "vp8" and not packet_shows_vp8(packet)
         shown = not (packet.is_discard or hidden)
         return cls(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, shown)
+
+
+def packet_shows_vp8(packet: Packet) -> bool:
+    """Whether a VP8 frame is shown; others are only references (RFC 6386, section 9.1)."""
+    return bool(memoryview(packet)[0] & 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,7 @@ class Flaws:
     concealed: list[int] = field(default_factory=list)
     missing: int = 0
     transfer: str = ""  # the name of an HDR curve
+    others: tuple[str, ...] = ()  # sizes of further video streams
 
     def remarks(self) -> tuple[str, ...]:
         """A sentence for each kind of flaw."""
@@ -107,6 +113,8 @@ class Flaws:
             found.append(f"{self.missing} frame(s) cannot be decoded; the one before is held in their place")
         if self.transfer:
             found.append(f"HDR by {self.transfer}, which is not mapped to the usual range of brightness: it looks flat")
+        if self.others:
+            found.append(f"further video streams are not taken: {', '.join(self.others)}")
         return tuple(found)
 
 
@@ -221,7 +229,7 @@ def open_numbered(source: VideoSource) -> Iterator[NumberedVideo]:
     with open_video(source) as (container, stream):
         numbering = number_frames(container, stream, iter_packets(container, stream))
     with open_video(source) as (container, stream):
-        flaws = Flaws()
+        flaws = Flaws(others=tuple(other_streams(container, stream)))
         frames = _decode_numbered(container, stream, numbering, flaws)
         first = next(frames, None)
         if first is None:

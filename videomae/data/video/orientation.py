@@ -73,7 +73,7 @@ class Orientation:
         return frame[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
 
     def show_yuv420p(self, frame: VideoFrame) -> VideoFrame:
-        """A stored yuv420p frame of even size as it is shown; its times and tags are not kept."""
+        """A stored yuv420p or yuvj420p frame of even size as it is shown; its times and tags are not kept."""
         width, height = frame.width, frame.height
         flat = np.asarray(frame.to_ndarray(), np.uint8).ravel()
         ends = (0, width * height, width * height * 5 // 4, width * height * 3 // 2)

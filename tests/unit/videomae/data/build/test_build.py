@@ -84,7 +84,7 @@ def test_a_second_build_reuses_the_first_or_says_what_differs(videos: Path, tmp_
     with pytest.raises(BuildError, match=r"short_side: 24 -> 20.*--overwrite"):
         build(find_sources(videos), out, other)
     write_video(videos / "train" / "Calm" / "new.mp4", 77)
-    with pytest.raises(BuildError, match=r"1 source file\(s\) added, removed or changed, such as train/Calm/new.mp4"):
+    with pytest.raises(BuildError, match=r"1 source file\(s\) added, such as train/Calm/new.mp4"):
         build(find_sources(videos), out, SMALL)
     assert contents(out) == before
     assert not build(find_sources(videos), out, SMALL, overwrite=True).reused
@@ -203,6 +203,13 @@ def test_a_video_that_kills_its_decoder_is_skipped(
     assert manifest.samples == 3
 
 
+def test_bytes_can_bound_a_shard(videos: Path, tmp_path: Path) -> None:
+    config = BuildConfig(encoding=SMALL.encoding, bytes_per_shard=1)
+    assert [
+        shard.samples for shard in build(find_sources(videos), tmp_path / "out", config).manifests["val"].shards
+    ] == [1] * 4
+
+
 def test_another_folder_is_never_overwritten_unasked(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
@@ -210,6 +217,15 @@ def test_another_folder_is_never_overwritten_unasked(videos: Path, tmp_path: Pat
         with pytest.raises(BuildError, match="not a build of shards"):
             build(find_sources(videos), tmp_path / "out", SMALL, overwrite=overwrite)
     assert (tmp_path / "out" / "thesis.tex").read_text() == "precious"
+
+
+def test_copies_across_splits_are_reported(videos: Path, tmp_path: Path) -> None:
+    shutil.copy(videos / "train" / "Calm" / "clip3.mp4", videos / "val" / "Calm" / "copy.mp4")
+    manifests = build(find_sources(videos), tmp_path / "out", SMALL).manifests
+    (copy,) = manifests["val"].duplicates
+    assert (copy.key.split("-")[1], copy.other_split, copy.other_source) == ("copy", "train", "train/Calm/clip3.mp4")
+    (original,) = manifests["train"].duplicates
+    assert (original.other_split, original.other_source) == ("val", "val/Calm/copy.mp4")
 
 
 def test_frame_folders_are_videos(tmp_path: Path, videos: Path) -> None:
@@ -228,6 +244,7 @@ def test_frame_folders_are_videos(tmp_path: Path, videos: Path) -> None:
     assert reader.entry(0).group == "abcdefghijk"
     info = probe(reader.read(0).video)
     assert (info.frames, info.fps) == (6, 15.0)
+    assert manifest.duplicates  # train and val hold the same frames
 
 
 def test_groups_come_from_the_csv_the_name_or_the_clip(videos: Path, write_video: Any) -> None:
@@ -267,15 +284,15 @@ def test_the_command_reports_and_fails_cleanly(
     assert main(["shards", *command, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["splits"]["train"] | {"bytes": 0} == {
-        "samples": 8, "shards": 1, "classes": 2, "bytes": 0, "skipped": 0, "remarks": 0,
+        "samples": 8, "shards": 1, "classes": 2, "bytes": 0, "skipped": 0, "remarks": 0, "duplicates": 0,
     }  # fmt: skip
     assert main(["shards", *command]) == 0
     assert "reusing the shards" in capsys.readouterr().out
-    assert main(["shards", *command, "--crf", "99"]) == 2
+    assert main(["shards", *command, "--gop", "0"]) == 2
     assert main(["shards", "build", str(tmp_path / "none"), str(tmp_path / "out2")]) == 2
     captured = capsys.readouterr()
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-    assert "encoding.crf: got 99; Input should be less than or equal to 51" in errors[0]
+    assert "gop must be at least 1" in errors[0]
     assert "no folder at" in errors[1]
     assert "Traceback" not in captured.err
 
@@ -283,9 +300,10 @@ def test_the_command_reports_and_fails_cleanly(
 @pytest.mark.parametrize(
     ("words", "size", "shards"),
     [
-        (["--compact", "--crf", "30"], 24, 1),
+        (["--jpeg"], 24, 1),
+        (["--compact", "--gop", "4", "--preset", "ultrafast", "--crf", "30"], 24, 1),
         (["--short-side", "0", "--fps", "0", "--samples-per-shard", "3"], 32, 3),
-        (["--samples-per-shard", "1", "--workers", "2"], 24, 8),
+        (["--bytes-per-shard", "1", "--workers", "2"], 24, 8),
     ],
 )
 def test_every_kind_of_shards_the_command_makes_is_whole_and_read(

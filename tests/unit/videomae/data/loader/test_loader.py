@@ -83,7 +83,9 @@ def damage(folder: Path, *keys: str) -> None:
                 file.write(b"#")
 
 
-@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 3, "prefetch": 1}])
+@pytest.mark.parametrize(
+    "options", [{"workers": 1}, {"workers": 3, "prefetch": 1}, {"workers": 1, "start_method": "spawn"}]
+)
 def test_workers_change_nothing(folder: Path, options: dict[str, object]) -> None:
     assert stream(folder, **options) == stream(folder)
 
@@ -131,6 +133,7 @@ def test_a_replacement_has_the_weight_of_its_place(folder: Path) -> None:
     [
         (QuotaConfig(samples=1), "quota.samples"),
         (QuotaConfig(fraction=0.02), "quota.fraction"),
+        (QuotaConfig(per_shard=1), "quota.per_shard in 000000.tar"),
     ],
 )
 def test_quotas_end_the_run(folder: Path, quota: QuotaConfig, said: str) -> None:

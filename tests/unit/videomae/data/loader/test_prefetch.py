@@ -35,7 +35,7 @@ class Copies(RemoteFolder):
         draft.write_bytes((self.source / name).read_bytes())
         draft.replace(target)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, most: int = 1 << 28) -> bytes:
         return (self.source / name).read_bytes()
 
 

@@ -51,13 +51,26 @@ def test_what_other_ranks_append_counts(tmp_path: Path) -> None:
         ranks[0].record(fault("e"), step=2)
 
 
-def test_the_fraction_is_of_the_run(tmp_path: Path) -> None:
-    quota = QuotaConfig(fraction=0.02)
+@pytest.mark.parametrize(
+    ("quota", "said"), [(QuotaConfig(fraction=0.02), "quota.fraction"), (QuotaConfig(per_shard=2), "quota.per_shard")]
+)
+def test_every_quota_is_of_the_run(tmp_path: Path, quota: QuotaConfig, said: str) -> None:
     ranks = [Quarantine(tmp_path / "quarantine.jsonl", quota, samples=100) for _ in range(3)]
     ranks[0].record(fault("a"), step=1)
     ranks[1].record(fault("b"), step=1)
-    with pytest.raises(BadSampleError, match=r"3 bad samples, 2 allowed by quota\.fraction"):
+    with pytest.raises(BadSampleError, match=f"3 bad samples, 2 allowed by {said}"):
         ranks[2].record(fault("c"), step=1)
+
+
+def test_a_list_that_is_emptied_while_the_run_goes_on_is_read_from_its_beginning(tmp_path: Path) -> None:
+    file = tmp_path / "quarantine.jsonl"
+    ranks = [Quarantine(file, QuotaConfig(samples=3), samples=100) for _ in range(2)]
+    for key in ("a", "b"):
+        ranks[0].record(fault(key), step=1)
+    file.write_text("")
+    ranks[1].record(fault("c"), step=1)
+    with pytest.raises(BadSampleError, match="4 bad samples"):
+        ranks[0].record(fault("d"), step=1)
 
 
 def append(file: Path, rank: int, ready: Barrier) -> None:

@@ -1,7 +1,10 @@
 """Buffers carry any batch unchanged, are not reused while a tensor in them lives, and become free afterwards."""
 
+import errno
 import gc
 import io
+import os
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +152,21 @@ def test_without_a_buffer_a_batch_is_copied_by_the_loader() -> None:
     assert values(handle.open()) == values(mixed(4))
 
 
+def test_without_memory_files_there_are_no_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    assert SharedBatchPool(3).acquire() is None
+
+
+def test_without_room_for_buffers_there_are_none_in_spawned_workers_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    pool = pickle.loads(pickle.dumps(SharedBatchPool(3)))
+    assert pool.acquire() is None
+    assert values(pool.pack(None, lambda _: mixed(1)).content) == values(mixed(1))
+
+
 def test_a_handle_finds_its_own_pool() -> None:
     one, other = SharedBatchPool(1), SharedBatchPool(1)
     handles: list[BatchHandle[Mixed]] = [each.pack(each.acquire(), lambda _: mixed(2)) for each in (one, other)]
@@ -157,3 +175,22 @@ def test_a_handle_finds_its_own_pool() -> None:
     del batches
     gc.collect()
     assert (one.acquire(), other.acquire()) == (0, 0)
+
+
+def test_what_is_more_than_its_values_is_carried_by_value() -> None:
+    """Not with the whole buffer, where it lies in one."""
+
+    def make(buffer: BatchBuffer) -> list[Tensor]:
+        assert buffer.alloc is not None
+        plain = buffer.alloc((64,)).copy_(torch.arange(64, dtype=torch.uint8))
+        conjugate = plain.view(torch.complex64).conj()
+        return [plain, torch.nn.Parameter(plain.view(torch.float32)), conjugate]
+
+    pool = SharedBatchPool(1)
+    handle = pool.pack(pool.acquire(), make)
+    assert isinstance(handle.content, bytes)
+    assert len(handle.content) < 5000
+    plain, parameter, conjugate = handle.open()
+    assert plain.tolist() == list(range(64))
+    assert torch.equal(parameter, plain.view(torch.float32))
+    assert torch.equal(conjugate, plain.view(torch.complex64).conj())

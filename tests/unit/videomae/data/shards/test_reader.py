@@ -35,7 +35,7 @@ class Copies(RemoteFolder):
             raise self._fault
         shutil.copy(self._source / name, target)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, *, most: int = 1 << 28) -> bytes:
         return (self._source / name).read_bytes()
 
 

@@ -14,23 +14,9 @@ from launch.commands.shards import synthesize as command
 from videomae.data.synthetic import synthesize
 from videomae.data.synthetic.synthesize import LabelledConfig, SynthesisError, list_clips, render_clip
 
-SMALL = LabelledConfig(
-    classes=("left", "grow"), per_class=2, val_per_class=1, seconds=0.5, fps=(8, 12), width=64, height=48
-)
-SMALL_WORDS = (
-    "--classes",
-    "left,grow",
-    "--per-class",
-    "2",
-    "--val-per-class",
-    "1",
-    "--seconds",
-    "0.5",
-    "--fps",
-    "8",
-    "12",
-)
-SMALL_WORDS += ("--size", "64", "48", "--workers", "1")
+SMALL = LabelledConfig(classes=("left", "grow"), train=4, val=2, seconds=0.5, fps=(8, 12), width=64, height=48)
+SMALL_WORDS = ("--classes", "left,grow", "--train", "4", "--val", "2", "--seconds", "0.5", "--fps", "8..12")
+SMALL_WORDS += ("--size", "64x48", "--workers", "1")
 
 
 def run(*words: str | Path) -> int:
@@ -76,9 +62,7 @@ def test_the_set_is_a_function_of_its_options_whatever_the_workers(tmp_path: Pat
 
 
 def test_no_two_clips_are_the_same_and_narrow_ones_are_the_middle() -> None:
-    wide, square = (
-        LabelledConfig(per_class=1, val_per_class=1, seconds=0.5, width=64, height=height) for height in (48, 64)
-    )
+    wide, square = (LabelledConfig(train=8, val=8, seconds=0.5, width=64, height=height) for height in (48, 64))
     clips = [render_clip(spec, wide)[0] for spec in list_clips(wide)]
     assert len({clip_THWC.tobytes() for clip_THWC in clips}) == 16
     whole_THWC, _ = render_clip(next(list_clips(square)), square)
@@ -129,12 +113,15 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--per-class", "0"), "per_class: got 0; Input should be greater than 0"),
+        (("--train", "12"), "8 classes can share equally, at least 8, got 12"),
+        (("--val", "0"), "8 classes can share equally, at least 8, got 0"),
         (("--classes", "left,wright"), "unknown class 'wright'; the motions are right, left"),
         (("--classes", "left"), "two or more different motions"),
         (("--seconds", "0.01"), "needs two frames"),
-        (("--size", "33", "40"), "even numbers"),
-        (("--fps", "30", "15"), "the lower first, got 30 and 15"),
+        (("--size", "33x40"), "even numbers"),
+        (("--fps", "30..15"), "range like 15..30"),
+        (("--fps", "fast"), "frame rate like 25 or a range like 15..30"),
+        (("--size", "160"), "WIDTHxHEIGHT like 160x120"),
     ],
 )
 def test_impossible_options_are_refused(
@@ -147,5 +134,5 @@ def test_impossible_options_are_refused(
 
 def test_the_defaults_of_the_command_are_those_of_the_config() -> None:
     defaults, default = {parameter.name: parameter.default for parameter in command.params}, LabelledConfig()
-    for name in ("per_class", "val_per_class", "seed", "seconds", "fps"):
+    for name in ("train", "val", "seed", "seconds"):
         assert defaults[name] == getattr(default, name)

@@ -89,3 +89,5 @@ def test_of_several_streams_the_default_one_or_the_largest_is_taken(
     info = probe(tmp_path / name, decode=True)
     assert (info.frames, info.width, info.height) == shown
     assert [number_of(frame) for frame in decode((tmp_path / name).read_bytes(), [3, 1])] == [3, 1]
+    assert len(info.remarks) == 1
+    assert info.remarks[0].startswith("further video streams are not taken: ")

@@ -14,6 +14,7 @@ from videomae.data.video import (
     VideoError,
     decode,
     decode_boxes,
+    decode_with_demuxer,
     iter_frames,
     probe,
     transcode,
@@ -63,6 +64,13 @@ def test_display_matrices_are_applied(tmp_path: Path, turn: str, name: str) -> N
     whole = transcode(path, EncodingConfig(short_side=None, fps=None, crf=1))
     assert parse_mp4(whole) is not None  # nothing left to turn
     assert np.abs(decode(whole, range(6)).astype(int) - expected).mean() < 4
+
+
+def test_jpegs_are_turned_when_packed(tmp_path: Path) -> None:
+    matrix, show = TURNS["clockwise"]
+    stored = transcode(turned(tmp_path / "a.mp4", *matrix), EncodingConfig(short_side=None, codec="jpeg"))
+    plain = decode(write(tmp_path / "b.mp4", range(6)), [0])[0]
+    assert np.abs(decode_with_demuxer(stored, [0])[0][0].astype(int) - show(plain)).mean() < 4
 
 
 def test_other_angles_are_refused(tmp_path: Path) -> None:

@@ -97,6 +97,17 @@ def test_encoding_is_deterministic_and_sized() -> None:
     assert probe(encode(frames, 5, EncodingConfig(short_side=500))).height == 60  # never enlarged, made even
 
 
+def test_frames_can_be_stored_as_jpegs() -> None:
+    smooth = counted_frames(7, height=64, width=96)
+    video = encode(smooth, 10, EncodingConfig(short_side=32, codec="jpeg"))
+    assert video == encode(smooth, 10, EncodingConfig(short_side=32, codec="jpeg"))
+    assert video.count(b"\xff\xd8\xff") == 7
+    assert (probe(video).frames, probe(video).width) == (7, 48)
+    assert np.abs(decode(video, [6, 0]).astype(int) - smooth[[6, 0], ::2, ::2]).mean() < 3
+    finest = encode(smooth, 10, EncodingConfig(codec="jpeg", jpeg_quantizer=2))
+    assert len(encode(smooth, 10, EncodingConfig(codec="jpeg", jpeg_quantizer=20))) < len(finest)
+
+
 def test_memory_left_by_others_does_not_show_in_the_bytes() -> None:
     noise = RNG.integers(0, 255, (6, 24, 36, 3), dtype=np.uint8)
     outcomes = set()
