@@ -32,7 +32,6 @@ class FinetuneDataConfig(ClipsConfig):
     look_alikes: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.labels_per_class is not None and self.label_fraction is not None:
             raise UserError("labels_per_class and label_fraction exclude each other; remove one")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:

@@ -268,7 +268,7 @@ def show(folder: Path, *, sheet: Path | None, clips: int, as_json: bool) -> None
     FOLDER is a folder or URL of shards, or of one split.
     """
     from videomae.core.progress import log_to
-    from videomae.data.build.dataset_card import dataset_card, write_contact_sheet
+    from videomae.data.build.dataset_card import card_lines, dataset_card, write_contact_sheet
     from videomae.data.shards.reader import read_manifests
 
     log_to(None)
@@ -278,7 +278,7 @@ def show(folder: Path, *, sheet: Path | None, clips: int, as_json: bool) -> None
         sheets.append((sheet / manifest.split if sheet else manifest.folder) / "contact-sheet.png")
         write_contact_sheet(manifest, sheets[-1], clips=clips)
     if as_json:
-        click.echo(json.dumps({"splits": [asdict(each) for each in cards], "sheets": [str(path) for path in sheets]}))
+        click.echo(json.dumps({"splits": cards, "sheets": [str(path) for path in sheets]}))
         return
     for each, path in zip(cards, sheets, strict=True):
-        click.echo("\n".join([*each.lines(), f"  sheet       {path}"]))
+        click.echo("\n".join([*card_lines(each), f"  sheet       {path}"]))

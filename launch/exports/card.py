@@ -79,7 +79,7 @@ def _card(
 
 def _shards(settings: dict[str, Any]) -> str:
     shards = (settings.get("data") or {}).get("shards")
-    named = [shards] if isinstance(shards, str) else [one["shards"] for one in shards or () if "shards" in one]
+    named = [shards] if isinstance(shards, str) else [one["shards"] for one in shards or () if one.get("shards")]
     return f"Shards: {', '.join(map(_last_names, named))}." if named else "The shards are unknown."
 
 

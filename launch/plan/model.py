@@ -92,14 +92,12 @@ def read_training_data(config: Config) -> TrainingData:
 
 def _synthetic(config: PretrainConfig) -> tuple[float, float]:
     """The share of clips that are drawn, and the core seconds of one."""
-    shards = config.data.shards
-    sets = (shards,) if isinstance(shards, datasets.WeightedSynthetic) else () if isinstance(shards, str) else shards
-    drawn = [each for each in sets if isinstance(each, datasets.WeightedSynthetic)]
+    drawn = [(each.synthetic, each.weight) for each in config.data.shards if each.synthetic]
     if not drawn:
         return 0.0, 0.0
-    weight = sum(each.weight for each in drawn)
-    seconds = sum(each.weight * _draw_seconds(each.synthetic, config.encoder) for each in drawn)
-    return weight / sum(each.weight for each in sets), seconds / weight
+    share = sum(weight for _, weight in drawn)
+    seconds = sum(weight * _draw_seconds(synthetic, config.encoder) for synthetic, weight in drawn)
+    return share / sum(each.weight for each in config.data.shards), seconds / share
 
 
 def _draw_seconds(config: SyntheticConfig, encoder: EncoderConfig) -> float:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from pydantic import PositiveInt
+
 from videomae.core.config import configclass
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
@@ -25,16 +27,14 @@ Batch = TypeVar("Batch")
 class ClipsConfig:
     """The data settings that every training stage shares; the configs of the stages add their own."""
 
-    repeated_aug: int = 1  # clips from one decoded video, each cropped and masked anew (VideoMAEv2, section 3.2: 4)
+    repeated_aug: PositiveInt = (
+        1  # clips from one decoded video, each cropped and masked anew (VideoMAEv2, section 3.2: 4)
+    )
     # The last, incomplete batch of an epoch. drop: its samples are left out, different ones in each epoch. pad: each
     # sample comes exactly once an epoch, and the batch is filled with samples of weight 0 in loss and gradients. Such a
     # step averages over the real samples alone: the fewer they are, the noisier it is (health.spike covers it like any
     # step). Batch norm statistics include the padding, and samples_per_second counts it.
     partial: Partial = "drop"
-
-    def __post_init__(self) -> None:
-        if self.repeated_aug < 1:
-            raise UserError(f"repeated_aug must be at least 1, got {self.repeated_aug}")
 
 
 @dataclass(frozen=True, kw_only=True)

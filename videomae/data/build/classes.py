@@ -9,7 +9,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,13 +69,17 @@ def parse_label(value: object, place: str) -> Label | None:
     return text
 
 
-def resolve_classes(places: Mapping[Label, str], given: Sequence[str] = ()) -> Classes:
-    """The classes of the labels that occur. `places` says where each occurs; `given` names all classes in order.
+def resolve_classes(labels: Iterable[tuple[Label | None, str]], given: Sequence[str] = ()) -> Classes:
+    """The classes of labels, each with the place where it occurs; `given` names all classes in order.
 
     Raises:
         LabelError: labels mix names and numbers, are none of the given classes, or are too far apart to be class
             numbers.
     """
+    places: dict[Label, str] = {}
+    for label, place in labels:
+        if label is not None:
+            places.setdefault(label, place)
     names = sorted(label for label in places if isinstance(label, str))
     numbers = sorted(label for label in places if isinstance(label, int))
     if names and numbers:
@@ -89,7 +93,6 @@ def resolve_classes(places: Mapping[Label, str], given: Sequence[str] = ()) -> C
         classes = _numbered_classes(places, numbers)
     else:
         classes = Classes(tuple(names))
-    _warn_of_names(classes.names)
     _warn_of_unused(classes, [classes.index(label) for label in places])
     return classes
 
@@ -142,15 +145,6 @@ def _numbered_classes(places: Mapping[Label, str], numbers: list[int]) -> Classe
     if first:
         _log.warning("no label is 0: the labels count from 1, and label 1 becomes the first class, named '1'")
     return Classes(tuple(str(number) for number in range(first, numbers[-1] + 1)), first)
-
-
-def _warn_of_names(names: Sequence[str]) -> None:
-    """Warn of classes that differ in case or blanks alone."""
-    alike: dict[str, str] = {}
-    for name in names:
-        other = alike.setdefault(re.sub(r"[\s_-]+", "", name).casefold(), name)
-        if other != name:
-            _log.warning("the classes %r and %r have almost the same name", other, name)
 
 
 def _warn_of_unused(classes: Classes, used: Sequence[int]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,80 +19,43 @@ from videomae.data.video import decode
 _SIDE, _GAP, _TEXT = 128, 4, 16  # pixels
 
 
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """Minimum, median and maximum of a quantity."""
-
-    min: float
-    median: float
-    max: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> Range:
-        return cls(min=min(values), median=float(np.median(values)), max=max(values))
-
-    def __str__(self) -> str:
-        return f"{self.min:g} / {self.median:g} / {self.max:g}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetCard:
-    """The statistics of one split."""
-
-    split: str
-    samples: int
-    shards: int
-    bytes: int
-    seconds: float
-    classes: dict[str, int]  # samples of each class
-    unlabelled: int
-    groups: int
-    frames: Range
-    fps: Range
-    short_side: Range
-    kilobytes: Range
-    skipped: int
-    remarks: int
-    duplicates: int
-
-    def lines(self) -> list[str]:
-        """The card as lines of text."""
-        counts = [f"{name} {count}" for name, count in self.classes.items()]
-        counts += [f"without a label {self.unlabelled}"] if self.unlabelled else []
-        return [
-            f"{self.split}: {self.samples} samples in {self.shards} shard(s), {self.bytes / 1e6:.1f} MB,"
-            f" {self.seconds / 60:.1f} minutes of video from {self.groups} sources",
-            f"  classes     {', '.join(counts)}",
-            f"  frames      {self.frames}  (min / median / max)",
-            f"  fps         {self.fps}",
-            f"  short side  {self.short_side} pixels",
-            f"  video       {self.kilobytes} kB",
-            f"  skipped     {self.skipped}, remarks {self.remarks}, duplicates in another split {self.duplicates}",
-        ]
-
-
-def dataset_card(manifest: Manifest) -> DatasetCard:
-    """Summarise the indexes of a split. Raises ShardError."""
+def dataset_card(manifest: Manifest) -> dict[str, Any]:
+    """The statistics of a split, from its manifest and indexes. Raises ShardError."""
     reader = ShardReader(manifest)
     entries = [reader.entry(number) for number in range(len(reader))]
     labels = Counter(entry.label for entry in entries)
-    return DatasetCard(
-        split=manifest.split,
-        samples=manifest.samples,
-        shards=len(manifest.shards),
-        bytes=manifest.counts["bytes"],
-        seconds=sum(entry.frames / entry.fps for entry in entries),
-        classes={name: labels[number] for number, name in enumerate(manifest.classes)},
-        unlabelled=labels[-1],
-        groups=len({entry.group for entry in entries}),
-        frames=Range.of([entry.frames for entry in entries]),
-        fps=Range.of([round(entry.fps, 2) for entry in entries]),
-        short_side=Range.of([min(entry.width, entry.height) for entry in entries]),
-        kilobytes=Range.of([round(entry.size / 1000, 1) for entry in entries]),
-        skipped=len(manifest.skipped),
-        remarks=manifest.counts["remarks"],
-        duplicates=len(manifest.duplicates),
-    )
+    return {
+        "split": manifest.split,
+        **manifest.counts,
+        "classes": {name: labels[number] for number, name in enumerate(manifest.classes)},
+        "unlabelled": labels[-1],
+        "groups": len({entry.group for entry in entries}),
+        "seconds": sum(entry.frames / entry.fps for entry in entries),
+        "frames": _range([entry.frames for entry in entries]),
+        "fps": _range([round(entry.fps, 2) for entry in entries]),
+        "short_side": _range([min(entry.width, entry.height) for entry in entries]),
+        "kilobytes": _range([round(entry.size / 1000, 1) for entry in entries]),
+    }
+
+
+def _range(values: Sequence[float]) -> dict[str, float]:
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
+
+
+def card_lines(card: dict[str, Any]) -> list[str]:
+    """The card as lines of text."""
+    counts = [f"{name} {count}" for name, count in card["classes"].items()]
+    counts += [f"without a label {card['unlabelled']}"] if card["unlabelled"] else []
+    return [
+        f"{card['split']}: {card['samples']} samples in {card['shards']} shard(s), {card['bytes'] / 1e6:.1f} MB,"
+        f" {card['seconds'] / 60:.1f} minutes of video from {card['groups']} sources",
+        f"  classes     {', '.join(counts)}",
+        *(
+            f"  {name:<12}{card[name]['min']:g} / {card[name]['median']:g} / {card[name]['max']:g}"
+            for name in ("frames", "fps", "short_side", "kilobytes")
+        ),
+        f"  skipped     {card['skipped']}, remarks {card['remarks']}, duplicates in another split {card['duplicates']}",
+    ]
 
 
 def write_contact_sheet(manifest: Manifest, file: Path, *, clips: int = 12, frames: int = 8) -> None:

@@ -65,7 +65,14 @@ def index_folder(folder: Path, *, classes: Sequence[str] = (), workers: int = 1)
         if not any(found[tar] for tar in tars):
             first = f": {skipped[path][0].source}: {skipped[path][0].reason}" if skipped[path] else ""
             raise ShardError(f"no usable sample in {path}{first}")
-    resolved = _resolve([each for entries in found.values() for each in entries], classes)
+    listed = [each for entries in found.values() for each in entries]
+    resolved = resolve_classes([(each.label, each.place) for each in listed], classes)
+    missing = [each for each in listed if each.label is None]
+    if 0 < len(missing) < len(listed):
+        _log.warning(
+            "%d of %d samples have no label, such as %s; pretraining takes them, fine-tuning refuses the split",
+            len(missing), len(listed), missing[0].place,
+        )  # fmt: skip
     return [
         _write_split(path, {tar: found[tar] for tar in tars}, resolved, skipped[path]) for path, tars in splits.items()
     ]
@@ -85,20 +92,6 @@ def _find_tars(folder: Path) -> dict[Path, list[Path]]:
     if packed:
         _log.warning("%d compressed tars are not indexed, such as %s; unpack them first", len(packed), packed[0])
     return splits
-
-
-def _resolve(found: Sequence[_Labelled], given: Sequence[str]) -> Classes:
-    places: dict[Label, str] = {}
-    for each in found:
-        if each.label is not None:
-            places.setdefault(each.label, each.place)
-    missing = [each for each in found if each.label is None]
-    if places and missing:
-        _log.warning(
-            "%d of %d samples have no label, such as %s; pretraining takes them, fine-tuning refuses the split",
-            len(missing), len(found), missing[0].place,
-        )  # fmt: skip
-    return resolve_classes(places, given)
 
 
 def _write_split(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from videomae.data.build.classes import UNLABELLED, Classes, Label, resolve_classes
+from videomae.data.build.classes import UNLABELLED, Classes, resolve_classes
 from videomae.data.build.list_reader import ListRow, is_video_name, read_list
 from videomae.data.build.sources import Listing, Source, source_group
 from videomae.data.build.text_files import read_lines
@@ -44,11 +44,7 @@ def list_from_files(
             f"{missing[0].place}: {missing[0].path} has no label; {len(missing)} of {len(every)} sources have none: "
             "add it, remove these lines, or pass --unlabelled to use all without classes"
         )
-    places: dict[Label, str] = {}
-    for row in labelled:
-        assert row.label is not None
-        places.setdefault(row.label, row.place)
-    resolved = resolve_classes(places, classes if labelled else ())
+    resolved = resolve_classes([(row.label, row.place) for row in labelled], classes if labelled else ())
     if labelled:
         _check_splits(rows, resolved)
     named = {
@@ -151,7 +147,6 @@ def _listing(folder: Path, rows: Mapping[str, Sequence[_Row]], classes: tuple[st
             Source(
                 path=folder / path,
                 name=path,
-                split=split,
                 class_name=name,
                 label=numbers.get(name, UNLABELLED),
                 group=_group(Path(path).stem if is_video_name(path) else Path(path).name, name),

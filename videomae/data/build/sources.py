@@ -38,7 +38,6 @@ class Source:
 
     path: Path
     name: str  # relative to the source folder, with forward slashes
-    split: str
     class_name: str
     label: int
     group: str
@@ -112,17 +111,7 @@ def _find_unlabelled(folder: Path) -> Listing:
     tree = SourceTree(folder).walk(folder)
     if not tree.found:
         raise SourceError(f"no videos under {folder}; wanted files ending in {', '.join(SUFFIXES)}")
-    sources = tuple(
-        Source(
-            path=path,
-            name=_name(folder, path),
-            split="train",
-            class_name="",
-            label=UNLABELLED,
-            group=source_group(_stem(path)),
-        )
-        for path in sorted(tree.found)
-    )
+    sources = tuple(_source(folder, path) for path in sorted(tree.found))
     return Listing(classes=(), splits={"train": sources}, left_out=tuple(tree.left_out))
 
 
@@ -138,13 +127,12 @@ def _find_labelled(folder: Path, splits: Mapping[str, Path]) -> Listing:
     for folder_split, by_class in found.items():
         split = "val" if folder_split == "test" and "val" not in found else folder_split
         listed[split] = tuple(
-            Source(
-                path=video,
-                name=_name(folder, video),
-                split=split,
+            _source(
+                folder,
+                video,
                 class_name=name,
                 label=classes.index(name),
-                group=groups.get((folder_split, name, _stem(video)), source_group(_stem(video))),
+                group=groups.get((folder_split, name, _stem(video))),
             )
             for name in sorted(by_class)
             for video in by_class[name]
@@ -227,5 +215,9 @@ def _stem(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def _name(folder: Path, path: Path) -> str:
-    return path.relative_to(folder).as_posix()
+def _source(
+    folder: Path, path: Path, *, class_name: str = "", label: int = UNLABELLED, group: str | None = None
+) -> Source:
+    name = path.relative_to(folder).as_posix()
+    group = source_group(_stem(path)) if group is None else group
+    return Source(path=path, name=name, class_name=class_name, label=label, group=group)

@@ -21,13 +21,11 @@ def read_lines(file: Path, wanted: str) -> list[str]:
     if not file.is_file():
         raise SourceError(f"no file at {file}; wanted {wanted}")
     content = file.read_bytes()
-    if b"\0" in content and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if b"\0" in content and not marked:
         raise SourceError(f"{file} is not text; wanted {wanted}")
     try:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            text = content.decode("utf-16")
-        else:
-            text = content.decode("utf-8-sig")
+        text = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
         _log.warning("%s is not UTF-8 (byte %d); reading it as Latin-1", file, error.start)
         text = content.decode("latin-1")

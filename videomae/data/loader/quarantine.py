@@ -11,6 +11,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import Field, NonNegativeInt
+
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 
@@ -25,13 +27,9 @@ class BadSampleError(UserError):
 class QuotaConfig:
     """The number of distinct bad samples, over all ranks of a run, beyond which the run ends."""
 
-    samples: int = 1000
-    fraction: float = 0.05  # of the data set
-    per_shard: int = 200
-
-    def __post_init__(self) -> None:
-        if self.samples < 0 or not 0 <= self.fraction <= 1 or self.per_shard < 0:
-            raise UserError("quotas must not be negative, and fraction at most 1")
+    samples: NonNegativeInt = 1000
+    fraction: float = Field(0.05, ge=0, le=1)  # of the data set
+    per_shard: NonNegativeInt = 200
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader, Dataset
 
 from videomae.core.config import configclass
-from videomae.core.errors import UserError
 from videomae.core.malloc import tune_malloc
 from videomae.core.signals import block_signals, end_workers, ignore_signals
 from videomae.data.loader.micro_batches import Batch, Item, MicroBatchMaker
@@ -32,15 +32,11 @@ _Task = tuple[int | None, Sequence[SampleSlot]]  # the buffer for a micro-batch,
 class LoaderConfig:
     """Worker processes and prefetching. No setting here changes the batches."""
 
-    workers: int = 1  # processes; 0 loads in the main process
-    prefetch: int = 2  # micro-batches that each worker prepares ahead
+    workers: NonNegativeInt = 1  # processes; 0 loads in the main process
+    prefetch: PositiveInt = 2  # micro-batches that each worker prepares ahead
     start_method: Literal["fork", "spawn", "forkserver"] = "fork"
     pin_memory: bool | None = None  # page-locked batches, whose copies to a GPU overlap with computation; None: on GPUs
     quota: QuotaConfig = QuotaConfig()
-
-    def __post_init__(self) -> None:
-        if self.workers < 0 or self.prefetch < 1:
-            raise UserError(f"workers must be at least 0 and prefetch at least 1, got {self.workers}, {self.prefetch}")
 
     def on(self, device: torch.device) -> LoaderConfig:
         """The config for batches that go to `device`, with `pin_memory` decided."""
@@ -59,7 +55,7 @@ def load_micro_batches(
     If the consumer holds more than about `held_batches` at once, further ones travel by the `DataLoader`'s own way.
     """
     pool = SharedBatchPool(config.workers * config.prefetch + held_batches + _SPARE_BUFFERS)
-    dataset, tasks = _PackedMicroBatches(maker, pool), _Tasks(slots, pool)
+    dataset, tasks = _PackedMicroBatches(maker, pool), _tasks(slots, pool)
     if not config.workers:
         tune_malloc()
         for task in tasks:
@@ -75,7 +71,6 @@ def load_micro_batches(
             dataset,
             batch_size=None,
             sampler=tasks,
-            collate_fn=_identity,
             num_workers=config.workers,
             prefetch_factor=config.prefetch,
             multiprocessing_context=config.start_method,
@@ -99,19 +94,10 @@ class _PackedMicroBatches(Dataset[BatchHandle[tuple[Any, list[Fault]]]]):
         return self._pool.pack(index, lambda buffer: self._maker.make(slots, buffer))
 
 
-class _Tasks:
-    """Iterates over slots, and acquires a buffer for each element when the `DataLoader` asks for it."""
-
-    def __init__(self, slots: Iterable[Sequence[SampleSlot]], pool: SharedBatchPool) -> None:
-        self._slots, self._pool = slots, pool
-
-    def __iter__(self) -> Iterator[_Task]:
-        for slots in self._slots:
-            yield self._pool.acquire(), slots
-
-
-def _identity(handle: Any) -> Any:
-    return handle
+def _tasks(slots: Iterable[Sequence[SampleSlot]], pool: SharedBatchPool) -> Iterator[_Task]:
+    """Yield the slots of each micro-batch with a buffer, which is acquired when the `DataLoader` asks for it."""
+    for each in slots:
+        yield pool.acquire(), each
 
 
 def _start_worker(worker: int) -> None:

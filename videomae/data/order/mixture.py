@@ -18,14 +18,14 @@ import numpy as np
 from videomae.data.order.order import Order, OrderConfig, OrderError, Replacements, SampleSlot
 from videomae.data.shards.manifest import Manifest
 from videomae.data.shards.reader import Sample, ShardReader
-from videomae.data.synthetic.source import SyntheticReader, SyntheticSet
+from videomae.data.synthetic.source import SyntheticSet
 
 Source = Manifest | SyntheticSet
 
 
-def open_source(source: Source) -> ShardReader | SyntheticReader:
+def open_source(source: Source) -> ShardReader | SyntheticSet:
     """Return the reader of one data set."""
-    return SyntheticReader(source) if isinstance(source, SyntheticSet) else ShardReader(source)
+    return source if isinstance(source, SyntheticSet) else ShardReader(source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +107,16 @@ class MixedReader:
         """See `ShardReader.shard_and_key`. The shard name is prefixed with the folder or URL of its data set."""
         reader, inner = self._locate(sample)
         shard, key = reader.shard_and_key(inner)
-        if isinstance(reader, SyntheticReader):
+        if isinstance(reader, SyntheticSet):
             return shard, key
         return f"{reader.manifest.url or reader.manifest.folder}/{shard}", key
 
-    def _locate(self, sample: int) -> tuple[ShardReader | SyntheticReader, int]:
+    def _locate(self, sample: int) -> tuple[ShardReader | SyntheticSet, int]:
         which = bisect.bisect_right(self._starts, sample) - 1
         return self.readers[which], sample - self._starts[which]
 
 
-Reader = ShardReader | SyntheticReader | MixedReader
+Reader = ShardReader | SyntheticSet | MixedReader
 
 
 def _share_out(batch: int, weights: Sequence[float], *, sets: int) -> list[int]:

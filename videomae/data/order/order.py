@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import NonNegativeInt, PositiveInt
 
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
@@ -45,14 +46,10 @@ class OrderError(UserError):
 class OrderConfig:
     """How samples are shuffled. The defaults of `lanes` and `block` depend on the data set and the batch size."""
 
-    seed: int = 0
-    lanes: int | None = None  # sequences read in parallel; must divide the batch size
-    block: int | None = None  # samples shuffled together within a lane
+    seed: NonNegativeInt = 0
+    lanes: PositiveInt | None = None  # sequences read in parallel; must divide the batch size
+    block: PositiveInt | None = None  # samples shuffled together within a lane
     partial: Partial = "drop"
-
-    def __post_init__(self) -> None:
-        if self.seed < 0 or (self.lanes or 1) < 1 or (self.block or 1) < 1:
-            raise UserError("seed must not be negative, lanes and block must be positive")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,22 +7,12 @@ independently.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import numpy.typing as npt
 
 TABLE_LIMIT = 1 << 16
 _ROUNDS = 6
 Places = npt.NDArray[np.int64]
-
-
-class Permutation(Protocol):
-    """A bijection of [0, size)."""
-
-    def forward(self, places: Places) -> Places: ...
-
-    def inverse(self, places: Places) -> Places: ...
 
 
 def generator(*, key: tuple[int, int], counter: tuple[int, int, int]) -> np.random.Generator:
@@ -92,3 +82,6 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
+
+
+Permutation = _Table | _Feistel  # bijections of [0, size)

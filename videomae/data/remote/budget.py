@@ -12,20 +12,40 @@ least recently used ones before the others, followed by the files whose next use
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import logging
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from videomae.core.files import file_lock
-from videomae.data.remote.plans import next_uses
+from videomae.core.files import file_lock, write_json
 
-PLANS = "plans"
+PLANS = "plans"  # the folder of all plans, in that of the cache
 _MARGIN = 2  # batches by which the ranks of a run may be apart
 _PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between checks for the end of an active download
+_numbers = itertools.count()
 _log = logging.getLogger(__name__)
+
+
+class Plan:
+    """The batches until one process needs each file of one cache folder; it rewrites them as it advances."""
+
+    def __init__(self, plans: Path, folder: str) -> None:
+        self._folder = folder
+        self._file = plans / f"{os.getpid()}-{next(_numbers)}-{folder}@{socket.gethostname()}.json"
+
+    def publish_plan(self, soon: Mapping[str, int]) -> None:
+        """Publish the number of batches until each file is needed next. Replaces the previous plan."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._file, {f"{self._folder}/{name}": batches for name, batches in soon.items()})
+
+    def withdraw(self) -> None:
+        """Remove the plan: no file is needed any more."""
+        self._file.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +101,7 @@ class CacheBudget:
 
     def _victims(self, idle: list[_Holding], surplus: int, *, ahead_of: Path | None) -> list[_Holding]:
         """Return the files to evict to free `surplus` bytes, in eviction order, or nothing if that is too little."""
-        needed = next_uses(self._folder / PLANS)
+        needed = _next_uses(self._folder / PLANS)
         never = max(needed.values(), default=0) + _MARGIN + 1
         if ahead_of is not None:
             bound = min(needed.get(_planned(ahead_of), never) + _MARGIN, never - 1)
@@ -164,3 +184,20 @@ def _stat(path: Path) -> os.stat_result | None:
     with contextlib.suppress(FileNotFoundError):
         return path.stat()
     return None
+
+
+def _next_uses(plans: Path) -> dict[str, int]:
+    """Return, for each planned file, the number of batches until any process needs it.
+
+    Removes the plans of dead processes of this host.
+    """
+    needed: dict[str, int] = {}
+    for plan in plans.glob("*.json"):
+        process, _, host = plan.stem.partition("@")
+        if host == socket.gethostname() and not Path(f"/proc/{process.partition('-')[0]}").exists():
+            plan.unlink(missing_ok=True)
+            continue
+        with contextlib.suppress(FileNotFoundError, ValueError, AttributeError, TypeError):  # gone, or not a plan
+            for name, batches in json.loads(plan.read_text()).items():
+                needed[name] = min(needed.get(name, batches), batches)
+    return needed

@@ -2,7 +2,7 @@
 
 Each file is downloaded once per node: a process downloads it under the lock of the file, and other processes wait for
 it. A download first reserves its disk space (`remote.budget`). Space is freed by evicting the files whose next use is
-farthest away according to the plans of all ranks (`remote.plans`). Indexes, about a thousandth of the size of their
+farthest away according to the plans of all ranks. Indexes, about a thousandth of the size of their
 shards, are cached without counting towards the limit.
 """
 
@@ -19,9 +19,8 @@ from pathlib import Path
 from videomae.core.config import configclass
 from videomae.core.files import file_lock, write_atomic
 from videomae.data.errors import ChangedError, RemoteError
-from videomae.data.remote.budget import PLANS, CacheBudget, lock_of
+from videomae.data.remote.budget import PLANS, CacheBudget, Plan, lock_of
 from videomae.data.remote.fetch import RemoteFolder
-from videomae.data.remote.plans import Plan
 
 
 def _default_folder() -> Path:
@@ -61,12 +60,10 @@ class ShardCache:
             ChangedError: The remote file does not match `sha256`.
         """
         path = self.folder / name
-        found = _opened(path)
-        if found is not None:
+        if (found := _opened(path)) is not None:
             return found
         with self._alone(name, size):
-            found = _opened(path)
-            if found is not None:
+            if (found := _opened(path)) is not None:
                 return found
             with self._room.reserved(path, size):  # no process evicts the file while it is reserved
                 self._download(name, size=size, sha256=sha256)

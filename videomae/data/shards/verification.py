@@ -6,7 +6,6 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from videomae.core import progress
 from videomae.core.files import file_sha256
@@ -35,7 +34,10 @@ def verify_shards(manifest: Manifest, *, decode: bool = False) -> list[ShardFaul
     faults: list[ShardFault] = []
     with progress.track(f"Verifying {manifest.split}", total=len(manifest.shards)) as task:
         for shard in manifest.shards:
-            faults += _fetch(manifest, shard) or _verify_shard(manifest.folder, shard, decode=decode)
+            faults += [
+                ShardFault(shard=shard.name, key=key, reason=reason)
+                for key, reason in _find_faults(manifest, shard, decode=decode)
+            ]
             task.advance(1, note=f"{len(faults)} faults" if faults else "")
     if manifest.url:
         return faults  # the cache may hold other files
@@ -55,47 +57,38 @@ def old_rules(manifest: Manifest) -> str:
     )
 
 
-def _fetch(manifest: Manifest, shard: Shard) -> list[ShardFault]:
-    """Download a remote shard and its index to the cache."""
-    if manifest.url:
-        cache = ShardCache(RemoteFolder(manifest.url))
-        try:
+def _find_faults(manifest: Manifest, shard: Shard, *, decode: bool) -> Iterator[tuple[str, str]]:
+    """Yield the key, empty for the whole shard, and the reason of each fault."""
+    tar, index_path = manifest.folder / shard.name, manifest.folder / shard.index_name
+    try:
+        if manifest.url:
+            cache = ShardCache(RemoteFolder(manifest.url))
             cache.fetch(shard.name, size=shard.bytes, sha256=shard.sha256)
             cache.fetch_text(shard.index_name, sha256=shard.index_sha256)
-        except (RemoteError, ShardError) as error:
-            return [ShardFault(shard=shard.name, key="", reason=str(error))]
-    return []
-
-
-def _verify_shard(folder: Path, shard: Shard, *, decode: bool) -> Iterator[ShardFault]:
-    tar, index_path = folder / shard.name, folder / shard.index_name
-    missing = [path.name for path in (tar, index_path) if not path.is_file()]
-    if missing:
-        yield ShardFault(shard=shard.name, key="", reason=f"{' and '.join(missing)} missing")
-        return
-    size = tar.stat().st_size
-    if size != shard.bytes:
-        yield ShardFault(shard=shard.name, key="", reason=f"{size} bytes, the manifest says {shard.bytes}")
-    elif file_sha256(tar) != shard.sha256:
-        yield ShardFault(shard=shard.name, key="", reason="its SHA-256 differs from the manifest's")
-    if file_sha256(index_path) != shard.index_sha256:
-        yield ShardFault(
-            shard=shard.name, key="", reason=f"the SHA-256 of {index_path.name} differs from the manifest's"
-        )
-        return
-    try:
+        missing = [path.name for path in (tar, index_path) if not path.is_file()]
+        if missing:
+            yield "", f"{' and '.join(missing)} missing"
+            return
+        size = tar.stat().st_size
+        if size != shard.bytes:
+            yield "", f"{size} bytes, the manifest says {shard.bytes}"
+        elif file_sha256(tar) != shard.sha256:
+            yield "", "its SHA-256 differs from the manifest's"
+        if file_sha256(index_path) != shard.index_sha256:
+            yield "", f"the SHA-256 of {index_path.name} differs from the manifest's"
+            return
         index = Index.from_json(index_path.read_text(errors="replace"), source=str(index_path))
-    except ShardError as error:
-        yield ShardFault(shard=shard.name, key="", reason=str(error))
+    except (RemoteError, ShardError) as error:
+        yield "", str(error)
         return
     if len(index) != shard.samples:
-        yield ShardFault(shard=shard.name, key="", reason=f"{len(index)} samples, the manifest says {shard.samples}")
+        yield "", f"{len(index)} samples, the manifest says {shard.samples}"
     with tar.open("rb") as file:
         for position in range(len(index)):
             entry = index[position]
             reason = _find_fault(os.pread(file.fileno(), entry.size, entry.offset), entry, decode=decode)
             if reason:
-                yield ShardFault(shard=shard.name, key=entry.key, reason=reason)
+                yield entry.key, reason
 
 
 def _find_fault(video: bytes, entry: Entry, *, decode: bool) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field, PositiveInt
+
 from videomae.core.config import configclass
 from videomae.core.errors import UserError
 
@@ -15,7 +17,7 @@ class SyntheticConfig:
     Lengths are in halves of the frame's side: a disc of radius 1 touches all four edges.
     """
 
-    epoch: int = 100_000  # clips that count as one epoch; the supply itself does not end
+    epoch: PositiveInt = 100_000  # clips that count as one epoch; the supply itself does not end
     shapes: Literal["circles", "mixed"] = "mixed"
     # still; constant velocity; accelerated; transforming: accelerated, and the object grows, turns and shears;
     # single: it does one of the eight things that are the classes of the labelled sets, and nothing else
@@ -25,19 +27,15 @@ class SyntheticConfig:
     images: str | None = None  # textures=images: a folder of JPEG, PNG or WebP files, or a split of shards
     objects: tuple[int, int] = (1, 1)  # fewest and most in a clip
     radius: tuple[float, float] = (0.6, 0.85)  # smallest and largest at the instant at which the size is drawn
-    noise: float = 1.0  # standard deviation of the sensor noise, of 255
+    noise: float = Field(1.0, ge=0, le=16)  # standard deviation of the sensor noise, of 255
 
     def __post_init__(self) -> None:
-        if self.epoch < 1:
-            raise UserError(f"epoch must be at least 1 clip, got {self.epoch}")
         fewest, most = self.objects
         if not 1 <= fewest <= most <= 64:
             raise UserError(f"objects must be two counts from 1 to 64, fewest first, got [{fewest}, {most}]")
         smallest, largest = self.radius
         if not 0.02 <= smallest <= largest <= 1:
             raise UserError(f"radius must be two numbers from 0.02 to 1, smallest first, got [{smallest}, {largest}]")
-        if not 0 <= self.noise <= 16:
-            raise UserError(f"noise must lie between 0 and 16 of 255, got {self.noise}")
         if self.textures == "images" and not self.images:
             raise UserError("textures=images needs images=FOLDER, with image files or a split of shards")
         if self.textures != "images" and self.images:

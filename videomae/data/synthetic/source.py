@@ -24,7 +24,7 @@ class SyntheticSample(Sample):
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """As many samples an epoch as the config says; they cost nothing to reach, so one chunk holds them all."""
+    """As many samples an epoch as the config says. Reading one costs nothing, so one chunk holds them all."""
 
     config: SyntheticConfig
 
@@ -36,6 +36,20 @@ class SyntheticSet:
     def chunk(self) -> int:
         return self.config.epoch
 
+    def __len__(self) -> int:
+        return self.samples
+
+    def read(self, sample: int, *, weight: float = 1.0) -> SyntheticSample:
+        """The sample of an id; there is nothing to read."""
+        return SyntheticSample(
+            id=sample, key=str(sample), shard=NAME, video=b"", label=-1, group="", frames=0, fps=0.0, width=0, height=0,
+            weight=weight, config=self.config,
+        )  # fmt: skip
+
+    def shard_and_key(self, sample: int) -> tuple[str, str]:
+        """See `ShardReader.shard_and_key`."""
+        return NAME, str(sample)
+
 
 def open_synthetic(config: SyntheticConfig) -> SyntheticSet:
     """Return the set of a config, whose images can be read.
@@ -46,34 +60,3 @@ def open_synthetic(config: SyntheticConfig) -> SyntheticSet:
     if config.images:
         open_images(config.images)
     return SyntheticSet(config)
-
-
-class SyntheticReader:
-    """Hands out the samples of a `SyntheticSet`."""
-
-    def __init__(self, source: SyntheticSet) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        return self.source.samples
-
-    def read(self, sample: int, *, weight: float = 1.0) -> SyntheticSample:
-        """The sample of an id; there is nothing to read."""
-        return SyntheticSample(
-            id=sample,
-            key=str(sample),
-            shard=NAME,
-            video=b"",
-            label=-1,
-            group="",
-            frames=0,
-            fps=0.0,
-            width=0,
-            height=0,
-            weight=weight,
-            config=self.source.config,
-        )
-
-    def shard_and_key(self, sample: int) -> tuple[str, str]:
-        """See `ShardReader.shard_and_key`."""
-        return NAME, str(sample)

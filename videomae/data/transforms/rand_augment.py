@@ -76,6 +76,10 @@ def _signed(maximum: float) -> Callable[[float, float], float]:
     return lambda level, sign: sign * level / _MAX_LEVEL * maximum
 
 
+def _truncated(maximum: int) -> Callable[[float, float], float]:
+    return lambda level, sign: int(level / _MAX_LEVEL * maximum)
+
+
 def _enhance_factor(level: float, sign: float) -> float:
     return level / _MAX_LEVEL * 1.8 + 0.1
 
@@ -83,26 +87,6 @@ def _enhance_factor(level: float, sign: float) -> float:
 def _enhance_factor_increasing(level: float, sign: float) -> float:
     """A factor of 1 changes nothing."""
     return max(0.1, 1.0 + sign * level / _MAX_LEVEL * 0.9)
-
-
-def _posterize_bits(level: float, sign: float) -> float:
-    return int(level / _MAX_LEVEL * 4)
-
-
-def _posterize_bits_increasing(level: float, sign: float) -> float:
-    return 4 - _posterize_bits(level, sign)
-
-
-def _solarize_threshold(level: float, sign: float) -> float:
-    return int(level / _MAX_LEVEL * 256)
-
-
-def _solarize_threshold_increasing(level: float, sign: float) -> float:
-    return 256 - _solarize_threshold(level, sign)
-
-
-def _solarize_add_amount(level: float, sign: float) -> float:
-    return int(level / _MAX_LEVEL * 110)
 
 
 def _affine(
@@ -142,9 +126,9 @@ OPERATIONS: dict[str, Operation] = {
     "Equalize": Operation(_no_argument, lambda frames, _: _functional.equalize(frames)),
     "Invert": Operation(_no_argument, lambda frames, _: _functional.invert(frames)),
     "Rotate": Operation(_signed(30.0), lambda frames, degrees: _affine(frames, angle=degrees)),
-    "Posterize": Operation(_posterize_bits, lambda frames, bits: _functional.posterize(frames, int(bits))),
-    "Solarize": Operation(_solarize_threshold, _solarize),
-    "SolarizeAdd": Operation(_solarize_add_amount, _solarize_add),
+    "Posterize": Operation(_truncated(4), lambda frames, bits: _functional.posterize(frames, int(bits))),
+    "Solarize": Operation(_truncated(256), _solarize),
+    "SolarizeAdd": Operation(_truncated(110), _solarize_add),
     "Color": Operation(_enhance_factor, _functional.adjust_saturation),
     "Contrast": Operation(_enhance_factor, _functional.adjust_contrast),
     "Brightness": Operation(_enhance_factor, _functional.adjust_brightness),
@@ -158,9 +142,9 @@ OPERATIONS: dict[str, Operation] = {
         _signed(0.45), lambda frames, share: _affine(frames, translate=(0.0, -share * frames.shape[-2]))
     ),
 }
-_INCREASING_ARGUMENTS = {
-    "Posterize": _posterize_bits_increasing,
-    "Solarize": _solarize_threshold_increasing,
+_INCREASING_ARGUMENTS: dict[str, Callable[[float, float], float]] = {
+    "Posterize": lambda level, sign: 4 - _truncated(4)(level, sign),
+    "Solarize": lambda level, sign: 256 - _truncated(256)(level, sign),
     **dict.fromkeys(("Color", "Contrast", "Brightness", "Sharpness"), _enhance_factor_increasing),
 }
 INCREASING_OPERATIONS: dict[str, Operation] = {

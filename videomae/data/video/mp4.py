@@ -22,8 +22,10 @@ _IDENTITY = struct.pack(">9I", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)  # a
 _Ints = npt.NDArray[np.int64]
 
 
-class _UnsupportedError(Exception):
-    """The file uses a feature that this parser does not support."""
+def _require(condition: object) -> None:
+    """Raise ValueError for what this parser does not support, or a damaged file."""
+    if not condition:
+        raise ValueError("unsupported")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def parse_mp4(video: bytes) -> Mp4Track | None:
     """Parse a plain mp4 file; None if it is damaged or uses an unsupported feature."""
     try:
         return _parse(video)
-    except (_UnsupportedError, struct.error, IndexError, KeyError, ValueError):
+    except (struct.error, IndexError, KeyError, ValueError):
         return None
 
 
@@ -74,26 +76,21 @@ def _parse(video: bytes) -> Mp4Track:
     trak = _boxes(video, *moov[b"trak"])
     mdia = _boxes(video, *trak[b"mdia"])
     stbl = _boxes(video, *_boxes(video, *mdia[b"minf"])[b"stbl"])
-    if b"mvex" in moov or video[mdia[b"hdlr"][0] + 8 : mdia[b"hdlr"][0] + 12] != b"vide":
-        raise _UnsupportedError
+    _require(b"mvex" not in moov)
+    _require(video[mdia[b"hdlr"][0] + 8 : mdia[b"hdlr"][0] + 12] == b"vide")
     extradata, width, height, square = _avc1(video, stbl[b"stsd"][0])
     sizes = _sample_sizes(video, stbl[b"stsz"][0])
     pts = _presentation_times(video, stbl, len(sizes))
     starts = _sample_offsets(video, stbl, sizes)
-    if sizes.min() < 1 or sizes.sum() > len(video):  # refuses packets that share bytes
-        raise _UnsupportedError
-    if starts.min() < 0 or (starts > len(video) - sizes).any():  # the sum of both could overflow
-        raise _UnsupportedError
-    if len(np.unique(pts)) != len(pts):
-        raise _UnsupportedError
+    _require(sizes.min() >= 1 and sizes.sum() <= len(video))  # refuses packets that share bytes
+    _require(starts.min() >= 0 and (starts <= len(video) - sizes).all())  # the sum of both could overflow
+    _require(len(np.unique(pts)) == len(pts))
     _check_edit_list(video, moov, trak, mdia, pts)
     _check_upright(video, moov[b"mvhd"][0], offsets=(36, 48))
     _check_upright(video, trak[b"tkhd"][0], offsets=(40, 52))
-    if not square and _track_size(video, trak[b"tkhd"][0]) != (width, height):
-        raise _UnsupportedError  # pixels that are not square
+    _require(square or _track_size(video, trak[b"tkhd"][0]) == (width, height))  # pixels are square
     keyframes = _keyframes(video, stbl, len(sizes))
-    if 0 not in keyframes or pts[0] != pts.min():  # frames at the start may need others that were cut off
-        raise _UnsupportedError
+    _require(0 in keyframes and pts[0] == pts.min())  # else frames at the start may need others that were cut off
     packets = [
         Mp4Packet(start, stop, time, number in keyframes)
         for number, (start, stop, time) in enumerate(
@@ -107,8 +104,7 @@ def _boxes(video: bytes, start: int, stop: int) -> dict[bytes, tuple[int, int]]:
     """Map each box type to the [start, stop) of its content; only padding and media data may repeat."""
     found: dict[bytes, tuple[int, int]] = {}
     for kind, content in _iter_boxes(video, start, stop):
-        if kind in found and kind not in (b"free", b"skip", b"mdat"):
-            raise _UnsupportedError  # such as a second track
+        _require(kind not in found or kind in (b"free", b"skip", b"mdat"))  # no second track
         found[kind] = content
     return found
 
@@ -122,11 +118,10 @@ def _iter_boxes(video: bytes, start: int, stop: int) -> Iterator[tuple[bytes, tu
         if size == 1:
             (size,) = struct.unpack_from(">Q", video, start + 8)
             header = 16
-        if size < header or start + size > stop:
-            raise _UnsupportedError
+        _require(header <= size <= stop - start)
         yield kind, (start + header, start + size)
         start += size
-    raise _UnsupportedError
+    raise ValueError("too many boxes")
 
 
 def _avc1(video: bytes, stsd: int) -> tuple[bytes, int, int, bool]:
@@ -134,15 +129,13 @@ def _avc1(video: bytes, stsd: int) -> tuple[bytes, int, int, bool]:
     count, size, kind = struct.unpack_from(">4xII4s", video, stsd)
     width, height = struct.unpack_from(">HH", video, stsd + 40)
     parts = _boxes(video, stsd + 94, stsd + 8 + size)
-    if count != 1 or kind != b"avc1" or not parts.keys() <= _SUPPORTED_IN_AVC1 or not 0 < width * height <= MAX_PIXELS:
-        raise _UnsupportedError
+    _require(count == 1 and kind == b"avc1" and parts.keys() <= _SUPPORTED_IN_AVC1)
+    _require(0 < width * height <= MAX_PIXELS)
     extradata = video[slice(*parts[b"avcC"])]
-    if len(extradata) < 7 or extradata[0] != 1:
-        raise _UnsupportedError
+    _require(len(extradata) >= 7 and extradata[0] == 1)
     if b"pasp" in parts:
         horizontal, vertical = struct.unpack_from(">II", video, parts[b"pasp"][0])
-        if not 0 < horizontal == vertical:
-            raise _UnsupportedError
+        _require(0 < horizontal == vertical)
     return extradata, width, height, b"pasp" in parts
 
 
@@ -152,8 +145,7 @@ def _read_ints(video: bytes, offset: int, count: int, dtype: str = ">u4") -> _In
 
 def _sample_sizes(video: bytes, stsz: int) -> _Ints:
     uniform, count = struct.unpack_from(">4xII", video, stsz)
-    if not 0 < count <= MAX_FRAMES:
-        raise _UnsupportedError
+    _require(0 < count <= MAX_FRAMES)
     return np.full(count, uniform) if uniform else _read_ints(video, stsz + 12, count)
 
 
@@ -171,8 +163,7 @@ def _read_run_lengths(video: bytes, offset: int, samples: int, dtype: str = ">u4
     """Expand a run-length table to one value per sample."""
     (count,) = struct.unpack_from(">4xI", video, offset)
     counts = _read_ints(video, offset + 8, 2 * count)[::2]
-    if counts.sum() != samples:
-        raise _UnsupportedError
+    _require(counts.sum() == samples)
     return np.repeat(_read_ints(video, offset + 8, 2 * count, dtype)[1::2], counts)
 
 
@@ -184,11 +175,10 @@ def _sample_offsets(video: bytes, stbl: dict[bytes, tuple[int, int]], sizes: _In
     (count,) = struct.unpack_from(">4xI", video, stbl[b"stsc"][0])
     first, per_chunk, description = _read_ints(video, stbl[b"stsc"][0] + 8, 3 * count).reshape(-1, 3).T
     lengths = np.diff(first, append=len(chunks) + 1)
-    if first[0] != 1 or lengths.min() < 1 or (description != 1).any() or (per_chunk > len(sizes)).any():
-        raise _UnsupportedError
+    _require(first[0] == 1 and lengths.min() >= 1)
+    _require((description == 1).all() and (per_chunk <= len(sizes)).all())
     in_chunk = np.repeat(per_chunk, lengths)
-    if len(in_chunk) != len(chunks) or in_chunk.sum() != len(sizes) or (in_chunk < 1).any():
-        raise _UnsupportedError
+    _require(len(in_chunk) == len(chunks) and in_chunk.sum() == len(sizes) and in_chunk.min() >= 1)
     before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     leading = np.concatenate([[0], np.cumsum(in_chunk)[:-1]])
     return before + np.repeat(chunks - before[leading], in_chunk)
@@ -204,8 +194,7 @@ def _keyframes(video: bytes, stbl: dict[bytes, tuple[int, int]], samples: int) -
 def _check_upright(video: bytes, header: int, *, offsets: tuple[int, int]) -> None:
     """Raise if a header's display matrix turns or mirrors the frames; its offset depends on the header's version."""
     start = header + offsets[min(video[header], 1)]
-    if video[start : start + len(_IDENTITY)] != _IDENTITY:
-        raise _UnsupportedError
+    _require(video[start : start + len(_IDENTITY)] == _IDENTITY)
 
 
 def _track_size(video: bytes, tkhd: int) -> tuple[float, float]:
@@ -231,5 +220,5 @@ def _check_edit_list(
     (count,) = struct.unpack_from(">4xI", video, elst)
     duration, start, rate = struct.unpack_from(">QqI" if video[elst] else ">IiI", video, elst + 8)
     last = int(pts.max()) - int(pts.min())
-    if count != 1 or rate != 1 << 16 or start != int(pts.min()) or duration * ticks[1] // ticks[0] <= last:
-        raise _UnsupportedError
+    _require(count == 1 and rate == 1 << 16 and start == int(pts.min()))
+    _require(duration * ticks[1] // ticks[0] > last)

@@ -67,18 +67,13 @@ def sample_pictures(
     """
     sampler = _Sampler(fps, longest_hold)
     last: tuple[TimedFrame, FrameHWC] | None = None
-    for shown in sampler.run(frames):
-        if last is None or last[0] is not shown.source:
-            last = (shown.source, _scaled(shown.source.frame, shown.source.display, short_side))
-        yield Picture(last[1], shown.number, shown.seconds, shown.segment)
+    for source, number, seconds, segment in sampler.run(frames):
+        if last is None or last[0] is not source:
+            last = (source, _scaled(source.frame, source.display, short_side))
+        yield Picture(last[1], number, seconds, segment)
 
 
-@dataclass(frozen=True)
-class _Shown:
-    source: TimedFrame
-    number: int
-    seconds: float
-    segment: int
+_Shown = tuple[TimedFrame, int, float, int]  # a frame, its number, its time in seconds, its segment
 
 
 class _Sampler:
@@ -111,7 +106,7 @@ class _Sampler:
         if self._held is None:
             return
         while (seconds := self._start + self._number / self._fps) < self._held.seconds + length - _STAMP_ERROR:
-            yield _Shown(self._held, self._number, seconds, self._segment)
+            yield self._held, self._number, seconds, self._segment
             self._number += 1
 
 

@@ -7,7 +7,7 @@ import torch
 
 from pretrain.config import PretrainConfig
 from videomae.core.config import ConfigError, dump, parse, to_dict
-from videomae.data.datasets import DataSets, WeightedShards, manifest_files, names
+from videomae.data.datasets import DataSets, WeightedSet, manifest_files, names
 from videomae.data.loader.workers import LoaderConfig
 from videomae.data.order.mixture import MixedReader, Mixture
 from videomae.data.order.order import Order, OrderConfig
@@ -29,13 +29,13 @@ def write(folder: Path, samples: int) -> str:
 
 def test_one_folder_or_several_come_back_as_they_were_written() -> None:
     one = config("a/train")
-    assert one.data.shards == "a/train"
-    assert to_dict(one)["data"]["shards"] == "a/train"
+    assert one.data.shards == (WeightedSet(shards="a/train"),) == config(["a/train"]).data.shards
+    assert parse(PretrainConfig, to_dict(one), source="again") == one
     several = config([{"shards": "a/train", "weight": 3}, {"shards": "s3://b/train"}])
-    assert several.data.shards == (WeightedShards(shards="a/train", weight=3), WeightedShards(shards="s3://b/train"))
+    assert several.data.shards == (WeightedSet(shards="a/train", weight=3), WeightedSet(shards="s3://b/train"))
     assert parse(PretrainConfig, to_dict(several), source="again") == several
     assert "weight: 3.0" in dump(several)
-    assert [str(file) for file in manifest_files("a")] == ["a/manifest.json"]
+    assert [str(file) for file in manifest_files(one.data.shards)] == ["a/train/manifest.json"]
     assert names(several.data.shards) == "a/train (weight 3), s3://b/train (weight 1)"
 
 
@@ -58,18 +58,18 @@ def test_drawn_clips_stand_alone_or_beside_shards() -> None:
     [
         (5, r"data.shards: got 5; wanted a folder, "),
         ([], r"wanted a folder, .*or a list"),
-        (["a/train"], r"entry 0 is 'a/train'; wanted \{shards: FOLDER, weight: NUMBER\}"),
-        ([{"shards": "a"}, {"weight": 2}], r"entry 1 is \{'weight': 2\}"),
-        ([{"shards": "a", "wieght": 2}], r"entry 0 has the unknown key 'wieght'; known keys: shards, weight"),
-        ([{"shards": "a", "weight": "much"}], r"entry 0 has the weight 'much'; wanted a number above 0"),
+        ([{"shards": "a"}, {"weight": 2}], r"data.shards.1: wanted \{shards: FOLDER, weight: NUMBER\}"),
+        ([{"shards": "a", "synthetic": {}}], r"data.shards.0: wanted \{shards: FOLDER, weight: NUMBER\}"),
+        ([{"shards": "a", "wieght": 2}], r"unknown key 'data.shards.0.wieght'; did you mean 'weight'"),
+        ([{"shards": "a", "weight": "much"}], r"data.shards.0.weight: got 'much'; .* number"),
         ("synthetic", r"got 'synthetic'; no folder of this name; for synthetic clips type data.shards="),
-        ({"synthetic": 3}, r"has synthetic: 3; wanted settings"),
-        ({"synthetik": {}}, r"wanted a folder, \{synthetic: \{\}\}, or a list"),
-        ({"synthetic": {"epok": 3}}, r"unknown key 'epok'; did you mean 'epoch'"),
-        ([{"shards": "a"}, {"synthetic": {"objects": [3, 1]}}], r"entry 1 synthetic: .* fewest first"),
-        ([{"synthetic": {}, "weight": 0}], r"the weight of synthetic clips must be above 0"),
-        ([{"shards": "a", "weight": 0}], r"the weight of a must be above 0, got 0"),
-        ([{"shards": "a", "weight": float("nan")}], r"the weight of a must be above 0, got nan"),
+        ({"synthetic": 3}, r"data.shards.0.synthetic: got 3"),
+        ({"synthetik": {}}, r"unknown key 'data.shards.0.synthetik'; did you mean 'synthetic'"),
+        ({"synthetic": {"epok": 3}}, r"unknown key 'data.shards.0.synthetic.epok'; did you mean 'epoch'"),
+        ([{"shards": "a"}, {"synthetic": {"objects": [3, 1]}}], r"data.shards.1.synthetic: .* fewest first"),
+        ([{"synthetic": {}, "weight": 0}], r"data.shards.0.weight: got 0; .* greater than 0"),
+        ([{"shards": "a", "weight": 0}], r"data.shards.0.weight: got 0; .* greater than 0"),
+        ([{"shards": "a", "weight": float("nan")}], r"data.shards.0.weight: got nan"),
     ],
 )
 def test_mistakes_name_the_entry(shards: object, said: str) -> None:
@@ -80,7 +80,10 @@ def test_mistakes_name_the_entry(shards: object, said: str) -> None:
 
 def test_sets_are_ordered_and_read_alone_or_mixed(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", 40), write(tmp_path / "b", 60)
-    alone, both = DataSets.read(a), DataSets.read(config([{"shards": a, "weight": 3}, {"shards": b}]).data.shards)
+    alone, both = (
+        DataSets.read(config(a).data.shards),
+        DataSets.read(config([{"shards": a, "weight": 3}, {"shards": b}]).data.shards),
+    )
     assert isinstance(alone.order(OrderConfig(), 8), Order)
     assert isinstance(alone.reader(), ShardReader)
     order, reader = both.order(OrderConfig(), 8), both.reader()

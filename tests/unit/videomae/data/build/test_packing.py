@@ -18,7 +18,7 @@ WHOLE = EncodingConfig(short_side=None, fps=None, crf=4)
 
 
 def packed(folder: Path, encoding: EncodingConfig = WHOLE, fps: float = 30.0) -> tuple[Packed, FramesTHWC]:
-    source = Source(path=folder, name="clip", split="train", class_name="", label=-1, group="")
+    source = Source(path=folder, name="clip", class_name="", label=-1, group="")
     result = pack(source, encoding, fps)
     assert isinstance(result, Packed), result
     return result, decode(result.video, range(result.meta.frames))
@@ -64,7 +64,7 @@ def test_frames_of_any_depth_keep_their_brightness(tmp_path: Path, mode: str) ->
 def test_frames_of_different_orientation_are_refused(tmp_path: Path) -> None:
     images = [Image.fromarray(picture(number)) for number in range(3)]
     folder = folder_of(tmp_path, [*images[:2], images[2].transpose(Image.Transpose.ROTATE_90)], ".png")
-    source = Source(path=folder, name="clip", split="train", class_name="", label=-1, group="")
+    source = Source(path=folder, name="clip", class_name="", label=-1, group="")
     result = pack(source, WHOLE, 30.0)
     assert isinstance(result, SkippedSource)
     assert "frame 2.png is (64, 96), the first is (96, 64)" in result.reason

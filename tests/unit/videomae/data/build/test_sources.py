@@ -89,7 +89,7 @@ def test_unlabelled_takes_videos_and_frames_at_any_depth_but_nothing_hidden(tmp_
     tree(tmp_path, *FRAMES, "far/deep/x.mkv", ".trash/y.mp4", "z.mp4", "linked -> far")
     listing = find_sources(tmp_path, unlabelled=True)
     assert taken(listing) == {": train/calm/clip v1.2", ": far/deep/x.mkv", ": linked/deep/x.mkv", ": z.mp4"}
-    assert {(source.split, source.label) for source in listing.splits["train"]} == {("train", -1)}
+    assert {source.label for source in listing.splits["train"]} == {-1}
     assert [each.source for each in listing.left_out] == [".trash"]
 
 
@@ -102,7 +102,6 @@ def test_other_names_of_the_second_split_become_val(tmp_path: Path, name: str, e
     (tmp_path / "second").rename(tmp_path / name)
     listing = find_sources(tmp_path)
     assert [source.name for source in listing.splits[expected]] == [f"{name}/calm/c.mp4", f"{name}/fight/d.mp4"]
-    assert {source.split for source in listing.splits[expected]} == {expected}
 
 
 def test_a_third_split_stays_and_two_folders_of_one_are_refused(tmp_path: Path) -> None:

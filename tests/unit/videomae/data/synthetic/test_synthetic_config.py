@@ -9,11 +9,11 @@ from videomae.data.synthetic.config import SyntheticConfig
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"epoch": 0}, "epoch must be at least 1 clip, got 0"),
+        ({"epoch": 0}, "epoch: got 0; Input should be greater than 0"),
         ({"objects": [0, 2]}, r"two counts from 1 to 64, fewest first, got \[0, 2\]"),
         ({"objects": 3}, "objects"),
         ({"radius": [0.5, 0.2]}, r"radius must be two numbers from 0.02 to 1, smallest first, got \[0.5, 0.2\]"),
-        ({"noise": 40}, "noise must lie between 0 and 16 of 255, got 40"),
+        ({"noise": 40}, "noise: got 40; Input should be less than or equal to 16"),
         ({"textures": "images"}, "needs images=FOLDER"),
         ({"images": "a"}, "images=a has no use with textures=noise; set textures=images"),
         ({"motion": "fast"}, "motion: got 'fast'.*'still'.*'single'"),
