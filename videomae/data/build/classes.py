@@ -93,6 +93,7 @@ def resolve_classes(labels: Iterable[tuple[Label | None, str]], given: Sequence[
         classes = _numbered_classes(places, numbers)
     else:
         classes = Classes(tuple(names))
+    _warn_of_names(classes.names)
     _warn_of_unused(classes, [classes.index(label) for label in places])
     return classes
 
@@ -145,6 +146,15 @@ def _numbered_classes(places: Mapping[Label, str], numbers: list[int]) -> Classe
     if first:
         _log.warning("no label is 0: the labels count from 1, and label 1 becomes the first class, named '1'")
     return Classes(tuple(str(number) for number in range(first, numbers[-1] + 1)), first)
+
+
+def _warn_of_names(names: Sequence[str]) -> None:
+    """Warn of classes that differ in case or blanks alone."""
+    alike: dict[str, str] = {}
+    for name in names:
+        other = alike.setdefault(re.sub(r"[\s_-]+", "", name).casefold(), name)
+        if other != name:
+            _log.warning("the classes %r and %r have almost the same name", other, name)
 
 
 def _warn_of_unused(classes: Classes, used: Sequence[int]) -> None:
