@@ -9,13 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from finetune.models import names, parse_model
 from finetune.models.tables import Figure, LayerRow, ModelRow, layer_rows, model_rows
 from pretrain import cost
-from videomae.core.config import set_value
+from videomae.core.config import read_value, set_value
 from videomae.core.errors import UserError
 from videomae.core.progress import print_wide
 
@@ -45,7 +44,7 @@ def show_layers(name: str, overrides: Sequence[str], *, classes: int, fields: bo
         key, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"got {override!r}; settings are written key=value, for example size=112")
-        set_value(values, key, yaml.safe_load(text))
+        set_value(values, key, read_value(text))
     rows = layer_rows(parse_model(values, source=name), classes, fields=fields)
     if as_json:
         _print_json([dataclasses.asdict(row) for row in rows])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from finetune.benchmark.charts import (
 )
 from finetune.benchmark.curves import DASHES, SERIES, Axes
 from finetune.benchmark.pictures import read_pictures
-from finetune.benchmark.results import About, read_rows
+from finetune.benchmark.results import About, read_rows, validated
 from finetune.benchmark.summary import Model, Pair, compare, on_all_labels, summarize
 from finetune.benchmark.tables import TextTable, count, figure, initial_weights, markdown, percent, tables
 from videomae.core.files import write_atomic
@@ -175,7 +174,7 @@ def _uris(images: dict[str, bytes], kind: str) -> dict[str, str]:
 def _environment(folders: Sequence[Path]) -> dict[str, str]:
     """The facts of the first environment.json needed to judge speed and reproduce a run, without host or user names."""
     files = [folder / "environment.json" for folder in folders]
-    found: dict[str, Any] = next((json.loads(file.read_text()) for file in files if file.is_file()), {})
+    found: dict[str, Any] = next((validated(dict[str, Any], file) for file in files if file.is_file()), {})
     git, packages = found.get("git") or {}, found.get("packages") or {}
     changed = f", {git['changed_files']} files changed" if git.get("changed_files") else ""
     cpus = [f"{found['cpus']} CPUs"] if found.get("cpus") else []

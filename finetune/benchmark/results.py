@@ -48,7 +48,7 @@ class About:
     def read(cls, folder: Path) -> Self:
         """Read about.json; return the defaults if it is missing."""
         file = folder / "about.json"
-        return _validated(cls, file) if file.is_file() else cls()
+        return validated(cls, file) if file.is_file() else cls()
 
     def save(self, folder: Path) -> None:
         write_json(folder / "about.json", to_dict(self))
@@ -104,13 +104,14 @@ def read_rows(folder: Path) -> list[BenchmarkRow]:
     file = folder / RESULT
     if not file.is_file():
         raise ReportError(f"no results at {file}; make them with: videomae benchmark CONFIG")
-    rows = _validated(list[BenchmarkRow], file)
+    rows = validated(list[BenchmarkRow], file)
     if not rows:
         raise ReportError(f"{file} holds no rows; make it again with: videomae benchmark CONFIG")
     return rows
 
 
-def _validated(kind: type[T], file: Path) -> T:
+def validated(kind: type[T], file: Path) -> T:
+    """The content of a JSON file as `kind`. Raises ReportError if it is another."""
     try:
         return pydantic.TypeAdapter(kind).validate_json(file.read_bytes())
     except pydantic.ValidationError as error:

@@ -106,16 +106,21 @@ def read_values(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_value(text: str) -> Any:
+    """What `text` is in YAML, or the text itself."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.YAMLError:
+        return text
+
+
 def _apply(schema: Any, values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override {override!r}: expected key=value, for example optimizer.lr=3e-4")
     *parents, leaf = key.strip().split(".")
     section = _section(values, parents)
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        value = text
+    value = read_value(text)
     plain = text.strip()
     if plain[:1] not in ("", "'", '"', "[", "{") and value is not None and _is_text(schema, parents, leaf):
         value = plain  # such as run=20240105, which must not become a number

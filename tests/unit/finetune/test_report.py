@@ -347,6 +347,12 @@ def test_results_that_cannot_be_used_are_refused(tmp_path: Path, content: str | 
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_damaged_environment_is_refused_by_name(folder: Path) -> None:
+    (folder / "environment.json").write_text('{"python": ')
+    with pytest.raises(ReportError, match="environment.json: .*make it again with"):
+        report.write(folder)
+
+
 def test_further_keys_of_the_benchmark_are_no_error(tmp_path: Path) -> None:
     (tmp_path / "benchmark.json").write_text(json.dumps([row(views=3, weather="fine")]))
     assert read_rows(tmp_path)[0].title == "S3D"
