@@ -349,7 +349,7 @@ def test_results_that_cannot_be_used_are_refused(tmp_path: Path, content: str | 
 
 def test_a_damaged_environment_is_refused_by_name(folder: Path) -> None:
     (folder / "environment.json").write_text('{"python": ')
-    with pytest.raises(ReportError, match="environment.json: .*make it again with"):
+    with pytest.raises(ReportError, match=r"environment.json: .*make it again with"):
         report.write(folder)
 
 
