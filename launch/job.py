@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ def default_processes() -> int:
 def threads_each(processes: int) -> str:
     """OMP_NUM_THREADS of each of `processes` on this machine: as it is set, else an equal share of the cores."""
     return os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+
+
+def free_port() -> int:
+    """A TCP port on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,9 @@ class Job:
             launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *torchrun_flags()]
             return Command([sys.executable, "-m", *launcher, "-m", *stage], threads)
         if on == "deepspeed":
-            launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(count), "--module"]
+            deepspeed = str(Path(sys.executable).with_name("deepspeed"))
+            # Its own choice is 29500 for every run, so that a second one on this machine fails.
+            launcher = [deepspeed, "--num_gpus", str(count), "--master_port", str(free_port()), "--module"]
             return Command([*launcher, *stage], threads)
         raise UserError("--on slurm needs a cluster file; type --cluster configs/cluster/slurm.yaml")
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from launch.cli import main
+from launch.job import free_port
 from tests.splits import write_split
 from videomae.core.files import file_sha256
 from videomae.data.batch import AllocClip
@@ -37,12 +38,6 @@ from videomae.data.shards.reader import Sample, ShardReader, read_manifest
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx: apt-get install nginx-light")
 FAST = RemoteConfig(chunk_bytes=4096, attempts=12, first_wait=0.01, longest_wait=0.05, timeout=5)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def listens(port: int) -> bool:

@@ -24,7 +24,9 @@ def test_commands_of_each_launcher() -> None:
     assert torchrun[-4:] == ["-m", "pretrain", str(PRETRAIN), "batch=8"]
     assert {"--nproc-per-node", "2", "SIGTERM,SIGINT,SIGUSR1"} <= set(torchrun)
     deepspeed = job.command(on="deepspeed", processes=2).words
-    assert deepspeed[1:] == ["--num_gpus", "2", "--module", "pretrain", str(PRETRAIN), "batch=8"]
+    assert deepspeed[1:4] == ["--num_gpus", "2", "--master_port"]
+    assert deepspeed[5:] == ["--module", "pretrain", str(PRETRAIN), "batch=8"]
+    assert job.command(on="deepspeed", processes=2).words[4] != deepspeed[4], "two runs on one machine"
 
 
 def test_torchrun_gets_only_flags_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
