@@ -21,7 +21,7 @@ from finetune import models
 from finetune.export import ClassifierDescription, save_classifier
 from launch.exports.export import export_run
 from launch.exports.formats import Form
-from tests.unit.finetune.models.test_every_model import CLASSES, build, config_of
+from tests.small_models import CLASSES, build, config_of
 from videomae.core.errors import UserError
 from videomae.models.encoder import EncoderConfig, VideoEncoder
 from videomae.models.weights.export import save_encoder

@@ -12,8 +12,8 @@ from finetune.models import examples
 from finetune.predict import Classifier
 from launch.exports.export import export_run
 from launch.exports.formats import Form
+from tests.small_models import CLASSES, config_of
 from tests.unit.conftest import small_video
-from tests.unit.finetune.models.test_every_model import CLASSES, config_of
 from videomae.core.errors import UserError
 
 FLOW = ("temporal_stream", "two_stream")  # no graph holds their optical flow

@@ -1,7 +1,6 @@
 """What holds for every registered model: it learns, compiles, refuses other shapes and round-trips."""
 
 import copy
-import functools
 import shutil
 
 import pytest
@@ -11,42 +10,8 @@ from torch.nn import functional
 
 from finetune import models
 from finetune.models.tables import layer_rows
+from tests.small_models import CLASSES, SMALL, build, config_of
 from videomae.core.config import ConfigError, parse, to_dict
-
-SMALL: dict[str, dict[str, object]] = {
-    "single_frame": {"frames": 3, "size": 33},
-    "late_fusion": {"frames": 3, "size": 33},
-    "late_fusion_fc": {"frames": 3, "size": 33},
-    "early_fusion": {"frames": 3, "size": 33},
-    "slow_fusion": {"frames": 5, "size": 19, "width": 4},
-    "multi_resolution": {"frames": 3, "size": 66},
-    "example_late": {"frames": 5, "size": 15},
-    "example_early": {"frames": 5, "size": 15},
-    "example_3d": {"frames": 5, "size": 15},
-    "cnn_lstm": {"frames": 3, "size": 33, "hidden": 96, "layers": 2},
-    "cnn_lstm_many": {"frames": 3, "size": 33, "hidden": 96, "layers": 2},
-    "cnn_lstm_frozen": {"frames": 3, "size": 33, "hidden": 96, "layers": 2},
-    "cnn_mamba": {"frames": 3, "size": 33, "layers": 1, "state": 4},
-    "c3d": {"frames": 17, "size": 23, "shrink": 32, "dropout": 0.0},
-    "s3d": {"frames": 9, "size": 35, "dropout": 0.0},
-    "i3d": {"frames": 3, "size": 33, "resnet": "resnet18"},
-    "i3d_non_local": {"frames": 3, "size": 33, "resnet": "resnet18"},
-    "temporal_stream": {"frames": 3, "size": 33},
-    "two_stream": {"frames": 3, "size": 33},
-    "r2plus1d_18": {"frames": 3, "size": 17},
-    "mvit_v2_s": {"frames": 2, "size": 32},
-    **{f"swin3d_{letter}": {"frames": 3, "size": 33} for letter in "tsb"},
-    **{f"vivit_{n}": {"frames": 4, "size": 24, "patch": 8, "dim": 24, "depth": 2, "heads": 4} for n in (1, 2, 3, 4)},
-    "videomae": {
-        "encoder": {"frames": 4, "size": 24, "patch": 8, "dim": 24, "depth": 2, "heads": 3},
-        "drop_path": 0.0,
-    },
-    **{
-        f"videomae_{probe}": {"encoder": {"frames": 4, "size": 24, "patch": 8, "dim": 24, "depth": 2, "heads": 3}}
-        for probe in ("linear", "attentive")
-    },
-}
-"""A small setting of each model, its size odd where it may be."""
 
 RATES = {
     **dict.fromkeys(("example_late", "example_early", "example_3d"), 3e-2),
@@ -59,7 +24,6 @@ RATES = {
 }
 """Learning rates where the usual 3e-3 does not suit: tiny networks, and deep transformers."""
 
-CLASSES = 3
 DEEP = ("swin3d_s", "swin3d_b")  # the code of swin3d_t, with more blocks
 EVERY = pytest.mark.parametrize("name", models.names(), scope="module")  # all tests of a model, then those of the next
 SHALLOW = pytest.mark.parametrize(
@@ -67,21 +31,6 @@ SHALLOW = pytest.mark.parametrize(
     [pytest.param(name, marks=pytest.mark.long) if name in DEEP else name for name in models.names()],
     scope="module",
 )
-
-
-def config_of(name: str) -> models.ModelConfig:
-    return parse(models.ModelConfig, {"name": name, **SMALL[name]}, source=name)
-
-
-@functools.lru_cache(maxsize=1)
-def built(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    return models.build(config_of(name), CLASSES)
-
-
-def build(name: str) -> nn.Module:
-    """A model of its own for every test; drawing the weights of a large one takes seconds."""
-    return copy.deepcopy(built(name))
 
 
 def clips(name: str, count: int) -> Tensor:
