@@ -49,7 +49,7 @@ def train(config: FinetuneConfig, world: World) -> RunDirectory:
     test, holdout = evaluators(config, world, samples)
     stream = open_stream(config, world, samples)
     schedule = config.resolve_schedule(steps_per_epoch=stream.batches_per_epoch)
-    with open_run("Fine-tuning", config, world, inputs=inputs(config)) as session:
+    with open_run(f"Fine-tuning {config.directory.path.name}", config, world, inputs=inputs(config)) as session:
         if session.finished:
             return session.run
         selection = None if config.selection is None else Selection(config.selection, session.run.path, world)

@@ -42,12 +42,11 @@ def commands(out: Path, data: Path | None) -> list[Command]:
     devices = torch.cuda.device_count() or CPU_PROCESSES
     processes = max(count for count in (1, 2, 4, 8) if count <= devices)  # batches divide by these
     pretrain = Job.read(configs / "pretrain.yaml", [f"run={pretraining}", f"data.shards={_unlabelled(data, shards)}"])
-    tested = [f"run={out}", f"protocol.data.shards={shards}", f"encoder={pretraining / 'export'}"]
+    tested = [f"run={out}", f"protocol.data.shards={shards}", f"encoder={pretraining / 'export'}", "share=rows"]
+    benchmark = Job.read(configs / "benchmark.yaml", tested)
     return [
         *_pack(out / "videos", data, shards),
-        pretrain.command(on="torchrun", processes=processes),
-        _videomae("benchmark", configs / "benchmark.yaml", *tested),
-        _videomae("report", out, "--pretraining", pretraining.relative_to(out)),
+        *(job.command(on="torchrun", processes=processes) for job in (pretrain, benchmark)),
     ]
 
 

@@ -26,7 +26,7 @@ from finetune.stream import choose_samples
 from finetune.train import train
 from videomae.core.distributed import World
 from videomae.core.errors import UserError
-from videomae.core.progress import log_to, logger
+from videomae.core.progress import log_to, logger, use_lines
 from videomae.core.signals import Stopped, handle_signals
 from videomae.run.lock import RunOwnedError
 
@@ -143,10 +143,10 @@ def best_trial(config: BenchmarkConfig, row: RowConfig) -> Job | None:
 def run_share(config: BenchmarkConfig, todo: Sequence[Job], world: World) -> None:
     """Train the jobs with all ranks, or each rank some of them by itself."""
     alone, own = config.share == "rows", _own(config, world)
+    if alone and world.size > 1:
+        use_lines()
     with handle_signals() as stop:
-        for number, job in enumerate(todo):
-            if alone and number % world.size != world.rank:
-                continue
+        for job in world.deal(todo) if alone else todo:
             if world.is_main or alone:
                 logger.info("row %r, seed %d, labels: %s", job.row.title, job.seed, job.labels.name)
             try:

@@ -63,7 +63,7 @@ def test_a_row_that_cannot_be_is_refused_before_anything_runs(benchmark: Path, s
 
 
 def test_the_demo_is_these_commands_in_order(tmp_path: Path) -> None:
-    names = ["synthesize", "build", "pretrain", "benchmark", "report"]
+    names = ["synthesize", "build", "pretrain", "finetune.benchmark"]
     synthetic, own = commands(tmp_path, None), commands(tmp_path, tmp_path / "mine")
     for words, name in zip([command.words for command in synthetic], names, strict=True):
         assert name in words

@@ -7,6 +7,7 @@ torch.distributed. Every collective is a no-op in a world of one.
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import pickle
 import resource
@@ -28,6 +29,7 @@ from videomae.core.signals import bounded
 
 T = TypeVar("T")
 _COLLECTIVE_TIMEOUT = 1800.0  # seconds
+_deals = itertools.count()  # calls of World.deal; the same on every rank
 _SHUTDOWN_TIMEOUT = 60.0  # seconds for leaving the others and for what libraries do at the end
 
 
@@ -115,6 +117,16 @@ class World:
         if faults:
             raise faults[0]
         return cast(T, result)
+
+    def deal(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield each item on one rank, the next one on the rank that asks first; all ranks must give the same items."""
+        if self.size == 1:
+            yield from items
+            return
+        store = torch.distributed.distributed_c10d._get_default_store()
+        dealt, key = list(items), f"deal/{next(_deals)}"
+        while (number := store.add(key, 1)) <= len(dealt):
+            yield dealt[number - 1]
 
     def average_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Replace floating-point tensors by their mean over all ranks, in place."""

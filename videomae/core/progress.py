@@ -30,6 +30,7 @@ SECONDS_BETWEEN_LINES = 10.0
 WIDTH = 160  # of tables that are not printed to a terminal
 console = Console(stderr=True)
 logger = logging.getLogger("videomae")
+_bars = console.is_terminal
 
 
 class Task(Protocol):
@@ -67,10 +68,16 @@ class _LineTask:
         logger.info("%s %d/%d  %.3g/s%s%s", self._title, self._done, self._total, rate, left, suffix)
 
 
+def use_lines() -> None:
+    """Show progress as lines from now on: the bars of several processes would overwrite each other on a terminal."""
+    global _bars
+    _bars = False
+
+
 @contextmanager
 def track(title: str, *, total: int, done: int = 0, show: bool = True) -> Iterator[Task]:
     """Show the progress of a task of `total` units; `show=False`, for ranks other than 0, shows nothing."""
-    if show and not console.is_terminal:
+    if show and not _bars:
         yield _LineTask(title, total, done)
         return
     columns = (

@@ -3,6 +3,7 @@
 import math
 import os
 import resource
+import time
 
 import pytest
 import torch
@@ -53,6 +54,10 @@ def test_values_errors_and_votes_reach_every_rank() -> None:
     assert run_processes(3, "tests.unit.videomae.core.test_distributed").count("agreed") == 3
 
 
+def test_one_process_gets_all_that_is_dealt() -> None:
+    assert list(world_of_one().deal("abc")) == ["a", "b", "c"]
+
+
 def test_ranks_without_a_gpu_among_others_are_named() -> None:
     check_devices([("a", "cuda"), ("b", "cuda")])
     check_devices([("a", "cpu"), ("b", "cpu")])
@@ -91,6 +96,14 @@ def main() -> None:
         world.all_gather_into(part, into=whole)
         assert whole.view(-1, 3)[:, 0].tolist() == list(range(world.size))
         assert torch.equal(whole.view(-1, 3)[:, 1:].view(torch.int32), part[1:].view(torch.int32).expand(3, 2))
+        for count in (0, 2, 7):
+            mine = []
+            for item in world.deal(range(count)):
+                mine.append(item)
+                time.sleep(1.0 if world.is_main else 0.0)
+            every = world.all_gather_object(mine)
+            assert sorted(item for items in every for item in items) == list(range(count))
+            assert len(every[0]) <= 1  # the others took the rest while this rank was busy
         print("agreed", flush=True)
 
 
