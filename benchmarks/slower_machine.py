@@ -83,9 +83,7 @@ def share_for(wanted: float) -> float:
     """
     whole = gflops()
     if wanted >= whole:
-        raise UserError(
-            f"this machine has {whole:.0f} GFLOP/s without AVX-512; wanted a --gflops below it, got {wanted}"
-        )
+        raise UserError(f"--gflops: got {wanted:g}, wanted less than the {whole:.0f} of this machine without AVX-512")
     share = 1 - wanted / whole
     for _ in range(_CORRECTIONS):
         with slowed(share):
