@@ -23,7 +23,7 @@ from finetune.subsets import Ids, LabelledSamples
 from videomae.data.shards.reader import ShardReader, read_manifest
 from videomae.data.synthetic.config import SyntheticConfig
 from videomae.data.synthetic.drawing import draw_clip
-from videomae.data.synthetic.motion import Motion
+from videomae.data.synthetic.motion import MOTIONS
 from videomae.data.video.decoding import decode, probe
 from videomae.models.encoder import EncoderConfig
 
@@ -167,7 +167,7 @@ def labelled_motions(config: SyntheticConfig, per_class: int, seed: int, *, fram
     """Clips of the eight single motions, class after class, on the host."""
     rng = np.random.default_rng([20261, seed])
     clips = [
-        draw_clip(config, rng, frames=frames, size=size, motion=motion) for _ in range(per_class) for motion in Motion
+        draw_clip(config, rng, frames=frames, size=size, motion=motion) for _ in range(per_class) for motion in MOTIONS
     ]
     return ClipMemory(torch.from_numpy(np.stack(clips)), torch.device("cpu"))
 

@@ -115,7 +115,7 @@ class BenchmarkConfig:
     # Other data sets that every row is tested on, too: a list of `name: shards`. Their classes must be the same.
     evaluate_on: Annotated[dict[str, str], BeforeValidator(_as_mapping)] = Field(default_factory=dict)
     negatives: str | None = None  # folder of videos without the positive class, for false alarms an hour
-    # How the processes of torchrun share the work: all train each row together, or each trains the next one that none has.
+    # How the processes of torchrun share the work: all train each row together, or each the next one that none has.
     share: Literal["ranks", "rows"] = "ranks"
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ def _pair(separator: str, wanted: str, *, single: bool) -> Callable[[Any, Any, s
     ),
 )
 @click.argument("out", type=PATH)
-@click.option("--classes", default="", help="Some of the motions, separated by commas.", show_default="all eight")
+@click.option("--classes", default="", help="Separated by commas.", show_default="eight; pass,strike is a pair")
 @click.option("--train", type=int, default=240, help="Training clips, all classes together.")
 @click.option("--val", type=int, default=120, help="Validation clips, all classes together.")
 @click.option("--per-class", type=int, help="Training clips of each class, in place of --train.")
@@ -69,7 +69,7 @@ def _pair(separator: str, wanted: str, *, single: bool) -> Callable[[Any, Any, s
 )
 @click.option("--workers", type=int, default=CPUS, show_default="number of CPUs", help="Processes.")
 def synthesize(out: Path, *, workers: int, **options: Any) -> None:
-    """Generate a small labelled set of synthetic H.264 videos: an object moves in one of eight ways.
+    """Generate a small labelled set of synthetic H.264 videos: the label is an object's motion.
 
     OUT is the folder to write: train|val / class / *.mp4, with groups.csv and synthetic.json.
     """

@@ -6,6 +6,9 @@ In the eight single motions nothing but the motion depends on the class. The pos
 whose opposite edges touch) and the angle on the circle, so at every instant both are independent of the motion. The
 size is drawn at a random instant of the clip, and objects that keep their size get it from the same distribution: in
 the middle of the clip it is independent of the class, at the ends it says a little of growing and shrinking.
+
+Beside them stands a pair that no two instants tell apart unless the object turns back between them: one that passes in
+any of the four directions, and one that strikes, that is, moves as fast there and back.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ _INSTANT = 0.25  # sizes are drawn at an instant from -0.25 to 0.25
 
 
 class Motion(enum.Enum):
-    """The eight single motions; the value is the name of the class."""
+    """The motions that are classes of labelled sets; the value is the name of the class."""
 
     RIGHT = "right"
     LEFT = "left"
@@ -39,9 +42,12 @@ class Motion(enum.Enum):
     SHRINK = "shrink"
     CLOCKWISE = "clockwise"
     COUNTER = "counterclockwise"
+    PASS = "pass"
+    STRIKE = "strike"
 
 
-MOTIONS = tuple(Motion)
+PAIR = (Motion.PASS, Motion.STRIKE)
+MOTIONS = tuple(motion for motion in Motion if motion not in PAIR)  # the eight single motions
 _DIRECTIONS = {Motion.RIGHT: (1, 0), Motion.LEFT: (-1, 0), Motion.DOWN: (0, 1), Motion.UP: (0, -1)}
 _GROWTH = {Motion.GROW: 1, Motion.SHRINK: -1}
 _TURN = {Motion.CLOCKWISE: 1, Motion.COUNTER: -1}
@@ -72,21 +78,23 @@ def draw_track(
     placed = {"x": 2 * x - 1, "y": 2 * y - 1, "radius": log_radius, "angle": 2 * math.pi * angle}
     if config.motion == "single":
         motion = motion or MOTIONS[int(kind * len(MOTIONS))]
-        return _single(time_T, placed, motion, (travel, growth, instant, free[0]))
+        return _single(time_T, placed, motion, (travel, growth, instant, free[0], free[1]))
     return _free(time_T, placed, config, (travel, *free))
 
 
 def _single(time_T: Floats, placed: dict[str, float], motion: Motion, drawn: tuple[float, ...]) -> Track:
     travel, growth = _between(*TRAVEL, drawn[0]), _between(*GROWTH, drawn[1])
     instant = _INSTANT * (2 * drawn[2] - 1)
-    to_right, down = _DIRECTIONS.get(motion, (0, 0))
+    any_direction = tuple(_DIRECTIONS.values())[int(drawn[4] * len(_DIRECTIONS))]
+    to_right, down = any_direction if motion in PAIR else _DIRECTIONS.get(motion, (0, 0))
+    path_T = travel * (np.abs(time_T - instant) if motion is Motion.STRIKE else time_T)
     grows, turns = _GROWTH.get(motion, 0), _TURN.get(motion, 0)
     log_radius_T = placed["radius"] + grows * growth * (time_T - instant)
     if not grows:
         log_radius_T += math.copysign(growth * instant, drawn[3] - 0.5)
     return Track(
-        x_T=placed["x"] + to_right * travel * time_T,
-        y_T=placed["y"] + down * travel * time_T,
+        x_T=placed["x"] + to_right * path_T,
+        y_T=placed["y"] + down * path_T,
         radius_T=np.exp(log_radius_T),
         angle_T=placed["angle"] + turns * TURN * travel * time_T,
         shear_T=np.zeros(len(time_T)),

@@ -27,7 +27,7 @@ from videomae.core.errors import UserError
 from videomae.core.files import atomic_folder
 from videomae.data.synthetic.config import SyntheticConfig
 from videomae.data.synthetic.drawing import draw_clip
-from videomae.data.synthetic.motion import Motion
+from videomae.data.synthetic.motion import MOTIONS, Motion
 from videomae.data.video import EncodingConfig, encode
 
 RECORD = "synthetic.json"
@@ -39,7 +39,7 @@ class SynthesisError(UserError):
     """The output folder cannot be used or written."""
 
 
-CLASSES = tuple(motion.value for motion in Motion)
+CLASSES = tuple(motion.value for motion in MOTIONS)
 
 
 @configclass
@@ -49,7 +49,7 @@ class LabelledConfig:
     A clip that is not square is the middle of a square one.
     """
 
-    classes: tuple[str, ...] = ()  # some of the motions; empty: all eight
+    classes: tuple[str, ...] = ()  # some of the motions; empty: the eight single ones
     train: int = 240
     val: int = 120
     seed: int = 0
@@ -83,9 +83,10 @@ class LabelledConfig:
         return self.classes or CLASSES
 
     def _check_classes(self) -> None:
-        unknown = [name for name in self.classes if name not in CLASSES]
+        known = [motion.value for motion in Motion]
+        unknown = [name for name in self.classes if name not in known]
         if unknown:
-            raise UserError(f"unknown class {unknown[0]!r}; the motions are {', '.join(CLASSES)}")
+            raise UserError(f"unknown class {unknown[0]!r}; the motions are {', '.join(known)}")
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
             raise UserError(f"classes must be two or more different motions, got {', '.join(self.classes)}")
 

@@ -5,7 +5,7 @@ import pytest
 
 from videomae.data.synthetic.config import SyntheticConfig
 from videomae.data.synthetic.drawing import draw_clip
-from videomae.data.synthetic.motion import MOTIONS, Motion, draw_track
+from videomae.data.synthetic.motion import MOTIONS, PAIR, Motion, draw_track
 
 CLEAN = SyntheticConfig(noise=0)
 
@@ -90,7 +90,29 @@ def test_a_single_frame_says_little_of_the_motion(frame: int, low: float, high: 
     assert low <= np.max(share_by_class, axis=0).sum() / len(MOTIONS) <= high
 
 
-@pytest.mark.parametrize("motion", MOTIONS)
+def test_a_strike_is_a_pass_that_turns_back_once() -> None:
+    """With the same random numbers it differs in the way alone, is as fast, and has one of four directions."""
+    directions = set()
+    for number in range(40):
+        passing, striking = (
+            vars(draw_track(np.random.default_rng([7, number]), CLEAN, frames=24, motion=motion)) for motion in PAIR
+        )
+        assert all(np.array_equal(passing[name], striking[name]) for name in ("radius_T", "angle_T", "shear_T"))
+        assert all(np.ptp(values) == 0 for name, values in passing.items() if name not in ("x_T", "y_T"))
+        steps, other = (np.stack([np.diff(track["x_T"]), np.diff(track["y_T"])]) for track in (passing, striking))
+        axis = int(np.abs(steps).max(axis=1).argmax())
+        assert not steps[1 - axis].any()
+        assert not other[1 - axis].any()
+        np.testing.assert_allclose(steps[axis], steps[axis][0])
+        back, forth = other[axis][:4], other[axis][-4:]
+        np.testing.assert_allclose(back, -steps[axis][:4])
+        np.testing.assert_allclose(forth, steps[axis][-4:])
+        assert (np.diff(np.sign(other[axis])) != 0).sum() <= 2  # 2 where a step that turns back leads nowhere
+        directions.add((axis, np.sign(steps[axis][0])))
+    assert len(directions) == 4
+
+
+@pytest.mark.parametrize("motion", [*MOTIONS, *PAIR])
 def test_positions_and_angles_are_alike_in_every_class(motion: Motion) -> None:
     """Uniform on the torus and on the circle, at every instant: a quarter of them in each quarter."""
     tracks = [draw_track(np.random.default_rng([3, number]), CLEAN, frames=3, motion=motion) for number in range(400)]
