@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -24,10 +25,13 @@ from finetune.benchmark.tables import TextTable
 from videomae.core.config import load
 from videomae.core.distributed import World, distributed_context
 from videomae.core.files import file_lock, write_atomic, write_json
-from videomae.core.progress import log_to, logger, print_wide
+from videomae.core.progress import log_to, logger, output_width, print_wide
 from videomae.run.directory import RunDirectory
 from videomae.run.metrics.config import MetricsConfig
 from videomae.run.metrics.wandb_sync import start_wandb_sync
+
+_WRAPPED = 16  # characters, from which on a cell may be wrapped
+_BORDER = 3  # characters between two columns
 
 
 def run_benchmark(config: Path, overrides: Sequence[str], chosen: Chosen, *, as_json: bool) -> None:
@@ -41,7 +45,7 @@ def run_benchmark(config: Path, overrides: Sequence[str], chosen: Chosen, *, as_
         if as_json and world.is_main:
             sys.stdout.write((Path(settings.run) / RESULT).read_text())
         elif world.is_main:
-            print_wide(*map(_rich, tables))
+            print_wide(*(readable(table, output_width()) for table in tables))
 
 
 def publish(config: BenchmarkConfig, world: World, command: str) -> list[TextTable]:
@@ -80,10 +84,20 @@ def _upload(folder: Path, tables: Sequence[TextTable], metrics: MetricsConfig, *
         sync.close()
 
 
-def _rich(table: TextTable) -> Table:
-    found = Table(title=table.title, caption=table.note or None)
-    for number, heading in enumerate(table.head):
-        found.add_column(heading, justify="right" if number else "left", overflow="fold")
+def readable(table: TextTable, width: int) -> Table:
+    """The columns that fit into `width` without cut figures, at least two; the caption names the others."""
+    columns = list(zip(table.head, *table.rows, strict=True))
+    least = [max(max(map(len, head.split())), min(_WRAPPED, max(map(len, cells)))) for head, *cells in columns]
+    ends = itertools.accumulate(characters + _BORDER for characters in least)
+    count = max(2, sum(end < width for end in ends))
+    others = f"The report has more columns: {', '.join(table.head[count:])}." if table.head[count:] else ""
+    found = Table(title=table.title, caption=" ".join(filter(None, (table.note, others))) or None)
+    spare = width - 1 - sum(characters + _BORDER for characters in least[:count])
+    for number, (characters, cells) in enumerate(zip(least[:count], columns, strict=False)):
+        more = max(0, min(spare, max(map(len, cells)) - characters))
+        spare -= more
+        justify = "right" if number else "left"
+        found.add_column(cells[0], justify=justify, overflow="fold", width=characters + more)
     for row in table.rows:
-        found.add_row(*row)
+        found.add_row(*row[:count])
     return found

@@ -115,11 +115,15 @@ def log_to(file: Path | None, *, console_too: bool = True) -> None:
         logger.addHandler(kept)
 
 
-def print_wide(*contents: RenderableType) -> None:
-    """Print to standard output, as wide as its terminal, or in 160 columns where it is none."""
+def output_width() -> int:
+    """Columns of the terminal of standard output, or 160 where it is none."""
     out = Console()
-    if not out.is_terminal:
-        out.width = WIDTH
+    return out.width if out.is_terminal else WIDTH
+
+
+def print_wide(*contents: RenderableType) -> None:
+    """Print to standard output in `output_width()` columns."""
+    out = Console(width=output_width())
     for content in contents:
         out.print(content)
 
