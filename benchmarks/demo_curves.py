@@ -23,7 +23,7 @@ import matplotlib.axes
 from matplotlib.figure import Figure
 
 from finetune.benchmark.results import read_rows
-from finetune.benchmark.summary import summarize
+from finetune.benchmark.summary import Model, summarize
 from videomae.command import guarded
 from videomae.core.errors import UserError
 from videomae.core.files import write_atomic
@@ -58,15 +58,15 @@ class ClipsPoint:
     high: float
 
 
-def label_points(folder: Path) -> list[LabelPoint]:
-    """The points of a benchmark's few-label curve, those of a row in a sequence.
+def label_points(folder: Path, models: Sequence[Model]) -> list[LabelPoint]:
+    """The points of the few-label curve of the benchmark in `folder`, those of a row in a sequence.
 
     Raises:
         UserError: the benchmark has no results by number of labels.
     """
     points = [
         LabelPoint(model.title, number, model.accuracy, *model.interval, len(model.rows))
-        for model in summarize(folder, read_rows(folder))
+        for model in models
         if (number := model.first.labels_per_class) is not None
     ]
     if len({point.labels_per_class for point in points}) < 2:
@@ -87,8 +87,8 @@ def clips_points(run: Path) -> list[ClipsPoint]:
     return found
 
 
-def draw(labels: Sequence[LabelPoint], clips: Sequence[ClipsPoint], *, chance: float) -> str:
-    """Both panels as an SVG file; the second only if there are evaluations."""
+def draw(labels: Sequence[LabelPoint], clips: Sequence[ClipsPoint], *, chance: float | None) -> str:
+    """Both panels as an SVG file; the second only if there are evaluations. A line shows the chance, if it is known."""
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "videomae", "font.size": 9}):
         figure = Figure(figsize=(10.0 if clips else 5.6, 4.2), layout="constrained", facecolor="white")
         plots = figure.subplots(1, 2 if clips else 1, squeeze=False)[0]
@@ -96,7 +96,8 @@ def draw(labels: Sequence[LabelPoint], clips: Sequence[ClipsPoint], *, chance: f
         if clips:
             _draw_clips(plots[1], clips)
         for plot in plots:
-            plot.axhline(chance, color="#55524e", linewidth=0.9, linestyle=(0, (2, 3)))
+            if chance is not None:
+                plot.axhline(chance, color="#55524e", linewidth=0.9, linestyle=(0, (2, 3)))
             plot.set_ylim(0, 1)
             plot.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
             plot.set_ylabel("accuracy")
@@ -152,10 +153,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    labels = label_points(options.labels)
+    models = summarize(options.labels, read_rows(options.labels))
+    labels = label_points(options.labels, models)
     clips = [point for run in options.pretraining for point in clips_points(run)]
-    classes = json.loads((options.labels / "about.json").read_text())["class_names"]
-    write_atomic(options.out, draw(labels, clips, chance=1 / len(classes)))
+    classes = next((len(each.classes) for model in models for each in model.predictions), None)
+    write_atomic(options.out, draw(labels, clips, chance=None if classes is None else 1 / classes))
     if options.json:
         found = {"labels": [asdict(point) for point in labels], "clips": [asdict(point) for point in clips]}
         sys.stdout.write(json.dumps(found) + "\n")

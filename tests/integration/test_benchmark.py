@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import demo_curves
 from finetune.benchmark.command import publish
 from finetune.benchmark.config import BenchmarkConfig
 from finetune.benchmark.protocol import Chosen, jobs, run_jobs
@@ -41,7 +42,7 @@ def settings(folder: Path, shards: Path, **changes: object) -> BenchmarkConfig:
             {"title": "Early fusion", "model": {"name": "early_fusion", "frames": 4, "size": 32}},
         ],
         "search": {"lr": [1e-4, 1e-3, 1e-2], "trials": 2},
-        "labels": {"per_class": [3], "rows": ["Early fusion"]},
+        "labels": {"per_class": [2, 3], "rows": ["Early fusion"]},
         "evaluate_on": [{"elsewhere": str(shards)}],
         **changes,
     }
@@ -69,6 +70,8 @@ def test_every_row_has_its_runs(folder: Path, shards: Path) -> None:
         ("Single frame", 1, "all"),
         ("Early fusion", 0, "all"),
         ("Early fusion", 1, "all"),
+        ("Early fusion", 0, "2 per class"),
+        ("Early fusion", 1, "2 per class"),
         ("Early fusion", 0, "3 per class"),
         ("Early fusion", 1, "3 per class"),
     }
@@ -83,6 +86,13 @@ def test_every_row_has_its_runs(folder: Path, shards: Path) -> None:
         assert (folder / row["run"] / "evaluation-elsewhere.json").is_file()
     few = next(row for row in rows if row["labels"] != "all")
     assert not (folder / few["run"] / "selection.json").exists()
+
+
+def test_the_curve_over_labels_is_drawn(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo_curves.main([str(folder), str(tmp_path / "curve.svg")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" labels")[0].split() for line in lines] == [["Early", "fusion", number] for number in "23"]
+    assert "stroke-dasharray" in (tmp_path / "curve.svg").read_text()  # the line of chance
 
 
 def test_the_rate_is_the_best_on_the_holdout_and_the_first_seed_is_that_trial(folder: Path, shards: Path) -> None:

@@ -8,8 +8,6 @@ import pytest
 
 from benchmarks.demo_curves import main
 
-MOTIONS = [f"motion {number}" for number in range(8)]
-
 
 def row(title: str, labels_per_class: int | None, seed: int, accuracy: float) -> dict[str, Any]:
     labels = "all" if labels_per_class in (None, 30) else f"{labels_per_class} per class"
@@ -25,7 +23,6 @@ def labels(tmp_path: Path) -> Path:
     folder.mkdir()
     rows = [row("S3D", count, seed, count / 100 + seed / 10) for count in (30, 2, 5) for seed in (0, 1)]
     (folder / "benchmark.json").write_text(json.dumps([*rows, row("VideoMAE <frozen>", 5, 0, 0.85)]))
-    (folder / "about.json").write_text(json.dumps({"class_names": MOTIONS}))
     return folder
 
 
