@@ -1,4 +1,4 @@
-"""How long a command takes on a slower machine: `python -m benchmarks.slower_machine --gflops 56 [--json] -- COMMAND`.
+"""How long a command takes on a slower machine: `python -m benchmarks.slower_machine "make demo" --gflops 56 [--json]`.
 
 A real-time thread on every core takes the same part of every 5 ms from everything else: as much as leaves the given
 GFLOP/s of a product of matrices in fp32 on all cores together. PyTorch is told to use no AVX-512. It needs root.
@@ -116,9 +116,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slower_machine")
     parser.add_argument("--gflops", type=float, required=True, help="of a matrix product in fp32, on all cores")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, alone")
-    parser.add_argument("command", nargs="+")
+    parser.add_argument("command", help="in quotation marks")
     given = parser.parse_args()
-    return guarded(lambda: _report(measure(given.command, given.gflops), as_json=given.json))
+    return guarded(lambda: _report(measure(shlex.split(given.command), given.gflops), as_json=given.json))
 
 
 def _report(figures: dict[str, float], *, as_json: bool) -> None:

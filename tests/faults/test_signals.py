@@ -93,7 +93,7 @@ def test_a_signal_to_the_launcher_saves_and_leaves_nobody(shards: Path, tmp_path
             code = started.signal(number)
             assert code in CODES[on], started.said
             assert_stopped_and_saved(started, at_least=1)
-            assert started.log.read_text().count("Fine-tuning stopped and saved") == 1  # one rank speaks for all
+            assert started.log.read_text().count("Fine-tuning run stopped and saved") == 1  # one rank speaks for all
             assert not re.search(r'File ".*/(videomae|finetune|faults)/', started.log.read_text()), started.said
             if phase == "evaluate":  # it was left, although it takes 4 batches of 2 s on each process
                 assert evaluations(run) == before

@@ -1,5 +1,6 @@
 """A machine that is made slower: the share of a core that is taken, and what is refused."""
 
+import multiprocessing
 import time
 
 import pytest
@@ -24,7 +25,7 @@ def test_a_core_loses_the_share_until_the_end() -> None:
             assert share_left() < 0.5
     except UserError as refused:
         pytest.skip(str(refused))
-    assert max(share_left() for _ in range(5)) > 0.6
+    assert multiprocessing.active_children() == []
 
 
 def test_a_faster_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
