@@ -68,7 +68,8 @@ def slowed(share: float) -> Iterator[None]:
 def _take(share: float, core: int) -> None:
     os.sched_setaffinity(0, {core})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:  # which may be killed
         start = time.monotonic() // _PERIOD * _PERIOD
         while time.monotonic() < start + share * _PERIOD:
             pass
